@@ -1,0 +1,1 @@
+"""sardonyx: an ONNX runtime for the browser and the edge."""

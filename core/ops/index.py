@@ -1,0 +1,1 @@
+INDEX: dict[tuple[str, str], str] = {}

@@ -1,0 +1,191 @@
+"""How an operator is written down, once.
+
+    @operator()
+    def Concat(*inputs, axis):
+        '''The inputs joined along `axis`.'''
+        return np.concatenate(inputs, axis)
+
+    @Concat.shape
+    def _(*inputs, axis):
+        ...
+        return Spec(dtype, dims)
+
+The function is named after the operator; positional parameters are the specification's inputs (its names; absent optional ones default to None,
+a variadic input is `*inputs`), keyword-only parameters are the attributes with the specification's defaults (no default: required). Its NumPy body is the
+reference, the oracle of every executor: inputs are arrays of exactly the ONNX element types, the result an array or a tuple of arrays of exactly the
+output types. Do not write to inputs. Attributes arrive as int, float, str, list, ndarray (tensor attributes), `Graph`, or a ValueType.
+
+Keyword-only parameters that are not attributes, given to a body (and, where marked, to a rule) that declares them:
+- `n_outputs`: the number of outputs the node has (body and rule): Dropout's mask, Split's parts.
+- `context`: `Context` with `.run(graph, inputs)` for subgraphs, `.random(seed)` for generators (body only).
+- `infer`: a function (graph, input specs) → output specs for rules of If, Loop, Scan (rule only).
+
+The shape rule has the same parameters; each input is a `Spec` (dtype, shape of Dims or None for unknown rank, `value` where known) and it returns one `Spec` or a tuple.
+It never fails on unknown rank: it returns Spec(dtype, None). It raises InvalidGraph (through `require`) where the node can not be right; the driver adds the node's name.
+Values of small shape tensors: `@operator(symbolic=True)` says that the body itself also works on object arrays of Dims and ints (data movement, + - * //): the driver then runs
+it on known values. Where the body would not do, `@Op.values` gives a function of the same signature that takes the Specs and returns the value(s) or None.
+Lowering (`@Op.lower`) arrives with the planner.
+"""
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..dim import Dim, Shape, shape_text
+from ..errors import InvalidGraph, Terminated
+from ..types import DType, TensorType, ValueType
+
+SPECIAL = ("n_outputs", "context", "infer")
+#: Values are propagated at inference for integer, bool and float tensors of at most this many elements.
+MAX_KNOWN = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What is known of a value before it is computed. `value`: an ndarray of the dtype (constants), or an object array of ints, Fractions and Dims."""
+
+    dtype: DType | None
+    shape: Shape | None = None
+    value: Any = None
+    type: ValueType | None = None  # set for sequences, optionals, maps; then dtype and shape are None
+
+    @property
+    def rank(self) -> int | None:
+        return None if self.shape is None else len(self.shape)
+
+    @property
+    def ints(self) -> list[Dim] | None:
+        """The known value as a flat list of sizes (`axes`, `repeats`, `shape`), None where it is not known."""
+        if self.value is None:
+            return None
+        return [v if not isinstance(v, (np.integer, np.bool_)) else int(v) for v in np.asarray(self.value).ravel().tolist()]
+
+    @property
+    def constant(self) -> Any:
+        """The known value as a numeric array, None where it is unknown or symbolic."""
+        if self.value is None or self.dtype is None:
+            return None
+        value = np.asarray(self.value)
+        if value.dtype == object and self.dtype is not DType.STRING:
+            try:
+                return value.astype(self.dtype.numpy)
+            except TypeError:
+                return None
+        return value
+
+    @property
+    def as_type(self) -> ValueType:
+        return self.type if self.type is not None else TensorType(self.dtype, self.shape)
+
+    def with_shape(self, shape: Sequence[Dim] | None) -> Spec:
+        return Spec(self.dtype, None if shape is None else tuple(shape))
+
+    def __str__(self) -> str:
+        return str(self.type) if self.type is not None else f"{self.dtype.text if self.dtype else '?'}{shape_text(self.shape)}"
+
+
+@dataclass
+class Context:
+    """What an operator body may need besides its inputs."""
+
+    run: Callable[..., list[Any]]                   # (graph, inputs) → outputs
+    random: Callable[[float | None], np.random.Generator] = field(default=lambda seed: np.random.default_rng(None if seed is None else abs(hash(seed))))
+    terminated: Callable[[], bool] = lambda: False
+
+    def check(self) -> None:
+        """Raise Terminated if the caller asked the run to stop; long loops call it."""
+        if self.terminated():
+            raise Terminated("the run was stopped by RunOptions.terminate")
+
+
+class Operator:
+    """A registered operator: the reference body (call it), its shape rule, its lowering."""
+
+    def __init__(self, function: Callable[..., Any], domain: str, symbolic: bool, host_only: bool, random: bool) -> None:
+        self.function, self.domain, self.name = function, domain, function.__name__
+        self.symbolic, self.host_only, self.random = symbolic, host_only, random
+        self.shape_rule: Callable[..., Any] | None = None
+        self.value_rule: Callable[..., Any] | None = None
+        self.lowering: Callable[..., Any] | None = None
+        self.__doc__ = function.__doc__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def shape(self, rule: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorator: the shape rule."""
+        self.shape_rule = rule
+        return rule
+
+    def values(self, rule: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorator: known values of the outputs from the inputs' Specs, where running the body on object arrays would not do."""
+        self.value_rule = rule
+        return rule
+
+    def lower(self, rule: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorator: the lowering to kernels."""
+        self.lowering = rule
+        return rule
+
+    @cached_property
+    def _parameters(self) -> dict[str, inspect.Parameter]:
+        return dict(inspect.signature(self.function).parameters)
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs; a variadic one is last."""
+        return tuple(p.name for p in self._parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL))
+
+    @cached_property
+    def variadic(self) -> bool:
+        return any(p.kind == p.VAR_POSITIONAL for p in self._parameters.values())
+
+    @cached_property
+    def required_inputs(self) -> int:
+        return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty for p in self._parameters.values())
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """Attribute name → default; `inspect.Parameter.empty` marks a required one."""
+        return {p.name: p.default for p in self._parameters.values() if p.kind == p.KEYWORD_ONLY and p.name not in SPECIAL}
+
+    @cached_property
+    def wants(self) -> frozenset[str]:
+        """Which of SPECIAL the body declares."""
+        return frozenset(n for n in SPECIAL if n in self._parameters)
+
+    @cached_property
+    def rule_wants(self) -> frozenset[str]:
+        """Which of SPECIAL the shape rule declares."""
+        return frozenset() if self.shape_rule is None else frozenset(n for n in SPECIAL if n in inspect.signature(self.shape_rule).parameters)
+
+    def __repr__(self) -> str:
+        return f"<operator {self.domain + '.' if self.domain else ''}{self.name}>"
+
+
+_registered: dict[tuple[str, str], Operator] = {}
+
+
+def operator(domain: str = "", *, symbolic: bool = False, host_only: bool = False, random: bool = False) -> Callable[[Callable[..., Any]], Operator]:
+    """Register the decorated function as the operator of its name.
+
+    symbolic: the body works on object arrays of Dims. host_only: never lowered (strings, sequences, maps). random: never folded or shared.
+    """
+    def register(function: Callable[..., Any]) -> Operator:
+        made = Operator(function, domain, symbolic, host_only, random)
+        key = (domain, made.name)
+        assert key not in _registered, f"operator {key} is defined twice"
+        _registered[key] = made
+        return made
+    return register
+
+
+def require(condition: Any, message: str) -> None:
+    """Raise InvalidGraph with `message` unless the condition holds (rules and bodies; the caller adds the node's name)."""
+    if not condition:
+        raise InvalidGraph(message)

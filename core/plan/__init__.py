@@ -1,0 +1,1 @@
+"""The planner: one module a stage, in the order they run. `shapes` is the first."""

@@ -1,0 +1,210 @@
+"""Shape inference: runs every operator's shape rule over a graph, on `Dim` expressions, and propagates the values of small tensors.
+
+Rules
+1. Graph inputs start from their declared types; every constant has its type, and its value where it has at most MAX_KNOWN elements.
+2. A node's rule turns input Specs into output Specs. What a rule leaves unknown (dtype, rank, one size) is filled from the type the file declared
+   for that value; where both know and disagree on dtype, the model is wrong (InvalidGraph); on sizes the rule wins.
+3. Values: a `values` rule if the operator has one; else the body runs, on plain arrays where every input value is numeric, on object arrays
+   of Dims where the operator is `symbolic`; only where every output is known to have at most MAX_KNOWN elements.
+4. Nested graphs: rules of If, Loop and Scan call `infer(graph, input specs)`.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from inspect import Parameter
+from typing import Any
+
+import numpy as np
+
+from ..dim import Expr, Undecidable, as_exact, fresh_scope, product
+from ..errors import InvalidGraph, SardonyxError
+from ..graph import Graph, Model, Node, Tensor, Value
+from ..ops import Operator, Spec, lookup
+from ..ops.registry import MAX_KNOWN
+from ..types import DType, TensorType
+
+Specs = dict[Value, Spec]
+
+
+def infer_shapes(model: Model | Graph) -> Specs:
+    """Infer and record `value.type` for every value; returns the Specs, known values included. Raises InvalidGraph naming the node."""
+    graph = model.graph if isinstance(model, Model) else model
+    specs: Specs = {}
+    for value in graph.inputs:
+        specs[value] = input_spec(value)
+    _infer_graph(graph, specs)
+    return specs
+
+
+def input_spec(value: Value) -> Spec:
+    """The Spec of a graph input from its declared type."""
+    if isinstance(value.type, TensorType):
+        return Spec(value.type.dtype, value.type.shape)
+    return Spec(None, None, type=value.type)
+
+
+def constant_spec(tensor: Tensor) -> Spec:
+    """The Spec of a constant, with its value where it is small."""
+    return Spec(tensor.dtype, tensor.shape, tensor.numpy() if tensor.size <= MAX_KNOWN else None)
+
+
+def attribute_arguments(node: Node, operator: Operator) -> dict[str, Any]:
+    """The node's attributes as keyword arguments; unknown or missing ones raise InvalidGraph."""
+    known = operator.attributes
+    for name in node.attributes:
+        if name not in known:
+            raise InvalidGraph(f"{node.label}: unknown attribute '{name}'; {node.operator} has: {', '.join(known) or 'none'}")
+    for name, default in known.items():
+        if default is Parameter.empty and name not in node.attributes:
+            raise InvalidGraph(f"{node.label}: required attribute '{name}' is missing")
+    return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in node.attributes.items()}
+
+
+def check_arity(node: Node, operator: Operator) -> None:
+    """Raise InvalidGraph where the node has too few or too many inputs."""
+    given = len(node.inputs)
+    if given < operator.required_inputs or (not operator.variadic and given > len(operator.inputs)):
+        raise InvalidGraph(f"{node.label}: has {given} inputs; {node.operator} takes {operator.required_inputs} to {'any number' if operator.variadic else len(operator.inputs)} ({', '.join(operator.inputs)})")
+    for index, name in enumerate(operator.inputs[:operator.required_inputs]):
+        if node.inputs[index] is None:
+            raise InvalidGraph(f"{node.label}: required input '{name}' is missing")
+
+
+def _infer_graph(graph: Graph, specs: Specs) -> None:
+    for node in graph.nodes:
+        infer_node(node, specs)
+
+
+def spec_of(value: Value, specs: Specs) -> Spec:
+    """The Spec of a value: recorded, or of its constant."""
+    found = specs.get(value)
+    if found is None:
+        found = specs[value] = constant_spec(value.const) if value.const is not None else input_spec(value)
+    return found
+
+
+def infer_node(node: Node, specs: Specs) -> None:
+    """Run one node's rule; records Specs and types of its outputs."""
+    operator = lookup(node.domain, node.op_type)
+    check_arity(node, operator)
+    arguments = attribute_arguments(node, operator)
+    inputs = [None if v is None else spec_of(v, specs) for v in node.inputs]
+    outputs = _run_rule(node, operator, inputs, arguments, specs)
+    outputs = [_merge_declared(node, value, spec) for value, spec in zip(node.outputs, outputs, strict=True)]
+    values = _known_values(node, operator, inputs, arguments, outputs)
+    for i, (value, spec) in enumerate(zip(node.outputs, outputs, strict=True)):
+        if value is None:
+            continue
+        if values is not None and values[i] is not None:
+            spec = Spec(spec.dtype, spec.shape, values[i])
+        specs[value] = spec
+        value.type = spec.as_type
+
+
+def _run_rule(node: Node, operator: Operator, inputs: Sequence[Spec | None], arguments: dict[str, Any], specs: Specs) -> list[Spec]:
+    count = len(node.outputs)
+    if operator.shape_rule is None:
+        return [Spec(None)] * count
+    special: dict[str, Any] = {}
+    if "n_outputs" in operator.rule_wants:
+        special["n_outputs"] = count
+    if "infer" in operator.rule_wants:
+        special["infer"] = lambda graph, given: _infer_nested(graph, given, specs)
+    prefix = next((v.name for v in node.outputs if v is not None), node.name)
+    try:
+        with fresh_scope(prefix):
+            made = operator.shape_rule(*inputs, **arguments, **special)
+    except Undecidable:
+        return [Spec(None)] * count
+    except InvalidGraph as error:
+        shown = ", ".join(map(str, inputs))
+        raise InvalidGraph(f"{node.label}: {error} (inputs: {shown})" if node.label not in str(error) else str(error)) from None
+    except SardonyxError:
+        raise
+    except RecursionError:
+        raise InvalidGraph(f"{node.label}: graphs are nested too deeply") from None
+    except Exception as error:
+        raise InvalidGraph(f"{node.label}: attributes or inputs are not valid for {node.operator} ({type(error).__name__}: {error}; inputs: {', '.join(map(str, inputs))})") from error
+    outputs = list(made) if isinstance(made, tuple) else [made]
+    if count > len(outputs):
+        raise InvalidGraph(f"{node.label}: has {count} outputs; {node.operator} makes {len(outputs)}")
+    return outputs[:count]
+
+
+def _infer_nested(graph: Graph, given: Sequence[Spec], specs: Specs) -> list[Spec]:
+    """Output Specs of a nested graph whose inputs have the given Specs (fewer than declared: the rest as declared)."""
+    for i, value in enumerate(graph.inputs):
+        spec = given[i] if i < len(given) and given[i] is not None else input_spec(value)
+        specs[value] = spec
+        value.type = spec.as_type
+    _infer_graph(graph, specs)
+    return [spec_of(v, specs) for v in graph.outputs]
+
+
+def _merge_declared(node: Node, value: Value | None, spec: Spec) -> Spec:
+    if value is None or value.type is None or spec.type is not None:
+        return spec
+    declared = value.type
+    if not isinstance(declared, TensorType):
+        if spec.dtype is not None:
+            raise InvalidGraph(f"{node.label}: output '{value.name}' is declared {declared} but is {spec}")
+        return Spec(None, None, type=declared)
+    if spec.dtype is not None and declared.dtype is not None and spec.dtype != declared.dtype:
+        raise InvalidGraph(f"{node.label}: output '{value.name}' is declared {declared.describe()} but the operator makes {spec}")
+    dtype = spec.dtype or declared.dtype
+    if spec.shape is None:
+        return Spec(dtype, declared.shape, spec.value)
+    if declared.shape is None or len(declared.shape) != len(spec.shape):
+        return Spec(dtype, spec.shape, spec.value)
+    shape = tuple(d if _anonymous(s) and (isinstance(d, int) or not _anonymous(d)) else s for s, d in zip(spec.shape, declared.shape, strict=True))
+    return Spec(dtype, shape, spec.value)
+
+
+def _anonymous(size: Any) -> bool:
+    """True for a size that is nothing but one anonymous symbol."""
+    return isinstance(size, Expr) and str(size).startswith("?") and len(size.terms) == 1 and len(size.terms[0][0]) == 1 and size.terms[0][1] == 1
+
+
+def _known_values(node: Node, operator: Operator, inputs: Sequence[Spec | None], arguments: dict[str, Any], outputs: Sequence[Spec]) -> list[Any] | None:
+    if operator.value_rule is not None:
+        try:
+            made = operator.value_rule(*inputs, **arguments)
+        except (Undecidable, ZeroDivisionError):
+            return None
+        if made is not None:
+            return [_small(v) for v in (made if isinstance(made, tuple) else (made,))] + [None] * len(outputs)
+    if operator.random or operator.host_only or operator.wants or not inputs or any(s is not None and s.value is None for s in inputs):
+        return None
+    for spec in outputs:
+        if spec.dtype in (None, DType.STRING) or spec.shape is None or any(isinstance(d, Expr) for d in spec.shape) or product(spec.shape) > MAX_KNOWN:
+            return None
+    numeric = all(s is None or np.asarray(s.value).dtype != object for s in inputs)
+    if not numeric and not operator.symbolic:
+        return None
+    given = [None if s is None else np.asarray(s.value) if numeric else _as_objects(np.asarray(s.value)) for s in inputs]
+    try:
+        with np.errstate(all="ignore"):
+            made = operator(*given, **arguments)
+    except Exception:  # a body that object arrays or these values do not suit: the value is simply not known
+        return None
+    values = [np.asarray(v) for v in (made if isinstance(made, tuple) else (made,))]
+    if numeric:
+        return [v if s.dtype is not None and v.dtype == s.dtype.numpy else None for v, s in zip(values, outputs, strict=False)]
+    return [_small(v) for v in values]
+
+
+def _as_objects(array: np.ndarray) -> np.ndarray:
+    """Numbers as Python ints and Fractions, so that arithmetic with Dims stays exact; Dims stay."""
+    out = np.empty(array.shape, object)
+    flat = array.ravel()
+    for i, item in enumerate(flat.tolist()):
+        out.reshape(-1)[i] = as_exact(item) if isinstance(item, float) else item
+    return out
+
+
+def _small(value: Any) -> Any:
+    if value is None:
+        return None
+    array = value if isinstance(value, np.ndarray) else np.asarray(value)
+    return array if array.size <= MAX_KNOWN else None
+

@@ -1,0 +1,66 @@
+"""What a provider is: a class with a name that turns a Model into an Executor.
+
+A provider module is reached by name through the registry in `core/api/providers.py`; importing it must be cheap and must not fail where the
+device is missing: `available()` answers instead, with a reason.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..graph import Model, Node
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one node runs, and why not elsewhere."""
+
+    node: Node
+    provider: str
+    reason: str = ""
+
+
+@dataclass
+class Event:
+    """One timed piece of a run, for profiling: times in nanoseconds of `time.perf_counter_ns`."""
+
+    name: str
+    category: str
+    start: int
+    duration: int
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RunContext:
+    """What a run is given besides its inputs. `terminated` is polled; `events`, where not None, collects the profile."""
+
+    terminated: Callable[[], bool] = lambda: False
+    events: list[Event] | None = None
+    seed: int | None = None
+
+
+class Executor(Protocol):
+    """A model made ready to run. Safe to call from several threads at once."""
+
+    def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
+        """Compute the outputs with the given indices from all graph inputs, in order (checked by the session)."""
+
+    def placements(self) -> list[Placement]:
+        """Where each node runs."""
+
+    def close(self) -> None:
+        """Give memory back; the executor is not used again."""
+
+
+class Provider(Protocol):
+    """A way to run models."""
+
+    name: str
+
+    def available(self) -> str:
+        """Empty where it works here; otherwise the reason it does not."""
+
+    def compile(self, model: Model, options: Mapping[str, Any]) -> Executor:
+        """Make the model ready. Raises a SardonyxError naming the node where it can not."""
