@@ -1,0 +1,46 @@
+# sardonyx. `make demo` shows the main job on a real model; `make test` passes the tests. Both set up what they need in .venv.
+PY := .venv/bin/python
+export PYTHONDONTWRITEBYTECODE := 1
+export PYTHONWARNINGS := ignore::DeprecationWarning
+
+.PHONY: help demo test test-all bench conformance lint generate clean setup-demo setup-test setup-all
+
+help:           ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup-demo:
+	@.ci/setup demo
+setup-test:
+	@.ci/setup test
+setup-all:
+	@.ci/setup all
+
+demo: setup-demo  ## convert a real model (magika), run it on this repository's files, compare with onnxruntime
+	@$(PY) -m tests.models.registry magika magika-config >/dev/null
+	@$(PY) web-demo/demo.py .cache/models/magika.onnx .cache/models/magika-config.json
+
+lint: setup-test  ## ruff and mypy
+	@$(PY) -m ruff check .
+	@.ci/typecheck
+
+test: lint        ## everything CI runs
+	@$(PY) -m tests.models.registry --small >/dev/null
+	@$(PY) -m pytest -q -m "not slow" tests
+
+test-all: setup-all lint  ## `make test` and the slow extras
+	@$(PY) -m tests.models.registry --all >/dev/null
+	@$(PY) -m pytest -q tests
+
+bench: setup-test ## sardonyx beside its peers; writes tests/bench/results.{json,md}
+	@$(PY) -m tests.models.registry --all >/dev/null
+	@env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(PY) -m tests.bench
+
+conformance: setup-test ## run the whole backend suite and rewrite COVERAGE.md
+	@$(PY) -m tests.conformance.coverage
+
+generate: setup-test ## rewrite generated files (a test checks that they are current)
+	@$(PY) core/ops/generate_index.py
+	@$(PY) core/model/generate.py
+
+clean:          ## remove what the targets above made
+	rm -rf .venv .cache .dev .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -1,0 +1,85 @@
+"""`convert`: a model in, an `.sdx` file out. The one place where the steps of a conversion stand in order."""
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from sardonyx.errors import InvalidArgument
+from sardonyx.graph import Model
+from sardonyx.model import is_sdx, read_model, write_model
+from sardonyx.plan.shapes import infer_shapes
+
+from .cut import cut, fix_dims
+from .onnx import load_model
+from .options import ConvertOptions, ConvertReport
+from .passes import default_passes, run_passes
+
+
+def open_model(source: Any) -> Model:
+    """A Model from an `.onnx` or `.sdx` path, bytes, file object or ModelProto."""
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_file():
+        with open(source, "rb") as file:
+            head = file.read(16)
+        return read_model(source) if is_sdx(head) else load_model(source)
+    if isinstance(source, (bytes, bytearray, memoryview)) and is_sdx(bytes(source[:16])):
+        return read_model(source)
+    return load_model(source)
+
+
+def prepare(source: Any, options: ConvertOptions, report: ConvertReport | None = None) -> Model:
+    """The steps before writing: read, cut, bind sizes, infer shapes, optimise."""
+    report = report if report is not None else ConvertReport()
+    model = source if isinstance(source, Model) else open_model(source)
+    report.operators_before = dict(Counter(node.operator for node in model.graph.walk()))
+    cut(model, options.inputs, options.outputs)
+    fix_dims(model, options.fix_dims)
+    infer_shapes(model)
+    if options.optimize:
+        report.passes = run_passes(model, default_passes(options), options.progress)
+        infer_shapes(model)
+    report.operators_after = dict(Counter(node.operator for node in model.graph.walk()))
+    return model
+
+
+def convert(source: Any, destination: Any = None, options: ConvertOptions | None = None, **keywords: Any) -> ConvertReport:
+    """Convert a model to `.sdx`.
+
+    source: `.onnx` or `.sdx` path, bytes, file object or onnx ModelProto. destination: path or binary file; by default the source's path with the suffix
+    `.sdx`. Options as fields of `ConvertOptions`, or as keywords. Raises a SardonyxError that names the thing; a half-written file is removed.
+    """
+    start = time.perf_counter()
+    try:
+        options = ConvertOptions(**keywords) if options is None else options
+    except TypeError as error:
+        raise InvalidArgument(f"convert: {error}; options are {', '.join(ConvertOptions.__dataclass_fields__)}") from None
+    report = ConvertReport()
+    if destination is None:
+        if not isinstance(source, (str, os.PathLike)):
+            raise InvalidArgument("convert: say where to write (destination=...), as the source has no path")
+        destination = Path(source).with_suffix(".sdx")
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_file():
+        if isinstance(destination, (str, os.PathLike)) and Path(destination).exists() and Path(destination).samefile(source):
+            raise InvalidArgument(f"convert: '{destination}' is the source itself; write to another path")
+        report.source_size = Path(source).stat().st_size
+    model = prepare(source, options, report)
+    if isinstance(destination, (str, os.PathLike)):
+        _write_path(model, Path(destination), options, report)
+    else:
+        report.file = write_model(model, destination, pack=options.pack, progress=options.progress)
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+def _write_path(model: Model, destination: Path, options: ConvertOptions, report: ConvertReport) -> None:
+    """Write beside the destination and rename, so that a failure leaves an old file as it was."""
+    partial = destination.with_name(destination.name + ".partial")
+    external = destination.with_name(destination.name + ".data") if options.external_data else None
+    try:
+        report.file = write_model(model, partial, pack=options.pack, external=external, progress=options.progress)
+        partial.replace(destination)
+    finally:
+        partial.unlink(missing_ok=True)
+    report.size = destination.stat().st_size + (external.stat().st_size if external else 0)

@@ -1,0 +1,90 @@
+"""Runs the suite on one executor with two long-lived workers; a case that crashes or exceeds its time fails alone and the worker is restarted."""
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+SECONDS = 60.0  # per case; the slowest (light_vgg19 on the reference) takes a few
+
+
+def _work(pipe: Connection, executor: str) -> None:
+    """Worker: receives case indices, answers (index, error or "")."""
+    import os
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    from .executors import EXECUTORS
+    from .suite import compare, load
+    cases = load()
+    run = EXECUTORS[executor]
+    while True:
+        index = pipe.recv()
+        if index is None:
+            return
+        case = cases[index]
+        try:
+            for inputs, expected in case.sets:
+                compare(case, expected, run(case, inputs))
+            pipe.send((index, ""))
+        except Exception as error:  # every failure is a result here
+            pipe.send((index, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+
+
+class _Worker:
+    def __init__(self, executor: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, executor), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.busy: int | None = None
+        self.since = 0.0
+
+    def give(self, index: int) -> None:
+        self.busy, self.since = index, time.monotonic()
+        self.pipe.send(index)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def run_suite(executor: str, indices: Sequence[int], workers: int = 2, progress: Callable[[int], Any] = lambda done: None) -> dict[int, str]:
+    """Index → "" (passed) or why it failed, for the given cases."""
+    waiting = list(reversed(indices))
+    results: dict[int, str] = {}
+    pool = [_Worker(executor) for _ in range(workers)]
+    while len(results) < len(indices):
+        for worker in pool:
+            if worker.busy is None and waiting:
+                worker.give(waiting.pop())
+        wait([w.pipe for w in pool if w.busy is not None], timeout=1.0)
+        for i, worker in enumerate(pool):
+            if worker.busy is None:
+                continue
+            outcome = _outcome(worker)
+            if outcome is not None:
+                results[worker.busy] = outcome[0]
+                progress(len(results))
+                worker.busy = None
+                if outcome[1]:
+                    worker.stop()
+                    pool[i] = _Worker(executor)
+    for worker in pool:
+        worker.stop()
+    return results
+
+
+def _outcome(worker: _Worker) -> tuple[str, bool] | None:
+    """(result, worker must be restarted), or None while the case still runs."""
+    try:
+        if worker.pipe.poll():
+            return worker.pipe.recv()[1], False
+    except (EOFError, OSError):
+        worker.process.join(5)
+        return f"crash: the worker ended with exit code {worker.process.exitcode}", True
+    if time.monotonic() - worker.since > SECONDS:
+        return f"timeout: more than {SECONDS:.0f} s", True
+    return None
