@@ -8,11 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .convert import convert, open_model, prepare
+    from .pipeline import convert, open_model, prepare
     from .options import ConvertOptions, ConvertReport
 
 __all__ = ["ConvertOptions", "ConvertReport", "convert", "open_model", "prepare"]
-_HOME = {"ConvertOptions": "options", "ConvertReport": "options", "convert": "convert", "open_model": "convert", "prepare": "convert"}
+_HOME = {"ConvertOptions": "options", "ConvertReport": "options", "convert": "pipeline", "open_model": "pipeline", "prepare": "pipeline"}
 
 
 def __getattr__(name: str) -> Any:
