@@ -1,0 +1,162 @@
+"""Normalizations. Statistics of half-width floats are taken in float32; where the specification says in which type a stage runs (stash_type), that type is used."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..types import DType
+from .common import check_equal, like, normalize_axes, normalize_axis, same_type
+from .precision import widened
+from .registry import Spec, operator, require
+
+
+def _channels(v: np.ndarray, rank: int) -> np.ndarray:
+    """A vector [C] so that it broadcasts along axis 1 of a tensor of `rank`."""
+    return widened(v).reshape(-1, *[1] * (rank - 2))
+
+
+def _check_channels(X: Spec, *vectors: Spec | None) -> None:
+    if X.shape is not None and len(X.shape) > 1:
+        for v in vectors:
+            if v is not None and v.shape is not None:
+                require(len(v.shape) == 1, f"per-channel inputs must be 1-D, not {v}")
+                check_equal(v.shape[0], X.shape[1], "a per-channel input does not have one element a channel")
+
+
+@operator()
+def BatchNormalization(X: Any, scale: Any, B: Any, input_mean: Any, input_var: Any, *, epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0) -> Any:
+    """(X - mean) / sqrt(var + epsilon) * scale + B per channel; in training with the batch's statistics, and the updated running ones as further outputs."""
+    x = widened(X)
+    rank = max(X.ndim, 2)  # a 1-D input is a batch of single values
+    mean, var = widened(input_mean), widened(input_var)
+    if training_mode:
+        axes = tuple(a for a in range(x.ndim) if a != 1)
+        running = mean, var
+        mean, var = x.mean(axes).reshape(-1), x.var(axes).reshape(-1)
+    # In the widest type at hand, so that float16 inputs with float32 statistics lose nothing.
+    y = (x - _channels(mean, rank)) / np.sqrt(_channels(var, rank) + np.float32(epsilon)) * _channels(scale, rank) + _channels(B, rank)
+    y = y.astype(X.dtype, copy=False)
+    if not training_mode:
+        return y
+    return y, *((old * momentum + new * (1 - momentum)).astype(input_mean.dtype) for old, new in zip(running, (mean, var), strict=True))
+
+
+@BatchNormalization.shape
+def _(X: Spec, scale: Spec, B: Spec, input_mean: Spec, input_var: Spec, *, epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0) -> Any:
+    _check_channels(X, scale, B, input_mean, input_var)
+    Y = Spec(X.dtype, X.shape)
+    return (Y, Spec(input_mean.dtype, input_mean.shape), Spec(input_var.dtype, input_var.shape)) if training_mode else Y
+
+
+def _standardized(x: np.ndarray, axes: tuple[int, ...], epsilon: float) -> np.ndarray:
+    deviation = x - x.mean(axes, keepdims=True)
+    return deviation / np.sqrt((deviation * deviation).mean(axes, keepdims=True) + np.asarray(epsilon, x.dtype))
+
+
+@operator()
+def InstanceNormalization(input: Any, scale: Any, B: Any, *, epsilon: float = 1e-5) -> Any:
+    """Standardized over the spatial axes of each instance and channel, then scaled and shifted per channel."""
+    y = _standardized(widened(input), tuple(range(2, input.ndim)), epsilon)
+    return (y * _channels(scale, input.ndim) + _channels(B, input.ndim)).astype(input.dtype, copy=False)
+
+
+@InstanceNormalization.shape
+def _(input: Spec, scale: Spec, B: Spec, *, epsilon: float = 1e-5) -> Spec:
+    _check_channels(input, scale, B)
+    return Spec(same_type(input, scale, B), input.shape)
+
+
+@operator()
+def GroupNormalization(X: Any, scale: Any, bias: Any, *, epsilon: float = 1e-5, num_groups: int, stash_type: int = 1) -> Any:
+    """Standardized over each group of channels of each instance, then scaled and shifted per channel (arXiv:1803.08494)."""
+    require(X.shape[1] % num_groups == 0, f"{X.shape[1]} channels are not a multiple of num_groups {num_groups}")
+    groups = X.astype(DType(stash_type).numpy, copy=False).reshape(X.shape[0], num_groups, -1)
+    y = _standardized(groups, (2,), epsilon).reshape(X.shape).astype(X.dtype)
+    shape = (-1, *[1] * (X.ndim - 2))
+    return y * scale.reshape(shape) + bias.reshape(shape)
+
+
+@GroupNormalization.shape
+def _(X: Spec, scale: Spec, bias: Spec, *, epsilon: float = 1e-5, num_groups: int, stash_type: int = 1) -> Spec:
+    _check_channels(X, scale, bias)
+    return Spec(same_type(X, scale, bias), X.shape)
+
+
+@operator()
+def LayerNormalization(X: Any, Scale: Any, B: Any = None, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> Any:
+    """Standardized over the axes from `axis` on in `stash_type`, then scaled and shifted in X's type; also the mean and 1 / standard deviation."""
+    axes = tuple(range(normalize_axis(axis, X.ndim), X.ndim))
+    x = X.astype(DType(stash_type).numpy, copy=False)
+    wide = widened(x)
+    mean = wide.mean(axes, keepdims=True)
+    deviation = wide - mean
+    inverse = 1 / np.sqrt((deviation * deviation).mean(axes, keepdims=True) + np.asarray(epsilon, wide.dtype))
+    y = (deviation * inverse).astype(X.dtype, copy=False) * Scale
+    return y if B is None else y + B, mean.astype(x.dtype, copy=False), inverse.astype(x.dtype, copy=False)
+
+
+@LayerNormalization.shape
+def _(X: Spec, Scale: Spec, B: Spec | None = None, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> tuple[Spec, Spec, Spec]:
+    statistics = None
+    if X.shape is not None:
+        first = normalize_axis(axis, len(X.shape))
+        statistics = (*X.shape[:first], *[1] * (len(X.shape) - first))
+    stash = DType(stash_type)
+    return Spec(same_type(X, Scale, B), X.shape), Spec(stash, statistics), Spec(stash, statistics)
+
+
+@operator()
+def RMSNormalization(X: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> Any:
+    """X / sqrt(mean(X²) + epsilon) over the axes from `axis` on, times `scale`, in the type of `scale` (arXiv:1910.07467)."""
+    axes = tuple(range(normalize_axis(axis, X.ndim), X.ndim))
+    x = widened(X.astype(DType(stash_type).numpy, copy=False))
+    y = x / np.sqrt((x * x).mean(axes, keepdims=True) + np.asarray(epsilon, x.dtype))
+    return y.astype(X.dtype, copy=False).astype(scale.dtype, copy=False) * scale
+
+
+@RMSNormalization.shape
+def _(X: Spec, scale: Spec, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> Spec:
+    if X.shape is not None:
+        normalize_axis(axis, len(X.shape))
+    return Spec(scale.dtype, X.shape)
+
+
+@operator()
+def LpNormalization(input: Any, *, axis: int = -1, p: int = 2) -> Any:
+    """input / its L1 or L2 norm along `axis`; 0 where the norm is 0."""
+    require(p in (1, 2), f"p is {p}; only 1 and 2 are defined")
+    x = widened(input)
+    norm = np.abs(x).sum(axis, keepdims=True) if p == 1 else np.sqrt((x * x).sum(axis, keepdims=True))
+    return np.where(norm == 0, 0, x / np.where(norm == 0, 1, norm)).astype(input.dtype)
+
+
+LpNormalization.shape(like)
+
+
+@operator()
+def LRN(X: Any, *, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0, size: int) -> Any:
+    """X / (bias + alpha / size * Σ X² over `size` neighbouring channels) ** beta."""
+    x = widened(X)
+    squares, channels = x * x, x.shape[1]
+    total = np.zeros_like(x)
+    for shift in range(-((size - 1) // 2), size // 2 + 1):
+        low, high = max(0, -shift), min(channels, channels - shift)
+        if low < high:
+            total[:, low:high] += squares[:, low + shift:high + shift]
+    return (x / (x.dtype.type(bias) + x.dtype.type(alpha / size) * total) ** x.dtype.type(beta)).astype(X.dtype, copy=False)
+
+
+LRN.shape(like)
+
+
+@operator()
+def MeanVarianceNormalization(X: Any, *, axes: Any = (0, 2, 3)) -> Any:
+    """(X - mean) / (standard deviation + 1e-9) over `axes`."""
+    x = widened(X)
+    over = tuple(normalize_axes(axes, x.ndim))
+    deviation = x - x.mean(over, keepdims=True)
+    return (deviation / (np.sqrt((deviation * deviation).mean(over, keepdims=True)) + x.dtype.type(1e-9))).astype(X.dtype, copy=False)
+
+
+MeanVarianceNormalization.shape(like)
