@@ -249,6 +249,15 @@ def _build(terms: dict[Monomial, Number]) -> Any:
     return Expr(tuple(sorted(kept.items(), key=_monomial_key)))
 
 
+def polynomial(terms: Iterable[tuple[Iterable[Atom], Number]]) -> Any:
+    """Σ factor · Π atoms in canonical form: how a stored expression is rebuilt. The atoms are taken as they are, nothing within them is simplified."""
+    total: dict[Monomial, Number] = {}
+    for atoms, factor in terms:
+        monomial = tuple(sorted(atoms, key=_atom_key))
+        total[monomial] = total.get(monomial, 0) + factor
+    return _build(total)
+
+
 def symbol(name: str, lower: int = 0, upper: Dim | None = None) -> Expr:
     """The size called `name` (≥ `lower`, ≤ `upper` where given)."""
     return Expr((((Symbol(name, lower, upper),), 1),))
