@@ -2,7 +2,7 @@
 
 Names are declared before they are used: a first walk over the nodes makes a Value for every output, a second one makes the Nodes. So nodes may
 come in any order, and a nested graph finds the outer Value itself. A call of a model-local function becomes a Node of domain `CALL + domain`,
-which the inliner (`functions`) replaces.
+with the overload after a line break, which the inliner (`functions`) replaces.
 """
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
+from sardonyx.dim import symbol
+from sardonyx.errors import InvalidGraph
+from sardonyx.errors import NotImplemented as NotImplementedHere
+from sardonyx.graph import Graph, Node, Tensor, Value
+from sardonyx.types import MapType, OptionalType, SequenceType, SparseTensorType, TensorType, ValueType
 
-from ...dim import symbol
-from ...errors import InvalidGraph
-from ...errors import NotImplemented as NotImplementedHere
-from ...graph import Graph, Node, Tensor, Value
-from ...types import MapType, OptionalType, SequenceType, SparseTensorType, TensorType, ValueType
 from .external import ExternalData
 from .proto import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorTypeProto, TypeProto, ValueInfoProto
 from .tensors import dtype_of, read_sparse, read_tensor, text
@@ -43,7 +43,8 @@ class Scope:
 
     __slots__ = ("values", "outer", "attributes", "absent", "prefix", "origin", "tag", "title")
 
-    def __init__(self, title: str, outer: Scope | None = None, *, attributes: Mapping[str, Any] | None = None, prefix: str = "", origin: tuple[str, ...] = (), tag: str = "") -> None:
+    def __init__(self, title: str, outer: Scope | None = None, *, attributes: Mapping[str, Any] | None = None, prefix: str = "",
+                 origin: tuple[str, ...] = (), tag: str = "") -> None:
         self.values: dict[str, Value] = {}
         self.title, self.outer = title, outer
         self.absent: set[str] = set() if outer is None else outer.absent
@@ -72,6 +73,9 @@ class Builder:
     def __init__(self, functions: Mapping[FunctionKey, FunctionProto], external: ExternalData, ir_version: int) -> None:
         self.functions, self.external, self.ir_version = functions, external, ir_version
         self.scopes = 0
+        self.inputs: set[Value] = set()
+        #: Whether every node seen so far comes after the nodes whose outputs it uses.
+        self.in_order = True
 
     # -- graphs ------------------------------------------------------------------------------------------------------------------------------
     def graph(self, proto: GraphProto, outer: Scope | None = None) -> Graph:
@@ -110,6 +114,7 @@ class Builder:
             raise InvalidGraph(f"{scope.title}: an input has no name")
         if value is None:
             value = scope.values[info.name] = Value(scope.prefix + info.name, declared)
+            self.inputs.add(value)
         elif value.const is None:
             raise InvalidGraph(f"{scope.title}: input '{info.name}' appears twice")
         elif isinstance(declared, TensorType) and declared.dtype not in (None, value.const.dtype):
@@ -153,6 +158,8 @@ class Builder:
             value = scope.find(name) if name else None
             if value is None and name and name not in scope.absent:
                 raise InvalidGraph(f"{_label(proto)}: input {i} '{name}' is not an input, initializer or node output of {scope.title}{_near(name, scope)}")
+            elif value is not None and value.producer is None and value.const is None and value not in self.inputs:
+                self.in_order = False
             inputs.append(value)
         while inputs and inputs[-1] is None:
             inputs.pop()
@@ -161,15 +168,13 @@ class Builder:
         domain = canonical(proto.domain)
         key = (domain, proto.op_type, proto.overload)
         if key in self.functions:
-            domain = f"{CALL}{domain}"
+            domain = f"{CALL}{domain}\n{proto.overload}"
         attributes = {name: value for name, value in ((a.name, self.attribute(a, proto, scope)) for a in proto.attribute) if value is not _MISSING}
         if len(attributes) < len(proto.attribute) and len({a.name for a in proto.attribute}) < len(proto.attribute):
             raise InvalidGraph(f"{_label(proto)}: an attribute is given twice")
         name = proto.name or next((n for n in proto.output if n), "")
-        node = Node(proto.op_type, inputs, outputs, attributes, domain=domain, name=scope.prefix + proto.name if proto.name else "", origin=(*scope.origin, name) if name else scope.origin)
-        if key in self.functions and proto.overload:
-            node.domain = f"{domain}\n{proto.overload}"
-        return node
+        origin = (*scope.origin, name) if name else scope.origin
+        return Node(proto.op_type, inputs, outputs, attributes, domain=domain, name=scope.prefix + proto.name if proto.name else "", origin=origin)
 
     def _constant_node(self, proto: NodeProto, scope: Scope) -> None:
         """Make a Constant node a constant."""
@@ -184,7 +189,8 @@ class Builder:
         except (TypeError, ValueError, OverflowError, UnicodeError):
             tensor = None
         if tensor is None:
-            raise InvalidGraph(f"{_label(proto)}: a Constant can not be made of attribute '{attribute.name}' ({type(made).__name__}); it takes value, sparse_value, value_int(s), value_float(s) or value_string(s)")
+            raise InvalidGraph(f"{_label(proto)}: a Constant can not be made of attribute '{attribute.name}' ({type(made).__name__}); it takes value, sparse_value, "
+                               "value_int(s), value_float(s) or value_string(s)")
         name = proto.output[0]
         self._declare(name, proto, scope, {})
         scope.values[name] = Value(scope.prefix + name, None, tensor)
@@ -249,7 +255,8 @@ class Builder:
         if proto.sparse_tensor_type is not None:
             return SparseTensorType(dtype_of(proto.sparse_tensor_type.elem_type, what), self._shape(proto.sparse_tensor_type, name, scope))
         if proto.opaque_type is not None:
-            raise NotImplementedHere(f"{what}: has the opaque type {proto.opaque_type.domain}.{proto.opaque_type.name}; supported are tensors, sparse tensors, sequences, optionals and maps")
+            raise NotImplementedHere(f"{what}: has the opaque type {proto.opaque_type.domain}.{proto.opaque_type.name}; supported are tensors, sparse tensors, "
+                                     "sequences, optionals and maps")
         return None
 
     def _element(self, proto: TypeProto | None, name: str, scope: Scope) -> ValueType:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from ...errors import InvalidArgument, InvalidGraph, NoSuchFile
+from sardonyx.errors import InvalidArgument, InvalidGraph, NoSuchFile
 
 
 def map_file(path: str) -> memoryview:
@@ -43,7 +43,8 @@ class ExternalData:
             raise InvalidGraph(f"tensor '{tensor}': its external data has {length} bytes, but its type and shape need {size}")
         data = self._file(tensor, location)
         if offset + size > len(data):
-            raise InvalidGraph(f"tensor '{tensor}': its external data is bytes {offset} to {offset + size} of '{location}', which has only {len(data)} bytes; the file is truncated or is not this model's")
+            raise InvalidGraph(f"tensor '{tensor}': its external data is bytes {offset} to {offset + size} of '{location}', which has only {len(data)} bytes; "
+                               "the file is truncated or is not this model's")
         return data[offset:offset + size]
 
     def _number(self, tensor: str, entries: Mapping[str, str], key: str, default: int) -> int:
@@ -56,7 +57,8 @@ class ExternalData:
 
     def _file(self, tensor: str, location: str) -> memoryview:
         if self.base is None:
-            raise InvalidArgument(f"tensor '{tensor}' lies in the external file '{location}', and a model given as bytes has no folder; pass base_dir=<folder of the data>, or the model's path")
+            raise InvalidArgument(f"tensor '{tensor}' lies in the external file '{location}', and a model given as bytes has no folder; "
+                                  "pass base_dir=<folder of the data>, or the model's path")
         if location not in self._maps:
             self._maps[location] = map_file(self._path(tensor, location))
         return self._maps[location]
@@ -70,7 +72,7 @@ class ExternalData:
         path = os.path.join(self.base, location)
         real = os.path.realpath(path)
         if not any(os.path.commonpath([root, real]) == root for root in self.roots if _same_drive(root, real)):
-            raise InvalidGraph(f"tensor '{tensor}': external data location '{location}' is a link out of the model's folder '{self.base}'; it is refused, copy the file there instead")
+            raise InvalidGraph(f"tensor '{tensor}': external data location '{location}' leads out of the model's folder '{self.base}' and is refused; copy the file there")
         if not os.path.isfile(real):
             raise NoSuchFile(f"tensor '{tensor}': its external data file '{path}' does not exist; put '{location}' beside the model, or pass base_dir=<folder of the data>")
         return real

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...errors import InvalidGraph
-from ...graph import Graph, Node, Value, release_captures
+from sardonyx.errors import InvalidGraph
+from sardonyx.graph import Graph, Node, Value, release_captures
+
 from .build import CALL, Builder, FunctionKey, Scope, declared_types
 from .proto import FunctionProto, NodeProto
 
@@ -46,6 +47,8 @@ class Inliner:
         self.room -= 1 + sum(1 for _ in graph.walk())
         if self.room < 0:
             raise InvalidGraph(f"inlining the model's functions makes too many nodes (at function '{key[1]}'); more than {MAX_GROWTH} times the nodes in the file")
+        if not self.builder.in_order:
+            sort_all(graph)
         self.upgrade(graph, self.opsets_of(function))
         self.run(graph, (*chain, key))
         nodes = _splice(call, graph)
@@ -100,6 +103,12 @@ class Inliner:
         while self.owner.setdefault(value.name, value) is not value:
             number += 1
             value.name = f"{base}_{number}"
+
+
+def sort_all(graph: Graph) -> None:
+    """Order the nodes of the graph and of those nested in it, inner ones first."""
+    for inner in reversed(list(graph.graphs())):
+        inner.sort()
 
 
 def key_of(call: Node) -> FunctionKey:

@@ -8,14 +8,15 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ... import ops
-from ...errors import InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
-from ...errors import NotImplemented as NotImplementedHere
-from ...graph import OPSETS, Graph, Model
+from sardonyx import ops
+from sardonyx.errors import InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile
+from sardonyx.errors import NotImplemented as NotImplementedHere
+from sardonyx.graph import OPSETS, Graph, Model
+
 from .build import Builder, canonical
 from .external import ExternalData, map_file
 from .foreign import foreign
-from .functions import Inliner
+from .functions import Inliner, sort_all
 from .proto import FunctionProto, ModelProto, NodeProto, OperatorSetIdProto
 from .wire import read
 
@@ -89,13 +90,13 @@ def _import(proto: ModelProto, external: ExternalData, path: str, upgrade: bool)
     opsets = _opsets(proto.opset_import, used, {"": 1} if 0 < proto.ir_version < 3 else {}, "the model")
     builder = Builder(functions, external, proto.ir_version or MAX_IR_VERSION)
     graph = builder.graph(graph_proto)
+    if not builder.in_order:
+        sort_all(graph)
     if upgrade:
-        from ..upgrade import upgrade_graph
+        from sardonyx.converter.upgrade import upgrade_graph
         upgrade_graph(graph, opsets)
         if functions:
             _inline(graph, builder, upgrade_graph, opsets)
-    for inner in reversed(list(graph.graphs())):
-        inner.sort()
     if upgrade:
         _check_operators(graph)
     graph.verify()

@@ -11,11 +11,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from sardonyx.errors import InvalidGraph, InvalidProtobuf
+from sardonyx.errors import NotImplemented as NotImplementedHere
+from sardonyx.graph import Tensor
+from sardonyx.types import DType
 
-from ...errors import InvalidGraph, InvalidProtobuf
-from ...errors import NotImplemented as NotImplementedHere
-from ...graph import Tensor
-from ...types import DType
 from .external import ExternalData
 from .proto import SparseTensorProto, TensorProto
 from .wire import count_varints, varints
@@ -171,7 +171,8 @@ def read_sparse(proto: SparseTensorProto, external: ExternalData, what: str = ""
     values, indices, shape = read_tensor(proto.values, external, what), read_tensor(proto.indices, external, what), dims_of(proto.dims, what)
     count, stored = _count(shape), values.size
     if len(values.shape) != 1 or indices.dtype is not DType.INT64 or indices.shape not in ((stored,), (stored, len(shape))):
-        raise InvalidGraph(f"{what}: {stored} values {list(values.shape)} of a tensor {list(shape)} need int64 indices [{stored}] or [{stored}, {len(shape)}], not {indices.dtype.text}{list(indices.shape)}")
+        raise InvalidGraph(f"{what}: {stored} values {list(values.shape)} of a tensor {list(shape)} need int64 indices [{stored}] or [{stored}, {len(shape)}], "
+                           f"not {indices!r}")
     if count * max(1, values.dtype.bits // 8) > max(DENSE_BYTES, DENSE_RATIO * (values.nbytes + indices.nbytes)):
         raise InvalidGraph(f"{what}: {values.dtype.text}{list(shape)} with {stored} values is too sparse to be written out densely ({count * values.dtype.bits // 8} bytes)")
     places = indices.numpy()

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-
-from ...errors import InvalidProtobuf
+from sardonyx.errors import InvalidProtobuf
 
 #: Protobuf's own limit on nested messages.
 MAX_DEPTH = 100
@@ -112,9 +111,10 @@ class _Reader:
         while pos < end:
             start = pos
             tag = buffer[pos]
-            pos += 1
-            if tag > 127:
-                tag, pos = self.varint(start, end, message, 0)
+            if tag < 128:
+                pos += 1
+            else:
+                tag, pos = self.varint(pos, end, message, 0)
             known = tags.get(tag)
             if known is None:
                 pos = self.skip(tag, pos, end, message, start)
@@ -122,7 +122,11 @@ class _Reader:
             name, kind, repeated, child = known
             wire = tag & 7
             if wire == LEN:
-                size, pos = self.varint(pos, end, message, tag)
+                if pos < end and buffer[pos] < 128:
+                    size = buffer[pos]
+                    pos += 1
+                else:
+                    size, pos = self.varint(pos, end, message, tag)
                 stop = pos + size
                 if stop > end:
                     raise InvalidProtobuf(f"{message.describe(tag >> 3)} at byte {start}: says it has {size} bytes, but {end - pos} are left; the file is truncated or damaged")
