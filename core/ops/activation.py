@@ -1,0 +1,190 @@
+"""Activation functions, and the three that look along an axis: Softmax, LogSoftmax, Hardmax."""
+from __future__ import annotations
+
+import numpy as np
+
+from .common import broadcast_shapes, like, normalize_axis, same_type
+from .numeric import erfc, rounded
+from .registry import Spec, operator, require
+
+
+@operator()
+def Relu(X):
+    """max(X, 0)."""
+    return rounded(lambda x: np.maximum(x, x.dtype.type(0)), X)
+
+
+@operator()
+def LeakyRelu(X, *, alpha=0.009999999776482582):
+    """X where X ≥ 0, alpha·X elsewhere."""
+    return rounded(lambda x: np.where(x < 0, alpha * x, x), X)
+
+
+@operator()
+def PRelu(X, slope):
+    """X where X ≥ 0, slope·X elsewhere; slope broadcasts to X."""
+    return rounded(lambda x, s: np.where(x < 0, s * x, x), X, slope)
+
+
+@operator()
+def ThresholdedRelu(X, *, alpha=1.0):
+    """X where X > alpha, 0 elsewhere."""
+    return rounded(lambda x: np.where(x > alpha, x, 0), X)
+
+
+@operator()
+def Elu(X, *, alpha=1.0):
+    """X where X ≥ 0, alpha·(e^X − 1) elsewhere."""
+    return rounded(lambda x: np.where(x < 0, alpha * np.expm1(x), x), X)
+
+
+@operator()
+def Selu(X, *, alpha=1.6732631921768188, gamma=1.0507010221481323):
+    """gamma·X where X > 0, gamma·alpha·(e^X − 1) elsewhere."""
+    return rounded(lambda x: gamma * np.where(x > 0, x, alpha * np.expm1(x)), X)
+
+
+@operator()
+def Celu(X, *, alpha=1.0):
+    """max(0, X) + min(0, alpha·(e^(X/alpha) − 1))."""
+    return rounded(lambda x: np.maximum(x, 0) + np.minimum(alpha * np.expm1(x / alpha), 0), X)
+
+
+@operator()
+def Sigmoid(X):
+    """1 / (1 + e^−X)."""
+    return rounded(sigmoid, X)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """The logistic function, without overflow on either side."""
+    small = np.exp(-np.abs(x))
+    return np.where(x < 0, small, 1) / (1 + small)
+
+
+@operator()
+def HardSigmoid(X, *, alpha=0.20000000298023224, beta=0.5):
+    """max(0, min(1, alpha·X + beta))."""
+    return rounded(lambda x: np.clip(alpha * x + beta, 0, 1), X)
+
+
+@operator()
+def HardSwish(X):
+    """X · max(0, min(1, X/6 + 1/2))."""
+    return rounded(lambda x: x * np.clip(x / 6 + 0.5, 0, 1), X)
+
+
+@operator()
+def Swish(X, *, alpha=1.0):
+    """X · sigmoid(alpha·X)."""
+    return rounded(lambda x: x * sigmoid(alpha * x), X)
+
+
+@operator()
+def SwiGLU(A, B, *, alpha=1.0):
+    """Swish(A) · B; equal shapes."""
+    require(A.shape == B.shape, f"A {list(A.shape)} and B {list(B.shape)} must have equal shapes: SwiGLU does not broadcast")
+    return rounded(lambda a, b: a * sigmoid(alpha * a) * b, A, B)
+
+
+@operator()
+def Softplus(X):
+    """log(1 + e^X)."""
+    return rounded(softplus, X)
+
+
+def softplus(x: np.ndarray) -> np.ndarray:
+    """log(1 + e^x), without overflow."""
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+@operator()
+def Mish(X):
+    """X · tanh(softplus(X))."""
+    return rounded(lambda x: x * np.tanh(softplus(x)), X)
+
+
+@operator()
+def Gelu(X, *, approximate="none"):
+    """X · Φ(X) with Φ the normal distribution, or its tanh approximation."""
+    require(approximate in ("none", "tanh"), f"approximate '{approximate}' is not 'none' or 'tanh'")
+    if approximate == "tanh":
+        return rounded(lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))), X)
+    return rounded(lambda x: 0.5 * x * erfc(-x / np.sqrt(2)), X)
+
+
+@operator()
+def Softsign(input):
+    """x / (1 + |x|)."""
+    return rounded(lambda x: x / (1 + np.abs(x)), input)
+
+
+@operator()
+def Shrink(input, *, bias=0.0, lambd=0.5):
+    """x + bias below −lambd, x − bias above lambd, 0 between; integers are truncated."""
+    return rounded(lambda x: np.where(x < -lambd, x + bias, np.where(x > lambd, x - bias, 0)), input)
+
+
+for _op in (Relu, LeakyRelu, ThresholdedRelu, Elu, Selu, Celu, Sigmoid, HardSigmoid, HardSwish, Swish, Softplus, Mish, Gelu, Softsign, Shrink):
+    _op.shape(like)
+
+
+@PRelu.shape
+def _(X, slope):
+    if X.rank is not None and slope.rank is not None:
+        require(slope.rank <= X.rank, f"slope {slope} must broadcast to X {X}: it has more axes")
+        broadcast_shapes(X.shape, slope.shape)
+    return Spec(same_type(X, slope, names="X and slope"), X.shape)
+
+
+@SwiGLU.shape
+def _(A, B, *, alpha=1.0):
+    require(A.rank is None or B.rank is None or A.rank == B.rank, f"A {A} and B {B} must have equal shapes: SwiGLU does not broadcast")
+    for a, b in zip(A.shape or (), B.shape or (), strict=False):
+        require(not (isinstance(a, int) and isinstance(b, int)) or a == b, f"A {A} and B {B} must have equal shapes: SwiGLU does not broadcast")
+    return Spec(same_type(A, B), A.shape if A.shape is not None else B.shape)
+
+
+# -- along an axis ---------------------------------------------------------------------------------------------------------------------------
+
+
+@operator()
+def Softmax(input, *, axis=-1):
+    """e^x divided by its sum along the axis."""
+    return rounded(lambda x: softmax(x, axis), input)
+
+
+def softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    """Softmax along an axis, the greatest element subtracted first."""
+    powers = np.exp(x - x.max(axis, keepdims=True, initial=-np.inf))
+    return powers / powers.sum(axis, keepdims=True)
+
+
+@operator()
+def LogSoftmax(input, *, axis=-1):
+    """The logarithm of Softmax."""
+    return rounded(lambda x: log_softmax(x, axis), input)
+
+
+def log_softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    """log of Softmax along an axis, without forming it."""
+    shifted = x - x.max(axis, keepdims=True, initial=-np.inf)
+    return shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
+
+
+@operator()
+def Hardmax(input, *, axis=-1):
+    """1 at the first greatest element along the axis, 0 elsewhere."""
+    out = np.zeros(input.shape, input.dtype)
+    if input.size:
+        np.put_along_axis(out, np.expand_dims(np.argmax(rounded(np.positive, input), axis), axis), input.dtype.type(1), axis)
+    return out
+
+
+@Softmax.shape
+@LogSoftmax.shape
+@Hardmax.shape
+def _(input, *, axis=-1):
+    if input.rank is not None:
+        normalize_axis(axis, input.rank)
+    return like(input)

@@ -1,0 +1,422 @@
+"""Arithmetic and elementary functions, element by element: Abs … Where, the cumulative sums, Trilu and Dropout."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from ..dim import dim_ceil, dim_floor, dim_max, dim_min, exact_div, is_static
+from ..types import DType
+from .cast import highest, lowest
+from .common import broadcast_shapes, broadcasting, like, normalize_axis, same_type
+from .numeric import accumulator, erf, known_sizes, nearest, power, remainder, require_nonzero, rounded, sizes_rule, trunc_div, wide
+from .registry import Context, Spec, operator, require
+
+# -- arithmetic ------------------------------------------------------------------------------------------------------------------------------
+
+
+@operator(symbolic=True)
+def Add(A, B):
+    """A + B; integers wrap."""
+    return A + B
+
+
+@operator(symbolic=True)
+def Sub(A, B):
+    """A − B; integers wrap."""
+    return A - B
+
+
+@operator(symbolic=True)
+def Mul(A, B):
+    """A · B; integers wrap."""
+    return A * B
+
+
+@operator()
+def Div(A, B):
+    """A / B; integers round towards zero, and an integer zero in B is an error."""
+    if A.dtype.kind not in "iu":
+        return A / B
+    require_nonzero(B, "division")
+    quotient = A // B  # rounded down; one up where that was away from zero
+    return quotient + ((quotient < 0) & (quotient * B != A)).astype(A.dtype) if A.dtype.kind == "i" else quotient
+
+
+@operator()
+def Mod(A, B, *, fmod=0):
+    """The remainder of A / B with the sign of B (fmod 0) or of A (fmod 1)."""
+    require_nonzero(B, "modulo")
+    return rounded(np.fmod if fmod else np.mod, A, B)
+
+
+@operator()
+def Pow(X, Y):
+    """X to the power Y, in X's type. Integer powers wrap; negative integer exponents truncate (2 ** -1 is 0)."""
+    if X.dtype.kind in "iu" and Y.dtype.kind in "iu":
+        return _integer_power(X, Y)
+    if X.dtype == Y.dtype:
+        return rounded(np.power, X, Y)
+    return np.asarray(np.power(X.astype(np.float64), Y.astype(np.float64))).astype(X.dtype)
+
+
+def _integer_power(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    # Powers modulo 2^64 in unsigned arithmetic are right for two's complement bases and for every narrower type.
+    whole = np.power(X.astype(np.int64).astype(np.uint64), np.maximum(Y, 0).astype(np.uint64)).astype(X.dtype)
+    odd = (Y & Y.dtype.type(1)).astype(bool)
+    inverse = np.where(X == 1, 1, np.where(X == -1, np.where(odd, -1, 1), 0)).astype(X.dtype)
+    return np.where(Y < 0, inverse, whole)
+
+
+@operator()
+def Neg(X):
+    """−X; the lowest integer stays itself."""
+    return -X
+
+
+@operator()
+def Abs(X):
+    """|X|; the lowest integer stays itself."""
+    return np.abs(X)
+
+
+@operator()
+def Sign(input):
+    """1, 0 or −1; NaN stays NaN."""
+    return rounded(np.sign, input)
+
+
+@operator()
+def Reciprocal(X):
+    """1 / X."""
+    return rounded(lambda x: np.divide(1, x, dtype=x.dtype), X)
+
+
+@operator()
+def Floor(X):
+    """The largest integer not above X."""
+    return rounded(np.floor, X)
+
+
+@operator()
+def Ceil(X):
+    """The smallest integer not below X."""
+    return rounded(np.ceil, X)
+
+
+@operator()
+def Round(X):
+    """The nearest integer, halves to even."""
+    return rounded(np.rint, X)
+
+
+@operator()
+def Max(*data_0):
+    """The greatest of the inputs; NaN wins."""
+    return rounded(lambda *xs: reduce(np.maximum, xs), *data_0)
+
+
+@operator()
+def Min(*data_0):
+    """The least of the inputs; NaN wins."""
+    return rounded(lambda *xs: reduce(np.minimum, xs), *data_0)
+
+
+@operator(symbolic=True)
+def Sum(*data_0):
+    """The sum of the inputs."""
+    return rounded(lambda *xs: reduce(np.add, xs), *data_0)
+
+
+@operator()
+def Mean(*data_0):
+    """The mean of the inputs."""
+    return rounded(lambda *xs: reduce(np.add, xs) / np.asarray(len(xs), xs[0].dtype), *data_0)
+
+
+@operator()
+def Clip(input, min=None, max=None):
+    """Min(max, Max(input, min)). An absent bound is the type's lowest or highest finite value, so infinities become finite, as in onnxruntime."""
+    dtype = DType.of(input)
+    low = np.asarray(lowest(dtype), input.dtype) if min is None else min.reshape(())
+    high = np.asarray(highest(dtype), input.dtype) if max is None else max.reshape(())
+    return rounded(lambda x, lo, hi: np.minimum(np.maximum(x, lo), hi), input, low, high)
+
+
+@Clip.shape
+def _(input, min=None, max=None):
+    for bound, name in ((min, "min"), (max, "max")):
+        if bound is not None and bound.shape is not None and is_static(bound.shape):
+            require(all(d == 1 for d in bound.shape), f"{name} must be a scalar, not {bound}")
+    return Spec(same_type(input, min, max), input.shape)
+
+
+@Clip.values
+def _(input, min=None, max=None):
+    given = known_sizes(*(s for s in (input, min, max) if s is not None))
+    if given is None:
+        return None
+    value, *limits = given
+    if min is not None:
+        value = np.frompyfunc(dim_max, 2, 1)(value, limits.pop(0).reshape(()))
+    if max is not None:
+        value = np.frompyfunc(dim_min, 2, 1)(value, limits.pop(0).reshape(()))
+    return value
+
+
+def _divide(A: Spec, B: Spec) -> Any:
+    return sizes_rule(exact_div if A.dtype is not None and A.dtype.is_float else trunc_div)(A, B)
+
+
+def _mean(*inputs: Spec) -> Any:
+    total = sizes_rule(lambda a, b: a + b, fold=True)(*inputs)
+    return None if total is None else np.frompyfunc(lambda t: exact_div(t, len(inputs)), 1, 1)(total)
+
+
+for _op in (Add, Sub, Mul, Div, Mod, Max, Min, Sum, Mean):
+    _op.shape(broadcasting)
+for _op in (Neg, Abs, Sign, Reciprocal, Floor, Ceil, Round):
+    _op.shape(like)
+Div.values(_divide)
+Mod.values(sizes_rule(remainder))
+Neg.values(sizes_rule(lambda x: -x))
+Abs.values(sizes_rule(lambda x: dim_max(x, -x)))
+Floor.values(sizes_rule(dim_floor))
+Ceil.values(sizes_rule(dim_ceil))
+Round.values(sizes_rule(nearest))
+Reciprocal.values(sizes_rule(lambda x: exact_div(1, x)))
+Max.values(sizes_rule(dim_max, fold=True))
+Min.values(sizes_rule(dim_min, fold=True))
+Mean.values(_mean)
+Pow.values(sizes_rule(power))
+
+
+@Pow.shape
+def _(X, Y):
+    return Spec(X.dtype, broadcast_shapes(X.shape, Y.shape))
+
+
+# -- elementary functions of floats ----------------------------------------------------------------------------------------------------------
+
+
+@operator()
+def Sqrt(X):
+    """√X; NaN for negative X."""
+    return rounded(np.sqrt, X)
+
+
+@operator()
+def Exp(input):
+    """e to the power of the input."""
+    return rounded(np.exp, input)
+
+
+@operator()
+def Log(input):
+    """The natural logarithm."""
+    return rounded(np.log, input)
+
+
+@operator()
+def Erf(input):
+    """The error function."""
+    return rounded(erf, input)
+
+
+@operator()
+def Sin(input):
+    """Sine."""
+    return rounded(np.sin, input)
+
+
+@operator()
+def Cos(input):
+    """Cosine."""
+    return rounded(np.cos, input)
+
+
+@operator()
+def Tan(input):
+    """Tangent."""
+    return rounded(np.tan, input)
+
+
+@operator()
+def Asin(input):
+    """Inverse sine."""
+    return rounded(np.arcsin, input)
+
+
+@operator()
+def Acos(input):
+    """Inverse cosine."""
+    return rounded(np.arccos, input)
+
+
+@operator()
+def Atan(input):
+    """Inverse tangent."""
+    return rounded(np.arctan, input)
+
+
+@operator()
+def Sinh(input):
+    """Hyperbolic sine."""
+    return rounded(np.sinh, input)
+
+
+@operator()
+def Cosh(input):
+    """Hyperbolic cosine."""
+    return rounded(np.cosh, input)
+
+
+@operator()
+def Tanh(input):
+    """Hyperbolic tangent."""
+    return rounded(np.tanh, input)
+
+
+@operator()
+def Asinh(input):
+    """Inverse hyperbolic sine."""
+    return rounded(np.arcsinh, input)
+
+
+@operator()
+def Acosh(input):
+    """Inverse hyperbolic cosine."""
+    return rounded(np.arccosh, input)
+
+
+@operator()
+def Atanh(input):
+    """Inverse hyperbolic tangent."""
+    return rounded(np.arctanh, input)
+
+
+@operator()
+def IsNaN(X):
+    """True where X is NaN."""
+    return rounded_to_bool(np.isnan, X)
+
+
+@operator()
+def IsInf(X, *, detect_negative=1, detect_positive=1):
+    """True where X is an infinity of a wanted sign."""
+    return rounded_to_bool(lambda x: (bool(detect_negative) & np.isneginf(x)) | (bool(detect_positive) & np.isposinf(x)), X)
+
+
+def rounded_to_bool(test: Callable[[np.ndarray], Any], X: np.ndarray) -> np.ndarray:
+    """A predicate of any float type, by way of float32 for the narrow ones."""
+    return np.asarray(test(X if X.dtype in (np.float32, np.float64) else X.astype(np.float32)), bool)
+
+
+for _op in (Sqrt, Exp, Log, Erf, Sin, Cos, Tan, Asin, Acos, Atan, Sinh, Cosh, Tanh, Asinh, Acosh, Atanh):
+    _op.shape(like)
+
+
+@IsNaN.shape
+@IsInf.shape
+def _(X, **_):
+    return Spec(DType.BOOL, X.shape)
+
+
+# -- along an axis, by position, by choice ---------------------------------------------------------------------------------------------------
+
+
+def _cumulative(ufunc: np.ufunc, x: np.ndarray, axis: np.ndarray, exclusive: int, reverse: int) -> np.ndarray:
+    """Running `ufunc` along an axis; exclusive: shifted by one, beginning with the identity."""
+    along = normalize_axis(int(axis.reshape(())), x.ndim)
+    if reverse:
+        return np.flip(_cumulative(ufunc, np.flip(x, along), axis, exclusive, 0), along)
+    terms = wide(x)
+    out = ufunc.accumulate(terms, along, dtype=accumulator(x) if ufunc is np.add else terms.dtype)
+    if exclusive and x.shape[along]:
+        first = np.full_like(out.take([0], along), ufunc.identity)
+        out = np.concatenate([first, out.take(range(x.shape[along] - 1), along)], along)
+    return out.astype(x.dtype)
+
+
+@operator(symbolic=True)
+def CumSum(x, axis, *, exclusive=0, reverse=0):
+    """Running sums along `axis`."""
+    return _cumulative(np.add, x, axis, exclusive, reverse)
+
+
+@operator(symbolic=True)
+def CumProd(x, axis, *, exclusive=0, reverse=0):
+    """Running products along `axis`."""
+    return _cumulative(np.multiply, x, axis, exclusive, reverse)
+
+
+@CumSum.shape
+@CumProd.shape
+def _(x, axis, **_):
+    along = axis.constant
+    if along is not None and x.rank is not None:
+        require(along.size == 1, f"axis must be one number, not {axis}")
+        normalize_axis(int(along.reshape(())), x.rank)
+    return like(x)
+
+
+@operator()
+def Trilu(input, k=None, *, upper=1):
+    """The upper (or lower) triangle of the last two axes from diagonal k on; zeros (empty strings) elsewhere."""
+    rows, columns = input.shape[-2:]
+    diagonal = np.arange(columns) - np.arange(rows)[:, None]
+    start = 0 if k is None else int(k.reshape(()))
+    zero = np.zeros((), input.dtype) if input.dtype != object else np.array("", object)
+    return np.where(diagonal >= start if upper else diagonal <= start, input, zero)
+
+
+@Trilu.shape
+def _(input, k=None, *, upper=1):
+    require(input.rank is None or input.rank >= 2, f"input must have rank 2 or more, not {input}")
+    return like(input)
+
+
+@operator()
+def Where(condition, X, Y):
+    """X where the condition holds, Y elsewhere."""
+    return np.where(condition, X, Y)
+
+
+@Where.shape
+def _(condition, X, Y):
+    return Spec(same_type(X, Y, names="X and Y"), broadcast_shapes(condition.shape, X.shape, Y.shape))
+
+
+@Where.values
+def _(condition, X, Y):
+    chosen = condition.constant
+    if chosen is None or X.dtype in (None, DType.STRING):
+        return None
+    for all_chosen, source in ((chosen.all(), X), (not chosen.any(), Y)):
+        shape = broadcast_shapes(condition.shape, X.shape, Y.shape)
+        if all_chosen and source.value is not None and is_static(shape):  # what the other branch holds does not matter
+            return np.broadcast_to(source.value, shape)
+    given = known_sizes(X, Y)
+    return None if given is None else np.where(chosen, *given)
+
+
+@operator(random=True)
+def Dropout(data, ratio=None, training_mode=None, *, seed=None, context: Context):
+    """In training: data · mask / (1 − ratio), and the mask; otherwise data and an all-true mask. A given seed draws as ONNX's reference does (MT19937)."""
+    share = 0.5 if ratio is None else float(ratio.reshape(()))
+    if training_mode is None or not bool(training_mode.reshape(())) or share == 0:
+        return data, np.ones(data.shape, bool)
+    require(0 <= share < 1, f"ratio must be in [0, 1), not {share}")
+    if seed is None:
+        draws = np.asarray(context.random(None).random(data.shape))
+    else:
+        draws = np.asarray(np.random.RandomState(seed & 0xFFFFFFFF).uniform(0, 1, data.shape))
+    mask = draws >= share
+    return rounded(lambda x: mask * x * x.dtype.type(1 / (1 - share)), data), mask
+
+
+@Dropout.shape
+def _(data, ratio=None, training_mode=None, *, seed=None):
+    return Spec(data.dtype, data.shape), Spec(DType.BOOL, data.shape)

@@ -1,0 +1,118 @@
+"""Boolean logic, comparisons and bitwise operators. Comparisons of known symbolic sizes give a known bool where it is provable either way."""
+from __future__ import annotations
+
+import numpy as np
+
+from .common import broadcasting, comparing, like, same_type
+from .numeric import equal, sizes_rule
+from .registry import operator, require
+
+
+@operator()
+def And(A, B):
+    """A ∧ B."""
+    return np.logical_and(A, B)
+
+
+@operator()
+def Or(A, B):
+    """A ∨ B."""
+    return np.logical_or(A, B)
+
+
+@operator()
+def Xor(A, B):
+    """A ≠ B of bools."""
+    return np.logical_xor(A, B)
+
+
+@operator()
+def Not(X):
+    """¬X."""
+    return np.logical_not(X)
+
+
+@operator()
+def Equal(A, B):
+    """A = B, strings too; NaN equals nothing."""
+    return np.asarray(A == B, bool)
+
+
+@operator()
+def Greater(A, B):
+    """A > B."""
+    return A > B
+
+
+@operator()
+def GreaterOrEqual(A, B):
+    """A ≥ B."""
+    return A >= B
+
+
+@operator()
+def Less(A, B):
+    """A < B."""
+    return A < B
+
+
+@operator()
+def LessOrEqual(A, B):
+    """A ≤ B."""
+    return A <= B
+
+
+@operator()
+def BitwiseAnd(A, B):
+    """The bits set in both."""
+    return A & B
+
+
+@operator()
+def BitwiseOr(A, B):
+    """The bits set in either."""
+    return A | B
+
+
+@operator()
+def BitwiseXor(A, B):
+    """The bits set in one only."""
+    return A ^ B
+
+
+@operator()
+def BitwiseNot(X):
+    """The bits inverted."""
+    return ~X
+
+
+@operator()
+def BitShift(X, Y, *, direction):
+    """X shifted by Y bits; right shifts of signed types copy the sign. A shift outside [0, bits) leaves only the fill: −1 or 0."""
+    require(direction in ("LEFT", "RIGHT"), f"direction '{direction}' is not LEFT or RIGHT")
+    inside = (Y >= 0) & np.less(Y, 8 * Y.dtype.itemsize)
+    amount = np.where(inside, Y, Y.dtype.type(0))
+    if direction == "LEFT":
+        return np.where(inside, X << amount, X.dtype.type(0))
+    return np.where(inside, X >> amount, -(X < 0).astype(X.dtype))
+
+
+for _op in (And, Or, Xor, Equal, Greater, GreaterOrEqual, Less, LessOrEqual):
+    _op.shape(comparing)
+for _op in (BitwiseAnd, BitwiseOr, BitwiseXor):
+    _op.shape(broadcasting)
+for _op in (Not, BitwiseNot):
+    _op.shape(like)
+Equal.values(sizes_rule(equal))
+Greater.values(sizes_rule(lambda a, b: a > b))
+GreaterOrEqual.values(sizes_rule(lambda a, b: a >= b))
+Less.values(sizes_rule(lambda a, b: a < b))
+LessOrEqual.values(sizes_rule(lambda a, b: a <= b))
+
+
+@BitShift.shape
+def _(X, Y, *, direction):
+    require(direction in ("LEFT", "RIGHT"), f"direction '{direction}' is not LEFT or RIGHT")
+    dtype = same_type(X, Y)
+    require(dtype is None or dtype.is_integer, f"BitShift needs integers, not {dtype.text if dtype else '?'}")
+    return broadcasting(X, Y)
