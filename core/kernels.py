@@ -10,6 +10,7 @@ How to think
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 
 
 class Kernel(enum.IntEnum):
@@ -48,3 +49,42 @@ VERSIONS: dict[Kernel, int] = {kind: 1 for kind in Kernel}
 
 #: There may be at most this many kinds (DESIGN.md, "Two levels, and only two").
 LIMIT = 28
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one kind is given: operand roles, then integer or float parameters in this order. A trailing `*` role takes any number (leaves of the epilogue).
+
+    A parameter named with a count (`kernel[3]`) takes that many words; unused trailing ones are 1 (kernel, strides, dilations) or 0 (pads)."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    params: tuple[str, ...] = ()
+
+
+#: The records of the kinds in use. Dims of every operand are the logical ones, outputs broadcast nothing. Floats are stored as the bits of a double.
+RECORDS: dict[Kernel, Record] = {
+    # outputs have the iteration space's dims; each input view broadcasts to it; `epilogue` holds the expression, one result per output.
+    Kernel.MAP: Record(("x*",), ("y*",)),
+    # X[dims], Y has X's rank with 1 on reduced axes; op: 0 sum 1 product 2 min 3 max 4 argmin 5 argmax (Y int64) 6 mean. prologue: leaves → value; epilogue: acc → y.
+    # `axes` is a bit mask. `last`: argmin/argmax prefer the last of equals. An empty reduction gives the identity.
+    Kernel.REDUCE: Record(("x", "leaves*"), ("y",), ("op", "axes", "last")),
+    # out[..., M, N] = sum over K of A[..., M, K] * B[..., K, N]; batch dims broadcast (stride 0). B plain or packed (then rank 2, [K, N]). Integer A and B accumulate in I32.
+    # zero_a, zero_b: index among inputs of the zero points (scalars or per row of A / per column of B), -1 where absent. Epilogue leaves follow.
+    Kernel.MATMUL: Record(("a", "b", "leaves*"), ("y",), ("zero_a", "zero_b")),
+    # X[N, C, spatial…] with channel stride 1, W packed (kh, kw, ci order) for [M, C/group, kernel…], Y[N, M, spatial…] with channel stride 1.
+    Kernel.CONV: Record(("x", "w", "leaves*"), ("y",), ("spatial", "group", "kernel[3]", "strides[3]", "dilations[3]", "pads[3]", "transposed", "zero_x", "zero_w")),
+    # X[N, C, spatial…], channel stride 1. op: 0 max 1 average 2 lp. count_include_pad as ONNX; end padding follows from Y's dims and `pads_end`.
+    Kernel.POOL: Record(("x",), ("y", "indices?"), ("spatial", "op", "kernel[3]", "strides[3]", "dilations[3]", "pads[3]", "pads_end[3]", "count_include_pad", "p", "storage_order")),
+    # Y = softmax over `axis` of (scale * X + mask); mode 0 softmax, 1 log-softmax, 2 hardmax. Mask broadcasts to X.
+    Kernel.SOFTMAX: Record(("x", "mask?"), ("y",), ("axis", "mode", "scale")),
+    # mode 0 layer norm (mean and variance over dims axis…), 1 RMS norm, 2 variance only per (N, group) for group/instance norm (`groups`). scale, bias broadcast to X. `skip`: X + skip is
+    # normalised (and written to `sum` where wanted).
+    Kernel.NORM: Record(("x", "scale?", "bias?", "skip?"), ("y", "mean?", "inverse?", "sum?"), ("mode", "axis", "groups", "epsilon")),
+    # Q[B, H, S, D], K[B, Hk, T, D], V[B, Hk, T, Dv], Y[B, H, S, Dv]; mask broadcasts to [B, H, S, T] (bool: keep; float: added). causal: query s sees keys ≤ s + offset.
+    Kernel.ATTENTION: Record(("q", "k", "v", "mask?"), ("y",), ("scale", "softcap", "causal", "offset")),
+    # Y = X[.., indices, ..] along `axis`; X[a…, n, b…], indices[i…], Y[a…, i…, b…]. Negative indices count from the end; outside is an error. mode 0 Gather, 1 GatherElements, 2 GatherND (batch_dims in axis).
+    Kernel.GATHER: Record(("x", "indices"), ("y",), ("axis", "mode")),
+    # Y[i] = X[i - begin] inside, else by mode: 0 no padding (dims equal), 1 constant (`value` operand, absent: zero), 2 reflect, 3 edge, 4 wrap.
+    Kernel.COPY: Record(("x", "value?"), ("y",), ("mode", "begin[8]")),
+}
