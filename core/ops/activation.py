@@ -9,49 +9,49 @@ from .registry import Spec, operator, require
 
 
 @operator()
-def Relu(X):
+def Relu(X: np.ndarray) -> np.ndarray:
     """max(X, 0)."""
     return rounded(lambda x: np.maximum(x, x.dtype.type(0)), X)
 
 
 @operator()
-def LeakyRelu(X, *, alpha=0.009999999776482582):
+def LeakyRelu(X: np.ndarray, *, alpha: float = 0.009999999776482582) -> np.ndarray:
     """X where X ≥ 0, alpha·X elsewhere."""
     return rounded(lambda x: np.where(x < 0, alpha * x, x), X)
 
 
 @operator()
-def PRelu(X, slope):
+def PRelu(X: np.ndarray, slope: np.ndarray) -> np.ndarray:
     """X where X ≥ 0, slope·X elsewhere; slope broadcasts to X."""
     return rounded(lambda x, s: np.where(x < 0, s * x, x), X, slope)
 
 
 @operator()
-def ThresholdedRelu(X, *, alpha=1.0):
+def ThresholdedRelu(X: np.ndarray, *, alpha: float = 1.0) -> np.ndarray:
     """X where X > alpha, 0 elsewhere."""
     return rounded(lambda x: np.where(x > alpha, x, 0), X)
 
 
 @operator()
-def Elu(X, *, alpha=1.0):
+def Elu(X: np.ndarray, *, alpha: float = 1.0) -> np.ndarray:
     """X where X ≥ 0, alpha·(e^X − 1) elsewhere."""
     return rounded(lambda x: np.where(x < 0, alpha * np.expm1(x), x), X)
 
 
 @operator()
-def Selu(X, *, alpha=1.6732631921768188, gamma=1.0507010221481323):
+def Selu(X: np.ndarray, *, alpha: float = 1.6732631921768188, gamma: float = 1.0507010221481323) -> np.ndarray:
     """gamma·X where X > 0, gamma·alpha·(e^X − 1) elsewhere."""
     return rounded(lambda x: gamma * np.where(x > 0, x, alpha * np.expm1(x)), X)
 
 
 @operator()
-def Celu(X, *, alpha=1.0):
+def Celu(X: np.ndarray, *, alpha: float = 1.0) -> np.ndarray:
     """max(0, X) + min(0, alpha·(e^(X/alpha) − 1))."""
     return rounded(lambda x: np.maximum(x, 0) + np.minimum(alpha * np.expm1(x / alpha), 0), X)
 
 
 @operator()
-def Sigmoid(X):
+def Sigmoid(X: np.ndarray) -> np.ndarray:
     """1 / (1 + e^−X)."""
     return rounded(sigmoid, X)
 
@@ -63,32 +63,32 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 @operator()
-def HardSigmoid(X, *, alpha=0.20000000298023224, beta=0.5):
+def HardSigmoid(X: np.ndarray, *, alpha: float = 0.20000000298023224, beta: float = 0.5) -> np.ndarray:
     """max(0, min(1, alpha·X + beta))."""
     return rounded(lambda x: np.clip(alpha * x + beta, 0, 1), X)
 
 
 @operator()
-def HardSwish(X):
+def HardSwish(X: np.ndarray) -> np.ndarray:
     """X · max(0, min(1, X/6 + 1/2))."""
     return rounded(lambda x: x * np.clip(x / 6 + 0.5, 0, 1), X)
 
 
 @operator()
-def Swish(X, *, alpha=1.0):
+def Swish(X: np.ndarray, *, alpha: float = 1.0) -> np.ndarray:
     """X · sigmoid(alpha·X)."""
     return rounded(lambda x: x * sigmoid(alpha * x), X)
 
 
 @operator()
-def SwiGLU(A, B, *, alpha=1.0):
+def SwiGLU(A: np.ndarray, B: np.ndarray, *, alpha: float = 1.0) -> np.ndarray:
     """Swish(A) · B; equal shapes."""
     require(A.shape == B.shape, f"A {list(A.shape)} and B {list(B.shape)} must have equal shapes: SwiGLU does not broadcast")
     return rounded(lambda a, b: a * sigmoid(alpha * a) * b, A, B)
 
 
 @operator()
-def Softplus(X):
+def Softplus(X: np.ndarray) -> np.ndarray:
     """log(1 + e^X)."""
     return rounded(softplus, X)
 
@@ -99,13 +99,13 @@ def softplus(x: np.ndarray) -> np.ndarray:
 
 
 @operator()
-def Mish(X):
+def Mish(X: np.ndarray) -> np.ndarray:
     """X · tanh(softplus(X))."""
     return rounded(lambda x: x * np.tanh(softplus(x)), X)
 
 
 @operator()
-def Gelu(X, *, approximate="none"):
+def Gelu(X: np.ndarray, *, approximate: str = "none") -> np.ndarray:
     """X · Φ(X) with Φ the normal distribution, or its tanh approximation."""
     require(approximate in ("none", "tanh"), f"approximate '{approximate}' is not 'none' or 'tanh'")
     if approximate == "tanh":
@@ -114,13 +114,13 @@ def Gelu(X, *, approximate="none"):
 
 
 @operator()
-def Softsign(input):
+def Softsign(input: np.ndarray) -> np.ndarray:
     """x / (1 + |x|)."""
     return rounded(lambda x: x / (1 + np.abs(x)), input)
 
 
 @operator()
-def Shrink(input, *, bias=0.0, lambd=0.5):
+def Shrink(input: np.ndarray, *, bias: float = 0.0, lambd: float = 0.5) -> np.ndarray:
     """x + bias below −lambd, x − bias above lambd, 0 between; integers are truncated."""
     return rounded(lambda x: np.where(x < -lambd, x + bias, np.where(x > lambd, x - bias, 0)), input)
 
@@ -130,7 +130,7 @@ for _op in (Relu, LeakyRelu, ThresholdedRelu, Elu, Selu, Celu, Sigmoid, HardSigm
 
 
 @PRelu.shape
-def _(X, slope):
+def _(X: Spec, slope: Spec) -> Spec:
     if X.rank is not None and slope.rank is not None:
         require(slope.rank <= X.rank, f"slope {slope} must broadcast to X {X}: it has more axes")
         broadcast_shapes(X.shape, slope.shape)
@@ -138,7 +138,7 @@ def _(X, slope):
 
 
 @SwiGLU.shape
-def _(A, B, *, alpha=1.0):
+def _(A: Spec, B: Spec, *, alpha: float = 1.0) -> Spec:
     require(A.rank is None or B.rank is None or A.rank == B.rank, f"A {A} and B {B} must have equal shapes: SwiGLU does not broadcast")
     for a, b in zip(A.shape or (), B.shape or (), strict=False):
         require(not (isinstance(a, int) and isinstance(b, int)) or a == b, f"A {A} and B {B} must have equal shapes: SwiGLU does not broadcast")
@@ -149,7 +149,7 @@ def _(A, B, *, alpha=1.0):
 
 
 @operator()
-def Softmax(input, *, axis=-1):
+def Softmax(input: np.ndarray, *, axis: int = -1) -> np.ndarray:
     """e^x divided by its sum along the axis."""
     return rounded(lambda x: softmax(x, axis), input)
 
@@ -161,7 +161,7 @@ def softmax(x: np.ndarray, axis: int) -> np.ndarray:
 
 
 @operator()
-def LogSoftmax(input, *, axis=-1):
+def LogSoftmax(input: np.ndarray, *, axis: int = -1) -> np.ndarray:
     """The logarithm of Softmax."""
     return rounded(lambda x: log_softmax(x, axis), input)
 
@@ -173,7 +173,7 @@ def log_softmax(x: np.ndarray, axis: int) -> np.ndarray:
 
 
 @operator()
-def Hardmax(input, *, axis=-1):
+def Hardmax(input: np.ndarray, *, axis: int = -1) -> np.ndarray:
     """1 at the first greatest element along the axis, 0 elsewhere."""
     out = np.zeros(input.shape, input.dtype)
     if input.size:
@@ -184,7 +184,7 @@ def Hardmax(input, *, axis=-1):
 @Softmax.shape
 @LogSoftmax.shape
 @Hardmax.shape
-def _(input, *, axis=-1):
+def _(input: Spec, *, axis: int = -1) -> Spec:
     if input.rank is not None:
         normalize_axis(axis, input.rank)
     return like(input)

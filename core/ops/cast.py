@@ -138,13 +138,13 @@ def _read_integer(word: str, dtype: DType) -> int:
 
 
 @operator()
-def Cast(input, *, to, saturate=1, round_mode="up"):
+def Cast(input: np.ndarray, *, to: int, saturate: int = 1, round_mode: str = "up") -> np.ndarray:
     """The input's elements as type `to`."""
     return convert(input, DType(to), bool(saturate), round_mode)
 
 
 @operator()
-def CastLike(input, target_type, *, saturate=1, round_mode="up"):
+def CastLike(input: np.ndarray, target_type: np.ndarray, *, saturate: int = 1, round_mode: str = "up") -> np.ndarray:
     """The input's elements as the second input's type."""
     return convert(input, DType.of(target_type), bool(saturate), round_mode)
 
@@ -160,28 +160,28 @@ def _cast_sizes(input: Spec, dtype: DType | None) -> Any:
 
 
 @Cast.shape
-def _(input, *, to, saturate=1, round_mode="up"):
+def _(input: Spec, *, to: int, saturate: int = 1, round_mode: str = "up") -> Spec:
     require(to in DType.__members__.values() and not DType(to).is_complex, f"to={to} is not an element type Cast makes")
     return Spec(DType(to), input.shape)
 
 
 @Cast.values
-def _(input, *, to, saturate=1, round_mode="up"):
+def _(input: Spec, *, to: int, saturate: int = 1, round_mode: str = "up") -> Any:
     return _cast_sizes(input, DType(to))
 
 
 @CastLike.shape
-def _(input, target_type, **_):
+def _(input: Spec, target_type: Spec, **_: Any) -> Spec:
     return Spec(target_type.dtype, input.shape)
 
 
 @CastLike.values
-def _(input, target_type, **_):
+def _(input: Spec, target_type: Spec, **_: Any) -> Any:
     return _cast_sizes(input, target_type.dtype)
 
 
 @operator()
-def BitCast(input, *, to):
+def BitCast(input: np.ndarray, *, to: int) -> np.ndarray:
     """The same bits read as another element type of equal width."""
     source, dtype = DType.of(input), DType(to)
     require(source.bits == dtype.bits and source.bits, f"cannot reinterpret {source.text} ({source.bits} bits) as {dtype.text} ({dtype.bits} bits): widths must be equal")
@@ -201,18 +201,18 @@ def _narrow_bits(bits: np.ndarray, dtype: DType) -> np.ndarray:
 
 
 @BitCast.shape
-def _(input, *, to):
+def _(input: Spec, *, to: int) -> Spec:
     dtype = DType(to)
     require(input.dtype is None or (input.dtype.bits == dtype.bits and dtype.bits), f"cannot reinterpret {input} as {dtype.text}: element widths must be equal")
     return Spec(dtype, input.shape)
 
 
 @operator(symbolic=True)
-def Identity(input):
+def Identity(input: np.ndarray) -> np.ndarray:
     """The input: a tensor, sequence, optional or map."""
     return input
 
 
 @Identity.shape
-def _(input):
+def _(input: Spec) -> Spec:
     return Spec(input.dtype, input.shape, type=input.type)

@@ -18,25 +18,25 @@ from .registry import Context, Spec, operator, require
 
 
 @operator(symbolic=True)
-def Add(A, B):
+def Add(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """A + B; integers wrap."""
     return A + B
 
 
 @operator(symbolic=True)
-def Sub(A, B):
+def Sub(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """A − B; integers wrap."""
     return A - B
 
 
 @operator(symbolic=True)
-def Mul(A, B):
+def Mul(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """A · B; integers wrap."""
     return A * B
 
 
 @operator()
-def Div(A, B):
+def Div(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """A / B; integers round towards zero, and an integer zero in B is an error."""
     if A.dtype.kind not in "iu":
         return A / B
@@ -46,14 +46,14 @@ def Div(A, B):
 
 
 @operator()
-def Mod(A, B, *, fmod=0):
+def Mod(A: np.ndarray, B: np.ndarray, *, fmod: int = 0) -> np.ndarray:
     """The remainder of A / B with the sign of B (fmod 0) or of A (fmod 1)."""
     require_nonzero(B, "modulo")
     return rounded(np.fmod if fmod else np.mod, A, B)
 
 
 @operator()
-def Pow(X, Y):
+def Pow(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """X to the power Y, in X's type. Integer powers wrap; negative integer exponents truncate (2 ** -1 is 0)."""
     if X.dtype.kind in "iu" and Y.dtype.kind in "iu":
         return _integer_power(X, Y)
@@ -71,73 +71,73 @@ def _integer_power(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
 
 
 @operator()
-def Neg(X):
+def Neg(X: np.ndarray) -> np.ndarray:
     """−X; the lowest integer stays itself."""
     return -X
 
 
 @operator()
-def Abs(X):
+def Abs(X: np.ndarray) -> np.ndarray:
     """|X|; the lowest integer stays itself."""
     return np.abs(X)
 
 
 @operator()
-def Sign(input):
+def Sign(input: np.ndarray) -> np.ndarray:
     """1, 0 or −1; NaN stays NaN."""
     return rounded(np.sign, input)
 
 
 @operator()
-def Reciprocal(X):
+def Reciprocal(X: np.ndarray) -> np.ndarray:
     """1 / X."""
     return rounded(lambda x: np.divide(1, x, dtype=x.dtype), X)
 
 
 @operator()
-def Floor(X):
+def Floor(X: np.ndarray) -> np.ndarray:
     """The largest integer not above X."""
     return rounded(np.floor, X)
 
 
 @operator()
-def Ceil(X):
+def Ceil(X: np.ndarray) -> np.ndarray:
     """The smallest integer not below X."""
     return rounded(np.ceil, X)
 
 
 @operator()
-def Round(X):
+def Round(X: np.ndarray) -> np.ndarray:
     """The nearest integer, halves to even."""
     return rounded(np.rint, X)
 
 
 @operator()
-def Max(*data_0):
+def Max(*data_0: np.ndarray) -> np.ndarray:
     """The greatest of the inputs; NaN wins."""
     return rounded(lambda *xs: reduce(np.maximum, xs), *data_0)
 
 
 @operator()
-def Min(*data_0):
+def Min(*data_0: np.ndarray) -> np.ndarray:
     """The least of the inputs; NaN wins."""
     return rounded(lambda *xs: reduce(np.minimum, xs), *data_0)
 
 
 @operator(symbolic=True)
-def Sum(*data_0):
+def Sum(*data_0: np.ndarray) -> np.ndarray:
     """The sum of the inputs."""
     return rounded(lambda *xs: reduce(np.add, xs), *data_0)
 
 
 @operator()
-def Mean(*data_0):
+def Mean(*data_0: np.ndarray) -> np.ndarray:
     """The mean of the inputs."""
     return rounded(lambda *xs: reduce(np.add, xs) / np.asarray(len(xs), xs[0].dtype), *data_0)
 
 
 @operator()
-def Clip(input, min=None, max=None):
+def Clip(input: np.ndarray, min: np.ndarray | None = None, max: np.ndarray | None = None) -> np.ndarray:
     """Min(max, Max(input, min)). An absent bound is the type's lowest or highest finite value, so infinities become finite, as in onnxruntime."""
     dtype = DType.of(input)
     low = np.asarray(lowest(dtype), input.dtype) if min is None else min.reshape(())
@@ -146,7 +146,7 @@ def Clip(input, min=None, max=None):
 
 
 @Clip.shape
-def _(input, min=None, max=None):
+def _(input: Spec, min: Spec | None = None, max: Spec | None = None) -> Spec:
     for bound, name in ((min, "min"), (max, "max")):
         if bound is not None and bound.shape is not None and is_static(bound.shape):
             require(all(d == 1 for d in bound.shape), f"{name} must be a scalar, not {bound}")
@@ -154,7 +154,7 @@ def _(input, min=None, max=None):
 
 
 @Clip.values
-def _(input, min=None, max=None):
+def _(input: Spec, min: Spec | None = None, max: Spec | None = None) -> Any:
     given = known_sizes(*(s for s in (input, min, max) if s is not None))
     if given is None:
         return None
@@ -194,7 +194,7 @@ Pow.values(sizes_rule(power))
 
 
 @Pow.shape
-def _(X, Y):
+def _(X: Spec, Y: Spec) -> Spec:
     return Spec(X.dtype, broadcast_shapes(X.shape, Y.shape))
 
 
@@ -202,109 +202,109 @@ def _(X, Y):
 
 
 @operator()
-def Sqrt(X):
+def Sqrt(X: np.ndarray) -> np.ndarray:
     """√X; NaN for negative X."""
     return rounded(np.sqrt, X)
 
 
 @operator()
-def Exp(input):
+def Exp(input: np.ndarray) -> np.ndarray:
     """e to the power of the input."""
     return rounded(np.exp, input)
 
 
 @operator()
-def Log(input):
+def Log(input: np.ndarray) -> np.ndarray:
     """The natural logarithm."""
     return rounded(np.log, input)
 
 
 @operator()
-def Erf(input):
+def Erf(input: np.ndarray) -> np.ndarray:
     """The error function."""
     return rounded(erf, input)
 
 
 @operator()
-def Sin(input):
+def Sin(input: np.ndarray) -> np.ndarray:
     """Sine."""
     return rounded(np.sin, input)
 
 
 @operator()
-def Cos(input):
+def Cos(input: np.ndarray) -> np.ndarray:
     """Cosine."""
     return rounded(np.cos, input)
 
 
 @operator()
-def Tan(input):
+def Tan(input: np.ndarray) -> np.ndarray:
     """Tangent."""
     return rounded(np.tan, input)
 
 
 @operator()
-def Asin(input):
+def Asin(input: np.ndarray) -> np.ndarray:
     """Inverse sine."""
     return rounded(np.arcsin, input)
 
 
 @operator()
-def Acos(input):
+def Acos(input: np.ndarray) -> np.ndarray:
     """Inverse cosine."""
     return rounded(np.arccos, input)
 
 
 @operator()
-def Atan(input):
+def Atan(input: np.ndarray) -> np.ndarray:
     """Inverse tangent."""
     return rounded(np.arctan, input)
 
 
 @operator()
-def Sinh(input):
+def Sinh(input: np.ndarray) -> np.ndarray:
     """Hyperbolic sine."""
     return rounded(np.sinh, input)
 
 
 @operator()
-def Cosh(input):
+def Cosh(input: np.ndarray) -> np.ndarray:
     """Hyperbolic cosine."""
     return rounded(np.cosh, input)
 
 
 @operator()
-def Tanh(input):
+def Tanh(input: np.ndarray) -> np.ndarray:
     """Hyperbolic tangent."""
     return rounded(np.tanh, input)
 
 
 @operator()
-def Asinh(input):
+def Asinh(input: np.ndarray) -> np.ndarray:
     """Inverse hyperbolic sine."""
     return rounded(np.arcsinh, input)
 
 
 @operator()
-def Acosh(input):
+def Acosh(input: np.ndarray) -> np.ndarray:
     """Inverse hyperbolic cosine."""
     return rounded(np.arccosh, input)
 
 
 @operator()
-def Atanh(input):
+def Atanh(input: np.ndarray) -> np.ndarray:
     """Inverse hyperbolic tangent."""
     return rounded(np.arctanh, input)
 
 
 @operator()
-def IsNaN(X):
+def IsNaN(X: np.ndarray) -> np.ndarray:
     """True where X is NaN."""
     return rounded_to_bool(np.isnan, X)
 
 
 @operator()
-def IsInf(X, *, detect_negative=1, detect_positive=1):
+def IsInf(X: np.ndarray, *, detect_negative: int = 1, detect_positive: int = 1) -> np.ndarray:
     """True where X is an infinity of a wanted sign."""
     return rounded_to_bool(lambda x: (bool(detect_negative) & np.isneginf(x)) | (bool(detect_positive) & np.isposinf(x)), X)
 
@@ -320,7 +320,7 @@ for _op in (Sqrt, Exp, Log, Erf, Sin, Cos, Tan, Asin, Acos, Atan, Sinh, Cosh, Ta
 
 @IsNaN.shape
 @IsInf.shape
-def _(X, **_):
+def _(X: Spec, **_: Any) -> Spec:
     return Spec(DType.BOOL, X.shape)
 
 
@@ -341,20 +341,20 @@ def _cumulative(ufunc: np.ufunc, x: np.ndarray, axis: np.ndarray, exclusive: int
 
 
 @operator(symbolic=True)
-def CumSum(x, axis, *, exclusive=0, reverse=0):
+def CumSum(x: np.ndarray, axis: np.ndarray, *, exclusive: int = 0, reverse: int = 0) -> np.ndarray:
     """Running sums along `axis`."""
     return _cumulative(np.add, x, axis, exclusive, reverse)
 
 
 @operator(symbolic=True)
-def CumProd(x, axis, *, exclusive=0, reverse=0):
+def CumProd(x: np.ndarray, axis: np.ndarray, *, exclusive: int = 0, reverse: int = 0) -> np.ndarray:
     """Running products along `axis`."""
     return _cumulative(np.multiply, x, axis, exclusive, reverse)
 
 
 @CumSum.shape
 @CumProd.shape
-def _(x, axis, **_):
+def _(x: Spec, axis: Spec, **_: Any) -> Spec:
     along = axis.constant
     if along is not None and x.rank is not None:
         require(along.size == 1, f"axis must be one number, not {axis}")
@@ -363,7 +363,7 @@ def _(x, axis, **_):
 
 
 @operator()
-def Trilu(input, k=None, *, upper=1):
+def Trilu(input: np.ndarray, k: np.ndarray | None = None, *, upper: int = 1) -> np.ndarray:
     """The upper (or lower) triangle of the last two axes from diagonal k on; zeros (empty strings) elsewhere."""
     rows, columns = input.shape[-2:]
     diagonal = np.arange(columns) - np.arange(rows)[:, None]
@@ -373,37 +373,38 @@ def Trilu(input, k=None, *, upper=1):
 
 
 @Trilu.shape
-def _(input, k=None, *, upper=1):
+def _(input: Spec, k: Spec | None = None, *, upper: int = 1) -> Spec:
     require(input.rank is None or input.rank >= 2, f"input must have rank 2 or more, not {input}")
     return like(input)
 
 
 @operator()
-def Where(condition, X, Y):
+def Where(condition: np.ndarray, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """X where the condition holds, Y elsewhere."""
     return np.where(condition, X, Y)
 
 
 @Where.shape
-def _(condition, X, Y):
+def _(condition: Spec, X: Spec, Y: Spec) -> Spec:
     return Spec(same_type(X, Y, names="X and Y"), broadcast_shapes(condition.shape, X.shape, Y.shape))
 
 
 @Where.values
-def _(condition, X, Y):
+def _(condition: Spec, X: Spec, Y: Spec) -> Any:
     chosen = condition.constant
     if chosen is None or X.dtype in (None, DType.STRING):
         return None
-    for all_chosen, source in ((chosen.all(), X), (not chosen.any(), Y)):
-        shape = broadcast_shapes(condition.shape, X.shape, Y.shape)
-        if all_chosen and source.value is not None and is_static(shape):  # what the other branch holds does not matter
-            return np.broadcast_to(source.value, shape)
+    shape = broadcast_shapes(condition.shape, X.shape, Y.shape)
+    for wanted, source in ((chosen.all(), X), (not chosen.any(), Y)):
+        if wanted and source.value is not None and shape is not None and is_static(shape):  # what the other branch holds does not matter
+            return np.broadcast_to(source.value, [int(d) for d in shape])  # type: ignore[arg-type]
     given = known_sizes(X, Y)
     return None if given is None else np.where(chosen, *given)
 
 
 @operator(random=True)
-def Dropout(data, ratio=None, training_mode=None, *, seed=None, context: Context):
+def Dropout(data: np.ndarray, ratio: np.ndarray | None = None, training_mode: np.ndarray | None = None, *, seed: int | None = None,
+            context: Context) -> tuple[np.ndarray, np.ndarray]:
     """In training: data · mask / (1 − ratio), and the mask; otherwise data and an all-true mask. A given seed draws as ONNX's reference does (MT19937)."""
     share = 0.5 if ratio is None else float(ratio.reshape(()))
     if training_mode is None or not bool(training_mode.reshape(())) or share == 0:
@@ -418,5 +419,5 @@ def Dropout(data, ratio=None, training_mode=None, *, seed=None, context: Context
 
 
 @Dropout.shape
-def _(data, ratio=None, training_mode=None, *, seed=None):
+def _(data: Spec, ratio: Spec | None = None, training_mode: Spec | None = None, *, seed: Any = None) -> tuple[Spec, Spec]:
     return Spec(data.dtype, data.shape), Spec(DType.BOOL, data.shape)

@@ -5,89 +5,89 @@ import numpy as np
 
 from .common import broadcasting, comparing, like, same_type
 from .numeric import equal, sizes_rule
-from .registry import operator, require
+from .registry import Spec, operator, require
 
 
 @operator()
-def And(A, B):
+def And(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """A ∧ B."""
     return np.logical_and(A, B)
 
 
 @operator()
-def Or(A, B):
+def Or(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """A ∨ B."""
     return np.logical_or(A, B)
 
 
 @operator()
-def Xor(A, B):
+def Xor(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """A ≠ B of bools."""
     return np.logical_xor(A, B)
 
 
 @operator()
-def Not(X):
+def Not(X: np.ndarray) -> np.ndarray:
     """¬X."""
     return np.logical_not(X)
 
 
 @operator()
-def Equal(A, B):
+def Equal(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """A = B, strings too; NaN equals nothing."""
     return np.asarray(A == B, bool)
 
 
 @operator()
-def Greater(A, B):
+def Greater(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """A > B."""
     return A > B
 
 
 @operator()
-def GreaterOrEqual(A, B):
+def GreaterOrEqual(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """A ≥ B."""
     return A >= B
 
 
 @operator()
-def Less(A, B):
+def Less(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """A < B."""
     return A < B
 
 
 @operator()
-def LessOrEqual(A, B):
+def LessOrEqual(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """A ≤ B."""
     return A <= B
 
 
 @operator()
-def BitwiseAnd(A, B):
+def BitwiseAnd(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """The bits set in both."""
     return A & B
 
 
 @operator()
-def BitwiseOr(A, B):
+def BitwiseOr(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """The bits set in either."""
     return A | B
 
 
 @operator()
-def BitwiseXor(A, B):
+def BitwiseXor(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     """The bits set in one only."""
     return A ^ B
 
 
 @operator()
-def BitwiseNot(X):
+def BitwiseNot(X: np.ndarray) -> np.ndarray:
     """The bits inverted."""
     return ~X
 
 
 @operator()
-def BitShift(X, Y, *, direction):
+def BitShift(X: np.ndarray, Y: np.ndarray, *, direction: str) -> np.ndarray:
     """X shifted by Y bits; right shifts of signed types copy the sign. A shift outside [0, bits) leaves only the fill: −1 or 0."""
     require(direction in ("LEFT", "RIGHT"), f"direction '{direction}' is not LEFT or RIGHT")
     inside = (Y >= 0) & np.less(Y, 8 * Y.dtype.itemsize)
@@ -111,7 +111,7 @@ LessOrEqual.values(sizes_rule(lambda a, b: a <= b))
 
 
 @BitShift.shape
-def _(X, Y, *, direction):
+def _(X: Spec, Y: Spec, *, direction: str) -> Spec:
     require(direction in ("LEFT", "RIGHT"), f"direction '{direction}' is not LEFT or RIGHT")
     dtype = same_type(X, Y)
     require(dtype is None or dtype.is_integer, f"BitShift needs integers, not {dtype.text if dtype else '?'}")

@@ -31,7 +31,8 @@ def spread(value: np.ndarray, shape: tuple[int, ...], axis: int, block_size: int
 
 
 @operator()
-def QuantizeLinear(x, y_scale, y_zero_point=None, *, axis=1, block_size=0, output_dtype=0, precision=0, saturate=1):
+def QuantizeLinear(x: np.ndarray, y_scale: np.ndarray, y_zero_point: np.ndarray | None = None, *,
+                   axis: int = 1, block_size: int = 0, output_dtype: int = 0, precision: int = 0, saturate: int = 1) -> np.ndarray:
     """saturate(round(x / y_scale) + y_zero_point), halves to even. The division is done in `precision`, by default y_scale's type."""
     dtype = DType(output_dtype) if output_dtype else DType.of(y_zero_point) if y_zero_point is not None else DType.UINT8
     quotient = _divide(x, spread(y_scale, x.shape, axis, block_size), precision)
@@ -59,7 +60,8 @@ def to_quantized(quotient: np.ndarray, zero: np.ndarray | None, dtype: DType, sa
 
 
 @QuantizeLinear.shape
-def _(x, y_scale, y_zero_point=None, *, axis=1, block_size=0, output_dtype=0, precision=0, saturate=1):
+def _(x: Spec, y_scale: Spec, y_zero_point: Spec | None = None, *,
+      axis: int = 1, block_size: int = 0, output_dtype: int = 0, precision: int = 0, saturate: int = 1) -> Spec:
     dtype = DType(output_dtype) if output_dtype else None
     zero = None if y_zero_point is None else y_zero_point.dtype
     require(None in (dtype, zero) or dtype == zero, f"output_dtype {dtype and dtype.text} is not the type of y_zero_point, {y_zero_point}")
@@ -85,7 +87,8 @@ def _check_granularity(x: Spec, scale: Spec, axis: int, block_size: int) -> None
 
 
 @operator()
-def DequantizeLinear(x, x_scale, x_zero_point=None, *, axis=1, block_size=0, output_dtype=0):
+def DequantizeLinear(x: np.ndarray, x_scale: np.ndarray, x_zero_point: np.ndarray | None = None, *,
+                     axis: int = 1, block_size: int = 0, output_dtype: int = 0) -> np.ndarray:
     """(x − x_zero_point) · x_scale, multiplied in float32 and rounded to the output type."""
     dtype = DType(output_dtype) if output_dtype else DType.of(x_scale)
     scale = wide(spread(x_scale, x.shape, axis, block_size))
@@ -97,7 +100,7 @@ def DequantizeLinear(x, x_scale, x_zero_point=None, *, axis=1, block_size=0, out
 
 
 @DequantizeLinear.shape
-def _(x, x_scale, x_zero_point=None, *, axis=1, block_size=0, output_dtype=0):
+def _(x: Spec, x_scale: Spec, x_zero_point: Spec | None = None, *, axis: int = 1, block_size: int = 0, output_dtype: int = 0) -> Spec:
     same_type(x, x_zero_point, names="x and x_zero_point")
     dtype = DType(output_dtype) if output_dtype else x_scale.dtype
     require(dtype is not DType.FLOAT8E8M0, "a float8e8m0 x_scale needs output_dtype: the result is float, float16 or bfloat16")
@@ -106,7 +109,7 @@ def _(x, x_scale, x_zero_point=None, *, axis=1, block_size=0, output_dtype=0):
 
 
 @operator()
-def DynamicQuantizeLinear(x):
+def DynamicQuantizeLinear(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """x as uint8 with the scale and zero point that fit its range, widened to hold 0. All zeros (or nothing): scale 1, as in onnxruntime."""
     low, high = np.min(x, initial=np.float32(0)), np.max(x, initial=np.float32(0))
     scale = np.asarray((high - low) / np.float32(255) if high > low else 1, np.float32)
@@ -115,7 +118,7 @@ def DynamicQuantizeLinear(x):
 
 
 @DynamicQuantizeLinear.shape
-def _(x):
+def _(x: Spec) -> tuple[Spec, Spec, Spec]:
     return Spec(DType.UINT8, x.shape), Spec(DType.FLOAT, ()), Spec(DType.UINT8, ())
 
 
@@ -145,14 +148,15 @@ def by_column(value: np.ndarray) -> np.ndarray:
 
 
 @operator()
-def MatMulInteger(A, B, a_zero_point=None, b_zero_point=None):
+def MatMulInteger(A: np.ndarray, B: np.ndarray, a_zero_point: np.ndarray | None = None, b_zero_point: np.ndarray | None = None) -> np.ndarray:
     """(A − a_zero_point) @ (B − b_zero_point) in int32."""
     left = _centred(A, None if a_zero_point is None else by_row(a_zero_point, A.ndim))
     return integer_matmul(left, _centred(B, None if b_zero_point is None else by_column(b_zero_point)))
 
 
 @operator()
-def QLinearMatMul(a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point):
+def QLinearMatMul(a: np.ndarray, a_scale: np.ndarray, a_zero_point: np.ndarray, b: np.ndarray, b_scale: np.ndarray, b_zero_point: np.ndarray,
+                  y_scale: np.ndarray, y_zero_point: np.ndarray) -> np.ndarray:
     """The product of two dequantised matrices, quantised: int32 sums times a_scale·b_scale/y_scale in float32, rounded half to even."""
     left, right = _centred(a, by_row(a_zero_point, a.ndim)), _centred(b, by_column(b_zero_point))
     sums = integer_matmul(left, right) if DType.of(a).is_integer else np.asarray(np.matmul(left, right))
@@ -166,14 +170,14 @@ def requantize(sums: np.ndarray, scale: np.ndarray, y_scale: np.ndarray, y_zero_
 
 
 @MatMulInteger.shape
-def _(A, B, a_zero_point=None, b_zero_point=None):
+def _(A: Spec, B: Spec, a_zero_point: Spec | None = None, b_zero_point: Spec | None = None) -> Spec:
     same_type(A, a_zero_point, names="A and a_zero_point")
     same_type(B, b_zero_point, names="B and b_zero_point")
     return Spec(DType.INT32, matmul_shape(A.shape, B.shape))
 
 
 @QLinearMatMul.shape
-def _(a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale, y_zero_point):
+def _(a: Spec, a_scale: Spec, a_zero_point: Spec, b: Spec, b_scale: Spec, b_zero_point: Spec, y_scale: Spec, y_zero_point: Spec) -> Spec:
     same_type(a, a_zero_point, names="a and a_zero_point")
     same_type(b, b_zero_point, names="b and b_zero_point")
     return Spec(y_zero_point.dtype, matmul_shape(a.shape, b.shape))

@@ -41,37 +41,37 @@ def _sum_of_squares(x: np.ndarray, **where: Any) -> Any:
 
 
 @operator()
-def ReduceSum(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+def ReduceSum(data: np.ndarray, axes: np.ndarray | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> np.ndarray:
     """The sum; 0 of nothing."""
     return _reduce(_sum, data, axes, keepdims, noop_with_empty_axes)
 
 
 @operator()
-def ReduceSumSquare(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+def ReduceSumSquare(data: np.ndarray, axes: np.ndarray | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> np.ndarray:
     """The sum of squares."""
     return _reduce(_sum_of_squares, data, axes, keepdims, noop_with_empty_axes)
 
 
 @operator()
-def ReduceL1(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+def ReduceL1(data: np.ndarray, axes: np.ndarray | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> np.ndarray:
     """The sum of absolute values."""
     return _reduce(lambda x, **where: _sum(np.abs(x), **where), data, axes, keepdims, noop_with_empty_axes)
 
 
 @operator()
-def ReduceL2(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+def ReduceL2(data: np.ndarray, axes: np.ndarray | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> np.ndarray:
     """The square root of the sum of squares, truncated for integers."""
     return _reduce(lambda x, **where: np.sqrt(np.sum(np.square(x.astype(np.float64)), **where)), data, axes, keepdims, noop_with_empty_axes)
 
 
 @operator()
-def ReduceLogSum(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+def ReduceLogSum(data: np.ndarray, axes: np.ndarray | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> np.ndarray:
     """The logarithm of the sum; −inf of nothing."""
     return _reduce(lambda x, **where: np.log(_sum(x, **where)), data, axes, keepdims, noop_with_empty_axes)
 
 
 @operator()
-def ReduceLogSumExp(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+def ReduceLogSumExp(data: np.ndarray, axes: np.ndarray | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> np.ndarray:
     """The logarithm of the sum of exponentials, the greatest element taken out first; −inf of nothing."""
     return _reduce(_log_sum_exp, data, axes, keepdims, noop_with_empty_axes)
 
@@ -85,7 +85,7 @@ def _log_sum_exp(x: np.ndarray, axis: tuple[int, ...], keepdims: bool) -> Any:
 
 
 @operator()
-def ReduceMean(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+def ReduceMean(data: np.ndarray, axes: np.ndarray | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> np.ndarray:
     """The mean, truncated towards zero for integers; NaN (integers: 0) of nothing."""
     return _reduce(_mean, data, axes, keepdims, noop_with_empty_axes)
 
@@ -99,19 +99,19 @@ def _mean(x: np.ndarray, axis: tuple[int, ...], keepdims: bool) -> Any:
 
 
 @operator()
-def ReduceProd(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+def ReduceProd(data: np.ndarray, axes: np.ndarray | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> np.ndarray:
     """The product; 1 of nothing."""
     return _reduce(lambda x, **where: np.prod(x, dtype=x.dtype, **where), data, axes, keepdims, noop_with_empty_axes)
 
 
 @operator()
-def ReduceMax(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+def ReduceMax(data: np.ndarray, axes: np.ndarray | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> np.ndarray:
     """The greatest element (False < True, NaN above all); of nothing −inf, or the type's lowest value."""
     return _reduce(lambda x, **where: np.max(x, initial=_bottom(x), **where), data, axes, keepdims, noop_with_empty_axes)
 
 
 @operator()
-def ReduceMin(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+def ReduceMin(data: np.ndarray, axes: np.ndarray | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> np.ndarray:
     """The least element (False < True, NaN below all); of nothing inf, or the type's highest value."""
     return _reduce(lambda x, **where: np.min(x, initial=_top(x), **where), data, axes, keepdims, noop_with_empty_axes)
 
@@ -147,7 +147,7 @@ def _unknown_axes(shape: Shape, count: int | None, keepdims: int) -> Shape | Non
     return None if not count else fresh_shape(len(shape) - count)
 
 
-def _reduce_sizes(step: Callable[[Any, Any], Any], finish: Callable[[Any, Dim, DType], Any] = lambda total, count, dtype: total) -> Callable[..., Any]:
+def _reduce_sizes(step: Callable[[Any, Any], Any], finish: Callable[[Any, Dim, DType | None], Any] = lambda total, count, dtype: total) -> Callable[..., Any]:
     """Value rule: `step` folded over the axes of a known symbolic value."""
     def rule(data: Spec, axes: Spec | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Any:
         given = known_sizes(data)
@@ -172,20 +172,20 @@ ReduceSum.values(_reduce_sizes(lambda a, b: a + b))
 ReduceProd.values(_reduce_sizes(lambda a, b: a * b))
 ReduceMax.values(_reduce_sizes(dim_max))
 ReduceMin.values(_reduce_sizes(dim_min))
-ReduceMean.values(_reduce_sizes(lambda a, b: a + b, lambda total, count, dtype: exact_div(total, count) if dtype.is_float else trunc_div(total, count)))
+ReduceMean.values(_reduce_sizes(lambda a, b: a + b, lambda total, count, dtype: exact_div(total, count) if dtype and dtype.is_float else trunc_div(total, count)))
 
 
 # -- positions -------------------------------------------------------------------------------------------------------------------------------
 
 
 @operator()
-def ArgMax(data, *, axis=0, keepdims=1, select_last_index=0):
+def ArgMax(data: np.ndarray, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> np.ndarray:
     """Where along the axis the greatest element is: its first place, or its last; NaN counts as greatest."""
     return _position(np.argmax, data, axis, keepdims, select_last_index)
 
 
 @operator()
-def ArgMin(data, *, axis=0, keepdims=1, select_last_index=0):
+def ArgMin(data: np.ndarray, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> np.ndarray:
     """Where along the axis the least element is: its first place, or its last; NaN counts as least."""
     return _position(np.argmin, data, axis, keepdims, select_last_index)
 
@@ -200,7 +200,7 @@ def _position(find: Callable[..., Any], data: np.ndarray, axis: int, keepdims: i
 
 @ArgMax.shape
 @ArgMin.shape
-def _(data, *, axis=0, keepdims=1, select_last_index=0):
+def _(data: Spec, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Spec:
     if data.shape is None:
         return Spec(DType.INT64)
     return Spec(DType.INT64, keep_or_drop(data.shape, (normalize_axis(axis, len(data.shape)),), keepdims))

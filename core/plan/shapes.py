@@ -172,7 +172,8 @@ def _known_values(node: Node, operator: Operator, inputs: Sequence[Spec | None],
         except (Undecidable, ZeroDivisionError):
             return None
         if made is not None:
-            return [_small(v) for v in (made if isinstance(made, tuple) else (made,))] + [None] * len(outputs)
+            made = made if isinstance(made, tuple) else (made,)
+            return [_small(v, s.dtype) for v, s in zip(made, outputs, strict=False)] + [None] * len(outputs)
     if operator.random or operator.host_only or operator.wants or not inputs or any(s is not None and s.value is None for s in inputs):
         return None
     for spec in outputs:
@@ -190,7 +191,7 @@ def _known_values(node: Node, operator: Operator, inputs: Sequence[Spec | None],
     values = [np.asarray(v) for v in (made if isinstance(made, tuple) else (made,))]
     if numeric:
         return [v if s.dtype is not None and v.dtype == s.dtype.numpy else None for v, s in zip(values, outputs, strict=False)]
-    return [_small(v) for v in values]
+    return [_small(v, s.dtype) for v, s in zip(values, outputs, strict=False)]
 
 
 def _as_objects(array: np.ndarray) -> np.ndarray:
@@ -202,9 +203,16 @@ def _as_objects(array: np.ndarray) -> np.ndarray:
     return out
 
 
-def _small(value: Any) -> Any:
+def _small(value: Any, dtype: DType | None) -> Any:
+    """A known value if it is small enough to carry; in its own dtype where no symbol is left in it, so that every body can run on it."""
     if value is None:
         return None
     array = value if isinstance(value, np.ndarray) else np.asarray(value)
-    return array if array.size <= MAX_KNOWN else None
-
+    if array.size > MAX_KNOWN:
+        return None
+    if array.dtype == object and dtype not in (None, DType.STRING) and not any(isinstance(v, Expr) for v in array.ravel().tolist()):
+        try:
+            return array.astype(dtype.numpy)
+        except (OverflowError, ValueError):  # beyond the type: left to the run
+            return None
+    return array
