@@ -29,7 +29,8 @@ def _broadcast_sizes(sizes: Sequence[Dim], shapes: Sequence[Shape]) -> Dim:
     if not distinct:
         return 1
     numbers = [d for d in distinct if isinstance(d, int)]
-    require(len(numbers) <= 1, f"shapes {' and '.join(str(list(s)) for s in shapes)} do not broadcast: sizes {' and '.join(map(str, numbers))} differ")
+    if len(numbers) > 1:  # the message is made only where it is needed: printing symbolic sizes takes longer than all the rest
+        require(False, f"shapes {' and '.join(str(list(s)) for s in shapes)} do not broadcast: sizes {' and '.join(map(str, numbers))} differ")
     if numbers:
         return numbers[0]  # a symbolic size here must be equal to it or 1
     if len(distinct) == 1:
@@ -43,7 +44,8 @@ def same_type(*specs: Spec | None, names: str = "inputs") -> DType | None:
     for spec in specs:
         if spec is None or spec.dtype is None:
             continue
-        require(found in (None, spec.dtype), f"{names} must have one element type, not {', '.join(str(s) for s in specs if s is not None)}")
+        if found not in (None, spec.dtype):  # as above: no message is made in vain
+            require(False, f"{names} must have one element type, not {', '.join(str(s) for s in specs if s is not None)}")
         found = spec.dtype
     return found
 
@@ -59,6 +61,12 @@ def normalize_axes(axes: Sequence[int], rank: int, name: str = "axes") -> list[i
     out = [normalize_axis(int(a), rank, name) for a in axes]
     require(len(set(out)) == len(out), f"{name} {list(axes)} repeat an axis")
     return out
+
+
+def known_axes(axes: Spec, rank: int) -> list[int] | None:
+    """The value of an `axes` input, normalized; None where it is not known."""
+    found = axes.ints
+    return None if found is None or not all(isinstance(a, int) for a in found) else normalize_axes(found, rank)  # type: ignore[arg-type]
 
 
 def like(X: Spec, *_: Spec | None, **__: Any) -> Spec:
@@ -115,5 +123,5 @@ def as_int64(values: Any) -> np.ndarray:
     return out
 
 
-__all__ = ["Undecidable", "as_int64", "broadcast_shapes", "broadcasting", "check_equal", "comparing", "element_count", "fresh_shape", "like", "normalize_axes",
+__all__ = ["Undecidable", "as_int64", "broadcast_shapes", "broadcasting", "check_equal", "comparing", "element_count", "fresh_shape", "known_axes", "like", "normalize_axes",
            "normalize_axis", "positive_equal", "same_type", "size_of_rank"]

@@ -1,0 +1,246 @@
+"""Operators that make tensors from sizes or chance: Constant, ConstantOfShape, EyeLike, Range, the windows, Random*, Bernoulli, Multinomial, AffineGrid."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..dim import Dim, Expr, Undecidable, ceildiv, dim_ceil, dim_max, exact_div, fresh
+from ..types import DType
+from .common import as_int64, fresh_shape, same_type, size_of_rank
+from .registry import MAX_KNOWN, Context, Spec, operator, require
+
+
+@operator()
+def Constant(*, value: np.ndarray | None = None, sparse_value: np.ndarray | None = None, value_float: float | None = None, value_floats: list[float] | None = None,
+             value_int: int | None = None, value_ints: list[int] | None = None, value_string: str | None = None, value_strings: list[str] | None = None) -> np.ndarray:
+    """The tensor of the one attribute given; `sparse_value` arrives dense. The importer leaves none of these nodes."""
+    typed = ((value_float, np.float32), (value_floats, np.float32), (value_int, np.int64), (value_ints, np.int64), (value_string, object), (value_strings, object))
+    found = [v for v in (value, sparse_value) if v is not None] + [np.array(v, dtype) for v, dtype in typed if v is not None]
+    require(len(found) == 1, f"exactly one value attribute must be given, not {len(found)}")
+    return found[0]
+
+
+@Constant.shape
+def _(**attributes: Any) -> Spec:
+    made = Constant(**attributes)
+    return Spec(DType.of(made), made.shape)
+
+
+@Constant.values
+def _(**attributes: Any) -> Any:
+    return Constant(**attributes)
+
+
+@operator()
+def ConstantOfShape(input: np.ndarray, *, value: np.ndarray | None = None) -> np.ndarray:
+    """A tensor of the shape `input` filled with the one element of `value` (default float 0)."""
+    shape = input.tolist()
+    require(all(d >= 0 for d in shape), f"shape {shape} has a negative size")
+    fill = _fill(value)
+    return np.full(shape, fill, fill.dtype)
+
+
+@ConstantOfShape.shape
+def _(input: Spec, *, value: np.ndarray | None = None) -> Spec:
+    dtype = DType.of(_fill(value))
+    if input.ints is None:
+        return Spec(dtype, fresh_shape(size_of_rank(input)))
+    require(not any(isinstance(d, int) and d < 0 for d in input.ints), f"shape {input.ints} has a negative size")
+    return Spec(dtype, tuple(input.ints))
+
+
+def _fill(value: np.ndarray | None) -> np.ndarray:
+    require(value is None or value.size == 1, f"value must have one element, not {0 if value is None else value.size}")
+    return np.zeros((), np.float32) if value is None else value.reshape(())
+
+
+@operator()
+def EyeLike(input: np.ndarray, *, dtype: int | None = None, k: int = 0) -> np.ndarray:
+    """Ones on the k-th diagonal and zeros elsewhere, in the shape of the matrix `input` and its dtype unless `dtype` says otherwise."""
+    require(input.ndim == 2, f"the input must be a matrix, not of rank {input.ndim}")
+    return np.eye(input.shape[0], input.shape[1], k).astype(input.dtype if dtype is None else DType(dtype).numpy)
+
+
+@EyeLike.shape
+def _(input: Spec, *, dtype: int | None = None, k: int = 0) -> Spec:
+    require(input.shape is None or len(input.shape) == 2, f"the input must be a matrix, not {input}")
+    return Spec(_chosen(dtype, input), input.shape or (fresh(), fresh()))
+
+
+def _chosen(dtype: int | None, like: Spec) -> DType | None:
+    return like.dtype if dtype is None else DType(dtype)
+
+
+@operator()
+def Range(start: np.ndarray, limit: np.ndarray, delta: np.ndarray, *, stash_type: int = 1) -> np.ndarray:
+    """start + i·delta for i in [0, max(⌈(limit − start) / delta⌉, 0)). float16 and bfloat16 compute in `stash_type`."""
+    dtype = start.dtype
+    first, last, step = (v.reshape(()) for v in (start, limit, delta))
+    require(step != 0, "delta must not be 0")
+    if dtype.kind in "iu":
+        count = _steps(int(first), int(last), int(step))
+        return (int(first) + np.arange(count, dtype=np.int64) * int(step)).astype(dtype)
+    if DType.of(dtype) in (DType.FLOAT16, DType.BFLOAT16):
+        first, last, step = (v.astype(DType(stash_type).numpy) for v in (first, last, step))
+    count = max(math.ceil(float(last - first) / float(step)), 0)
+    return (first + np.arange(count).astype(first.dtype) * step).astype(dtype)
+
+
+def _steps(start: Any, limit: Any, delta: Any) -> Any:
+    """max(⌈(limit − start) / delta⌉, 0) for integers and sizes; Undecidable where the sign of a symbolic delta is not known."""
+    return dim_max(ceildiv(start - limit, -delta) if delta < 0 else ceildiv(limit - start, delta), 0)
+
+
+@Range.shape
+def _(start: Spec, limit: Spec, delta: Spec, *, stash_type: int = 1) -> Spec:
+    dtype = same_type(start, limit, delta)
+    plain = [s.constant for s in (start, limit, delta)]
+    if all(p is not None for p in plain):
+        return Spec(dtype, (len(Range(*plain, stash_type=stash_type)),))
+    if start.ints is None or limit.ints is None or delta.ints is None:
+        return Spec(dtype, (fresh(),))
+    first, last, step = start.ints[0], limit.ints[0], delta.ints[0]
+    require(step != 0, "delta must not be 0")
+    try:
+        if dtype is not None and dtype.is_integer:
+            return Spec(dtype, (_steps(first, last, step),))
+        count = fresh() if isinstance(step, Expr) else dim_max(dim_ceil(exact_div(last - first, step)), 0)
+    except Undecidable:
+        count = fresh()
+    return Spec(dtype, (count,))
+
+
+@Range.values
+def _(start: Spec, limit: Spec, delta: Spec, *, stash_type: int = 1) -> Any:
+    # From a symbolic start over a known number of steps: n, n + 1, n + 2.
+    if start.ints is None or limit.ints is None or delta.ints is None or not (start.dtype and start.dtype.is_integer):
+        return None
+    first, step = start.ints[0], delta.ints[0]
+    count = _steps(first, limit.ints[0], step)
+    return as_int64([first + i * step for i in range(count)]) if isinstance(first, Expr) and isinstance(count, int) and count <= MAX_KNOWN else None
+
+
+def _window(size: np.ndarray, periodic: int, output_datatype: int, cosines: Sequence[float]) -> np.ndarray:
+    """Σ (−1)^k cosines[k] cos(2πki / N), N = size if periodic else size − 1; a symmetric window of size 1 is 1."""
+    count = int(size.reshape(-1)[0])
+    require(count >= 0, f"size {count} must not be negative")
+    period = count if periodic else count - 1
+    angle = 2 * np.pi * np.arange(count) / period if period > 0 else np.full(count, np.pi)
+    return sum((-1) ** k * c * np.cos(k * angle) for k, c in enumerate(cosines)).astype(DType(output_datatype).numpy)
+
+
+def _window_spec(size: Spec, *, periodic: int = 1, output_datatype: int = 1) -> Spec:
+    return Spec(DType(output_datatype), (fresh() if size.ints is None else size.ints[0],))
+
+
+@operator()
+def HannWindow(size: np.ndarray, *, output_datatype: int = 1, periodic: int = 1) -> np.ndarray:
+    """½ − ½ cos(2πi / N)."""
+    return _window(size, periodic, output_datatype, (0.5, 0.5))
+
+
+@operator()
+def HammingWindow(size: np.ndarray, *, output_datatype: int = 1, periodic: int = 1) -> np.ndarray:
+    """25/46 − 21/46 cos(2πi / N)."""
+    return _window(size, periodic, output_datatype, (25 / 46, 21 / 46))
+
+
+@operator()
+def BlackmanWindow(size: np.ndarray, *, output_datatype: int = 1, periodic: int = 1) -> np.ndarray:
+    """0.42 − ½ cos(2πi / N) + 0.08 cos(4πi / N)."""
+    return _window(size, periodic, output_datatype, (0.42, 0.5, 0.08))
+
+
+for _operator in (HannWindow, HammingWindow, BlackmanWindow):
+    _operator.shape(_window_spec)
+
+
+@operator(random=True)
+def RandomNormal(*, shape: list[int], dtype: int = 1, mean: float = 0.0, scale: float = 1.0, seed: float | None = None, context: Context) -> np.ndarray:
+    """Normal draws with the given mean and standard deviation."""
+    return context.random(seed).normal(mean, scale, shape).astype(DType(dtype).numpy)
+
+
+@operator(random=True)
+def RandomUniform(*, shape: list[int], dtype: int = 1, high: float = 1.0, low: float = 0.0, seed: float | None = None, context: Context) -> np.ndarray:
+    """Uniform draws from [low, high)."""
+    return context.random(seed).uniform(low, high, shape).astype(DType(dtype).numpy)
+
+
+def _random_spec(*, shape: list[int], dtype: int = 1, **_: Any) -> Spec:
+    return Spec(DType(dtype), tuple(shape))
+
+
+@operator(random=True)
+def RandomNormalLike(input: np.ndarray, *, dtype: int | None = None, mean: float = 0.0, scale: float = 1.0, seed: float | None = None, context: Context) -> np.ndarray:
+    """Normal draws in the shape of `input`, and in its dtype unless `dtype` says otherwise."""
+    return context.random(seed).normal(mean, scale, input.shape).astype(_dtype_like(dtype, input))
+
+
+@operator(random=True)
+def RandomUniformLike(input: np.ndarray, *, dtype: int | None = None, high: float = 1.0, low: float = 0.0, seed: float | None = None, context: Context) -> np.ndarray:
+    """Uniform draws from [low, high) in the shape of `input`, and in its dtype unless `dtype` says otherwise."""
+    return context.random(seed).uniform(low, high, input.shape).astype(_dtype_like(dtype, input))
+
+
+@operator(random=True)
+def Bernoulli(input: np.ndarray, *, dtype: int | None = None, seed: float | None = None, context: Context) -> np.ndarray:
+    """1 with the probability `input` gives, else 0."""
+    return (context.random(seed).random(input.shape) < input.astype(np.float64)).astype(_dtype_like(dtype, input))
+
+
+def _dtype_like(dtype: int | None, input: np.ndarray) -> np.dtype[Any]:
+    return input.dtype if dtype is None else DType(dtype).numpy
+
+
+def _like_spec(input: Spec, *, dtype: int | None = None, **_: Any) -> Spec:
+    return Spec(_chosen(dtype, input), input.shape)
+
+
+for _operator, _rule in ((RandomNormal, _random_spec), (RandomUniform, _random_spec), (RandomNormalLike, _like_spec), (RandomUniformLike, _like_spec), (Bernoulli, _like_spec)):
+    _operator.shape(_rule)
+
+
+@operator(random=True)
+def Multinomial(input: np.ndarray, *, dtype: int = 6, sample_size: int = 1, seed: float | None = None, context: Context) -> np.ndarray:
+    """For each row of unnormalized log-probabilities [batch, classes], `sample_size` classes drawn by inverting the cumulative distribution."""
+    require(input.ndim == 2 and input.shape[1] > 0, f"the input must be [batch, classes] with at least one class, not {list(input.shape)}")
+    logits = input.astype(np.float64)
+    cumulative = np.cumsum(np.exp(logits - logits.max(1, keepdims=True)), 1)
+    draws = context.random(seed).random((len(input), sample_size)) * cumulative[:, -1:]
+    chosen = [np.searchsorted(row, draw, side="right") for row, draw in zip(cumulative, draws, strict=True)]
+    return np.reshape(chosen, (len(input), sample_size)).clip(0, input.shape[1] - 1).astype(DType(dtype).numpy)
+
+
+@Multinomial.shape
+def _(input: Spec, *, dtype: int = 6, sample_size: int = 1, seed: float | None = None) -> Spec:
+    require(input.shape is None or len(input.shape) == 2, f"the input must be [batch, classes], not {input}")
+    return Spec(DType(dtype), (fresh() if input.shape is None else input.shape[0], sample_size))
+
+
+@operator()
+def AffineGrid(theta: np.ndarray, size: np.ndarray, *, align_corners: int = 0) -> np.ndarray:
+    """theta [N, k, k+1] applied to an even grid over [-1, 1]^k of the spatial sizes in `size` (N, C, …) → [N, …, k], coordinates in the order x, y(, z)."""
+    batch, _, *spatial = size.tolist()
+    k = len(spatial)
+    require(theta.shape == (batch, k, k + 1), f"theta has shape {list(theta.shape)}; size {size.tolist()} needs [{batch}, {k}, {k + 1}]")
+    axes = [_even(count, align_corners) for count in spatial]
+    grid = np.stack([*np.meshgrid(*axes, indexing="ij")[::-1], np.ones(spatial)], -1)
+    return np.einsum("nij,...j->n...i", theta.astype(np.float64), grid).astype(theta.dtype)
+
+
+def _even(count: int, align_corners: int) -> np.ndarray:
+    """`count` positions over [-1, 1]: pixel centres, the outer ones on ±1 if `align_corners`."""
+    return np.linspace(-1, 1, count) if align_corners else (2 * np.arange(count) + 1) / max(count, 1) - 1
+
+
+@AffineGrid.shape
+def _(theta: Spec, size: Spec, *, align_corners: int = 0) -> Spec:
+    sizes: Sequence[Dim] | None = size.ints or fresh_shape(size_of_rank(size))
+    if sizes is None:
+        return theta.with_shape(None)
+    require(len(sizes) in (4, 5), f"size must be (N, C, H, W) or (N, C, D, H, W), not of {len(sizes)} entries")
+    return theta.with_shape((sizes[0], *sizes[2:], len(sizes) - 2))
