@@ -1,8 +1,9 @@
 """TensorProto and SparseTensorProto → Tensor. Elements stay where they are in the file wherever NumPy can look at them there.
 
-Which field holds the elements of which type (onnx.proto): raw_data any type but strings; float_data float and complex64; double_data double and
-complex128; int64_data int64; uint64_data uint64 and uint32; string_data strings; int32_data all types of 32 bits or less that are left, float16 and bfloat16 as
-their bits, 4- and 2-bit types packed into bytes. The bytes a shape needs are compared with the bytes there are before anything is made.
+Which field holds the elements of which type (onnx.proto): raw_data any type but strings; float_data float and complex64; double_data double
+and complex128; int64_data int64; uint64_data uint64 and uint32; string_data strings; int32_data all types of 32 bits or less that are left,
+float16 and bfloat16 as their bits, 4- and 2-bit types packed into bytes, 6-bit floats one per number (packed only in raw_data).
+The bytes a shape needs are compared with the bytes there are before anything is made.
 """
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ DENSE_BYTES, DENSE_RATIO = 64 << 20, 64
 _NEEDS_ML_DTYPES = frozenset(DType) - {
     DType.FLOAT, DType.UINT8, DType.INT8, DType.UINT16, DType.INT16, DType.INT32, DType.INT64, DType.STRING, DType.BOOL, DType.FLOAT16, DType.DOUBLE, DType.UINT32,
     DType.UINT64, DType.COMPLEX64, DType.COMPLEX128}
+_SIX_BITS = (DType.FLOAT6E2M3, DType.FLOAT6E3M2)
 _PLAIN = {dtype: dtype.numpy for dtype in DType if dtype not in _NEEDS_ML_DTYPES}
 _DTYPES = {int(dtype): dtype for dtype in DType}
 
@@ -66,7 +68,7 @@ def read_tensor(proto: TensorProto, external: ExternalData, what: str = "") -> T
     shape = dims_of(proto.dims, what)
     if dtype is DType.STRING:
         return _strings(proto, shape, what)
-    size = dtype.nbytes(_count(shape))
+    size = file_bytes(dtype, _count(shape))
     if proto.data_location == 1:
         if dtype.bits == 0:
             raise InvalidGraph(f"{what}: strings can not lie in an external file")
@@ -75,13 +77,20 @@ def read_tensor(proto: TensorProto, external: ExternalData, what: str = "") -> T
         data = proto.raw_data
     else:
         data = _typed_field(proto, dtype, shape, what)
+    if dtype in _SIX_BITS and "raw_data" not in proto.__dict__ and proto.data_location != 1:
+        data = _pack(data, 6)
     if len(data) != size:
         raise InvalidGraph(f"{what}: {dtype.text}{list(shape)} needs {size} bytes, but the file holds {len(data)}")
     return from_bytes(data, dtype, shape)
 
 
+def file_bytes(dtype: DType, count: int) -> int:
+    """Bytes of `count` elements in an ONNX file: like `DType.nbytes`, but 6-bit floats are packed."""
+    return (count * 6 + 7) // 8 if dtype in _SIX_BITS else dtype.nbytes(count)
+
+
 def from_bytes(data: Any, dtype: DType, shape: tuple[int, ...]) -> Tensor:
-    """A Tensor over bytes in ONNX's raw layout (little-endian; 4- and 2-bit types packed, first element in the low bits), in place.
+    """A Tensor over bytes in ONNX's raw layout (little-endian; 2-, 4- and 6-bit types packed, first element in the low bits), in place.
 
     Types NumPy lacks are viewed when they are asked for, so that a model with them loads, and is inspected, without ml_dtypes."""
     plain = _PLAIN.get(dtype)
@@ -101,13 +110,11 @@ def _empty(dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
 
 def _unpack(data: Any, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
     """Elements of a type NumPy lacks, one (bfloat16: two) bytes each."""
+    if dtype in _SIX_BITS:
+        return _unpack_bits(data, 6, _count(shape)).view(dtype.numpy).reshape(shape)
     if dtype.bits >= 8:
         return np.frombuffer(data, dtype.numpy).reshape(shape)
-    packed, per_byte, mask = np.frombuffer(data, np.uint8), 8 // dtype.bits, (1 << dtype.bits) - 1
-    out = np.empty((len(packed), per_byte), np.uint8)
-    for k in range(per_byte):
-        np.bitwise_and(packed >> np.uint8(k * dtype.bits), np.uint8(mask), out=out[:, k])
-    flat = out.reshape(-1)[:_count(shape)]
+    flat = _unpack_bits(data, dtype.bits, _count(shape))
     if dtype.is_signed_integer:  # sign-extend: (x ^ half) - half
         half = np.uint8(1 << (dtype.bits - 1))
         flat = ((flat ^ half) - half).view(np.int8)
@@ -115,6 +122,24 @@ def _unpack(data: Any, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
     if dtype.is_unsigned_integer:
         return flat.astype(dtype.numpy).reshape(shape)
     return flat.view(dtype.numpy).reshape(shape)
+
+
+def _unpack_bits(data: Any, bits: int, count: int) -> np.ndarray:
+    """`count` codes of `bits` bits, first in the low bits, as one byte each."""
+    packed = np.frombuffer(data, np.uint8)
+    if bits == 6:
+        rows = np.unpackbits(packed, count=count * 6, bitorder="little").reshape(count, 6)
+        return np.packbits(rows, axis=1, bitorder="little").reshape(-1)
+    out = np.empty((len(packed), 8 // bits), np.uint8)
+    for k in range(8 // bits):
+        np.bitwise_and(packed >> np.uint8(k * bits), np.uint8((1 << bits) - 1), out=out[:, k])
+    return out.reshape(-1)[:count]
+
+
+def _pack(data: Any, bits: int) -> bytes:
+    """Codes of one byte each → packed, the reverse of `_unpack_bits`."""
+    rows = np.unpackbits(np.frombuffer(data, np.uint8).reshape(-1, 1), axis=1, count=bits, bitorder="little")
+    return np.packbits(rows.reshape(-1), bitorder="little").tobytes()
 
 
 def _typed_field(proto: TensorProto, dtype: DType, shape: tuple[int, ...], what: str) -> Any:
