@@ -21,7 +21,8 @@ def _heads(x: np.ndarray, count: int | None, name: str) -> np.ndarray:
     if x.ndim == 4:
         return x
     require(x.ndim == 3 and count, f"a rank-3 {name} {list(x.shape)} needs its number of heads as an attribute")
-    require(x.shape[2] % count == 0, f"{name}'s hidden size {x.shape[2]} is not a multiple of its {count} heads")  # type: ignore[operator]
+    assert count is not None
+    require(x.shape[2] % count == 0, f"{name}'s hidden size {x.shape[2]} is not a multiple of its {count} heads")
     return x.reshape(*x.shape[:2], count, -1).transpose(0, 2, 1, 3)
 
 
@@ -72,7 +73,7 @@ def _bias(mask: Any, allowed: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     if mask is None:
         return np.where(allowed, zero, hidden)
     missing = allowed.shape[-1] - mask.shape[-1]
-    if missing and (missing > 0 and mask.shape[-1] != 1):
+    if missing > 0:
         mask = np.pad(mask, [(0, 0)] * (mask.ndim - 1) + [(0, missing)], constant_values=False if mask.dtype == bool else -np.inf)
     if mask.dtype == bool:
         return np.where(allowed & mask, zero, hidden)

@@ -16,7 +16,7 @@ from ..types import DType
 from .common import check_equal, fresh_shape, same_type, size_of_rank
 from .precision import widened
 from .registry import Spec, operator, require
-from .window import Window, leading_pads, make_window, output_sizes, pad_spatial, taps, windows_view
+from .window import Window, leading_pads, make_window, output_counts, output_sizes, pad_spatial, taps, windows_view
 
 #: Unfolded inputs are built in blocks of at most this many elements (64 MB of float32).
 BLOCK = 1 << 24
@@ -26,7 +26,7 @@ def convolve(x: np.ndarray, w: np.ndarray, window: Window, group: int) -> np.nda
     """x [N, C, *sizes] ∗ w [M, C/group, *kernel] → [N, M, *outputs], in the dtype of `x`; `x` is padded with zeros."""
     require(x.shape[1] == w.shape[1] * group and w.shape[0] % group == 0,
             f"{x.shape[1]} input channels do not fit weights {list(w.shape)} in {group} groups: {w.shape[1] * group} are needed, and {w.shape[0]} must be a multiple of {group}")
-    outputs = output_sizes(x.shape[2:], window)
+    outputs = output_counts(x.shape[2:], window)
     padded = pad_spatial(x, leading_pads(x.shape[2:], outputs, window), outputs, window, 0)
     if w.shape[1] == 1 and group > 1:
         return _depthwise(padded, w, window, outputs, group)
@@ -39,7 +39,8 @@ def _depthwise(padded: np.ndarray, w: np.ndarray, window: Window, outputs: tuple
     weights = w.reshape(group, multiplier, *window.kernel)
     out = np.zeros((n, group, multiplier, *outputs), padded.dtype)
     for position, index in taps(window, outputs):
-        out += source[index] * weights[(..., *position)].reshape(group, multiplier, *[1] * axes)
+        tap: Any = (..., *position)
+        out += source[index] * weights[tap].reshape(group, multiplier, *[1] * axes)
     return out.reshape(n, len(w), *outputs)
 
 
@@ -59,7 +60,8 @@ def _grouped(padded: np.ndarray, w: np.ndarray, window: Window, outputs: tuple[i
     for image in range(n):
         for start in range(0, outputs[0], rows):
             block = slice(start, min(start + rows, outputs[0]))
-            columns = view[(image, *(slice(None),) * (first_output - 1), block)]
+            at: Any = (image, *(slice(None),) * (first_output - 1), block)
+            columns = view[at]
             count = block.stop - block.start
             made = np.matmul(weights, columns.reshape(group, depth, count * rest))
             out[image, :, block] = made.reshape(m, count, *outputs[1:])
@@ -187,8 +189,10 @@ def _overlap_add(columns: np.ndarray, window: Window, blocks: Sequence[int], beg
     canvas = [max((o - 1) * s + e, b + n) for o, s, e, b, n in zip(blocks, window.strides, window.extents, begin, sizes, strict=True)]
     image = np.zeros((*lead, *canvas), columns.dtype)
     for position, index in taps(window, blocks):
-        image[index] += columns[(*(slice(None),) * len(lead), *position)]
-    return image[(..., *(slice(b, b + n) for b, n in zip(begin, sizes, strict=True)))]
+        tap: Any = (*(slice(None),) * len(lead), *position)
+        image[index] += columns[tap]
+    inner: Any = (..., *(slice(b, b + n) for b, n in zip(begin, sizes, strict=True)))
+    return image[inner]
 
 
 @operator()
@@ -225,7 +229,7 @@ def Col2Im(input: Any, image_shape: Any, block_shape: Any, *, dilations: Any = N
     """Columns [N, C * prod(block_shape), L] summed into images [N, C, *image_shape]."""
     kernel, sizes = [int(k) for k in block_shape], [int(s) for s in image_shape]
     window = make_window(kernel, strides, dilations, pads)
-    blocks = output_sizes(sizes, window)
+    blocks = output_counts(sizes, window)
     n, depth, count = input.shape
     taps_count = int(np.prod(kernel))
     require(depth % taps_count == 0 and count == int(np.prod(blocks)),
@@ -277,7 +281,7 @@ def DeformConv(X: Any, W: Any, offset: Any, B: Any = None, mask: Any = None, *, 
     window = make_window(_kernel(W.shape, kernel_shape), strides, dilations, pads)
     n, c, *sizes = X.shape
     axes, count = len(sizes), int(np.prod(window.kernel))
-    outputs = output_sizes(sizes, window)
+    outputs = output_counts(sizes, window)
     require(c % offset_group == 0 and offset.shape == (n, offset_group * count * axes, *outputs),
             f"offset {list(offset.shape)} must be {[n, offset_group * count * axes, *outputs]} and {c} channels a multiple of offset_group {offset_group}")
     x = widened(X).reshape(n, offset_group, c // offset_group, *sizes)

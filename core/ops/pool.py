@@ -12,7 +12,7 @@ from ..types import DType
 from .common import fresh_shape, same_type
 from .precision import widened
 from .registry import Spec, operator, require
-from .window import Window, fold, leading_pads, make_window, output_sizes, pad_spatial, same_pads, taps
+from .window import Window, fold, leading_pads, make_window, output_counts, output_sizes, pad_spatial, same_pads, taps
 
 
 def _lowest(dtype: np.dtype[Any]) -> Any:
@@ -45,7 +45,7 @@ def AveragePool(X: Any, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, count_i
                 pads: Any = None, strides: Any = None) -> Any:
     """Mean of each window."""
     window = make_window(kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
-    outputs = output_sizes(X.shape[2:], window)
+    outputs = output_counts(X.shape[2:], window)
     padded = pad_spatial(widened(X), leading_pads(X.shape[2:], outputs, window), outputs, window, 0)
     sums = fold(padded, window, outputs, np.add)
     return (sums / _counts(X, window, outputs, count_include_pad).astype(sums.dtype)).astype(X.dtype, copy=False)
@@ -63,7 +63,7 @@ def MaxPool(X: Any, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: 
     """Maximum of each window (NaN wins) and, if asked for, its index in the whole flattened input."""
     window = make_window(kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     sizes = X.shape[2:]
-    outputs = output_sizes(sizes, window)
+    outputs = output_counts(sizes, window)
     begins = leading_pads(sizes, outputs, window)
     padded = pad_spatial(X, begins, outputs, window, _lowest(X.dtype))
     if n_outputs == 1:
@@ -100,7 +100,7 @@ def _(X: Spec, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Any =
 def LpPool(X: Any, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Any = None, kernel_shape: Any, p: int = 2, pads: Any = None, strides: Any = None) -> Any:
     """(Σ |x|^p)^(1/p) of each window."""
     window = make_window(kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
-    outputs = output_sizes(X.shape[2:], window)
+    outputs = output_counts(X.shape[2:], window)
     padded = pad_spatial(np.abs(widened(X)) ** p, leading_pads(X.shape[2:], outputs, window), outputs, window, 0)
     return (fold(padded, window, outputs, np.add) ** (1 / p)).astype(X.dtype, copy=False)
 

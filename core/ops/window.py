@@ -57,6 +57,11 @@ def output_sizes(sizes: Sequence[Dim], window: Window) -> tuple[Dim, ...]:
     return tuple(_output_size(size, i, window) for i, size in enumerate(sizes))
 
 
+def output_counts(sizes: Sequence[int], window: Window) -> tuple[int, ...]:
+    """`output_sizes` of an array's shape, for the bodies."""
+    return tuple(int(o) for o in output_sizes(sizes, window))  # type: ignore[arg-type]
+
+
 def _output_size(size: Dim, i: int, window: Window) -> Dim:
     stride, extent, begin, end = window.strides[i], window.extents[i], window.begin[i], window.end[i]
     if window.auto_pad.startswith("SAME"):
@@ -93,7 +98,8 @@ def pad_spatial(x: np.ndarray, begin: Sequence[int], outputs: Sequence[int], win
         return x
     shape = (*x.shape[:first], *(n + b + e for n, b, e in zip(x.shape[first:], begin, ends, strict=True)))
     out = np.full(shape, fill, x.dtype)
-    out[(..., *(slice(b, b + n) for n, b in zip(x.shape[first:], begin, strict=True)))] = x
+    inner: Any = (..., *(slice(b, b + n) for n, b in zip(x.shape[first:], begin, strict=True)))
+    out[inner] = x
     return out
 
 

@@ -1,0 +1,209 @@
+"""RNN, GRU, LSTM: one time loop for all three; a cell maps (projected input, states) to new states for the whole batch.
+
+The input's share of every gate is one matrix product before the loop. A reverse direction runs forward over each sequence reversed within its own length.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .common import fresh_shape, same_type
+from .precision import widened
+from .registry import Spec, operator, require
+
+State = tuple[np.ndarray, ...]
+#: (input's share of the gates [B, gates * H], states) → states; the hidden state comes first.
+Cell = Callable[[np.ndarray, State], State]
+Activation = Callable[[np.ndarray], np.ndarray]
+Clip = float | None
+
+# name → (function of x, alpha, beta; default alpha or None if it takes none; default beta or None)
+_ACTIVATIONS: dict[str, tuple[Callable[..., np.ndarray], float | None, float | None]] = {
+    "relu": (lambda x, a, b: np.maximum(x, 0), None, None),
+    "tanh": (lambda x, a, b: np.tanh(x), None, None),
+    "sigmoid": (lambda x, a, b: 1 / (1 + np.exp(-x)), None, None),
+    "affine": (lambda x, a, b: a * x + b, 1.0, 0.0),
+    "leakyrelu": (lambda x, a, b: np.where(x >= 0, x, a * x), 0.01, None),
+    "thresholdedrelu": (lambda x, a, b: np.where(x >= a, x, 0), 1.0, None),
+    "scaledtanh": (lambda x, a, b: a * np.tanh(b * x), 1.0, 1.0),
+    "hardsigmoid": (lambda x, a, b: np.clip(a * x + b, 0, 1), 0.2, 0.5),
+    "elu": (lambda x, a, b: np.where(x >= 0, x, a * np.expm1(np.minimum(x, 0))), 1.0, None),
+    "softsign": (lambda x, a, b: x / (1 + np.abs(x)), None, None),
+    "softplus": (lambda x, a, b: np.logaddexp(x, 0), None, None),
+}
+
+
+def _activations(names: Sequence[str], alphas: Sequence[float] | None, betas: Sequence[float] | None, clip: Clip) -> list[Activation]:
+    """The named functions, each clipping its argument first; alphas and betas go, in order, to the functions that take one."""
+    alpha_left, beta_left = iter(alphas or ()), iter(betas or ())
+    made = []
+    for name in names:
+        require(name.lower() in _ACTIVATIONS, f"activation '{name}' is not one of {', '.join(_ACTIVATIONS)} (in any case)")
+        function, alpha, beta = _ACTIVATIONS[name.lower()]
+        made.append(_bound(function, alpha if alpha is None else next(alpha_left, alpha), beta if beta is None else next(beta_left, beta), clip))
+    return made
+
+
+def _bound(function: Callable[..., np.ndarray], alpha: float | None, beta: float | None, clip: Clip) -> Activation:
+    if clip is None:
+        return lambda x: function(x, alpha, beta)
+    return lambda x: function(np.clip(x, -clip, clip), alpha, beta)
+
+
+def _directions(direction: str) -> tuple[bool, ...]:
+    """Whether each direction runs in reverse."""
+    require(direction in ("forward", "reverse", "bidirectional"), f"direction '{direction}' is not one of forward, reverse, bidirectional")
+    return {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
+
+
+def _reversal(steps: int, lengths: np.ndarray) -> np.ndarray:
+    """[S, B]: where step t of each reversed sequence lies; the padding stays in place."""
+    t = np.arange(steps)[:, None]
+    return np.where(t < lengths, lengths - 1 - t, t)
+
+
+def _recur(X: np.ndarray, W: np.ndarray, bias: np.ndarray, lengths: Any, initial: Sequence[Any], hidden: int, direction: str, layout: int,
+           make_cell: Callable[[int], Cell]) -> tuple[np.ndarray, ...]:
+    """Run `make_cell(d)` over time for each direction d. W [D, gates * H, I], bias [D, gates * H]; `initial`: the states or None. Outputs Y, then the last states."""
+    x = widened(X.transpose(1, 0, 2) if layout else X)
+    steps, batch, _ = x.shape
+    reversed_ = _directions(direction)
+    require(len(W) == len(reversed_), f"W has {len(W)} directions; direction '{direction}' needs {len(reversed_)}")
+    lens = np.full(batch, steps) if lengths is None else lengths.astype(np.int64)
+    require(np.all((lens >= 0) & (lens <= steps)) and lens.shape == (batch,), f"sequence_lens must be {batch} lengths in [0, {steps}]")
+    ragged = bool((lens != steps).any())
+    starts = [np.zeros((len(reversed_), batch, hidden), x.dtype) if s is None else widened(s.transpose(1, 0, 2) if layout else s) for s in initial]
+    Y = np.zeros((steps, len(reversed_), batch, hidden), x.dtype)
+    last = [np.empty_like(s) for s in starts]
+    for d, backwards in enumerate(reversed_):
+        order = _reversal(steps, lens)[..., None] if backwards else None
+        projected = np.matmul(x if order is None else np.take_along_axis(x, order, 0), widened(W[d]).T) + bias[d]
+        cell, states = make_cell(d), tuple(s[d] for s in starts)
+        made = np.zeros((steps, batch, hidden), x.dtype)
+        for t in range(steps):
+            new = cell(projected[t], states)
+            if ragged:
+                active = (t < lens)[:, None]
+                made[t] = np.where(active, new[0], 0)
+                states = tuple(np.where(active, n, s) for n, s in zip(new, states, strict=True))
+            else:
+                made[t], states = new[0], new
+        Y[:, d] = made if order is None else np.take_along_axis(made, order, 0)
+        for out, state in zip(last, states, strict=True):
+            out[d] = state
+    if layout:
+        Y, last = Y.transpose(2, 0, 1, 3), [s.transpose(1, 0, 2) for s in last]
+    return tuple(np.ascontiguousarray(v.astype(X.dtype, copy=False)) for v in (Y, *last))
+
+
+def _biases(B: Any, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """B [D, 2 * gates * H] as (Wb, Rb); zeros where absent."""
+    if B is None:
+        zero = np.zeros(R.shape[:2], widened(R).dtype)
+        return zero, zero
+    half = B.shape[1] // 2
+    return widened(B[:, :half]), widened(B[:, half:])
+
+
+def _outputs(X: Spec, W: Spec, R: Spec, hidden_size: int | None, direction: str, layout: int, states: int) -> tuple[Spec, ...]:
+    dtype = same_type(X, W, R, names="X, W and R")
+    require(X.shape is None or len(X.shape) == 3, f"X {X} must have rank 3")
+    count: Any = len(_directions(direction))
+    seq, batch = (X.shape[1], X.shape[0]) if X.shape is not None and layout else X.shape[:2] if X.shape is not None else fresh_shape(2)  # type: ignore[misc]
+    hidden: Any = hidden_size or (R.shape[2] if R.shape is not None else fresh_shape(1)[0])  # type: ignore[index]
+    Y = (batch, seq, count, hidden) if layout else (seq, count, batch, hidden)
+    last = (batch, count, hidden) if layout else (count, batch, hidden)
+    return Spec(dtype, Y), *[Spec(dtype, last)] * states
+
+
+@operator()
+def RNN(X: Any, W: Any, R: Any, B: Any = None, sequence_lens: Any = None, initial_h: Any = None, *, activation_alpha: Any = None, activation_beta: Any = None,
+        activations: Any = ("Tanh", "Tanh"), clip: Clip = None, direction: str = "forward", hidden_size: int | None = None, layout: int = 0) -> Any:
+    """H_t = f(X_t Wᵀ + H_{t-1} Rᵀ + Wb + Rb); outputs Y (all hidden states) and Y_h (the last ones)."""
+    input_bias, state_bias = _biases(B, R)
+    functions = _activations(activations, activation_alpha, activation_beta, clip)
+
+    def make_cell(d: int) -> Cell:
+        recurrent, f = widened(R[d]).T, functions[d]
+
+        def cell(x: np.ndarray, states: State) -> State:
+            return (f(x + states[0] @ recurrent),)
+        return cell
+    return _recur(X, W, input_bias + state_bias, sequence_lens, [initial_h], R.shape[2], direction, layout, make_cell)
+
+
+@RNN.shape
+def _(X: Spec, W: Spec, R: Spec, B: Spec | None = None, sequence_lens: Spec | None = None, initial_h: Spec | None = None, *, activation_alpha: Any = None,
+      activation_beta: Any = None, activations: Any = None, clip: Clip = None, direction: str = "forward", hidden_size: int | None = None, layout: int = 0) -> Any:
+    return _outputs(X, W, R, hidden_size, direction, layout, 1)
+
+
+@operator()
+def GRU(X: Any, W: Any, R: Any, B: Any = None, sequence_lens: Any = None, initial_h: Any = None, *, activation_alpha: Any = None, activation_beta: Any = None,
+        activations: Any = None, clip: Clip = None, direction: str = "forward", hidden_size: int | None = None, layout: int = 0, linear_before_reset: int = 0) -> Any:
+    """Gated recurrent unit with gates z (update), r (reset), h; outputs Y (all hidden states) and Y_h (the last ones)."""
+    hidden = R.shape[2]
+    input_bias, state_bias = _biases(B, R)
+    functions = _activations(activations or ["Sigmoid", "Tanh"] * len(W), activation_alpha, activation_beta, clip)
+
+    def make_cell(d: int) -> Cell:
+        recurrent, late_bias = widened(R[d]).T, state_bias[d][2 * hidden:]
+        f, g = functions[2 * d:2 * d + 2]
+
+        def cell(x: np.ndarray, states: State) -> State:
+            h, = states
+            gates = f(x[:, :2 * hidden] + h @ recurrent[:, :2 * hidden])
+            z, r = gates[:, :hidden], gates[:, hidden:]
+            if linear_before_reset:
+                candidate = g(x[:, 2 * hidden:] + r * (h @ recurrent[:, 2 * hidden:] + late_bias))
+            else:
+                candidate = g(x[:, 2 * hidden:] + (r * h) @ recurrent[:, 2 * hidden:])
+            return ((1 - z) * candidate + z * h,)
+        return cell
+    # Rbh joins the input's share unless it is to be added before the reset gate.
+    joined = np.array(state_bias)
+    if linear_before_reset:
+        joined[:, 2 * hidden:] = 0
+    return _recur(X, W, input_bias + joined, sequence_lens, [initial_h], hidden, direction, layout, make_cell)
+
+
+@GRU.shape
+def _(X: Spec, W: Spec, R: Spec, B: Spec | None = None, sequence_lens: Spec | None = None, initial_h: Spec | None = None, *, activation_alpha: Any = None,
+      activation_beta: Any = None, activations: Any = None, clip: Clip = None, direction: str = "forward", hidden_size: int | None = None, layout: int = 0,
+      linear_before_reset: int = 0) -> Any:
+    return _outputs(X, W, R, hidden_size, direction, layout, 1)
+
+
+@operator()
+def LSTM(X: Any, W: Any, R: Any, B: Any = None, sequence_lens: Any = None, initial_h: Any = None, initial_c: Any = None, P: Any = None, *, activation_alpha: Any = None,
+         activation_beta: Any = None, activations: Any = None, clip: Clip = None, direction: str = "forward", hidden_size: int | None = None, input_forget: int = 0,
+         layout: int = 0) -> Any:
+    """Long short-term memory with gates i, o, f, c and peepholes P; outputs Y (all hidden states), Y_h and Y_c (the last ones)."""
+    hidden = R.shape[2]
+    input_bias, state_bias = _biases(B, R)
+    functions = _activations(activations or ["Sigmoid", "Tanh", "Tanh"] * len(W), activation_alpha, activation_beta, clip)
+    peepholes = np.zeros((len(W), 3 * hidden), widened(R).dtype) if P is None else widened(P)
+
+    def make_cell(d: int) -> Cell:
+        recurrent = widened(R[d]).T
+        p_i, p_o, p_f = np.split(peepholes[d], 3)
+        f, g, h_ = functions[3 * d:3 * d + 3]
+
+        def cell(x: np.ndarray, states: State) -> State:
+            h, c = states
+            i, o, forget, candidate = np.split(x + h @ recurrent, 4, 1)
+            i = f(i + p_i * c)
+            forget = 1 - i if input_forget else f(forget + p_f * c)
+            c = forget * c + i * g(candidate)
+            return f(o + p_o * c) * h_(c), c
+        return cell
+    return _recur(X, W, input_bias + state_bias, sequence_lens, [initial_h, initial_c], hidden, direction, layout, make_cell)
+
+
+@LSTM.shape
+def _(X: Spec, W: Spec, R: Spec, B: Spec | None = None, sequence_lens: Spec | None = None, initial_h: Spec | None = None, initial_c: Spec | None = None, P: Spec | None = None, *,
+      activation_alpha: Any = None, activation_beta: Any = None, activations: Any = None, clip: Clip = None, direction: str = "forward", hidden_size: int | None = None,
+      input_forget: int = 0, layout: int = 0) -> Any:
+    return _outputs(X, W, R, hidden_size, direction, layout, 2)
