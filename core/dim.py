@@ -414,6 +414,11 @@ def bounds(value: Any, ranges: Mapping[str, tuple[int, int | None]] | None = Non
     if not isinstance(value, Expr):
         number = as_exact(value)
         return number, number
+    split = _split_extreme(value)
+    if split is not None:
+        pick, cases = split
+        lows, highs = zip(*(bounds(case, ranges) for case in cases), strict=True)
+        return _pick_known(pick, lows, pick is max), _pick_known(pick, highs, pick is min)
     low: Number | None = 0
     high: Number | None = 0
     for monomial, factor in value.terms:
@@ -425,6 +430,23 @@ def bounds(value: Any, ranges: Mapping[str, tuple[int, int | None]] | None = Non
         low = None if low is None or term_low is None else low + term_low
         high = None if high is None or term_high is None else high + term_high
     return low, high
+
+
+def _split_extreme(value: Expr) -> tuple[Any, list[Any]] | None:
+    """k·min(a, b) + rest is the min (for k < 0 the max) of k·a + rest and k·b + rest: what the interval of min(…) alone forgets, as in s − min(s, 512) ≥ 0."""
+    found = [(i, m[0]) for i, (m, _) in enumerate(value.terms) if len(m) == 1 and isinstance(m[0], Call) and m[0].op in ("min", "max")]
+    if not 0 < len(found) <= 3:  # the cases multiply
+        return None
+    index, atom = found[0]
+    factor = value.terms[index][1]
+    rest = _build(dict(value.terms[:index] + value.terms[index + 1:]))
+    return (min if (atom.op == "min") == (factor > 0) else max), [rest + factor * argument for argument in atom.args]
+
+
+def _pick_known(pick: Any, values: Iterable[Number | None], skip_unknown: bool) -> Number | None:
+    """The least or greatest bound; an unknown (infinite) one either never wins or always does."""
+    known = [v for v in values if v is not None]
+    return None if not known or not skip_unknown and len(known) < len(list(values)) else pick(known)
 
 
 def _product(a: Interval, b: Interval) -> Interval:

@@ -119,9 +119,9 @@ def slice_size(size: Dim, start: Dim, end: Dim, step: int) -> Dim:
     def far(position: Dim, sign: int) -> bool:
         return isinstance(position, int) and isinstance(size, Expr) and position * sign >= FAR
     if step > 0:
-        low = 0 if far(start, -1) else dim_max(at(start), 0)
         high = size if far(end, 1) else dim_min(at(end), size)
-        return dim_max(ceildiv(high - low, step), 0)
+        extent = high if far(start, -1) else dim_min(high - at(start), high)  # high - max(start, 0)
+        return dim_max(ceildiv(extent, step), 0)
     high = size - 1 if far(start, 1) else dim_min(at(start), size - 1)
     low = -1 if far(end, -1) else dim_max(at(end), -1)
     return dim_max(ceildiv(high - low, -step), 0)
