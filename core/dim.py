@@ -340,7 +340,9 @@ def dim_ceil(value: Any) -> Any:
     """⌈value⌉ of a rational expression."""
     if not isinstance(value, Expr):
         return math.ceil(as_exact(value))
-    return -dim_floor(-value)
+    # ⌈p/d⌉ = ⌊(p + d - 1)/d⌋ for whole p: the same form as `ceildiv`, so that both are equal objects
+    denominator = math.lcm(*(Fraction(f).denominator for _, f in value.terms))
+    return dim_floor(value + Fraction(denominator - 1, denominator))
 
 
 def ceildiv(a: Any, b: Any) -> Any:
