@@ -85,7 +85,7 @@ def Range(start: np.ndarray, limit: np.ndarray, delta: np.ndarray, *, stash_type
         return (int(first) + np.arange(count, dtype=np.int64) * int(step)).astype(dtype)
     if DType.of(dtype) in (DType.FLOAT16, DType.BFLOAT16):
         first, last, step = (v.astype(DType(stash_type).numpy) for v in (first, last, step))
-    count = max(math.ceil(float(last - first) / float(step)), 0)
+    count = max(math.ceil((float(last) - float(first)) / float(step)), 0)  # in double, as onnxruntime: 1.1 … -1.3 by -0.2 are 12 in float32
     return (first + np.arange(count).astype(first.dtype) * step).astype(dtype)
 
 

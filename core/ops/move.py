@@ -55,7 +55,7 @@ def _(input: Spec, repeats: Spec) -> Spec:
 
 @operator(symbolic=True)
 def Slice(data: np.ndarray, starts: np.ndarray, ends: np.ndarray, axes: np.ndarray | None = None, steps: np.ndarray | None = None) -> np.ndarray:
-    """data[starts:ends:steps] on the given axes; negative and too large positions behave as in Python."""
+    """data[starts:ends:steps] on the given axes. As in Python, but a start before the first element is clamped to it when stepping backwards too."""
     first, last = [int(v) for v in starts], [int(v) for v in ends]
     along = normalize_axes(range(len(first)) if axes is None else axes.tolist(), data.ndim)
     strides = [1] * len(first) if steps is None else [int(v) for v in steps]
@@ -63,6 +63,8 @@ def Slice(data: np.ndarray, starts: np.ndarray, ends: np.ndarray, axes: np.ndarr
     require(0 not in strides, f"steps {strides} must not have 0")
     window = [slice(None)] * data.ndim
     for axis, start, end, step in zip(along, first, last, strides, strict=True):
+        if step < 0:
+            start = max(start, -data.shape[axis])
         window[axis] = slice(start, end, step)
     return data[tuple(window)]
 
@@ -122,7 +124,7 @@ def slice_size(size: Dim, start: Dim, end: Dim, step: int) -> Dim:
         high = size if far(end, 1) else dim_min(at(end), size)
         extent = high if far(start, -1) else dim_min(high - at(start), high)  # high - max(start, 0)
         return dim_max(ceildiv(extent, step), 0)
-    high = size - 1 if far(start, 1) else dim_min(at(start), size - 1)
+    high = size - 1 if far(start, 1) else dim_min(dim_max(at(start), 0), size - 1)
     low = -1 if far(end, -1) else dim_max(at(end), -1)
     return dim_max(ceildiv(high - low, -step), 0)
 
