@@ -14,13 +14,13 @@ from .registry import Spec, operator, require
 Index = tuple[np.ndarray, ...]
 
 
-def wrap_indices(indices: np.ndarray, size: int, what: str) -> np.ndarray:
-    """Indices in [-size, size) → [0, size) as int64; InvalidGraph naming the first that is outside."""
+def checked(indices: np.ndarray, size: int, what: str) -> np.ndarray:
+    """The indices as int64, negative ones left to NumPy; InvalidGraph naming the first outside [-size, size)."""
     wanted = np.asarray(indices).astype(np.int64)
     outside = (wanted < -size) | (wanted >= size)
     if outside.any():
         require(False, f"index {wanted[outside][0]} is out of range for {what} of size {size}: it must be in [{-size}, {size - 1}]")
-    return np.where(wanted < 0, wanted + size, wanted)
+    return wanted
 
 
 def _grid(shape: tuple[int, ...], axes: range) -> list[np.ndarray]:
@@ -32,7 +32,7 @@ def _grid(shape: tuple[int, ...], axes: range) -> list[np.ndarray]:
 def Gather(data: np.ndarray, indices: np.ndarray, *, axis: int = 0) -> np.ndarray:
     """The slices of `data` along `axis` that `indices` names; the axes of `indices` take the place of `axis`."""
     axis = normalize_axis(axis, data.ndim)
-    return data.take(wrap_indices(indices, data.shape[axis], f"axis {axis}"), axis)
+    return data.take(checked(indices, data.shape[axis], f"axis {axis}"), axis)
 
 
 @Gather.shape
@@ -68,7 +68,7 @@ def _element_index(shape: tuple[int, ...], indices: np.ndarray, axis: int) -> In
     for a, (size, count) in enumerate(zip(shape, indices.shape, strict=True)):
         require(a == axis or count <= size, f"indices have size {count} on axis {a}, where data has {size}")
     index = _grid(indices.shape, range(indices.ndim))
-    index[axis] = wrap_indices(indices, shape[axis], f"axis {axis}")
+    index[axis] = checked(indices, shape[axis], f"axis {axis}")
     return tuple(index)
 
 
@@ -94,7 +94,7 @@ def _tuple_index(shape: tuple[int, ...], indices: np.ndarray, first: int = 0) ->
     """The tuples in the last axis of `indices` as one index array for each axis of `shape` they reach."""
     count = indices.shape[-1]
     require(count <= len(shape), f"indices of shape {list(indices.shape)} name {count} axes, but there are {len(shape)}")
-    return tuple(wrap_indices(indices[..., k], shape[k], f"axis {first + k}") for k in range(count))
+    return tuple(checked(indices[..., k], shape[k], f"axis {first + k}") for k in range(count))
 
 
 _REDUCTIONS = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}

@@ -233,7 +233,7 @@ def Pad(data: np.ndarray, pads: np.ndarray, constant_value: np.ndarray | None = 
 def _reflect(position: np.ndarray, size: int) -> np.ndarray:
     period = max(2 * size - 2, 1)  # the edge is not repeated: 2 1 0 1 2 1 0 …
     position = position % period
-    return np.minimum(position, period - position) if size > 1 else position
+    return np.minimum(position, period - position)
 
 
 _SOURCES = {

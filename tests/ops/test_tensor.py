@@ -312,6 +312,7 @@ def strings(*values: str) -> np.ndarray:
     ("Einsum", (X,), {"equation": "...i -> i"}, X.sum(0)),
     ("Einsum", (X[:, :1], X), {"equation": "ij,ij->i"}, X[:, 0] * X.sum(1)),
     ("Einsum", (X, X), {"equation": "Ba,Bb"}, np.einsum("Ba,Bb->ab", X, X)),
+    ("Einsum", (X,), {"equation": "bA"}, X.T),
     ("Einsum", (np.ones((2, 3), np.int8), np.full((3, 2), 100, np.int8)), {"equation": "ab,bc"}, np.full((2, 2), 44, np.int8)),
     ("Det", (np.zeros((2, 0, 0)),), {}, np.ones(2)),
 ])
