@@ -1,1 +1,20 @@
-"""sardonyx."""
+"""The .sdx file: `read_model`, `write_model`, `is_sdx`. FORMAT.md describes the bytes."""
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .format import SDX_MAGIC, is_sdx
+from .reader import Storage, read_model, read_programs
+
+if TYPE_CHECKING:
+    from .writer import write_model
+
+__all__ = ["SDX_MAGIC", "Storage", "is_sdx", "read_model", "read_programs", "write_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """The writer comes when it is asked for: opening a model needs neither it nor flatbuffers."""
+    if name == "write_model":
+        return importlib.import_module(".writer", __name__).write_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

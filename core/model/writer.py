@@ -1,0 +1,242 @@
+"""Model → .sdx. Two walks over the weights: one measures (uniform? equal to another? digest), one packs and writes, so memory holds one tensor at a time."""
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ..dim import product
+from ..errors import InvalidArgument, InvalidGraph, NoSuchFile
+from ..graph import Graph, Model, Tensor
+from ..types import DType
+from .elements import is_uniform, to_bytes
+from .encode import Encoder
+from .flat import build_graph_section
+from .format import CONSTANT, DATA_HEADER_SIZE, HEADER_SIZE, Header, StorageKind, align, alignment_of, pack_data_header, pack_programs
+from .packing import VERSION, Packing
+from .packing import pack as packed_array
+from .roles import Role, affordable, agreed, fitted, graph_outputs, growth, role_of_use
+
+Progress = Callable[[int, int], None]
+
+
+def write_model(model: Model, destination: str | os.PathLike[str] | BinaryIO, *, pack: bool = True, programs: bytes = b"", program_abi: tuple[int, int] = (0, 0),
+                external: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> dict[str, Any]:
+    """Write `model` as .sdx and return what was done: sizes of the sections, counts of constants by storage and packing, what stayed plain.
+
+    destination: a path (written beside and moved into place when complete, so an open model of that name stays valid) or a binary file.
+    pack: store right-hand sides of products packed (roles.py has the rule). programs: words of the programs section, with their `program_abi`.
+    external: path of a second file, in the same folder, for the tensor data. progress: called with (bytes of weights done, of all).
+    Raises InvalidGraph for what no file can hold, NoSuchFile where the folder is missing.
+    """
+    model.graph.verify()
+    plan = Plan(model.graph, pack)
+    encoder = Encoder(plan.number)
+    data_file = _data_name(destination, external)
+    records = plan.records([encoder.shape(p.shape, "constant") for p in plan.pieces])
+    columns, scalars = encoder.columns(model, data_file)
+    graph = build_graph_section(columns | {"constants": records}, scalars)
+    words = pack_programs(programs, program_abi)
+    at_programs = align(HEADER_SIZE + len(graph))
+    at_data = DATA_HEADER_SIZE if data_file else align(at_programs + len(words))
+    digest = blake2b(graph + words + b"".join(p.digest for p in plan.pieces), digest_size=16).digest()
+    header = Header((HEADER_SIZE, len(graph)), (at_programs, len(words)), (at_data, plan.length), digest, bool(data_file))
+    front = (header.pack() + graph).ljust(at_programs, b"\0") + words
+    if data_file:
+        with _sink(external) as out:
+            out.write(pack_data_header(plan.length, digest))
+            plan.write(out, progress)
+    with _sink(destination) as out:
+        out.write(front)
+        if not data_file:
+            out.write(bytes(at_data - len(front)))
+            plan.write(out, progress)
+    return {"bytes": len(front) if data_file else at_data + plan.length, "graph_bytes": len(graph), "program_bytes": len(words),
+            "data_file": data_file, "id": digest.hex(), **plan.report()}
+
+
+def _data_name(destination: Any, external: Any) -> str:
+    """The name the file gives its data file: a bare name, because both lie in one folder."""
+    if external is None:
+        return ""
+    if not isinstance(destination, (str, os.PathLike)):
+        raise InvalidArgument("external data needs a destination path, not a file object: the two files refer to each other by name")
+    if Path(external).resolve().parent != Path(destination).resolve().parent or Path(external).resolve() == Path(destination).resolve():
+        raise InvalidArgument(f"the data file '{external}' must be another file in the folder of '{destination}'")
+    return Path(external).name
+
+
+@contextlib.contextmanager
+def _sink(destination: Any) -> Iterator[BinaryIO]:
+    """The open file; a path is written under a temporary name and appears complete or not at all."""
+    if not isinstance(destination, (str, os.PathLike)):
+        yield destination
+        return
+    path = Path(destination)
+    if not path.parent.is_dir():
+        raise NoSuchFile(f"the folder '{path.parent}' does not exist; create it, then write '{path.name}' again")
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name + ".", delete=False) as out:
+        try:
+            yield out  # type: ignore[misc]
+            out.close()
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(out.name, 0o666 & ~umask)
+            os.replace(out.name, path)
+        except BaseException:
+            out.close()
+            os.unlink(out.name)
+            raise
+
+
+@dataclass(eq=False)
+class Piece:
+    """One distinct content (and dtype, shape) among the model's constants."""
+
+    tensor: Tensor
+    dtype: DType
+    shape: tuple[int, ...]
+    kind: StorageKind
+    digest: bytes
+    plain_bytes: int
+    roles: list[Role | None] = field(default_factory=list)
+    role: Role | None = None
+    offset: int = 0
+    length: int = 0
+    shares: Piece | None = None  # the piece whose stored bytes are also this one's
+
+    def stored(self) -> np.ndarray:
+        """The bytes that go to the file."""
+        array = self.tensor.numpy()
+        if self.kind is StorageKind.SPLAT:
+            return to_bytes(array[(slice(0, 1),) * array.ndim], self.dtype)
+        if self.role is None:
+            return to_bytes(array, self.dtype)
+        return packed_array(array, self.role.packing, self.role.group).reshape(-1).view(np.uint8)
+
+
+class Plan:
+    """Decides for every constant of a graph how and where it is stored."""
+
+    def __init__(self, graph: Graph, packed: bool) -> None:
+        self.pieces: list[Piece] = []
+        self._number: dict[int, int] = {}
+        self._by_content: dict[Any, int] = {}
+        self._outputs = graph_outputs(graph)
+        for nested in graph.graphs():
+            self._collect(nested)
+        if packed:
+            self._assign_roles()
+            self._share_transposes()
+        self._place()
+
+    def number(self, tensor: Tensor) -> int:
+        """The number of the tensor's record."""
+        return self._number[id(tensor)]
+
+    def _collect(self, graph: Graph) -> None:
+        for value in graph.constants():
+            assert value.const is not None
+            uses = [role_of_use(node, index, self._outputs) for node, index in value.uses]
+            kept = value in self._outputs or value in graph.inputs
+            self._add(value.const, value.name, [*uses, None] if kept else uses)
+        for node in graph.nodes:
+            for name, attribute in node.attributes.items():
+                for item in attribute if isinstance(attribute, (list, tuple)) else [attribute]:
+                    if isinstance(item, Tensor):
+                        self._add(item, f"{node.label}: attribute '{name}'", [None])
+
+    def _add(self, tensor: Tensor, name: str, roles: list[Role | None]) -> None:
+        if id(tensor) not in self._number:
+            piece = _measure(tensor, name)
+            key = (piece.dtype, piece.shape, piece.kind, piece.digest)
+            number = self._by_content.setdefault(key, len(self.pieces))
+            if number == len(self.pieces):
+                self.pieces.append(piece)
+            self._number[id(tensor)] = number
+        self.pieces[self._number[id(tensor)]].roles += roles
+
+    def _assign_roles(self) -> None:
+        roles = {i: role for i, p in enumerate(self.pieces) if p.kind is StorageKind.PLAIN and (role := fitted(agreed(p.roles), p.dtype, p.shape))}
+        growths = {i: growth(role, self.pieces[i].dtype, self.pieces[i].shape, self.pieces[i].plain_bytes) for i, role in roles.items()}
+        for i in affordable(growths, sum(p.plain_bytes for p in self.pieces)):
+            self.pieces[i].role, self.pieces[i].kind = roles[i], StorageKind.PACKED
+
+    def _share_transposes(self) -> None:
+        matrices = {(p.dtype, p.shape[::-1]): p for p in self.pieces if p.role and p.role.packing is Packing.MATRIX}
+        for piece in self.pieces:
+            twin = matrices.get((piece.dtype, piece.shape))
+            tables = bool(piece.roles) and all(r == Role(Packing.NONE) for r in piece.roles)
+            if twin is not None and tables and piece.kind is StorageKind.PLAIN and _digest(to_bytes(twin.tensor.numpy().T, piece.dtype)) == piece.digest:
+                piece.kind, piece.role, piece.shares = StorageKind.PACKED, Role(Packing.MATRIX_T), twin
+
+    def _place(self) -> None:
+        self.length = 0
+        for piece in self.pieces:
+            if piece.shares is None:
+                piece.length = _stored_bytes(piece)
+                piece.offset = align(self.length, alignment_of(piece.length))
+                self.length = piece.offset + piece.length
+        for piece in self.pieces:
+            if piece.shares is not None:
+                piece.offset, piece.length = piece.shares.offset, piece.shares.length
+
+    def records(self, shapes: list[int]) -> np.ndarray:
+        """The `constants` column."""
+        rows = [(p.offset, p.length, at, p.role.group if p.role else 0, len(p.shape), p.dtype, p.kind, p.role.packing if p.role else 0, VERSION if p.role else 0, 0)
+                for p, at in zip(self.pieces, shapes, strict=True)]
+        return np.array(rows, CONSTANT)
+
+    def write(self, out: BinaryIO, progress: Progress | None) -> None:
+        """The tensor data section."""
+        position = 0
+        for piece in self.pieces:
+            if piece.shares is None:
+                out.write(bytes(piece.offset - position))
+                stored = piece.stored()
+                assert stored.size == piece.length, "a tensor changed while it was written"
+                out.write(stored.data)
+                position = piece.offset + piece.length
+                if progress is not None:
+                    progress(position, self.length)
+
+    def report(self) -> dict[str, Any]:
+        """Counts and bytes, for `convert --report`."""
+        packed = [p for p in self.pieces if p.role]
+        by_packing: dict[str, int] = {}
+        for p in packed:
+            assert p.role is not None
+            by_packing[p.role.packing.name.lower()] = by_packing.get(p.role.packing.name.lower(), 0) + 1
+        return {"data_bytes": self.length, "constants": len(self._number), "distinct": len(self.pieces), "splat": sum(p.kind is StorageKind.SPLAT for p in self.pieces),
+                "packed": by_packing, "packed_bytes": sum(p.length for p in packed if p.shares is None),
+                "padding_bytes": sum(p.length - p.plain_bytes for p in packed if p.shares is None)}
+
+
+def _measure(tensor: Tensor, name: str) -> Piece:
+    array = tensor.numpy()
+    shape = tuple(int(d) for d in tensor.shape)
+    if tensor.dtype is not DType.STRING and array.dtype != tensor.dtype.numpy or tuple(array.shape) != shape:
+        raise InvalidGraph(f"constant '{name}' says {tensor.dtype.text}{list(shape)} and holds {array.dtype}{list(array.shape)}")
+    kind = StorageKind.STRINGS if tensor.dtype is DType.STRING else StorageKind.SPLAT if is_uniform(array) else StorageKind.PLAIN
+    piece = Piece(tensor, tensor.dtype, shape, kind, b"", tensor.dtype.nbytes(product(shape)))
+    piece.digest = _digest(piece.stored())
+    if kind is StorageKind.STRINGS:
+        piece.plain_bytes = piece.stored().size
+    return piece
+
+
+def _stored_bytes(piece: Piece) -> int:
+    if piece.kind is StorageKind.SPLAT:
+        return piece.dtype.nbytes(1)
+    return piece.plain_bytes + (growth(piece.role, piece.dtype, piece.shape, piece.plain_bytes) if piece.role else 0)
+
+
+def _digest(data: np.ndarray) -> bytes:
+    return blake2b(data.data, digest_size=16).digest()
