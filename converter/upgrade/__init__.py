@@ -17,17 +17,20 @@ from .site import ADAPTERS, Knowledge, Site
 
 __all__ = ["ADAPTERS", "check_opsets", "upgrade_graph"]
 
+#: Operators that were retired, and the last opset that had them. In a newer model, which is invalid but exists, they are read as that version.
+RETIRED = {("", "Scatter"): 10, ("", "Upsample"): 9}
+
 FAMILIES = (arithmetic, learned, normalization, recurrent, reduction, sampling, shaping)  # importing a family registers its adapters
 
 
 def upgrade_graph(graph: Graph, opsets: Mapping[str, int]) -> None:
     """Rewrite, in place, every node (nested graphs included) from the imported `opsets` {domain: version} to the canonical ones.
 
-    The nodes must be in topological order. Raises NotImplemented for a version newer than the canonical one, InvalidGraph for attributes no version allows.
+    Nodes should be in topological order: more is known then, so that results are simpler.
+    Raises NotImplemented for a version newer than the canonical one, InvalidGraph for attributes no version allows.
     """
     versions = check_opsets(opsets)
-    if any(version < OPSETS[domain] for domain, version in versions.items()):
-        _upgrade(graph, versions, Knowledge())
+    _upgrade(graph, versions, Knowledge())
 
 
 def check_opsets(opsets: Mapping[str, int]) -> dict[str, int]:
@@ -54,6 +57,7 @@ def _upgrade_node(node: Node, version: int | None, knowledge: Knowledge) -> list
     if version is None or (node.domain, node.op_type) not in ADAPTERS:
         return [node]
     site = Site(node, knowledge)
+    version = min(version, RETIRED.get((node.domain, node.op_type), version))
     while True:
         todo = [(v, f) for v, f in ADAPTERS.get((node.domain, node.op_type), []) if v > version]
         if not todo:

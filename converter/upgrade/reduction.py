@@ -32,7 +32,7 @@ def coerced_to_2d(site: Site) -> None:
 @adapter(10, "TopK")
 def k_input(site: Site) -> None:
     """Attribute `k` became input 1, a tensor of shape [1]."""
-    site.set_input(1, site.ints([site.take("k")]))
+    site.set_input(1, site.ints([site.node.attributes.pop("k")]))
 
 
 @adapter(20, "DFT")
