@@ -47,24 +47,24 @@ def _fit(lengths: Sequence[int], sizes: list[int], policy: str) -> tuple[list[in
     return [math.floor(scale * n + 0.5) for n in lengths], [scale] * len(lengths)
 
 
-def _origins(mode: str, length: int, count: int, scale: float, start: float, end: float) -> np.ndarray:
-    """Where each output element lies in the input, in elements."""
-    x = np.arange(count, dtype=np.float64)
+def _origins(mode: str, length: int, count: int, scale: Any, start: Any, end: Any) -> np.ndarray:
+    """Where each output element lies in the input, in elements, in the precision of `scale`."""
+    x = np.arange(count, dtype=scale.dtype)
     exact = scale * length  # may be fractional
     if mode == "half_pixel":
         return (x + 0.5) / scale - 0.5
     if mode == "half_pixel_symmetric":
         return length / 2 * (1 - count / exact) + (x + 0.5) / scale - 0.5
     if mode == "pytorch_half_pixel":
-        return (x + 0.5) / scale - 0.5 if count > 1 else np.zeros(count)
+        return (x + 0.5) / scale - 0.5 if count > 1 else np.zeros_like(x)
     if mode == "asymmetric":
         return x / scale
     if mode == "align_corners":
-        return x * (length - 1) / (exact - 1) if count > 1 else np.zeros(count)
+        return x * (length - 1) / (exact - 1) if count > 1 else np.zeros_like(x)
     require(mode == "tf_crop_and_resize", f"coordinate_transformation_mode '{mode}' is not one of {', '.join(COORDINATES)}")
     if count > 1:
         return start * (length - 1) + x * (end - start) * (length - 1) / (exact - 1)
-    return np.full(count, 0.5 * (start + end) * (length - 1))
+    return np.full_like(x, 0.5 * (start + end) * (length - 1))
 
 
 def _nearest(x: np.ndarray, mode: str) -> np.ndarray:
@@ -139,7 +139,9 @@ def Resize(X: Any, roi: Any = None, scales: Any = None, sizes: Any = None, *, an
         if scale == 1 and count == length and (start, end) == (0, 1):
             continue
         require(length or not count, f"axis {axis} has no elements to resize to {count}")
-        x = _origins(coordinate_transformation_mode, length, count, scale, start, end)
+        # Scales are float32: whether 8.5 / 1.7 - 0.5 is a tie for `nearest` can only be asked in float32.
+        precision = np.float32 if mode == "nearest" else np.float64
+        x = _origins(coordinate_transformation_mode, length, count, precision(scale), precision(start), precision(end))
         if mode == "nearest":
             data = np.take(data, np.clip(_nearest(x, nearest_mode), 0, max(length - 1, 0)), axis)
         else:

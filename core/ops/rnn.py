@@ -183,13 +183,15 @@ def LSTM(X: Any, W: Any, R: Any, B: Any = None, sequence_lens: Any = None, initi
     """Long short-term memory with gates i, o, f, c and peepholes P; outputs Y (all hidden states), Y_h and Y_c (the last ones)."""
     hidden = R.shape[2]
     input_bias, state_bias = _biases(B, R)
-    functions = _activations(activations or ["Sigmoid", "Tanh", "Tanh"] * len(W), activation_alpha, activation_beta, clip)
+    functions, unclipped = (_activations(activations or ["Sigmoid", "Tanh", "Tanh"] * len(W), activation_alpha, activation_beta, limit) for limit in (clip, None))
     peepholes = np.zeros((len(W), 3 * hidden), widened(R).dtype) if P is None else widened(P)
 
     def make_cell(d: int) -> Cell:
         recurrent = widened(R[d]).T
         p_i, p_o, p_f = np.split(peepholes[d], 3)
-        f, g, h_ = functions[3 * d:3 * d + 3]
+        f, g, _ = functions[3 * d:3 * d + 3]
+        # `clip` bounds what enters the gates; the cell state enters the output activation as it is, as in onnxruntime.
+        output_activation = unclipped[3 * d + 2]
 
         def cell(x: np.ndarray, states: State) -> State:
             h, c = states
@@ -197,7 +199,7 @@ def LSTM(X: Any, W: Any, R: Any, B: Any = None, sequence_lens: Any = None, initi
             i = f(i + p_i * c)
             forget = 1 - i if input_forget else f(forget + p_f * c)
             c = forget * c + i * g(candidate)
-            return f(o + p_o * c) * h_(c), c
+            return f(o + p_o * c) * output_activation(c), c
         return cell
     return _recur(X, W, input_bias + state_bias, sequence_lens, [initial_h, initial_c], hidden, direction, layout, make_cell)
 

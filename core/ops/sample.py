@@ -74,7 +74,8 @@ def GridSample(X: Any, grid: Any, *, align_corners: int = 0, mode: str = "linear
         borders = (0.0, size - 1.0) if align_corners else (-0.5, size - 0.5)
         if mode == "nearest":
             x = np.rint(x)
-        if padding_mode == "border":
+        if padding_mode == "border" and mode != "cubic":
+            # Cubic interpolation holds each of its four neighbours to the border instead, as PyTorch and onnxruntime do.
             x = np.clip(x, 0, size - 1)
         elif padding_mode == "reflection":
             x = _reflect(x, *borders)
