@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 2_000_000_000
 #: Tensors smaller than this stay in the model file; larger external ones start at multiples of `ALIGNMENT`, so that they can be mapped.
 MIN_EXTERNAL_BYTES, ALIGNMENT = 1024, 4096
+#: The IR version of exports is at least this one, the first with 4-bit types.
+MIN_IR_VERSION = 10
 
 
 def _onnx() -> Any:
@@ -34,30 +36,31 @@ def _onnx() -> Any:
     return onnx
 
 
-def to_onnx(model: Model | Graph, *, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None) -> onnx.ModelProto:
+def to_onnx(model: Model | Graph, *, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None, lowest: bool = False) -> onnx.ModelProto:
     """The ModelProto of a model or graph, or of the part that computes the values called `outputs` from those called `inputs`.
 
+    It is stamped with the canonical opsets; lowest: with the lowest ones at which all its operators are the same, for consumers that know fewer.
     Raises InvalidArgument where a name does not exist, the inputs do not suffice, or the weights exceed what one protobuf can hold (`save_onnx` can).
     """
     whole = _as_model(model)
     size = sum(v.const.nbytes for v in _all_constants(whole.graph) if v.const is not None)
     if size > MAX_FILE_BYTES:
         raise InvalidArgument(f"the weights take {size} bytes and an ONNX file holds less than 2 GB; use save_onnx, which puts them in a file beside it")
-    return _Exporter(_make_tensor).model(whole, inputs, outputs)
+    return _Exporter(_make_tensor, lowest).model(whole, inputs, outputs)
 
 
 def save_onnx(model: Model | Graph, path: str | os.PathLike[str], *, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None,
-              external_data: bool | None = None) -> None:
+              lowest: bool = False, external_data: bool | None = None) -> None:
     """Write `to_onnx(…)` to `path`. external_data: put the weights into `<path>.data`, one after another; None does so where they need it (2 GB)."""
     whole, path = _as_model(model), os.fspath(path)
     if external_data is None:
         external_data = sum(v.const.nbytes for v in _all_constants(whole.graph) if v.const is not None) > MAX_FILE_BYTES
     if not external_data:
-        proto = to_onnx(whole, inputs=inputs, outputs=outputs)
+        proto = to_onnx(whole, inputs=inputs, outputs=outputs, lowest=lowest)
     else:
         location = os.path.basename(path) + ".data"
         with open(path + ".data", "wb") as file:
-            proto = _Exporter(lambda tensor, name: _external_tensor(tensor, name, file, location)).model(whole, inputs, outputs)
+            proto = _Exporter(lambda tensor, name: _external_tensor(tensor, name, file, location), lowest).model(whole, inputs, outputs)
     with open(path, "wb") as file:
         file.write(proto.SerializeToString(deterministic=True))
 
@@ -155,8 +158,8 @@ class _Names:
 class _Exporter:
     """One export. `tensor` makes the TensorProto of a constant and decides where its bytes go."""
 
-    def __init__(self, tensor: Callable[[Tensor, str], Any]) -> None:
-        self.onnx, self.tensor = _onnx(), tensor
+    def __init__(self, tensor: Callable[[Tensor, str], Any], lowest: bool) -> None:
+        self.onnx, self.tensor, self.lowest = _onnx(), tensor, lowest
         self.homes: dict[Value, Graph] = {}  # constant → the graph whose initializer it becomes
         self.node_names = _Names()  # onnxruntime refuses two nodes of one name
 
@@ -168,17 +171,35 @@ class _Exporter:
         part = graph if nodes is graph.nodes else Graph(graph.name, starts, ends, nodes)
         self._find_homes(part)
         helper = self.onnx.helper
-        domains = {""} | {node.domain for node in part.walk()}
-        unknown = sorted(domains - OPSETS.keys())
-        if unknown:
-            raise InvalidGraph(f"the graph has nodes of domain '{unknown[0]}', which has no canonical opset; it has not been upgraded and inlined")
-        imports = [helper.make_opsetid(domain, OPSETS[domain]) for domain in sorted(domains)]
-        proto = helper.make_model(self._graph(part, _Names()), opset_imports=imports, producer_name=model.producer_name, producer_version=model.producer_version, domain=model.domain,
-                                  model_version=model.model_version, doc_string=model.doc)
-        proto.ir_version = helper.find_min_ir_version_for(imports, ignore_unknown=True)
+        imports = self._opsets(part)
+        proto = helper.make_model(self._graph(part, _Names()), opset_imports=imports, producer_name=model.producer_name,
+                                  producer_version=model.producer_version, domain=model.domain, model_version=model.model_version, doc_string=model.doc)
+        proto.ir_version = max(MIN_IR_VERSION, helper.find_min_ir_version_for(imports, ignore_unknown=True))
         if model.metadata:
             helper.set_model_props(proto, model.metadata)
         return proto
+
+    def _opsets(self, graph: Graph) -> list[Any]:
+        """The opset imports: canonical, or the lowest. An operator that the canonical one has deprecated (ai.onnx.ml 5 the old tree ensembles) needs an older."""
+        used: dict[str, set[str]] = {"": {"Identity"}}
+        for node in graph.walk():
+            used.setdefault(node.domain, set()).add(node.op_type)
+        unknown = sorted(used.keys() - OPSETS.keys())
+        if unknown:
+            raise InvalidGraph(f"the graph has nodes of domain '{unknown[0]}', which has no canonical opset; it has not been upgraded and inlined")
+        return [self.onnx.helper.make_opsetid(domain, self._version(domain, names)) for domain, names in sorted(used.items())]
+
+    def _version(self, domain: str, operators: set[str]) -> int:
+        defs, needed, limit = self.onnx.defs, 1, OPSETS[domain]
+        schemas = [defs.get_schema(name, limit, domain) for name in sorted(operators) if defs.has(name, domain)]
+        for schema in schemas:
+            if schema.deprecated:
+                limit = min(limit, schema.since_version - 1)
+                schema = defs.get_schema(schema.name, schema.since_version - 1, domain)
+            needed = max(needed, schema.since_version)
+        if needed > limit:
+            raise InvalidGraph(f"no version of domain '{domain}' has all the operators of the graph: {', '.join(s.name for s in schemas if s.deprecated)} ended at {limit}, others began at {needed}")
+        return needed if self.lowest else limit
 
     def _find_homes(self, root: Graph) -> None:
         """A constant belongs to the graph that uses it, or to the outermost where several do."""
@@ -240,6 +261,8 @@ class _Exporter:
         if not schema.has(node.op_type, node.domain):
             return {}
         found = schema.get_schema(node.op_type, OPSETS[node.domain], node.domain)
+        if found.deprecated:
+            found = schema.get_schema(node.op_type, found.since_version - 1, node.domain)
         return {name: int(attribute.type.value) for name, attribute in found.attributes.items()}
 
     def _attribute(self, node: Node, name: str, value: Any, kind: int, names: _Names) -> Any:

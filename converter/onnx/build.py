@@ -48,9 +48,9 @@ class Scope:
         self.values: dict[str, Value] = {}
         self.title, self.outer = title, outer
         self.absent: set[str] = set() if outer is None else outer.absent
-        self.attributes = attributes if outer is None else outer.attributes
-        self.prefix = prefix if outer is None else outer.prefix
-        self.origin = origin if outer is None else outer.origin
+        self.attributes: Mapping[str, Any] | None = attributes if outer is None else outer.attributes
+        self.prefix: str = prefix if outer is None else outer.prefix
+        self.origin: tuple[str, ...] = origin if outer is None else outer.origin
         self.tag = tag
 
     def find(self, name: str) -> Value | None:

@@ -13,10 +13,10 @@ from sardonyx.errors import InvalidArgument, InvalidGraph, InvalidProtobuf, NoSu
 from sardonyx.errors import NotImplemented as NotImplementedHere
 from sardonyx.graph import OPSETS, Graph, Model
 
-from .build import Builder, canonical
+from .build import CALL, Builder, canonical
 from .external import ExternalData, map_file
 from .foreign import foreign
-from .functions import Inliner, sort_all
+from .functions import Inliner, key_of, sort_all
 from .proto import FunctionProto, ModelProto, NodeProto, OperatorSetIdProto
 from .wire import read
 
@@ -99,6 +99,10 @@ def _import(proto: ModelProto, external: ExternalData, path: str, upgrade: bool)
             _inline(graph, builder, upgrade_graph, opsets)
     if upgrade:
         _check_operators(graph)
+    else:
+        for node in graph.walk():
+            if node.domain.startswith(CALL):
+                node.domain = key_of(node)[0]
     graph.verify()
     return Model(graph, opsets, {e.key: e.value for e in proto.metadata_props}, proto.producer_name, proto.producer_version, proto.domain, proto.model_version,
                  proto.doc_string, proto.ir_version, path=path)

@@ -69,16 +69,13 @@ def read_tensor(proto: TensorProto, external: ExternalData, what: str = "") -> T
     if dtype is DType.STRING:
         return _strings(proto, shape, what)
     size = file_bytes(dtype, _count(shape))
+    data: Any
     if proto.data_location == 1:
-        if dtype.bits == 0:
-            raise InvalidGraph(f"{what}: strings can not lie in an external file")
         data = external.bytes_of(proto.name, {e.key: e.value for e in proto.external_data}, size)
     elif "raw_data" in proto.__dict__:
         data = proto.raw_data
     else:
         data = _typed_field(proto, dtype, shape, what)
-    if dtype in _SIX_BITS and "raw_data" not in proto.__dict__ and proto.data_location != 1:
-        data = _pack(data, 6)
     if len(data) != size:
         raise InvalidGraph(f"{what}: {dtype.text}{list(shape)} needs {size} bytes, but the file holds {len(data)}")
     return from_bytes(data, dtype, shape)
@@ -136,9 +133,9 @@ def _unpack_bits(data: Any, bits: int, count: int) -> np.ndarray:
     return out.reshape(-1)[:count]
 
 
-def _pack(data: Any, bits: int) -> bytes:
+def _pack(codes: np.ndarray, bits: int) -> bytes:
     """Codes of one byte each → packed, the reverse of `_unpack_bits`."""
-    rows = np.unpackbits(np.frombuffer(data, np.uint8).reshape(-1, 1), axis=1, count=bits, bitorder="little")
+    rows = np.unpackbits(codes.reshape(-1, 1), axis=1, count=bits, bitorder="little")
     return np.packbits(rows.reshape(-1), bitorder="little").tobytes()
 
 
@@ -148,7 +145,8 @@ def _typed_field(proto: TensorProto, dtype: DType, shape: tuple[int, ...], what:
         return proto.float_data or b""
     if dtype in (DType.DOUBLE, DType.COMPLEX128):
         return proto.double_data or b""
-    count, stored = _count(shape), np.dtype(np.uint8)
+    count = _count(shape)
+    stored: np.dtype[Any] = np.dtype(np.uint8)
     if dtype is DType.INT64:
         packed, stored = proto.int64_data, np.dtype(np.int64)
     elif dtype in (DType.UINT64, DType.UINT32):
@@ -168,12 +166,16 @@ def _typed_field(proto: TensorProto, dtype: DType, shape: tuple[int, ...], what:
         numbers = varints(packed or b"", stored)
     except InvalidProtobuf as error:
         raise InvalidProtobuf(f"{what}: {error}") from None
+    if dtype in _SIX_BITS:
+        return _pack(numbers, 6)
     if dtype is DType.BOOL:
         numbers = (numbers != 0).view(np.uint8)
     return memoryview(numbers).cast("B") if len(numbers) else b""
 
 
 def _strings(proto: TensorProto, shape: tuple[int, ...], what: str) -> Tensor:
+    if proto.data_location == 1:
+        raise InvalidGraph(f"{what}: strings can not lie in an external file")
     if len(proto.string_data) != _count(shape):
         raise InvalidGraph(f"{what}: string{list(shape)} needs {_count(shape)} strings, but the file holds {len(proto.string_data)}")
     if not proto.string_data:

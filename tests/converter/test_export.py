@@ -185,6 +185,22 @@ def test_tensors(dtype: DType) -> None:
     assert made.dtype is dtype and (made.numpy().tolist() == values.tolist() or made.numpy().tobytes() == values.tobytes())
 
 
+def test_opsets_of_an_export() -> None:
+    model = load_model(MODELS["old opset"][0])
+    assert [i.version for i in to_onnx(model).opset_import] == [28]
+    lowest = to_onnx(model, lowest=True)
+    onnx.checker.check_model(lowest)
+    assert lowest.opset_import[0].version == 25 and text(load_model(lowest).graph) == text(model.graph)
+    trees = Graph("g", [Value("x", TensorType(DType.FLOAT, (2, 2)))])
+    made = trees.node("TreeEnsembleRegressor", trees.inputs, domain="ai.onnx.ml", n_targets=1)
+    made.outputs[0].type = TensorType(DType.FLOAT, (2, 1))
+    trees.outputs = made.outputs
+    assert {i.domain: i.version for i in to_onnx(trees).opset_import} == {"": 28, "ai.onnx.ml": 4}
+    trees.node("TreeEnsemble", trees.inputs, domain="ai.onnx.ml")
+    with pytest.raises(InvalidGraph, match="TreeEnsembleRegressor ended at 4, others began at 5"):
+        to_onnx(trees)
+
+
 def test_names_are_made_unique() -> None:
     x = Value("x", TensorType(DType.FLOAT, (2,)))
     a, b = Value("same"), Value("same")
