@@ -12,7 +12,7 @@ from sardonyx.errors import InvalidGraph
 from sardonyx.errors import NotImplemented as NotImplementedHere
 from sardonyx.graph import OPSETS, Graph, Node
 
-from . import arithmetic, learned, normalization, recurrent, reduction, sampling, shaping
+from . import arithmetic, experimental, learned, normalization, recurrent, reduction, sampling, shaping
 from .site import ADAPTERS, Knowledge, Site
 
 __all__ = ["ADAPTERS", "check_opsets", "upgrade_graph"]
@@ -20,7 +20,7 @@ __all__ = ["ADAPTERS", "check_opsets", "upgrade_graph"]
 #: Operators that were retired, and the last opset that had them. In a newer model, which is invalid but exists, they are read as that version.
 RETIRED = {("", "Scatter"): 10, ("", "Upsample"): 9}
 
-FAMILIES = (arithmetic, learned, normalization, recurrent, reduction, sampling, shaping)  # importing a family registers its adapters
+FAMILIES = (arithmetic, experimental, learned, normalization, recurrent, reduction, sampling, shaping)  # importing a family registers its adapters
 
 
 def upgrade_graph(graph: Graph, opsets: Mapping[str, int]) -> None:

@@ -163,8 +163,8 @@ class Site:
         rank = self.rank(value)
         return self.ints([rank]) if rank is not None else self.add("Shape", [self.add("Shape", [value])])
 
-    def scalar_like(self, number: float, value: Value) -> Value:
-        """A scalar of the element type of `value`: a constant, or CastLike where the type is not known."""
+    def scalar_like(self, number: float | list[float], value: Value) -> Value:
+        """A scalar (or list) of the element type of `value`: a constant, or CastLike where the type is not known."""
         dtype = self.spec(value).dtype
         if dtype is not None:
             return self.constant(number, dtype)
