@@ -3,8 +3,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..expr import E, Op, binary, select, unary
+from ..kernels import Kernel
+from ..lowering import Lowering, View
 from .common import broadcast_shapes, like, normalize_axis, same_type
-from .numeric import erfc, rounded
+from .maps import elementwise, op1
+from .numeric import erfc, rounded, wide
 from .registry import Spec, operator, require
 
 
@@ -150,14 +154,12 @@ def _(A: Spec, B: Spec, *, alpha: float = 1.0) -> Spec:
 
 @operator()
 def Softmax(input: np.ndarray, *, axis: int = -1) -> np.ndarray:
-    """e^x divided by its sum along the axis."""
-    return rounded(lambda x: softmax(x, axis), input)
-
-
-def softmax(x: np.ndarray, axis: int) -> np.ndarray:
-    """Softmax along an axis, the greatest element subtracted first."""
-    powers = np.exp(x - x.max(axis, keepdims=True, initial=-np.inf))
-    return powers / powers.sum(axis, keepdims=True)
+    """e^x divided by its sum along the axis. In a narrow float every step rounds to it, as the specification's function body does; the sum accumulates in float32."""
+    def step(x: np.ndarray) -> np.ndarray:
+        return wide(x.astype(input.dtype))
+    x = wide(input)
+    powers = step(np.exp(step(x - x.max(axis, keepdims=True, initial=-np.inf))))
+    return np.asarray((powers / step(powers.sum(axis, keepdims=True))).astype(input.dtype))
 
 
 @operator()
@@ -188,3 +190,38 @@ def _(input: Spec, *, axis: int = -1) -> Spec:
     if input.rank is not None:
         normalize_axis(axis, input.rank)
     return like(input)
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+def _gelu(x: E, approximate: str = "none") -> E:
+    if approximate == "tanh":
+        return 0.5 * x * (1 + unary(Op.TANH, 0.7978845608028654 * (x + 0.044715 * x * x * x)))
+    return 0.5 * x * (1 + unary(Op.ERF, x * 0.7071067811865476))
+
+
+Relu.lower(elementwise(lambda x: binary(Op.MAX, x, 0)))
+LeakyRelu.lower(elementwise(lambda x, alpha=0.01: select(binary(Op.LT, x, 0), x * alpha, x)))
+PRelu.lower(elementwise(lambda x, slope: select(binary(Op.LT, x, 0), x * slope, x)))
+Sigmoid.lower(op1(Op.SIGMOID))
+HardSigmoid.lower(elementwise(lambda x, alpha=0.2, beta=0.5: binary(Op.MAX, binary(Op.MIN, x * alpha + beta, 1), 0)))
+HardSwish.lower(elementwise(lambda x: x * binary(Op.MAX, binary(Op.MIN, x * (1 / 6) + 0.5, 1), 0)))
+Swish.lower(elementwise(lambda x, alpha=1.0: x * unary(Op.SIGMOID, x * alpha)))
+SwiGLU.lower(elementwise(lambda a, b, alpha=1.0: a * unary(Op.SIGMOID, a * alpha) * b))
+Gelu.lower(elementwise(_gelu))
+Elu.lower(elementwise(lambda x, alpha=1.0: select(binary(Op.LT, x, 0), (unary(Op.EXP, x) - 1) * alpha, x)))
+Softsign.lower(elementwise(lambda x: x / (1 + unary(Op.ABS, x))))
+
+
+@Softmax.lower
+def _(k: Lowering, input: View, *, axis: int = -1, out: Spec) -> View:
+    made = k.buffer(input.dtype, input.shape).whole()
+    k.call(Kernel.SOFTMAX, [input, None], [made], axis=axis % input.rank, mode=0, scale=1.0)
+    return made
+
+
+@LogSoftmax.lower
+def _(k: Lowering, input: View, *, axis: int = -1, out: Spec) -> View:
+    made = k.buffer(input.dtype, input.shape).whole()
+    k.call(Kernel.SOFTMAX, [input, None], [made], axis=axis % input.rank, mode=1, scale=1.0)
+    return made

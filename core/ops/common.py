@@ -92,8 +92,13 @@ def size_of_rank(spec: Spec | None) -> int | None:
     return spec.shape[0]
 
 
+#: NumPy's limit; a tensor that gives a shape may be declared of any length.
+MAX_RANK = 64
+
+
 def fresh_shape(rank: int | None) -> Shape | None:
     """A shape of which only the rank is known."""
+    require(rank is None or rank <= MAX_RANK, f"a shape of {rank} sizes; the highest rank is {MAX_RANK}")
     return None if rank is None else tuple(fresh() for _ in range(rank))
 
 

@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..dim import product
+from ..dim import Undecidable, product
+from ..expr import E, acc, leaf
+from ..kernels import Kernel
+from ..lowering import CannotLower, Lowering, View
 from ..types import DType
 from .common import check_equal, fresh_shape, same_type, size_of_rank
 from .precision import widened
@@ -333,3 +336,32 @@ def _(input: Spec, weight: Spec, bias: Spec | None = None, past_state: Spec | No
         require(len(input.shape) == 3 and len(weight.shape) == 3, f"input {input} must be [B, C, L] and weight {weight} [C, 1, k]")
         state = (input.shape[0], input.shape[1], weight.shape[2] - 1)
     return Spec(dtype, input.shape), Spec(dtype, state)
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+@Conv.lower
+def _(k: Lowering, X: View, W: View, B: View | None = None, *, auto_pad: str = "NOTSET", dilations: Any = None, group: int = 1, kernel_shape: Any = None,
+      pads: Any = None, strides: Any = None, out: Spec) -> View:
+    spatial = X.rank - 2
+    if X.dtype not in (DType.FLOAT, DType.FLOAT16) or not 1 <= spatial <= 3:
+        raise CannotLower(f"a {spatial}-D Conv of {X.dtype.text}")
+    window = make_window(_kernel(W.shape, kernel_shape), strides, dilations, pads, auto_pad)
+    made = k.buffer(X.dtype, out.shape or ()).whole()
+    leaves = [] if B is None else [_per_channel(B, made.shape)]
+    epilogue: list[E] = [] if B is None else [acc(X.dtype) + leaf(0, B.dtype)]
+    try:
+        begins = list(leading_pads(X.shape[2:], made.shape[2:], window))  # type: ignore[arg-type]
+    except Undecidable:
+        raise CannotLower(f"auto_pad {auto_pad} of sizes that only the run knows") from None
+    k.call(Kernel.CONV, [X, W, *leaves], [made], epilogue=epilogue, first_leaf=2, spatial=spatial, group=group, kernel=list(window.kernel), strides=list(window.strides),
+           dilations=list(window.dilations), pads=begins, transposed=0, zero_x=-1, zero_w=-1)
+    return made
+
+
+def _per_channel(values: View, shape: tuple[Any, ...]) -> View:
+    """A vector along axis 1 of `shape`."""
+    view = values.unsqueeze(0)
+    for _ in shape[2:]:
+        view = view.unsqueeze(view.rank)
+    return view.expand(shape)

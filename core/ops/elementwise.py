@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from ..dim import dim_ceil, dim_floor, dim_max, dim_min, exact_div, is_static
+from ..expr import E, Op, binary, cast, compute_type, const, select, unary
+from ..lowering import Lowering, View
 from ..types import DType
 from .cast import highest, lowest
 from .common import broadcast_shapes, broadcasting, like, normalize_axis, same_type
+from .maps import as_bool, elementwise, folded, op1, op2, scalar
 from .numeric import accumulator, erf, known_sizes, nearest, power, remainder, require_nonzero, rounded, sizes_rule, trunc_div, wide
 from .registry import Context, Spec, operator, require
 
@@ -421,3 +424,62 @@ def Dropout(data: np.ndarray, ratio: np.ndarray | None = None, training_mode: np
 @Dropout.shape
 def _(data: Spec, ratio: Spec | None = None, training_mode: Spec | None = None, *, seed: Any = None) -> tuple[Spec, Spec]:
     return Spec(data.dtype, data.shape), Spec(DType.BOOL, data.shape)
+
+
+# -- lowering: one Map each -------------------------------------------------------------------------------------------------------------------
+
+for _operator, _op in ((Add, Op.ADD), (Sub, Op.SUB), (Mul, Op.MUL), (Div, Op.DIV)):
+    _operator.lower(op2(_op))
+for _operator, _op in ((Neg, Op.NEG), (Abs, Op.ABS), (Sign, Op.SIGN), (Reciprocal, Op.RECIPROCAL), (Floor, Op.FLOOR), (Ceil, Op.CEIL), (Round, Op.ROUND), (Sqrt, Op.SQRT), (Exp, Op.EXP),
+                       (Log, Op.LOG), (Erf, Op.ERF), (Sin, Op.SIN), (Cos, Op.COS), (Tan, Op.TAN), (Asin, Op.ASIN), (Acos, Op.ACOS), (Atan, Op.ATAN), (Sinh, Op.SINH), (Cosh, Op.COSH),
+                       (Tanh, Op.TANH), (Asinh, Op.ASINH), (Acosh, Op.ACOSH), (Atanh, Op.ATANH), (IsNaN, Op.ISNAN)):
+    _operator.lower(op1(_op))
+Max.lower(folded(Op.MAX))
+Min.lower(folded(Op.MIN))
+Sum.lower(folded(Op.ADD))
+Where.lower(elementwise(lambda condition, X, Y: select(as_bool(condition), X, Y)))
+Mod.lower(elementwise(lambda A, B, fmod=0: binary(Op.FMOD if fmod else Op.MOD, A, B)))
+
+
+@Mean.lower
+def _(k: Lowering, *data_0: View, out: Spec) -> View:
+    count = len(data_0)
+    return folded_mean(k, *data_0, out=out) if count > 1 else k.copy(data_0[0])
+
+
+def _mean(first: E, *rest: E) -> E:
+    for x in rest:
+        first = first + x
+    return first / (1.0 * (1 + len(rest)))
+
+
+folded_mean = elementwise(_mean)
+
+
+@Pow.lower
+def _(k: Lowering, X: View, Y: View, *, out: Spec) -> View:
+    exponent = scalar(Y)
+    if exponent == 2:
+        return elementwise(lambda x: x * x)(k, X, out=Spec(out.dtype, X.shape)).expand(out.shape or ())
+    if exponent == 0.5 and X.dtype.is_float:
+        return elementwise(lambda x: unary(Op.SQRT, x))(k, X, out=Spec(out.dtype, X.shape)).expand(out.shape or ())
+    wide_type = compute_type(X.dtype)
+    return elementwise(lambda x, y: binary(Op.POW, cast(x, wide_type), cast(y, wide_type)))(k, X, Y, out=out)
+
+
+@Clip.lower
+def _(k: Lowering, input: View, min: View | None = None, max: View | None = None, *, out: Spec) -> View:
+    low, high = scalar(min), scalar(max)
+    if (min is not None and low is None) or (max is not None and high is None):
+        views = [v for v in (input, min, max) if v is not None]
+
+        def bounded(x: E, *limits: E) -> E:
+            rest = list(limits)
+            x = binary(Op.MAX, x, rest.pop(0)) if min is not None else x
+            return binary(Op.MIN, x, rest.pop(0)) if max is not None else x
+        return elementwise(bounded)(k, *views, out=out)
+
+    def body(x: E) -> E:
+        x = x if low is None else binary(Op.MAX, x, const(low, x.type))
+        return x if high is None else binary(Op.MIN, x, const(high, x.type))
+    return elementwise(body)(k, input, out=out)

@@ -9,6 +9,9 @@ import numpy as np
 
 from ..dim import Dim, fresh
 from ..dim import Shape as Dims
+from ..expr import E
+from ..lowering import CannotLower, Lowering, View
+from ..types import DType
 from .common import broadcast_shapes, check_equal, same_type
 from .precision import matmul, widened
 from .registry import Spec, operator, require
@@ -176,3 +179,31 @@ def _einsum_sizes(terms: Sequence[Term], shapes: Sequence[Dims]) -> dict[str, Di
         for label, size in zip(term, shape, strict=True):
             (found[label],) = broadcast_shapes((found.get(label, 1),), (size,)) or (size,)
     return found
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+FLOATS = (DType.FLOAT, DType.FLOAT16, DType.BFLOAT16, DType.DOUBLE)
+
+
+@MatMul.lower
+def _(k: Lowering, A: View, B: View, *, out: Spec) -> View:
+    if A.dtype not in FLOATS:
+        raise CannotLower(f"a MatMul of {A.dtype.text}")
+    left = A if A.rank > 1 else A.unsqueeze(0)
+    right = B if B.rank > 1 else B.unsqueeze(1)
+    batch = broadcast_shapes(left.shape[:-2], right.shape[:-2]) or ()
+    made = k.matmul(left.expand((*batch, *left.shape[-2:])), right if right.rank == 2 else right.expand((*batch, *right.shape[-2:])), A.dtype, (*batch, left.shape[-2], right.shape[-1]))
+    return k.reshape(made, out.shape or ()) if made.shape != out.shape else made
+
+
+@Gemm.lower
+def _(k: Lowering, A: View, B: View, C: View | None = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0, out: Spec) -> View:
+    if A.dtype not in FLOATS:
+        raise CannotLower(f"a Gemm of {A.dtype.text}")
+
+    def epilogue(total: E, *leaves: E) -> E:
+        total = total if alpha == 1 else total * alpha
+        return total if not leaves else total + (leaves[0] if beta == 1 else leaves[0] * beta)
+    plain = alpha == 1 and C is None
+    return k.matmul(A.permute((1, 0)) if transA else A, B.permute((1, 0)) if transB else B, A.dtype, out.shape or (), None if plain else epilogue, [] if C is None else [C])

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import Kernel
+from ..lowering import CannotLower, Lowering, View
 from ..types import DType
 from .common import check_equal, like, normalize_axes, normalize_axis, same_type
 from .precision import widened
@@ -160,3 +162,21 @@ def MeanVarianceNormalization(X: Any, *, axes: Any = (0, 2, 3)) -> Any:
 
 
 MeanVarianceNormalization.shape(like)
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+@LayerNormalization.lower
+def _(k: Lowering, X: View, Scale: View, B: View | None = None, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1, out: Any) -> View:
+    if isinstance(out, list) and any(spec is not None for spec in out[1:]):
+        raise CannotLower("LayerNormalization with its statistics as outputs")
+    made = k.buffer(X.dtype, X.shape).whole()
+    k.call(Kernel.NORM, [X, Scale.expand(X.shape), None if B is None else B.expand(X.shape), None], [made], mode=0, axis=axis % X.rank, groups=0, epsilon=epsilon)
+    return made
+
+
+@RMSNormalization.lower
+def _(k: Lowering, X: View, scale: View, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1, out: Spec) -> View:
+    made = k.buffer(scale.dtype, X.shape).whole()
+    k.call(Kernel.NORM, [X, scale.expand(X.shape), None, None], [made], mode=1, axis=axis % X.rank, groups=0, epsilon=epsilon)
+    return made

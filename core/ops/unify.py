@@ -39,6 +39,10 @@ def join_types(a: ValueType, b: ValueType, dim: DimJoin = equal_or_fresh) -> Val
         return SequenceType(join_types(a.element, b.element, dim))
     if isinstance(a, OptionalType) and isinstance(b, OptionalType):
         return OptionalType(join_types(a.element, b.element, dim))
+    if isinstance(a, OptionalType):
+        return OptionalType(join_types(a.element, b, dim))  # a value is an optional that has one: bodies of Loop mix the two
+    if isinstance(b, OptionalType):
+        return OptionalType(join_types(a, b.element, dim))
     require(a == b, f"types {a} and {b} differ")
     return a
 

@@ -1,0 +1,130 @@
+"""Stage 7, encode: kernel calls become a Program. Strides appear here, from each buffer's order.
+
+Rules
+1. Symbols are bound by the inputs' dims; a size an input fixes becomes a guard, as does each end of the planned range.
+2. A constant MatMul or Conv operand is packed (core/model/packing.py) unless it is stored packed already; everything else is a plain constant.
+3. Parameters follow the kind's record; unused positions of a counted parameter are 1 (kernel, strides, dilations) or 0.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..dim import Dim, Symbol, product, symbols
+from ..expr import encode as encode_expression
+from ..graph import Tensor
+from ..kernels import RECORDS, Kernel
+from ..lowering import Buffer, KernelCall, View
+from ..program import Guard, Home, PortRecord, Program, StepRecord, ViewRecord
+from .lower import Lowered
+from .memory import Placed, root
+
+#: Parameters that are floating-point numbers, stored as the bits of a double.
+FLOATS = frozenset({"scale", "epsilon", "softcap", "p"})
+
+
+def encode(lowered: Lowered, placed: Placed, ranges: Mapping[str, tuple[int, int | None]]) -> tuple[Program, list[Tensor]]:
+    """The program, and its constants in the order DATA buffers number them."""
+    program = Program(arena=placed.arena)
+    work = _Encoder(program, placed)
+    for i, view in enumerate(lowered.inputs):                                                             # 1
+        dims = []
+        for axis, size in enumerate(view.shape):
+            names = symbols(size)
+            if len(names) == 1 and str(size) == next(iter(names)).name:
+                program.bind_symbol(str(size), i, axis)
+            dims.append(size)
+        program.inputs.append(PortRecord(program.string(lowered.input_names[i]), view.dtype, -1, tuple(0 for _ in dims)))
+    _guard_ranges(program, lowered, ranges)
+    program.inputs = [work.port(name, view, Home.INPUT, i) for i, (name, view) in enumerate(zip(lowered.input_names, lowered.inputs, strict=True))]
+    program.outputs = [work.port(name, view, Home.OUTPUT, i) for i, (name, view) in enumerate(zip(lowered.output_names, lowered.outputs, strict=True))]
+    for call in lowered.calls:
+        if call.kind is not None:
+            work.step(call)
+    return program, work.constants
+
+
+def _guard_ranges(program: Program, lowered: Lowered, ranges: Mapping[str, tuple[int, int | None]]) -> None:
+    for name, row in program.symbols.items():
+        known: Symbol | None = next((s for v in lowered.inputs for d in v.shape for s in symbols(d) if s.name == name), None)
+        low, high = ranges.get(name, (known.lower if known else 0, None))
+        program.guards.append((int(Guard.AT_LEAST), row, program.size(low)))
+        if high is not None:
+            program.guards.append((int(Guard.AT_MOST), row, program.size(high)))
+
+
+class _Encoder:
+    def __init__(self, program: Program, placed: Placed) -> None:
+        self.program, self.placed = program, placed
+        self.constants: list[Tensor] = []
+        self.buffers: dict[Buffer, int] = {}
+
+    def port(self, name: str, view: View, home: Home, number: int) -> PortRecord:
+        dims = tuple(self.program.size(d) for d in view.shape)
+        return PortRecord(self.program.string(name), view.dtype, self.view(view), dims)
+
+    def buffer(self, buffer: Buffer) -> int:
+        base = root(buffer)
+        if base not in self.buffers:
+            nbytes: Dim = product(base.shape) * base.dtype.numpy.itemsize
+            if base.tensor is not None:
+                at, home = len(self.constants), Home.DATA
+                self.constants.append(base.tensor)
+            elif base.port is not None:
+                at, home = base.port[1], Home.INPUT if base.port[0] == "input" else Home.OUTPUT
+            else:
+                at, home = self.placed.offsets[base], Home.ARENA
+            self.buffers[base] = len(self.program.buffers)
+            self.program.buffers.append((int(home), at, self.program.size(nbytes), 0))
+        return self.buffers[base]
+
+    def view(self, view: View | None) -> int:
+        if view is None:
+            return -1
+        steps = strides(view.buffer)
+        start: Dim = 0
+        for dim, position in view.fixed:
+            start = start + steps[dim] * position
+        for axis in view.axes:
+            if axis.dim is not None:
+                start = start + steps[axis.dim] * axis.start
+        size = self.program.size
+        record = ViewRecord(self.buffer(view.buffer), view.dtype, tuple(size(a.size) for a in view.axes),
+                            tuple(size(0 if a.dim is None else steps[a.dim] * a.step) for a in view.axes), size(start), size(product(view.buffer.shape)), view.buffer.packing)
+        return self.program.view(record)
+
+    def step(self, call: KernelCall) -> None:
+        assert call.kind is not None
+        params = self.parameters(call.kind, call.params)                                                  # 3
+        prologue = self.code([call.prologue], call.first_leaf) if call.prologue is not None else -1
+        epilogue = self.code(call.epilogue, call.first_leaf) if call.epilogue else -1
+        self.program.steps.append(StepRecord(call.kind, self.program.string("+".join(call.origin)), tuple(self.view(v) for v in call.inputs), tuple(self.view(v) for v in call.outputs),
+                                             tuple(params), prologue, epilogue))
+
+    def code(self, expressions: list[Any], first_leaf: int) -> int:
+        return self.program._intern(self.program.codes, (encode_expression(expressions), first_leaf))
+
+    def parameters(self, kind: Kernel, given: Mapping[str, Any]) -> list[int]:
+        out = []
+        for name in RECORDS[kind].params:
+            base, _, count = name.rstrip("]").partition("[")
+            if base in FLOATS:
+                out.append(self.program.number(float(given.get(base, 0.0))))
+            elif count:
+                filler = 1 if base in ("kernel", "strides", "dilations") else 0
+                values = list(given.get(base, ()))
+                out += [self.program.size(v) for v in values + [filler] * (int(count) - len(values))]
+            else:
+                out.append(self.program.size(given.get(base, 0)))
+        return out
+
+
+def strides(buffer: Buffer) -> list[Dim]:
+    """The stride of each dim in elements."""
+    order = buffer.order or tuple(range(len(buffer.shape)))
+    out: list[Dim] = [1] * len(buffer.shape)
+    step: Dim = 1
+    for dim in reversed(order):
+        out[dim] = step
+        step = step * buffer.shape[dim]
+    return out

@@ -1,0 +1,156 @@
+"""Stage 3, fuse: fewer passes over memory. Works on kernel calls.
+
+Rules
+1. Map into Map: a Map whose one output is read once, by a Map over the same positions, moves into the reader's expression.
+2. Epilogue: a Map that is the only reader of a MatMul, Conv, Pool, Norm, Softmax, Reduce or Attention result, over the same positions, becomes that call's epilogue
+   (again and again: bias, activation, residual add).
+A result that is a graph output is never fused away. An expression stays below MAX_REGISTERS and a call below MAX_OPERANDS.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..expr import MAX_REGISTERS, E, Op, acc, cast, compute_type, encode, leaf, substitute
+from ..kernels import Kernel
+from ..lowering import Buffer, KernelCall, View
+from .lower import Lowered
+
+#: Kinds that run an epilogue on a finished block.
+WITH_EPILOGUE = frozenset({Kernel.MATMUL, Kernel.CONV})
+MAX_OPERANDS = 12
+
+
+def fuse(lowered: Lowered) -> None:
+    """Rewrite `lowered.calls` in place until nothing changes."""
+    while _fuse_once(lowered):
+        pass
+
+
+def _fuse_once(lowered: Lowered) -> bool:
+    outputs = {v.buffer for v in lowered.outputs}
+    readers = _readers(lowered.calls)
+    aliased = {c.outputs[0].buffer.alias for c in lowered.calls if c.kind is None}
+    writers = {v.buffer: c for c in lowered.calls for v in c.outputs}
+    for call in lowered.calls:
+        if call.kind is not Kernel.MAP or len(call.outputs) != 1:
+            continue
+        for i, view in enumerate(call.inputs):
+            source = writers.get(view.buffer) if view is not None else None
+            if view is None or source is None or view.buffer in outputs or view.buffer in aliased or len(readers[view.buffer]) != 1 or len(source.outputs) != 1:
+                continue
+            if not _same_positions(view, source.outputs[0], call.outputs[0]):
+                continue
+            if source.kind is Kernel.MAP and _map_into_map(source, call, i):
+                lowered.calls.remove(source)
+                return True
+            if source.kind in WITH_EPILOGUE and _into_epilogue(lowered, source, call, i, writers):
+                return True
+    return False
+
+
+def _readers(calls: list[KernelCall]) -> dict[Buffer, list[tuple[KernelCall, int]]]:
+    found: dict[Buffer, list[tuple[KernelCall, int]]] = {}
+    for call in calls:
+        for i, view in enumerate(call.inputs):
+            if view is not None:
+                found.setdefault(view.buffer, []).append((call, i))
+    return found
+
+
+def _same_positions(view: View, written: View, target: View) -> bool:
+    """Whether `view` reads exactly what `written` wrote, position by position, over the target's iteration space."""
+    return written.is_whole and view.is_whole and target.is_whole and view.buffer is written.buffer and view.shape == target.shape
+
+
+def _renumber(shift: Callable[[int], int]) -> Callable[[E], E | None]:
+    def replace_leaf(node: E) -> E | None:
+        if node.op is Op.LEAF:
+            return E(Op.LEAF, node.type, data=shift(node.data))
+        if node.op is Op.LOAD:
+            return E(Op.LOAD, node.type, tuple(substitute(a, replace_leaf) for a in node.args), shift(node.data))
+        return None
+    return replace_leaf
+
+
+def _merge_inputs(call: KernelCall, index: int, extra: list[View | None]) -> list[View | None]:
+    """The reader's operands without `index`, then the extra ones."""
+    return [v for j, v in enumerate(call.inputs) if j != index] + extra
+
+
+def _fits(expression: E, operands: int) -> bool:
+    return operands <= MAX_OPERANDS and encode([expression]).registers <= MAX_REGISTERS - 4
+
+
+def _map_into_map(source: KernelCall, call: KernelCall, index: int) -> bool:                              # 1
+    others = len(call.inputs) - 1
+    inner = substitute(source.epilogue[0], _renumber(lambda n: others + n))
+    # Storing rounds to the buffer's dtype; keep that rounding where the storage type is narrower than the compute type.
+    if compute_type(source.outputs[0].dtype).numpy.itemsize * 8 != source.outputs[0].dtype.bits:
+        return False
+
+    def put(node: E) -> E | None:
+        if node.op is Op.LEAF:
+            return cast(inner, node.type) if node.data == index else E(Op.LEAF, node.type, data=node.data - (node.data > index))
+        if node.op is Op.LOAD:
+            return E(Op.LOAD, node.type, tuple(substitute(a, put) for a in node.args), node.data - (node.data > index)) if node.data != index else node
+        return None
+    if any(node.op is Op.LOAD and node.data == index for node in _nodes(call.epilogue[0])):
+        return False
+    expression = substitute(call.epilogue[0], put)
+    inputs = _merge_inputs(call, index, source.inputs)
+    if not _fits(expression, len(inputs)):
+        return False
+    call.epilogue, call.inputs = [expression], inputs
+    call.origin = tuple(dict.fromkeys((*source.origin, *call.origin)))
+    return True
+
+
+def _into_epilogue(lowered: Lowered, source: KernelCall, call: KernelCall, index: int, writers: dict[Buffer, KernelCall]) -> bool:    # 2
+    position = {c: i for i, c in enumerate(map(id, lowered.calls))}
+    # Everything else the Map reads must be there when the source runs.
+    for j, view in enumerate(call.inputs):
+        if j == index or view is None:
+            continue
+        base: Buffer | None = view.buffer
+        while base is not None:
+            writer = writers.get(base)
+            if writer is not None and position[id(writer)] > position[id(source)]:
+                return False
+            base = base.alias
+    dtype = source.outputs[0].dtype
+    present = len(source.inputs) - source.first_leaf
+    before = source.epilogue[0] if source.epilogue else acc(dtype)
+
+    def put(node: E) -> E | None:
+        if node.op is Op.LEAF:
+            return cast(before, node.type) if node.data == index else E(Op.LEAF, node.type, data=present + node.data - (node.data > index))
+        return None
+    if any(node.op in (Op.LOAD, Op.COORD) for node in _nodes(call.epilogue[0])):
+        return False
+    expression = substitute(call.epilogue[0], put)
+    inputs = source.inputs + _merge_inputs(call, index, [])
+    if not _fits(expression, len(inputs)) or any(v is not None and v.buffer is source.outputs[0].buffer for v in inputs):
+        return False
+    source.epilogue, source.inputs, source.outputs = [expression], inputs, call.outputs
+    source.origin = tuple(dict.fromkeys((*source.origin, *call.origin)))
+    lowered.calls.remove(call)
+    return True
+
+
+def _nodes(root: E) -> list[E]:
+    seen: dict[int, E] = {}
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if id(node) not in seen:
+            seen[id(node)] = node
+            stack += node.args
+    return list(seen.values())
+
+
+def leaf_views(call: KernelCall) -> list[View | None]:
+    """The views an epilogue's leaves mean."""
+    return call.inputs[call.first_leaf:]
+
+
+__all__ = ["fuse", "leaf", "leaf_views"]

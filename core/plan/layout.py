@@ -1,0 +1,97 @@
+"""Stage 4, layout: the physical order of every buffer's dims, and the few Copies that takes. Activations of Conv, Pool and Resize are channels-last.
+
+Rules
+1. Graph inputs, outputs and constants are row-major (constants of a Conv's weights are packed, see encode).
+2. Conv and Pool read and write channels-last: their outputs are given that order; an input buffer that is not takes a Copy (one a buffer, shared by all readers). An order is
+   the same as another where they differ only in dims of size 1.
+3. A Map's (and a Softmax's, Norm's, Reduce's) output takes the order of its first whole input of the same dims, so channels-last runs through elementwise chains.
+4. An alias needs its source row-major: where it is not, the alias becomes a Copy.
+"""
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..dim import Dim
+from ..kernels import Kernel
+from ..lowering import Buffer, KernelCall, View
+from .lower import Lowered
+
+SPATIAL = frozenset({Kernel.CONV, Kernel.POOL})
+
+
+def choose_layout(lowered: Lowered) -> None:
+    """Set `buffer.order` everywhere and insert Copies."""
+    calls: list[KernelCall] = []
+    copies: dict[Buffer, Buffer] = {}
+    outputs = {v.buffer for v in lowered.outputs}
+    for call in lowered.calls:
+        if call.kind in SPATIAL:                                                                          # 2
+            view = call.inputs[0]
+            assert view is not None
+            call.inputs[0] = _channels_last_input(view, calls, copies, call)
+            call.outputs = [_channels_last_output(v, outputs, calls) for v in call.outputs]
+            calls.append(call)
+            _flush(call, calls)
+            continue
+        if call.kind is None:                                                                             # 4
+            _resolve_alias(call, calls)
+            continue
+        for out in call.outputs:                                                                          # 3
+            if out.buffer.order is None and out.buffer not in outputs and out.buffer.port is None and call.kind is not Kernel.COPY:
+                out.buffer.order = next((v.buffer.order for v in call.inputs if v is not None and v.is_whole and v.shape == out.buffer.shape and v.buffer.order is not None), None)
+        calls.append(call)
+    lowered.calls = calls
+
+
+def channels_last(rank: int) -> tuple[int, ...]:
+    """N, spatial…, C."""
+    return (0, *range(2, rank), 1)
+
+
+def same_order(shape: tuple[Dim, ...], a: tuple[int, ...] | None, b: tuple[int, ...] | None) -> bool:
+    """Whether two orders lay memory out alike: dims of size 1 do not matter."""
+    row_major = tuple(range(len(shape)))
+    return [d for d in a or row_major if shape[d] != 1] == [d for d in b or row_major if shape[d] != 1]
+
+
+def _channels_last_input(view: View, calls: list[KernelCall], copies: dict[Buffer, Buffer], call: KernelCall) -> View:
+    wanted = channels_last(view.rank)
+    if view.is_whole and same_order(view.buffer.shape, view.buffer.order, wanted):
+        return view
+    if view.is_whole and view.buffer in copies:
+        return copies[view.buffer].whole()
+    made = Buffer(f"{view.buffer.name}.nhwc", view.dtype, view.shape)
+    made.order = wanted
+    calls.append(KernelCall(Kernel.COPY, [view, None], [made.whole()], {"mode": 0, "begin": [0] * view.rank}, origin=call.origin))
+    if view.is_whole:
+        copies[view.buffer] = made
+    return made.whole()
+
+
+def _channels_last_output(view: View, outputs: set[Buffer], calls: list[KernelCall]) -> View:
+    wanted = channels_last(view.rank)
+    if view.is_whole and view.buffer.order is None and view.buffer not in outputs:
+        view.buffer.order = wanted
+    if view.is_whole and same_order(view.buffer.shape, view.buffer.order, wanted):
+        return view
+    made = Buffer(f"{view.buffer.name}.nhwc", view.dtype, view.shape)
+    made.order = wanted
+    return replace(made.whole(), value=view)
+
+
+def _flush(call: KernelCall, calls: list[KernelCall]) -> None:
+    """Copy outputs that were written to a channels-last stand-in to where they belong."""
+    for i, out in enumerate(call.outputs):
+        if isinstance(out.value, View):
+            calls.append(KernelCall(Kernel.COPY, [out.buffer.whole(), None], [out.value], {"mode": 0, "begin": [0] * out.rank}, origin=call.origin))
+            call.outputs[i] = out.buffer.whole()
+
+
+def _resolve_alias(call: KernelCall, calls: list[KernelCall]) -> None:
+    source, target = call.inputs[0], call.outputs[0]
+    assert source is not None
+    if same_order(source.buffer.shape, source.buffer.order, None):
+        return
+    made = Buffer(f"{source.buffer.name}.rows", source.dtype, source.buffer.shape)
+    calls.append(KernelCall(Kernel.COPY, [source, None], [made.whole()], {"mode": 0, "begin": [0] * source.rank}, origin=call.origin))
+    target.buffer.alias = made

@@ -1,0 +1,101 @@
+"""Stage 2, lower: every operator becomes kernel calls by its `@Op.lower` rule.
+
+Rules
+1. Graph inputs and constants become buffers; every other Value becomes what its node's rule returns.
+2. A value that shape inference knows as numbers or Dims is not computed: rules read it as `view.value`; if a kernel needs it after all, numbers become a constant.
+3. A node whose outputs are all known this way, or unused, is not lowered (shape arithmetic disappears at planning).
+4. A node with no rule, or whose rule raises CannotLower, ends lowering with the node's name and the reason: the caller partitions or falls back.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..dim import Expr
+from ..graph import Graph, Model, Node, Value
+from ..lowering import Buffer, CannotLower, KernelCall, Lowering, View
+from ..ops import Spec, lookup
+from ..types import TensorType
+from .shapes import Specs, attribute_arguments, spec_of
+
+
+@dataclass
+class Lowered:
+    """The kernel calls of a graph: inputs and outputs as views, in the graph's order."""
+
+    calls: list[KernelCall]
+    inputs: list[View]
+    outputs: list[View]
+    input_names: list[str]
+    output_names: list[str]
+
+
+def lower(model: Model, specs: Specs) -> Lowered:
+    """Lower a whole graph; raises CannotLower naming the first node that has no kernels."""
+    graph = model.graph
+    k = Lowering()
+    views: dict[Value, View] = {}
+    for i, value in enumerate(graph.inputs):
+        if not isinstance(value.type, TensorType) or value.type.dtype is None or value.type.shape is None:
+            raise CannotLower(f"input '{value.name}' is {value.type}: programs take tensors of known rank")
+        views[value] = Buffer(value.name, value.type.dtype, value.type.shape, port=("input", i)).whole()
+    for node in graph.nodes:
+        lower_node(k, node, views, specs)
+    outputs = [_view(k, v, views, specs) for v in graph.outputs]
+    return Lowered(k.calls, [views[v] for v in graph.inputs], outputs, [v.name for v in graph.inputs], [v.name for v in graph.outputs])
+
+
+def lower_node(k: Lowering, node: Node, views: dict[Value, View], specs: Specs) -> None:
+    """Add one node's calls and record the views of its outputs."""
+    wanted = [v for v in node.outputs if v is not None]
+    if all(specs[v].value is not None for v in wanted):                                                   # 3
+        return
+    operator = lookup(node.domain, node.op_type)
+    if operator.lowering is None:
+        raise CannotLower(f"{node.label}: {node.operator} has no kernels")
+    k.origin, k.name = node.origin, wanted[0].name
+    inputs = [None if v is None else _view(k, v, views, specs) for v in node.inputs]
+    arguments: dict[str, Any] = attribute_arguments(node, operator)
+    if "n_outputs" in operator.wants:
+        arguments["n_outputs"] = len(node.outputs)
+    for value in wanted:
+        spec = specs[value]
+        if spec.dtype is None or spec.shape is None:
+            raise CannotLower(f"{node.label}: the type of '{value.name}' is not known before the model runs ({spec})")
+    try:
+        made = operator.lowering(k, *inputs, **arguments, out=_declared([specs.get(v) if v is not None else None for v in node.outputs]))
+    except CannotLower as reason:
+        raise CannotLower(f"{node.label}: {reason}") from None
+    for output, view in zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=False):
+        if output is not None and view is not None:
+            views[output] = replace(view, value=specs[output].value)
+
+
+def _declared(specs: list[Spec | None]) -> Any:
+    """What rules get as `out`: the Spec of the one output, or a list of Specs."""
+    return specs[0] if len(specs) == 1 else specs
+
+
+def _view(k: Lowering, value: Value, views: dict[Value, View], specs: Specs) -> View:
+    found = views.get(value)
+    if found is not None:
+        return found
+    spec = spec_of(value, specs)
+    if value.const is not None:
+        found = replace(Buffer(value.name, value.const.dtype, value.const.shape, tensor=value.const).whole(), value=spec.value)
+    else:                                                                                                 # 2: known, never computed
+        numbers = spec.constant
+        if numbers is not None and not any(isinstance(x, Expr) for x in np.asarray(spec.value, object).ravel()):
+            found = replace(k.constant(numbers, spec.dtype), value=spec.value)
+        else:
+            assert spec.dtype is not None and spec.shape is not None
+            found = replace(Buffer(value.name, spec.dtype, spec.shape).whole(), value=spec.value)         # symbolic: rules read .value; a kernel that reads it can not be planned
+    views[value] = found
+    return found
+
+
+def nested_graphs(graph: Graph) -> bool:
+    """Whether any node holds a graph."""
+    return any(True for node in graph.nodes for _ in node.subgraphs())

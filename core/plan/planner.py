@@ -1,0 +1,52 @@
+"""The planner: graph → Program. The stages in order; each is a module whose docstring states its rules."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ..graph import Model, Tensor
+from ..kernels import Kernel
+from ..lowering import Buffer, KernelCall
+from ..program import Program
+from .encode import encode
+from .fuse import fuse
+from .layout import choose_layout
+from .lower import Lowered, lower
+from .memory import Placed, place
+from .shapes import infer_shapes
+
+
+@dataclass
+class Plan:
+    """A program with its constants (numbered as its DATA buffers) and what the memory stage found."""
+
+    program: Program
+    constants: list[Tensor]
+    placed: Placed
+
+
+def plan(model: Model, ranges: Mapping[str, tuple[int, int | None]] | None = None, limit: int | None = None) -> Plan:
+    """Plan a whole model for sizes within `ranges` ({symbol: (least, most)}). Raises CannotLower naming the first node without kernels."""
+    ranges = {**model.symbols, **(ranges or {})}
+    lowered = lower(model, infer_shapes(model))
+    own_outputs(lowered)
+    fuse(lowered)
+    choose_layout(lowered)
+    placed = place(lowered, ranges, limit)
+    program, constants = encode(lowered, placed, ranges)
+    return Plan(program, constants, placed)
+
+
+def own_outputs(lowered: Lowered) -> None:
+    """Give every graph output a buffer of its own, which its producer writes; a view, alias, input, constant or second name takes a Copy."""
+    written = {v.buffer for c in lowered.calls if c.kind is not None for v in c.outputs}
+    aliased = {c.outputs[0].buffer.alias for c in lowered.calls if c.kind is None}
+    for i, view in enumerate(lowered.outputs):
+        buffer = view.buffer
+        if view.is_whole and buffer in written and buffer.port is None and buffer not in aliased:
+            buffer.port = ("output", i)
+            lowered.outputs[i] = replace(view, value=None)
+            continue
+        own = Buffer(lowered.output_names[i], view.dtype, view.shape, port=("output", i))
+        lowered.calls.append(KernelCall(Kernel.COPY, [view, None], [own.whole()], {"mode": 0, "begin": [0] * view.rank}))
+        lowered.outputs[i] = own.whole()
