@@ -115,7 +115,7 @@ def _(*X: Spec, inputdimensions: Sequence[int] = ()) -> Spec:
     width: Dim = sum(inputdimensions)
     if not inputdimensions:
         known = [x.shape for x in X if x.shape is not None and len(x.shape) in (1, 2)]
-        width = sum((s[-1] for s in known), 0) if len(known) == len(X) else fresh()  # type: ignore[arg-type]
+        width = sum((s[-1] for s in known), 0) if len(known) == len(X) else fresh()
     return Spec(DType.FLOAT, (row_count(X[0]), width))
 
 

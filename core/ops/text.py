@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -26,14 +26,15 @@ def _(X: Spec, Y: Spec) -> Spec:
     return Spec(DType.STRING, broadcast_shapes(X.shape, Y.shape))
 
 
+_CASES: dict[str, Callable[[str], str]] = {"NONE": str, "LOWER": str.lower, "UPPER": str.upper}
+
+
 @operator(host_only=True)
 def StringNormalizer(X: np.ndarray, *, case_change_action: str = "NONE", is_case_sensitive: int = 0, locale: str = "en_US", stopwords: Sequence[str] = ()) -> np.ndarray:
     """X ([C] or [1, C]) without the stop words, then in another case. Where nothing is left: one empty string. Unicode's case rules, whatever the locale."""
     require(X.ndim == 1 or (X.ndim == 2 and X.shape[0] == 1), f"X must have shape [C] or [1, C], not {list(X.shape)}")
-    change = {"NONE": str, "LOWER": str.lower, "UPPER": str.upper}.get(case_change_action)
-    require(change is not None, f"case_change_action is '{case_change_action}'; it must be NONE, LOWER or UPPER")
-    assert change is not None
-    fold = str if is_case_sensitive else str.lower
+    require(case_change_action in _CASES, f"case_change_action is '{case_change_action}'; it must be NONE, LOWER or UPPER")
+    change, fold = _CASES[case_change_action], str if is_case_sensitive else str.lower
     stop = {fold(word) for word in stopwords}
     kept = [change(word) for word in X.ravel() if fold(word) not in stop] or [""]
     return _strings(kept).reshape((1,) * (X.ndim - 1) + (-1,))
@@ -143,7 +144,7 @@ def TfIdfVectorizer(X: np.ndarray, *, max_gram_length: int, max_skip_count: int,
     require(first == len(ngram_indexes), f"ngram_indexes has {len(ngram_indexes)} elements for {first} n-grams in the pool")
     scale = np.asarray(weights if weights and mode != "TF" else np.ones(first), np.float32)
     Y = np.zeros((len(rows), max(ngram_indexes) + 1), np.float32)
-    np.add.at(Y, (slice(None), np.asarray(ngram_indexes)), (np.minimum(counts, 1) if mode == "IDF" else counts) * scale)
+    np.add.at(Y.T, np.asarray(ngram_indexes), ((np.minimum(counts, 1) if mode == "IDF" else counts) * scale).T)
     return Y if X.ndim == 2 else Y[0]
 
 
