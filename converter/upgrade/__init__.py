@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sardonyx.errors import InvalidGraph
+from sardonyx.errors import InvalidGraph, SardonyxError
 from sardonyx.errors import NotImplemented as NotImplementedHere
 from sardonyx.graph import OPSETS, Graph, Node
 
@@ -67,5 +67,7 @@ def _upgrade_node(node: Node, version: int | None, knowledge: Knowledge) -> list
             for adapt in [f for v, f in todo if v == version]:
                 site.begin()
                 adapt(site)
-        except (IndexError, KeyError, TypeError) as error:
+        except SardonyxError:
+            raise
+        except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidGraph(f"{node.label}: inputs or attributes are not valid for {node.operator} below opset {version} ({type(error).__name__}: {error})") from error

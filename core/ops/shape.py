@@ -210,5 +210,6 @@ def _(input: Spec, shape: Spec) -> Spec:
         return input.with_shape(None)
     # What is known to differ from 1 stays, and so do axes that `shape` does not reach.
     rank = max(count, len(input.shape))
+    unknown = fresh_shape(rank) or ()
     sizes = (1,) * (rank - len(input.shape)) + input.shape
-    return input.with_shape([d if i < rank - count or isinstance(d, int) and d != 1 else fresh() for i, d in enumerate(sizes)])
+    return input.with_shape([d if i < rank - count or isinstance(d, int) and d != 1 else u for i, (d, u) in enumerate(zip(sizes, unknown, strict=True))])

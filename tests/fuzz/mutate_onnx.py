@@ -140,7 +140,7 @@ def _nest(graph: Message, rng: random.Random) -> None:
         attribute = b"\x0a\x0bthen_branch\x32" + _varint(len(inner)) + inner + b"\xa0\x01\x05"
         node = b"\x22\x02If\x2a" + _varint(len(attribute)) + attribute
         inner = b"\x0a" + _varint(len(node)) + node
-    graph.fields += parse(inner, "Leaf" if len(inner) > 20000 else "Graph").fields
+    graph.fields += parse(inner, "Leaf").fields  # kept as bytes: this walk must not be what recurses
 
 
 MESSAGES["Leaf"] = {}

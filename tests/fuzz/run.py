@@ -1,6 +1,6 @@
 """Damage many files, open each, and hold what happens against the promise: only typed errors, no case over 1 s, no allocation over 64 MB beyond the file.
 
-    python tests/fuzz/run.py --kind sdx --files 100000 --seed 1 [--seconds 600] [--case N]
+    python -m tests.fuzz.run --kind sdx --files 100000 --seed 1 [--seconds 600] [--case N]
 
 A file is read, its shapes are inferred, it is compiled for the reference executor and, where that is known to be cheap, run once. Cases run in a worker process:
 if it dies, the case that killed it is named. `--case` repeats one case with a traceback.
@@ -19,19 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sardonyx.converter.onnx import load_model
+from sardonyx.dim import is_static, product, substitute, symbols
+from sardonyx.errors import SardonyxError
+from sardonyx.graph import Model
+from sardonyx.model import read_model
+from sardonyx.plan.shapes import infer_shapes
+from sardonyx.providers.base import RunContext
+from sardonyx.providers.reference import ReferenceProvider
+from sardonyx.types import DType, TensorType
 
-sys.path.insert(0, str(Path(__file__).parent))
-import mutate  # noqa: E402
-import mutate_onnx  # noqa: E402
-import seeds  # noqa: E402
-from sardonyx.dim import is_static, product, substitute, symbols  # noqa: E402
-from sardonyx.errors import SardonyxError  # noqa: E402
-from sardonyx.graph import Model  # noqa: E402
-from sardonyx.model import read_model  # noqa: E402
-from sardonyx.plan.shapes import infer_shapes  # noqa: E402
-from sardonyx.providers.base import RunContext  # noqa: E402
-from sardonyx.providers.reference import ReferenceProvider  # noqa: E402
-from sardonyx.types import DType, TensorType  # noqa: E402
+from tests.fuzz import mutate, mutate_onnx, seeds
 
 MAX_SECONDS = 1.0
 MAX_BYTES = 64 << 20
@@ -88,7 +86,6 @@ def _open(kind: str, data: bytes) -> str:
         model = read_model(data)
         model.graph.verify()
     else:
-        from sardonyx.converter.onnx import load_model
         model = load_model(data)
     infer_shapes(model)
     executor = ReferenceProvider().compile(model, {})

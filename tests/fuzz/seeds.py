@@ -3,16 +3,15 @@ from __future__ import annotations
 
 import io
 import random
-import sys
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
+from sardonyx.converter.onnx import load_model
 from sardonyx.graph import Model
 from sardonyx.model import write_model
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
-from models import packed_model, rich_model  # noqa: E402
+from tests.conformance import suite
+from tests.model.models import packed_model, rich_model
 
 #: Operators with nested graphs, with sizes from data, with weights, and of the odd types.
 CASES = """
@@ -23,15 +22,14 @@ CASES = """
     quantizelinear_blocked_symmetric qlinearconv matmulinteger ai_onnx_ml_label_encoder_string_int ai_onnx_ml_tree_ensemble_set_membership attention_4d
     layer_normalization_2d_axis0 softmax_axis_0 maxpool_2d_dilations convtranspose_3d deform_conv_with_mask_bias bernoulli castlike_FLOAT_to_INT4
     affine_grid_2d stft dft col2im_5d center_crop_pad_crop_axes_hwc
-""".split()
+""".split()  # noqa: SIM905
 
 
 @cache
 def onnx_files() -> tuple[bytes, ...]:
     """Small valid .onnx files."""
-    from onnx.backend.test.case.node import collect_testcases
     wanted = {f"test_{name}" for name in CASES}
-    files = {c.name: c.model.SerializeToString() for c in collect_testcases(None) if c.name in wanted}
+    files = {case.name: case.model for case in suite.load() if case.name in wanted}
     return tuple(files[name] for name in sorted(files))
 
 
@@ -42,7 +40,6 @@ def sdx_files() -> tuple[bytes, ...]:
 
 
 def _converted() -> Iterator[Model]:
-    from sardonyx.converter.onnx import load_model
     for data in onnx_files():
         yield load_model(data)
 

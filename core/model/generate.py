@@ -1,4 +1,4 @@
-"""`python core/model/generate_schema.py` writes sdx_generated.py from sdx.fbs; `make generate` calls it. Needs Debian's `flatbuffers-compiler`."""
+"""`python core/model/generate.py` writes sdx_generated.py from sdx.fbs; `make generate` calls it. Needs Debian's `flatbuffers-compiler`."""
 from __future__ import annotations
 
 import shutil
