@@ -59,5 +59,5 @@ class MemoryLimit(SardonyxError, MemoryError):
     """A plan or a tensor needs more memory than the stated limit; raised before anything is allocated."""
 
 
-class Terminated(RuntimeException):
+class Terminated(RuntimeException, Fail):
     """`RunOptions.terminate` was set while the run was going on."""

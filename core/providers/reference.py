@@ -104,8 +104,8 @@ class Compiled:
                     slots[s] = value
             if run.events is not None:
                 run.events.append(Event(f"{'+'.join(step.node.origin) or step.node.op_type}_kernel_time", "Node", start, time.perf_counter_ns() - start,
-                                        {"op_name": step.node.op_type, "provider": NAME, "input_type_shape": [_describe(v) for v in inputs],
-                                         "output_type_shape": [_describe(v) for v in made]}))
+                                        {"op_name": step.node.op_type, "provider": NAME, "input_type_shape": _types_and_shapes(inputs),
+                                         "output_type_shape": _types_and_shapes(made)}))
             for s in step.dead:
                 slots[s] = None
         return [slots[s] for s in self.outputs]
@@ -154,6 +154,11 @@ def _describe(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"{DType.of(value).text}{list(value.shape)}"
     return "absent" if value is None else type(value).__name__
+
+
+def _types_and_shapes(values: Sequence[Any]) -> list[dict[str, list[int]]]:
+    """`[{"float": [2, 3]}]`, as onnxruntime's profiles say it; values that are no tensors are left out."""
+    return [{DType.of(v).text: list(v.shape)} for v in values if isinstance(v, np.ndarray)]
 
 
 class ReferenceExecutor:
