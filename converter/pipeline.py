@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,15 @@ def convert(source: Any, destination: Any = None, options: ConvertOptions | None
     if isinstance(destination, (str, os.PathLike)):
         _write_path(model, Path(destination), options, report)
     else:
-        report.file = write_model(model, destination, pack=options.pack, progress=options.progress)
+        report.file = write_model(model, destination, pack=options.pack, progress=_writing(options))
     report.seconds = time.perf_counter() - start
     return report
+
+
+def _writing(options: ConvertOptions) -> Callable[[int, int], None] | None:
+    """The writer's progress (bytes written, bytes in all) as the options' (what, fraction)."""
+    report = options.progress
+    return None if report is None else lambda done, total: report("writing", done / total if total else 1.0)
 
 
 def _write_path(model: Model, destination: Path, options: ConvertOptions, report: ConvertReport) -> None:
@@ -78,7 +85,7 @@ def _write_path(model: Model, destination: Path, options: ConvertOptions, report
     partial = destination.with_name(destination.name + ".partial")
     external = destination.with_name(destination.name + ".data") if options.external_data else None
     try:
-        report.file = write_model(model, partial, pack=options.pack, external=external, progress=options.progress)
+        report.file = write_model(model, partial, pack=options.pack, external=external, progress=_writing(options))
         partial.replace(destination)
     finally:
         partial.unlink(missing_ok=True)

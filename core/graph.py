@@ -284,7 +284,7 @@ class Graph:
 
     def _needs(self, node: Node, here: dict[Node, int]) -> list[Node]:
         values = [v for v in node.inputs if v is not None] + [v for g in node.subgraphs() for v in g.captures()]
-        return sorted({v.producer for v in values if v.producer in here}, key=lambda n: here[n])  # type: ignore[arg-type, index]
+        return sorted({v.producer for v in values if v.producer in here}, key=lambda n: here[n])  # type: ignore[index]
 
     # -- looking ----------------------------------------------------------------------------------------------------------------------------
     def walk(self) -> Iterator[Node]:
@@ -338,15 +338,15 @@ class Graph:
                     raise InvalidGraph(f"{node.label}: the use of '{value.name}' is not recorded; rewrite with set_input")
             for graph in node.subgraphs():
                 graph.verify(known)
-            for value in node.outputs:
-                if value is None:
+            for made in node.outputs:
+                if made is None:
                     continue
-                if value in known or value.producer is not node:
-                    raise InvalidGraph(f"{node.label}: output '{value.name}' is made twice")
-                known.add(value)
-        for value in self.outputs:
-            if value.const is None and value not in known:
-                raise InvalidGraph(f"graph '{self.name}': output '{value.name}' is never made")
+                if made in known or made.producer is not node:
+                    raise InvalidGraph(f"{node.label}: output '{made.name}' is made twice")
+                known.add(made)
+        for result in self.outputs:
+            if result.const is None and result not in known:
+                raise InvalidGraph(f"graph '{self.name}': output '{result.name}' is never made")
 
     def __str__(self) -> str:
         return "\n".join([f"graph {self.name}({', '.join(map(repr, self.inputs))})"] + [f"  {n!r}" for n in self.nodes]

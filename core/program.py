@@ -252,7 +252,7 @@ class Program:
             parts = [tuple(_span(lists, spans[i], spans[i + 1])) for i in (0, 2, 4)]
             if kind not in Kernel._value2member_map_ or VERSIONS[Kernel(kind)] != version:
                 raise InvalidModelFile(f"program: kernel kind {kind} version {version} is not known to this version of sardonyx; re-plan: sardonyx convert")
-            program.steps.append(StepRecord(Kernel(kind), origin, *parts, prologue, epilogue))
+            program.steps.append(StepRecord(Kernel(kind), origin, parts[0], parts[1], parts[2], prologue, epilogue))
         program.inputs = [_port_record(r) for r in from_bytes.rows(8, 4 + RANK)]
         program.outputs = [_port_record(r) for r in from_bytes.rows(9, 4 + RANK)]
         program.strings = from_bytes.strings(10, 11)

@@ -428,12 +428,12 @@ def _(data: Spec, ratio: Spec | None = None, training_mode: Spec | None = None, 
 
 # -- lowering: one Map each -------------------------------------------------------------------------------------------------------------------
 
-for _operator, _op in ((Add, Op.ADD), (Sub, Op.SUB), (Mul, Op.MUL), (Div, Op.DIV)):
-    _operator.lower(op2(_op))
-for _operator, _op in ((Neg, Op.NEG), (Abs, Op.ABS), (Sign, Op.SIGN), (Reciprocal, Op.RECIPROCAL), (Floor, Op.FLOOR), (Ceil, Op.CEIL), (Round, Op.ROUND), (Sqrt, Op.SQRT), (Exp, Op.EXP),
+for _operator, _expression in ((Add, Op.ADD), (Sub, Op.SUB), (Mul, Op.MUL), (Div, Op.DIV)):
+    _operator.lower(op2(_expression))
+for _operator, _expression in ((Neg, Op.NEG), (Abs, Op.ABS), (Sign, Op.SIGN), (Reciprocal, Op.RECIPROCAL), (Floor, Op.FLOOR), (Ceil, Op.CEIL), (Round, Op.ROUND), (Sqrt, Op.SQRT), (Exp, Op.EXP),
                        (Log, Op.LOG), (Erf, Op.ERF), (Sin, Op.SIN), (Cos, Op.COS), (Tan, Op.TAN), (Asin, Op.ASIN), (Acos, Op.ACOS), (Atan, Op.ATAN), (Sinh, Op.SINH), (Cosh, Op.COSH),
                        (Tanh, Op.TANH), (Asinh, Op.ASINH), (Acosh, Op.ACOSH), (Atanh, Op.ATANH), (IsNaN, Op.ISNAN)):
-    _operator.lower(op1(_op))
+    _operator.lower(op1(_expression))
 Max.lower(folded(Op.MAX))
 Min.lower(folded(Op.MIN))
 Sum.lower(folded(Op.ADD))
@@ -441,19 +441,13 @@ Where.lower(elementwise(lambda condition, X, Y: select(as_bool(condition), X, Y)
 Mod.lower(elementwise(lambda A, B, fmod=0: binary(Op.FMOD if fmod else Op.MOD, A, B)))
 
 
-@Mean.lower
-def _(k: Lowering, *data_0: View, out: Spec) -> View:
-    count = len(data_0)
-    return folded_mean(k, *data_0, out=out) if count > 1 else k.copy(data_0[0])
-
-
-def _mean(first: E, *rest: E) -> E:
+def _mean_of(first: E, *rest: E) -> E:
     for x in rest:
         first = first + x
-    return first / (1.0 * (1 + len(rest)))
+    return first / (1 + len(rest))
 
 
-folded_mean = elementwise(_mean)
+Mean.lower(elementwise(_mean_of))
 
 
 @Pow.lower

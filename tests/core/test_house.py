@@ -52,7 +52,7 @@ def imported(path: Path) -> list[str]:
             base = [*package[:len(package) - node.level + 1]] if node.level else []
             name = ".".join([*base, *([node.module] if node.module else [])])
             if name.split(".")[0] == "sardonyx":
-                out += [f"{name}.{a.name}" if not node.module or (ROOT / (module_path(name))).is_dir() else name for a in node.names]
+                out += [f"{name}.{a.name}" if not node.module or name == "sardonyx" or (ROOT / module_path(name)).is_dir() else name for a in node.names]
     return out
 
 
