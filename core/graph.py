@@ -284,7 +284,7 @@ class Graph:
 
     def _needs(self, node: Node, here: dict[Node, int]) -> list[Node]:
         values = [v for v in node.inputs if v is not None] + [v for g in node.subgraphs() for v in g.captures()]
-        return sorted({v.producer for v in values if v.producer in here}, key=lambda n: here[n])  # type: ignore[index]
+        return sorted({v.producer for v in values if v.producer in here}, key=lambda n: here[n])
 
     # -- looking ----------------------------------------------------------------------------------------------------------------------------
     def walk(self) -> Iterator[Node]:
