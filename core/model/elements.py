@@ -22,7 +22,7 @@ def from_bytes(data: np.ndarray, dtype: DType, shape: tuple[int, ...]) -> np.nda
         return _strings(data, shape)
     if dtype.bits < 8:
         count = int(np.prod(shape, dtype=np.int64))
-        return _unpack_bits(data, dtype.bits, dtype.is_signed_integer, count).view(dtype.numpy).reshape(shape)
+        return _unpack_bits(data, dtype.bits, count).view(dtype.numpy).reshape(shape)
     if dtype is DType.BOOL and data.size and data.max() > 1:
         raise InvalidModelFile(f"tensor data: a bool tensor holds the byte {data.max()}; the file is damaged, copy or download it again")
     return data.view(dtype.numpy).reshape(shape)
@@ -52,15 +52,13 @@ def _pack_bits(codes: np.ndarray, bits: int) -> np.ndarray:
     return out
 
 
-def _unpack_bits(data: np.ndarray, bits: int, signed: bool, count: int) -> np.ndarray:
+def _unpack_bits(data: np.ndarray, bits: int, count: int) -> np.ndarray:
+    """One element a byte, in its low bits: ml_dtypes' form, signed types included."""
     each = 8 // bits
     out = np.empty((data.size, each), np.uint8)
     for i in range(each):
         out[:, i] = data >> (bits * i) & ((1 << bits) - 1)
-    codes = out.reshape(-1)[:count]
-    if signed:  # ml_dtypes keeps the sign in the upper bits of the byte
-        codes = (codes << (8 - bits)).view(np.int8) >> (8 - bits)
-    return np.ascontiguousarray(codes).view(np.uint8)
+    return out.reshape(-1)[:count]
 
 
 def _string_bytes(array: np.ndarray) -> np.ndarray:

@@ -198,6 +198,8 @@ class Decoder:
 
     def _stored_bytes(self, i: int, kind: int, dtype: DType, shape: tuple[int, ...], count: int, packing: tuple[int, int, int]) -> int:
         """How many bytes a constant must have (strings: at least); everything its record claims is checked on the way."""
+        if kind > StorageKind.PACKED:
+            raise self.c.error("constants", i, f"storage {StorageKind(kind).name} is not known here; it takes a newer sardonyx")
         if count > MAX_ELEMENTS:
             raise self.c.error("constants", i, f"{count} elements, more than any tensor can have ({MAX_ELEMENTS})")
         if (dtype is DType.STRING) != (kind == StorageKind.STRINGS):
@@ -217,7 +219,7 @@ class Decoder:
             return dtype.nbytes(1)
         if kind == StorageKind.STRINGS:
             return 8 * (count + 1)
-        raise self.c.error("constants", i, f"storage {StorageKind(kind).name} of {count} elements is not known here; it takes a newer sardonyx")
+        raise self.c.error("constants", i, f"{count} elements stored as SPLAT")
 
 
 class GraphBuilder:
