@@ -30,7 +30,7 @@ class Encoder:
         self._queue: list[Graph] = []
         self._numbers = bytearray()
         self._sizes = SizeWriter(self.string)
-        self._rows: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        self._rows: dict[str, Any] = {name: [] for name in COLUMNS}
 
     def columns(self, model: Model, data_file: str) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         """(columns without `constants`, scalars)."""

@@ -120,7 +120,7 @@ _PROGRAM_HEADER = struct.Struct("<4sHHQ")
 PROGRAM_HEADER_SIZE = _PROGRAM_HEADER.size
 
 
-def is_sdx(first_bytes: bytes) -> bool:
+def is_sdx(first_bytes: bytes | memoryview) -> bool:
     """Whether a file that begins with these bytes (8 are enough) is a .sdx file."""
     return bytes(first_bytes[:len(SDX_MAGIC)]) == SDX_MAGIC
 
