@@ -5,20 +5,26 @@ Rules
 2. A value that shape inference knows as numbers or Dims is not computed: rules read it as `view.value`; if a kernel needs it after all, numbers become a constant.
 3. A node whose outputs are all known this way, or unused, is not lowered (shape arithmetic disappears at planning).
 4. A node with no rule, or whose rule raises CannotLower, ends lowering with the node's name and the reason: the caller partitions or falls back.
+5. So does a node that makes a size data decide (NonZero, a Range to a computed limit): that size binds the next segment.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ..dim import Expr
-from ..graph import Graph, Model, Node, Value
+from ..dim import Expr, symbols
+from ..graph import Node, Value
 from ..lowering import Buffer, CannotLower, KernelCall, Lowering, View
 from ..ops import Spec, lookup
-from ..types import TensorType
+from ..program import RANK
+from ..types import DType, TensorType
 from .shapes import Specs, attribute_arguments, spec_of
+
+#: Element types no kernel loads.
+HOST_TYPES = frozenset({DType.STRING, DType.COMPLEX64, DType.COMPLEX128})
 
 
 @dataclass
@@ -32,19 +38,25 @@ class Lowered:
     output_names: list[str]
 
 
-def lower(model: Model, specs: Specs) -> Lowered:
-    """Lower a whole graph; raises CannotLower naming the first node that has no kernels."""
-    graph = model.graph
+def lower(inputs: Sequence[Value], nodes: Sequence[Node], outputs: Sequence[Value], specs: Specs) -> Lowered:
+    """Lower nodes that make `outputs` from `inputs`; raises CannotLower naming the first node that has no kernels."""
     k = Lowering()
     views: dict[Value, View] = {}
-    for i, value in enumerate(graph.inputs):
-        if not isinstance(value.type, TensorType) or value.type.dtype is None or value.type.shape is None:
-            raise CannotLower(f"input '{value.name}' is {value.type}: programs take tensors of known rank")
-        views[value] = Buffer(value.name, value.type.dtype, value.type.shape, port=("input", i)).whole()
-    for node in graph.nodes:
+    for i, value in enumerate(inputs):
+        views[value] = input_view(value, i)
+    for node in nodes:
         lower_node(k, node, views, specs)
-    outputs = [_view(k, v, views, specs) for v in graph.outputs]
-    return Lowered(k.calls, [views[v] for v in graph.inputs], outputs, [v.name for v in graph.inputs], [v.name for v in graph.outputs])
+    made = [_view(k, v, views, specs) for v in outputs]
+    return Lowered(k.calls, [views[v] for v in inputs], made, [v.name for v in inputs], [v.name for v in outputs])
+
+
+def input_view(value: Value, number: int) -> View:
+    """The view of an input of a program; CannotLower for what is no tensor of known rank."""
+    if not isinstance(value.type, TensorType) or value.type.dtype is None or value.type.shape is None:
+        raise CannotLower(f"input '{value.name}' is {value.type}: programs take tensors of known rank")
+    if value.type.dtype in HOST_TYPES or len(value.type.shape) > RANK:
+        raise CannotLower(f"input '{value.name}' is {value.type.describe()}: programs take numbers of rank {RANK} at most")
+    return Buffer(value.name, value.type.dtype, value.type.shape, port=("input", number)).whole()
 
 
 def lower_node(k: Lowering, node: Node, views: dict[Value, View], specs: Specs) -> None:
@@ -64,13 +76,30 @@ def lower_node(k: Lowering, node: Node, views: dict[Value, View], specs: Specs) 
         spec = specs[value]
         if spec.dtype is None or spec.shape is None:
             raise CannotLower(f"{node.label}: the type of '{value.name}' is not known before the model runs ({spec})")
+        if _own_sizes(spec, inputs):                                                                      # 5
+            raise CannotLower(f"{node.label}: data decide the size of '{value.name}' ({spec})")
+    before = len(k.calls)
     try:
         made = operator.lowering(k, *inputs, **arguments, out=_declared([specs.get(v) if v is not None else None for v in node.outputs]))
     except CannotLower as reason:
         raise CannotLower(f"{node.label}: {reason}") from None
+    if any(v is not None and v.buffer.port is not None and v.buffer.port[0] == "sizes" for call in k.calls[before:] for v in call.inputs):
+        raise CannotLower(f"{node.label}: computes with sizes as data")
     for output, view in zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=False):
         if output is not None and view is not None:
             views[output] = replace(view, value=specs[output].value)
+
+
+def _own_sizes(spec: Spec, inputs: Sequence[View | None]) -> set[Any]:
+    """Symbols in an output's dims that no input's dims or known value speak of: sizes that only the data decide."""
+    made = {s for d in spec.shape or () for s in symbols(d)}
+    if made:
+        for view in inputs:
+            if view is not None:
+                made -= {s for d in view.shape for s in symbols(d)}
+                if view.value is not None:
+                    made -= {s for d in np.asarray(view.value, object).ravel() for s in symbols(d)}
+    return made
 
 
 def _declared(specs: list[Spec | None]) -> Any:
@@ -91,11 +120,6 @@ def _view(k: Lowering, value: Value, views: dict[Value, View], specs: Specs) -> 
             found = replace(k.constant(numbers, spec.dtype), value=spec.value)
         else:
             assert spec.dtype is not None and spec.shape is not None
-            found = replace(Buffer(value.name, spec.dtype, spec.shape).whole(), value=spec.value)         # symbolic: rules read .value; a kernel that reads it can not be planned
+            found = replace(Buffer(value.name, spec.dtype, spec.shape, port=("sizes", 0)).whole(), value=spec.value)  # rules read .value; no kernel may read it
     views[value] = found
     return found
-
-
-def nested_graphs(graph: Graph) -> bool:
-    """Whether any node holds a graph."""
-    return any(True for node in graph.nodes for _ in node.subgraphs())

@@ -1,10 +1,10 @@
 """The planner: graph → Program. The stages in order; each is a module whose docstring states its rules."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..graph import Model, Tensor
+from ..graph import Model, Node, Tensor, Value
 from ..kernels import Kernel
 from ..lowering import Buffer, KernelCall
 from ..program import Program
@@ -13,7 +13,7 @@ from .fuse import fuse
 from .layout import choose_layout
 from .lower import Lowered, lower
 from .memory import Placed, place
-from .shapes import infer_shapes
+from .shapes import Specs, infer_shapes
 
 
 @dataclass
@@ -25,10 +25,18 @@ class Plan:
     placed: Placed
 
 
-def plan(model: Model, ranges: Mapping[str, tuple[int, int | None]] | None = None, limit: int | None = None) -> Plan:
+Ranges = Mapping[str, tuple[int, int | None]]
+
+
+def plan(model: Model, ranges: Ranges | None = None, limit: int | None = None) -> Plan:
     """Plan a whole model for sizes within `ranges` ({symbol: (least, most)}). Raises CannotLower naming the first node without kernels."""
-    ranges = {**model.symbols, **(ranges or {})}
-    lowered = lower(model, infer_shapes(model))
+    graph = model.graph
+    return plan_nodes(graph.inputs, graph.nodes, graph.outputs, infer_shapes(model), {**model.symbols, **(ranges or {})}, limit)
+
+
+def plan_nodes(inputs: Sequence[Value], nodes: Sequence[Node], outputs: Sequence[Value], specs: Specs, ranges: Ranges, limit: int | None = None) -> Plan:
+    """Plan the nodes that make `outputs` from `inputs` (a whole graph, or one segment of it)."""
+    lowered = lower(inputs, nodes, outputs, specs)
     own_outputs(lowered)
     fuse(lowered)
     choose_layout(lowered)

@@ -1,0 +1,116 @@
+"""Runs a partitioned graph: segments of programs on some program runner, the nodes between them on their NumPy bodies. What runs where is `placements()`.
+
+A program is planned for a bucket of sizes when a run first needs it and kept; a new size inside the bucket is only bound. Buckets: a size n is planned for
+(2^(k-1), 2^k] ∋ n, so that memory is at most doubled and n plans cover sizes up to 2^n.
+"""
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..dim import symbols
+from ..errors import EPFail, InvalidArgument, Terminated
+from ..graph import Graph, Model, Value
+from ..plan.partition import Segment, partition
+from ..plan.planner import Plan, plan_nodes
+from ..plan.shapes import Specs, infer_shapes
+from .base import Event, Placement, RunContext
+from .reference import NAME as REFERENCE
+from .reference import Compiled
+
+
+class Runner(Protocol):
+    """Something that runs one planned program. `run` raises InvalidArgument where the inputs' sizes are outside the plan's."""
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The outputs, as arrays of their own."""
+
+
+def bucket(size: int) -> tuple[int, int]:
+    """The range of sizes a plan for `size` covers."""
+    if size <= 1:
+        return size, size
+    top = 1 << (size - 1).bit_length()
+    return top // 2 + 1, top
+
+
+class ProgramSegment:
+    """A segment with its plans."""
+
+    def __init__(self, segment: Segment, specs: Specs, ranges: Mapping[str, tuple[int, int | None]], make: Callable[[Plan], Runner], limit: int | None) -> None:
+        self.segment, self.specs, self.ranges, self.make, self.limit = segment, specs, ranges, make, limit
+        self.runners: list[Runner] = []
+        self.lock = threading.Lock()
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Run on a plan that covers these sizes, planning one if there is none."""
+        for runner in self.runners:
+            try:
+                return runner.run(inputs)
+            except InvalidArgument:
+                continue
+        with self.lock:
+            runner = self.make(plan_nodes(self.segment.inputs, self.segment.nodes, self.segment.outputs, self.specs, {**self.ranges, **self._bucket(inputs)}, self.limit))
+            self.runners.insert(0, runner)
+        return runner.run(inputs)
+
+    def _bucket(self, inputs: Sequence[np.ndarray]) -> dict[str, tuple[int, int]]:
+        found: dict[str, tuple[int, int]] = {}
+        for value, array in zip(self.segment.inputs, inputs, strict=True):
+            for said, size in zip(value.shape or (), array.shape, strict=True):
+                names = symbols(said)
+                if len(names) == 1 and str(said) == next(iter(names)).name:
+                    found.setdefault(str(said), bucket(size))
+        return found
+
+
+class SegmentedExecutor:
+    """A model on programs where it can be, on NumPy bodies where not. `strict` refuses the latter, shape arithmetic excepted."""
+
+    def __init__(self, model: Model, name: str, make: Callable[[Plan], Runner], *, strict: bool = False, limit: int | None = None) -> None:
+        self.model, self.name = model, name
+        specs = infer_shapes(model)
+        self.segments = partition(model.graph, specs)
+        refused = [(n, why) for s in self.segments for n, why in s.reasons.items() if not why.startswith("shape arithmetic")]
+        if strict and refused:
+            node, why = refused[0]
+            raise EPFail(f"fallback refused: {node.label} ({node.operator}) would run on NumPy: {why}" + (f" (and {len(refused) - 1} more nodes)" if len(refused) > 1 else ""))
+        self.parts: list[ProgramSegment | Compiled] = [
+            Compiled(Graph(f"{model.graph.name}.{i}", s.inputs, s.outputs, s.nodes)) if s.host else ProgramSegment(s, specs, model.symbols, make, limit)
+            for i, s in enumerate(self.segments)]
+
+    def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
+        """See `Executor.run`."""
+        values: dict[Value, Any] = dict(zip(self.model.graph.inputs, inputs, strict=True))
+        shared = np.random.default_rng(context.seed)
+
+        def generator(seed: float | None) -> np.random.Generator:
+            return shared if seed is None else np.random.default_rng(int(np.float32(seed).view(np.uint32)))
+        for segment, part in zip(self.segments, self.parts, strict=True):
+            if context.terminated():
+                raise Terminated("the run was stopped by RunOptions.terminate")
+            given = [values[v] for v in segment.inputs]
+            start = time.perf_counter_ns()
+            if isinstance(part, Compiled):
+                with np.errstate(all="ignore"):
+                    made = part.run(given, context, generator)
+            else:
+                made = part.run(given)
+                if context.events is not None:
+                    context.events.append(Event("program", "Node", start, time.perf_counter_ns() - start, {"provider": self.name, "nodes": len(segment.nodes)}))
+            values.update(zip(segment.outputs, made, strict=True))
+        outputs = self.model.graph.outputs
+        return [outputs[i].const.numpy() if outputs[i].const is not None else values[outputs[i]] for i in wanted]  # type: ignore[union-attr]
+
+    def placements(self) -> list[Placement]:
+        """Where each node runs; free nodes (shape arithmetic done at planning) count for the programs."""
+        host = {n: why for s in self.segments for n, why in s.reasons.items()}
+        return [Placement(n, REFERENCE, host[n]) if n in host else Placement(n, self.name) for n in self.model.graph.walk()]
+
+    def close(self) -> None:
+        """Drop plans and constants."""
+        self.parts = []
