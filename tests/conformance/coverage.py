@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 from .executors import EXECUTORS, known_failures
@@ -30,6 +31,13 @@ def table(cases: list[Case], results: dict[str, dict[int, str]]) -> list[str]:
     return rows
 
 
+def _progress(executor: str, total: int) -> Callable[[int], None]:
+    """A line that counts, on a terminal; nothing in a log."""
+    if not sys.stdout.isatty():
+        return lambda done: None
+    return lambda done: print(f"\r{executor}: {done} of {total}", end="" if done < total else "\n", flush=True)
+
+
 def main() -> None:
     """Run, write, and exit with 1 where a case failed that was not known to."""
     cases = load()
@@ -37,8 +45,7 @@ def main() -> None:
     new = 0
     summary, reasons = [], []
     for executor in EXECUTORS:
-        results[executor] = found = run_suite(executor, range(len(cases)), progress=lambda n: print(f"\r{n} of {len(cases)}", end="", flush=True))
-        print()
+        results[executor] = found = run_suite(executor, range(len(cases)), progress=_progress(executor, len(cases)))
         known = known_failures(executor)
         failed = {cases[i].name: known.get(cases[i].name, why) for i, why in sorted(found.items()) if why}
         new += len(set(failed) - set(known))
