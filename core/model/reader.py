@@ -200,8 +200,8 @@ class Decoder:
         """How many bytes a constant must have (strings: at least); everything its record claims is checked on the way."""
         if kind > StorageKind.PACKED:
             raise self.c.error("constants", i, f"storage {StorageKind(kind).name} is not known here; it takes a newer sardonyx")
-        if count > MAX_ELEMENTS:
-            raise self.c.error("constants", i, f"{count} elements, more than any tensor can have ({MAX_ELEMENTS})")
+        if product(d for d in shape if d) > MAX_ELEMENTS:  # an empty tensor's other sizes count too: NumPy multiplies them
+            raise self.c.error("constants", i, f"{list(shape)} elements, more than any tensor can have ({MAX_ELEMENTS})")
         if (dtype is DType.STRING) != (kind == StorageKind.STRINGS):
             raise self.c.error("constants", i, f"{dtype.text} elements stored as {StorageKind(kind).name}")
         if kind == StorageKind.PACKED:

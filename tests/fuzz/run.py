@@ -105,7 +105,7 @@ def _feeds(model: Model) -> list[Any] | None:
     total = 0
     for value in values:
         shape = _sized(value.type)
-        if shape is None or not is_static(shape) or min(shape, default=1) < 0:
+        if shape is None or not is_static(shape) or min(shape, default=1) < 0 or max(shape, default=0) > CHEAP_ELEMENTS:
             return None
         total += product(shape)
     if total > CHEAP_ELEMENTS or sum(_numbers_in(n) for n in nodes) > CHEAP_ELEMENTS:

@@ -247,6 +247,13 @@ def test_splat_of_absurd_shape() -> None:
         read_model(written(Model(graph)))
 
 
+def test_empty_tensor_of_absurd_shape() -> None:
+    data = written(one_constant(np.zeros((0, 1234567), np.float32)))
+    assert read_model(data).graph.constants()[0].const.shape == (0, 1234567)
+    with pytest.raises(InvalidModelFile, match="elements"):
+        read_model(data.replace(struct.pack("<q", 1234567), struct.pack("<q", 1 << 62)))
+
+
 def test_damaged_contents_are_found_at_use() -> None:
     data = written(one_constant(np.array([True, False, True])))
     const = read_model(data[:-3] + b"\x01\x02\x01").graph.constants()[0].const
