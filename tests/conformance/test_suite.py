@@ -2,6 +2,7 @@
 `make conformance` rewrites the lists of known failures and COVERAGE.md after a deliberate change."""
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from .executors import EXECUTORS, known_failures
@@ -23,3 +24,12 @@ def test_backend_suite(executor: str) -> None:
     assert not new, f"{len(new)} cases regressed: {dict(list(new.items())[:20])}"
     stale = sorted(name for name in set(known) - set(failed) if not known[name].startswith("random"))  # a draw may match by chance
     assert not stale, f"known failures that pass now (run `make conformance`): {stale}"
+
+
+def test_sequence_of_scalars_that_onnx_cannot_compare() -> None:
+    case = next(c for c in load() if c.name == "test_loop16_seq_none")
+    inputs, (expected,) = case.sets[0]
+    (made,) = EXECUTORS["reference"](case, inputs)
+    assert len(made) == len(expected)
+    for got, want in zip(made, expected, strict=True):
+        np.testing.assert_array_equal(got, want, strict=True)
