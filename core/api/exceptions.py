@@ -22,6 +22,10 @@ class NotFound(SardonyxError):
     """As EngineError."""
 
 
+class DeviceReset(SardonyxError):
+    """As EngineError."""
+
+
 class ModelRequiresCompilation(SardonyxError):
     """As EngineError."""
 
