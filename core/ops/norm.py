@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from ..expr import E, Op, unary
 from ..kernels import Kernel
 from ..lowering import CannotLower, Lowering, View
 from ..types import DType
 from .common import check_equal, like, normalize_axes, normalize_axis, same_type
+from .maps import elementwise
 from .precision import widened
 from .registry import Spec, operator, require
 
@@ -100,12 +102,17 @@ def LayerNormalization(X: Any, Scale: Any, B: Any = None, *, axis: int = -1, eps
 
 @LayerNormalization.shape
 def _(X: Spec, Scale: Spec, B: Spec | None = None, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> tuple[Spec, Spec, Spec]:
+    return _layer_norm_shapes(X, same_type(X, Scale, B), axis, stash_type)
+
+
+def _layer_norm_shapes(X: Spec, dtype: DType | None, axis: int, stash_type: int) -> tuple[Spec, Spec, Spec]:
+    """The result and two statistics, which keep the normalized axes as 1."""
     statistics = None
     if X.shape is not None:
         first = normalize_axis(axis, len(X.shape))
         statistics = (*X.shape[:first], *[1] * (len(X.shape) - first))
     stash = DType(stash_type)
-    return Spec(same_type(X, Scale, B), X.shape), Spec(stash, statistics), Spec(stash, statistics)
+    return Spec(dtype, X.shape), Spec(stash, statistics), Spec(stash, statistics)
 
 
 @operator()
@@ -122,6 +129,21 @@ def _(X: Spec, scale: Spec, *, axis: int = -1, epsilon: float = 1e-5, stash_type
     if X.shape is not None:
         normalize_axis(axis, len(X.shape))
     return Spec(scale.dtype, X.shape)
+
+
+@operator()
+def SimplifiedLayerNormalization(X: Any, scale: Any, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> Any:
+    """RMSNormalization under the name onnxruntime's exporters use, in ai.onnx's domain though the standard lacks it; also 1 / root mean square."""
+    x = widened(X.astype(DType(stash_type).numpy, copy=False))
+    axes = tuple(range(normalize_axis(axis, X.ndim), X.ndim))
+    inverse = 1 / np.sqrt((x * x).mean(axes, keepdims=True) + np.asarray(epsilon, x.dtype))
+    return RMSNormalization(X, scale, axis=axis, epsilon=epsilon, stash_type=stash_type), inverse.astype(DType(stash_type).numpy, copy=False)
+
+
+@SimplifiedLayerNormalization.shape
+def _(X: Spec, scale: Spec, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> tuple[Spec, Spec]:
+    Y, statistics, _ = _layer_norm_shapes(X, scale.dtype, axis, stash_type)
+    return Y, statistics
 
 
 @operator()
@@ -180,3 +202,21 @@ def _(k: Lowering, X: View, scale: View, *, axis: int = -1, epsilon: float = 1e-
     made = k.buffer(scale.dtype, X.shape).whole()
     k.call(Kernel.NORM, [X, scale.expand(X.shape), None, None], [made], mode=1, axis=axis % X.rank, groups=0, epsilon=epsilon)
     return made
+
+
+@BatchNormalization.lower
+def _(k: Lowering, X: View, scale: View, B: View, input_mean: View, input_var: View, *, epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0, out: Any) -> View:
+    if training_mode or isinstance(out, list):
+        raise CannotLower("BatchNormalization in training mode")
+    channels = [_along_channels(v, X.rank) for v in (scale, B, input_mean, input_var)]
+
+    def body(x: E, s: E, b: E, mean: E, variance: E) -> E:
+        return (x - mean) * (s / unary(Op.SQRT, variance + epsilon)) + b
+    return elementwise(body)(k, X, *channels, out=out)
+
+
+def _along_channels(values: View, rank: int) -> View:
+    """A vector of channels with trailing axes of size 1, to broadcast against [N, C, …]."""
+    for _ in range(rank - 2):
+        values = values.unsqueeze(values.rank)
+    return values

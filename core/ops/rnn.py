@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..types import DType
 from .common import fresh_shape, same_type
 from .precision import widened
 from .registry import Spec, operator, require
@@ -66,11 +67,17 @@ def _reversal(steps: int, lengths: np.ndarray) -> np.ndarray:
 
 def _recur(X: np.ndarray, W: np.ndarray, bias: np.ndarray, lengths: Any, initial: Sequence[Any], hidden: int, direction: str, layout: int,
            make_cell: Callable[[int], Cell]) -> tuple[np.ndarray, ...]:
-    """Run `make_cell(d)` over time for each direction d. W [D, gates * H, I], bias [D, gates * H]; `initial`: the states or None. Outputs Y, then the last states."""
+    """`recur` with the matrix product as the input's share: W [D, gates * H, I], bias [D, gates * H]."""
+    require(len(W) == len(_directions(direction)), f"W has {len(W)} directions; direction '{direction}' needs {len(_directions(direction))}")
+    return recur(X, lambda d, x: np.matmul(x, widened(W[d]).T) + bias[d], lengths, initial, hidden, direction, layout, make_cell)
+
+
+def recur(X: np.ndarray, project: Callable[[int, np.ndarray], np.ndarray], lengths: Any, initial: Sequence[Any], hidden: int, direction: str, layout: int,
+          make_cell: Callable[[int], Cell]) -> tuple[np.ndarray, ...]:
+    """Run `make_cell(d)` over time for each direction d; `project(d, x)` is the input's share of its gates. `initial`: the states or None. Outputs Y, then the last states."""
     x = widened(X.transpose(1, 0, 2) if layout else X)
     steps, batch, _ = x.shape
     reversed_ = _directions(direction)
-    require(len(W) == len(reversed_), f"W has {len(W)} directions; direction '{direction}' needs {len(reversed_)}")
     lens = np.full(batch, steps) if lengths is None else lengths.astype(np.int64)
     require(np.all((lens >= 0) & (lens <= steps)) and lens.shape == (batch,), f"sequence_lens must be {batch} lengths in [0, {steps}]")
     ragged = bool((lens != steps).any())
@@ -79,7 +86,7 @@ def _recur(X: np.ndarray, W: np.ndarray, bias: np.ndarray, lengths: Any, initial
     last = [np.empty_like(s) for s in starts]
     for d, backwards in enumerate(reversed_):
         order = _reversal(steps, lens)[..., None] if backwards else None
-        projected = np.matmul(x if order is None else np.take_along_axis(x, order, 0), widened(W[d]).T) + bias[d]
+        projected = project(d, x if order is None else np.take_along_axis(x, order, 0))
         cell, states = make_cell(d), tuple(s[d] for s in starts)
         made = np.zeros((steps, batch, hidden), x.dtype)
         for t in range(steps):
@@ -108,11 +115,16 @@ def _biases(B: Any, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _outputs(X: Spec, W: Spec, R: Spec, hidden_size: int | None, direction: str, layout: int, states: int) -> tuple[Spec, ...]:
-    dtype = same_type(X, W, R, names="X, W and R")
+    hidden = hidden_size or (None if R.shape is None else R.shape[2])
+    return recurrent_outputs(X, same_type(X, W, R, names="X, W and R"), hidden, direction, layout, states)
+
+
+def recurrent_outputs(X: Spec, dtype: DType | None, hidden: Any, direction: str, layout: int, states: int) -> tuple[Spec, ...]:
+    """Y and the last states; `hidden` None: not known."""
     require(X.shape is None or len(X.shape) == 3, f"X {X} must have rank 3")
     count: Any = len(_directions(direction))
     seq, batch = (X.shape[1], X.shape[0]) if X.shape is not None and layout else X.shape[:2] if X.shape is not None else fresh_shape(2)  # type: ignore[misc]
-    hidden: Any = hidden_size or (R.shape[2] if R.shape is not None else fresh_shape(1)[0])  # type: ignore[index]
+    hidden = fresh_shape(1)[0] if hidden is None else hidden  # type: ignore[index]
     Y = (batch, seq, count, hidden) if layout else (seq, count, batch, hidden)
     last = (batch, count, hidden) if layout else (count, batch, hidden)
     return Spec(dtype, Y), *[Spec(dtype, last)] * states
@@ -183,11 +195,18 @@ def LSTM(X: Any, W: Any, R: Any, B: Any = None, sequence_lens: Any = None, initi
     """Long short-term memory with gates i, o, f, c and peepholes P; outputs Y (all hidden states), Y_h and Y_c (the last ones)."""
     hidden = R.shape[2]
     input_bias, state_bias = _biases(B, R)
-    functions, unclipped = (_activations(activations or ["Sigmoid", "Tanh", "Tanh"] * len(W), activation_alpha, activation_beta, limit) for limit in (clip, None))
-    peepholes = np.zeros((len(W), 3 * hidden), widened(R).dtype) if P is None else widened(P)
+    recurrent = widened(R).transpose(0, 2, 1)
+    make_cell = lstm_cells(lambda d, h: h @ recurrent[d], len(W), hidden, P, activations, activation_alpha, activation_beta, clip, input_forget, recurrent.dtype)
+    return _recur(X, W, input_bias + state_bias, sequence_lens, [initial_h, initial_c], hidden, direction, layout, make_cell)
+
+
+def lstm_cells(recurrent: Callable[[int, np.ndarray], np.ndarray], directions: int, hidden: int, P: Any, activations: Any, alphas: Any, betas: Any, clip: Clip, input_forget: int,
+               dtype: np.dtype[Any]) -> Callable[[int], Cell]:
+    """The LSTM cell of each direction; `recurrent(d, h)` is the hidden state's share [B, 4 * H] of its gates."""
+    functions, unclipped = (_activations(activations or ["Sigmoid", "Tanh", "Tanh"] * directions, alphas, betas, limit) for limit in (clip, None))
+    peepholes = np.zeros((directions, 3 * hidden), dtype) if P is None else widened(P)
 
     def make_cell(d: int) -> Cell:
-        recurrent = widened(R[d]).T
         p_i, p_o, p_f = np.split(peepholes[d], 3)
         f, g, _ = functions[3 * d:3 * d + 3]
         # `clip` bounds what enters the gates; the cell state enters the output activation as it is, as in onnxruntime.
@@ -195,13 +214,13 @@ def LSTM(X: Any, W: Any, R: Any, B: Any = None, sequence_lens: Any = None, initi
 
         def cell(x: np.ndarray, states: State) -> State:
             h, c = states
-            i, o, forget, candidate = np.split(x + h @ recurrent, 4, 1)
+            i, o, forget, candidate = np.split(x + recurrent(d, h), 4, 1)
             i = f(i + p_i * c)
             forget = 1 - i if input_forget else f(forget + p_f * c)
             c = forget * c + i * g(candidate)
             return f(o + p_o * c) * output_activation(c), c
         return cell
-    return _recur(X, W, input_bias + state_bias, sequence_lens, [initial_h, initial_c], hidden, direction, layout, make_cell)
+    return make_cell
 
 
 @LSTM.shape
