@@ -225,3 +225,15 @@ def _(k: Lowering, input: View, *, axis: int = -1, out: Spec) -> View:
     made = k.buffer(input.dtype, input.shape).whole()
     k.call(Kernel.SOFTMAX, [input, None], [made], axis=axis % input.rank, mode=1, scale=1.0)
     return made
+
+
+ThresholdedRelu.lower(elementwise(lambda x, alpha=1.0: select(binary(Op.GT, x, alpha), x, 0)))
+Selu.lower(elementwise(lambda x, alpha=1.6732631921768188, gamma=1.0507010221481323: select(binary(Op.GT, x, 0), x, (unary(Op.EXP, x) - 1) * alpha) * gamma))
+Celu.lower(elementwise(lambda x, alpha=1.0: binary(Op.MAX, x, 0) + binary(Op.MIN, (unary(Op.EXP, x / alpha) - 1) * alpha, 0)))
+Shrink.lower(elementwise(lambda x, bias=0.0, lambd=0.5: select(binary(Op.LT, x, -lambd), x + bias, select(binary(Op.GT, x, lambd), x - bias, x - x))))
+Softplus.lower(elementwise(lambda x: _softplus(x)))
+Mish.lower(elementwise(lambda x: x * unary(Op.TANH, _softplus(x))))
+
+
+def _softplus(x: E) -> E:
+    return binary(Op.MAX, x, 0) + unary(Op.LOG1P, unary(Op.EXP, -unary(Op.ABS, x)))

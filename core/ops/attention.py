@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import Kernel
+from ..lowering import CannotLower, Lowering, View
 from ..types import DType
 from .common import check_equal, fresh_shape, same_type
 from .precision import matmul, widened
@@ -232,3 +234,40 @@ def _(Q: Spec, K: Spec, V: Spec, *, prob_mod: Any = None, scale: float | None = 
             require(len(graph.inputs) == len(graph.outputs) == 1, f"the modifier graph '{graph.name}' must have one input and one output")
             infer(graph, [stage])
     return Spec(dtype, (*q[:3], v[3]))
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+def _head_view(k: Lowering, x: View, count: int | None) -> View:
+    """[B, heads, S, D] of a rank-3 or rank-4 operand: a view, nothing moves."""
+    if x.rank == 4:
+        return x
+    assert count
+    batch, length, hidden = x.shape
+    return k.reshape(x, (batch, length, count, hidden // count)).permute((0, 2, 1, 3))
+
+
+@Attention.lower
+def _(k: Lowering, Q: View, K: View, V: View, attn_mask: View | None = None, past_key: View | None = None, past_value: View | None = None, nonpad_kv_seqlen: View | None = None, *,
+      is_causal: int = 0, kv_num_heads: int | None = None, left_window_size: int = -1, q_num_heads: int | None = None, qk_matmul_output_mode: int = 0,
+      right_window_size: int = -1, scale: float | None = None, softcap: float = 0.0, softmax_precision: int | None = None, out: Any) -> Any:
+    first = out[0] if isinstance(out, list) else out
+    others = isinstance(out, list) and any(spec is not None for spec in out[1:])
+    if Q.dtype is not DType.FLOAT or past_key is not None or nonpad_kv_seqlen is not None or others or left_window_size >= 0 or right_window_size >= 0:
+        raise CannotLower("Attention with a cache, windows, further outputs or another type than float")
+    q, key, v = _head_view(k, Q, q_num_heads), _head_view(k, K, kv_num_heads), _head_view(k, V, kv_num_heads)
+    batch, heads, length, depth = q.shape
+    if attn_mask is not None and attn_mask.shape[-1] != key.shape[2]:
+        raise CannotLower(f"a mask over {attn_mask.shape[-1]} of {key.shape[2]} positions")
+    mask = None if attn_mask is None else attn_mask.expand((batch, heads, length, key.shape[2]))
+    if scale is None and not isinstance(depth, int):
+        raise CannotLower("a head size that only the run knows")
+    factor = 1 / math.sqrt(depth) if scale is None else scale  # type: ignore[arg-type]
+    params = {"scale": factor, "softcap": softcap, "causal": is_causal, "offset": 0}
+    if Q.rank == 4:
+        made = k.buffer(Q.dtype, (batch, heads, length, v.shape[3])).whole()
+        k.call(Kernel.ATTENTION, [q, key, v, mask], [made], **params)
+        return made
+    packed = k.buffer(Q.dtype, (batch, length, heads, v.shape[3])).whole()
+    k.call(Kernel.ATTENTION, [q, key, v, mask], [packed.permute((0, 2, 1, 3))], **params)
+    return k.reshape(packed, first.shape)

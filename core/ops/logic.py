@@ -3,7 +3,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..expr import E, Op, binary, cast, compute_type, const, select, unary
+from ..lowering import Lowering, View
 from .common import broadcasting, comparing, like, same_type
+from .maps import as_bool, elementwise, op1, op2
 from .numeric import equal, sizes_rule
 from .registry import Spec, operator, require
 
@@ -116,3 +119,28 @@ def _(X: Spec, Y: Spec, *, direction: str) -> Spec:
     dtype = same_type(X, Y)
     require(dtype is None or dtype.is_integer, f"BitShift needs integers, not {dtype.text if dtype else '?'}")
     return broadcasting(X, Y)
+
+
+# -- lowering: bools are I32 0 or 1 ---------------------------------------------------------------------------------------------------------
+
+for _operator, _expression in ((Equal, Op.EQ), (Greater, Op.GT), (GreaterOrEqual, Op.GE), (Less, Op.LT), (LessOrEqual, Op.LE), (BitwiseAnd, Op.AND), (BitwiseOr, Op.OR), (BitwiseXor, Op.XOR)):
+    _operator.lower(op2(_expression))
+BitwiseNot.lower(op1(Op.NOT))
+And.lower(elementwise(lambda a, b: binary(Op.AND, as_bool(a), as_bool(b))))
+Or.lower(elementwise(lambda a, b: binary(Op.OR, as_bool(a), as_bool(b))))
+Xor.lower(elementwise(lambda a, b: binary(Op.NE, as_bool(a), as_bool(b))))
+Not.lower(elementwise(lambda x: binary(Op.EQ, x, 0)))
+
+
+@BitShift.lower
+def _(k: Lowering, X: View, Y: View, *, direction: str, out: Spec) -> View:
+    bits, wide = X.dtype.bits, compute_type(X.dtype)
+
+    def body(x: E, y: E) -> E:
+        inside = binary(Op.AND, binary(Op.GE, y, 0), binary(Op.LT, y, bits))
+        amount = select(inside, y, const(0, wide))
+        left = direction == "LEFT"
+        shifted = binary(Op.SHL if left else Op.SHR, x, amount)
+        fill = const(0, wide) if left or not X.dtype.is_signed_integer else cast(unary(Op.NEG, binary(Op.LT, x, 0)), wide)
+        return select(inside, shifted, fill)
+    return elementwise(body)(k, X, Y, out=out)

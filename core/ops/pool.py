@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ..dim import Undecidable
+from ..kernels import Kernel
+from ..lowering import CannotLower, Lowering, View
 from ..types import DType
 from .common import fresh_shape, same_type
 from .precision import widened
@@ -211,3 +214,40 @@ def _(X: Spec, rois: Spec, *, pooled_shape: Any, spatial_scale: float = 1.0) -> 
     count = rois.shape[0] if rois.shape is not None else count
     channels = X.shape[1] if X.shape is not None else channels
     return Spec(same_type(X, rois, names="X and rois"), (count, channels, *pooled_shape))
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+def _pool(k: Lowering, X: View, out: Spec, op: int, window: Window, indices: bool = False, include_pad: int = 0, p: int = 2, storage_order: int = 0) -> list[View]:
+    spatial = X.rank - 2
+    if X.dtype not in (DType.FLOAT, DType.FLOAT16) and not (op == 0 and X.dtype in (DType.INT8, DType.UINT8)) or not 1 <= spatial <= 3:
+        raise CannotLower(f"{spatial}-D pooling of {X.dtype.text}")
+    shape = out.shape or ()
+    try:
+        begins = list(leading_pads(X.shape[2:], shape[2:], window))  # type: ignore[arg-type]
+        ends = [t - b for t, b in zip(same_pads(X.shape[2:], shape[2:], window), begins, strict=True)] if window.auto_pad.startswith("SAME") else list(window.end)  # type: ignore[arg-type]
+    except Undecidable:
+        raise CannotLower(f"auto_pad {window.auto_pad} of sizes that only the run knows") from None
+    made = [k.buffer(X.dtype, shape).whole()] + ([k.buffer(DType.INT64, shape).whole()] if indices else [])
+    k.call(Kernel.POOL, [X], made, spatial=spatial, op=op, kernel=list(window.kernel), strides=list(window.strides), dilations=list(window.dilations), pads=begins, pads_end=ends,
+           count_include_pad=include_pad, p=p, storage_order=storage_order)
+    return made
+
+
+@AveragePool.lower
+def _(k: Lowering, X: View, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, count_include_pad: int = 0, dilations: Any = None, kernel_shape: Any, pads: Any = None,
+      strides: Any = None, out: Spec) -> View:
+    return _pool(k, X, out, 1, make_window(kernel_shape, strides, dilations, pads, auto_pad, ceil_mode), include_pad=count_include_pad)[0]
+
+
+@MaxPool.lower
+def _(k: Lowering, X: View, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Any = None, kernel_shape: Any, pads: Any = None, storage_order: int = 0,
+      strides: Any = None, out: Any) -> Any:
+    first = out[0] if isinstance(out, list) else out
+    indices = isinstance(out, list) and len(out) > 1 and out[1] is not None
+    return tuple(_pool(k, X, first, 0, make_window(kernel_shape, strides, dilations, pads, auto_pad, ceil_mode), indices, storage_order=storage_order))
+
+
+@LpPool.lower
+def _(k: Lowering, X: View, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Any = None, kernel_shape: Any, p: int = 2, pads: Any = None, strides: Any = None, out: Spec) -> View:
+    return _pool(k, X, out, 2, make_window(kernel_shape, strides, dilations, pads, auto_pad, ceil_mode), p=p)[0]

@@ -24,7 +24,8 @@ The shape rule has the same parameters; each input is a `Spec` (dtype, shape of 
 It never fails on unknown rank: it returns Spec(dtype, None). It raises InvalidGraph (through `require`) where the node can not be right; the driver adds the node's name.
 Values of small shape tensors: `@operator(symbolic=True)` says that the body itself also works on object arrays of Dims and ints (data movement, + - * //): the driver then runs
 it on known values. Where the body would not do, `@Op.values` gives a function of the same signature that takes the Specs and returns the value(s) or None.
-Lowering (`@Op.lower`) arrives with the planner.
+The lowering (`@Op.lower`) has the same parameters after a first one, `k` (core/lowering.py), takes Views for inputs and `out` (the Spec of the one output, or a list of Specs) and returns the
+output View or a tuple of Views. It raises CannotLower, with a reason a user understands, for what has no kernels.
 """
 from __future__ import annotations
 
@@ -163,6 +164,11 @@ class Operator:
     def rule_wants(self) -> frozenset[str]:
         """Which of SPECIAL the shape rule declares."""
         return frozenset() if self.shape_rule is None else frozenset(n for n in SPECIAL if n in inspect.signature(self.shape_rule).parameters)
+
+    @cached_property
+    def lowering_wants(self) -> frozenset[str]:
+        """Which of SPECIAL the lowering declares."""
+        return frozenset() if self.lowering is None else frozenset(n for n in SPECIAL if n in inspect.signature(self.lowering).parameters)
 
     def __repr__(self) -> str:
         return f"<operator {self.domain + '.' if self.domain else ''}{self.name}>"

@@ -70,7 +70,7 @@ def lower_node(k: Lowering, node: Node, views: dict[Value, View], specs: Specs) 
     k.origin, k.name = node.origin, wanted[0].name
     inputs = [None if v is None else _view(k, v, views, specs) for v in node.inputs]
     arguments: dict[str, Any] = attribute_arguments(node, operator)
-    if "n_outputs" in operator.wants:
+    if "n_outputs" in operator.lowering_wants:
         arguments["n_outputs"] = len(node.outputs)
     for value in wanted:
         spec = specs[value]

@@ -101,6 +101,12 @@ def infer_node(node: Node, specs: Specs) -> None:
         value.type = spec.as_type
 
 
+def rule_specs(node: Node, specs: Specs) -> list[Spec]:
+    """What the operator's rule alone says of a node's outputs, without the types the file declares for them."""
+    operator = lookup(node.domain, node.op_type)
+    return _run_rule(node, operator, [None if v is None else spec_of(v, specs) for v in node.inputs], attribute_arguments(node, operator), specs)
+
+
 def _run_rule(node: Node, operator: Operator, inputs: Sequence[Spec | None], arguments: dict[str, Any], specs: Specs) -> list[Spec]:
     count = len(node.outputs)
     if operator.shape_rule is None:

@@ -122,8 +122,8 @@ def decode(code: Code) -> list[E]:
         op, kind, target, a, b, c = code.words[at:at + WORDS]
         op, kind = Op(op), Compute(kind)
         if op is Op.CONST:
-            raw = struct.pack("<ii", a, b)
-            registers[target] = E(op, kind, data=struct.unpack("<d" if kind is Compute.F64 else "<f" if kind is Compute.F32 else "<Q" if kind is Compute.U64 else "<q", raw[:4] if kind is Compute.F32 else raw)[0])
+            raw = struct.pack("<ii", a, b)[:4 if kind is Compute.F32 else 8]
+            registers[target] = E(op, kind, data=struct.unpack({Compute.F32: "<f", Compute.F64: "<d", Compute.U64: "<Q"}.get(kind, "<q"), raw)[0])
         elif op in (Op.LEAF, Op.COORD, Op.ACC):
             registers[target] = E(op, kind, data=a)
         elif op is Op.LOAD:
@@ -298,7 +298,48 @@ def _gather(call: Call) -> None:
     call.finish(np.take(x, index, p["axis"]) if p["mode"] == 0 else np.take_along_axis(x, index, p["axis"]))
 
 
+def _pool(call: Call) -> None:
+    x, out = call.memory.view(call.step.inputs[0]), call.memory.view(call.step.outputs[0])
+    assert x is not None and out is not None
+    p = call.params()
+    n, op, power = p["spatial"], p["op"], call.real(p["p"])
+    spans = [(o - 1) * s + 1 for o, s in zip(out.shape[2:], p["strides"], strict=False)]
+    ends = [max(span + d * (k - 1) - size - b, 0) for span, k, d, size, b in zip(spans, p["kernel"], p["dilations"], x.shape[2:], p["pads"], strict=False)]
+    pads = [(0, 0), (0, 0)] + [(b, e) for b, e in zip(p["pads"], ends, strict=False)]
+    least = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+    padded = np.pad(x, pads, constant_values=least if op == 0 else 0)
+    # A position counts for an average if it lies in the input, or in its declared padding where that counts.
+    counted = np.pad(np.ones(x.shape[2:], np.float32), [(b, e) for b, e in zip(p["pads"], p["pads_end"], strict=False)][:n], constant_values=1.0 if p["count_include_pad"] else 0.0)
+    counted = np.pad(counted, [(0, max(padded.shape[2 + i] - counted.shape[i], 0)) for i in range(n)])
+    places = np.pad(np.arange(int(np.prod(x.shape[2:]))).reshape(x.shape[2:], order="F" if p["storage_order"] else "C"), pads[2:], constant_values=-1)
+    total: Any = None
+    count: Any = 0
+    where: Any = None
+    for tap in np.ndindex(*p["kernel"][:n]):
+        window = tuple(slice(t * p["dilations"][i], t * p["dilations"][i] + spans[i], p["strides"][i]) for i, t in enumerate(tap))
+        part = padded[(slice(None), slice(None), *window)]
+        if op == 0:
+            place = np.broadcast_to(places[window], part.shape)
+            better = np.ones(part.shape, bool) if total is None else (part > total) | (np.isnan(part) & ~np.isnan(total) if x.dtype.kind == "f" else False) | ((where < 0) & (place >= 0))
+            total = part.copy() if total is None else np.where(better, part, total)
+            where = place.copy() if where is None else np.where(better, place, where)
+            continue
+        part = part.astype(np.float32)
+        part = part if op == 1 else np.abs(part) ** power
+        total = part if total is None else total + part
+        count = count + counted[window]
+    if op == 0:
+        call.finish(total)
+        if len(call.step.outputs) > 1:
+            indices = call.memory.view(call.step.outputs[1])
+            assert indices is not None
+            image = int(np.prod(x.shape[2:]))
+            indices[...] = where + (np.arange(x.shape[0] * x.shape[1]) * image).reshape(*x.shape[:2], *[1] * n)
+        return
+    call.finish(total / count if op == 1 else total ** (1 / power))
+
+
 KERNELS: dict[Kernel, Callable[[Call], None]] = {
     Kernel.MAP: _map, Kernel.COPY: _copy, Kernel.MATMUL: _matmul, Kernel.CONV: _conv, Kernel.REDUCE: _reduce, Kernel.SOFTMAX: _softmax, Kernel.NORM: _norm,
-    Kernel.ATTENTION: _attention, Kernel.GATHER: _gather,
+    Kernel.ATTENTION: _attention, Kernel.GATHER: _gather, Kernel.POOL: _pool,
 }
