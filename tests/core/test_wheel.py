@@ -1,6 +1,7 @@
 """A built wheel holds everything: it is unpacked into an empty folder and a model is converted and run from there."""
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -25,6 +26,7 @@ print(session.run(None, {'x': np.zeros(3, np.float32)})[0].tolist())
 
 
 def test_wheel_is_complete(tmp_path: Path) -> None:
+    shutil.rmtree(ROOT / "build", ignore_errors=True)  # setuptools would take over files of an earlier build
     done = subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)], capture_output=True, text=True)
     wheels = list(tmp_path.glob("sardonyx-*.whl"))
     assert wheels, done.stderr
