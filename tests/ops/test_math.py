@@ -133,10 +133,11 @@ def test_integer_division_by_zero_is_an_error_that_says_where(op: str) -> None:
     check(run("Div", F([1, -1, 0]), F([0, 0, 0])), [inf, -inf, nan], F)
 
 
+#: Softmax is not here: in a narrow float its function body rounds at every step, and so does the reference.
 HALF_SAFE = [
     "Sqrt", "Exp", "Log", "Erf", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Tanh",
     "Asinh", "Atanh", "Reciprocal", "Floor", "Ceil", "Round", "Sign", "Neg", "Abs", "Relu", "LeakyRelu", "Elu", "Selu",
-    "Celu", "Gelu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Mish", "Softplus", "Softsign", "ThresholdedRelu", "Softmax", "LogSoftmax", "Hardmax",
+    "Celu", "Gelu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Mish", "Softplus", "Softsign", "ThresholdedRelu", "LogSoftmax", "Hardmax",
 ]
 
 
@@ -419,3 +420,10 @@ def test_wrong_shapes_are_named(op: str, shapes: list[Any], attributes: dict[str
 def test_convert_is_identity_for_the_same_type() -> None:
     x = F([1])
     assert convert(x, DType.FLOAT) is x
+
+
+@pytest.mark.parametrize("dtype", [DType.FLOAT16, DType.BFLOAT16])
+def test_softmax_in_half_types_rounds_each_step_and_sums_in_float(dtype: DType) -> None:
+    (made,) = run("Softmax", np.zeros((1, 1000), dtype.numpy)),
+    assert made.dtype == dtype.numpy
+    np.testing.assert_allclose(made.astype(np.float32), 0.001, rtol=2 ** -7)  # a bfloat16 running sum would stop at 256

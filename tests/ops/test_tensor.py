@@ -59,7 +59,7 @@ def shape_of(name: str, *inputs: Any, dtype: DType = DType.FLOAT, **attributes: 
     ("[?t.0, ?t.1, ?t.2]", ("Unsqueeze", (b, s), (1,))),
     ("[b, s, 64]", ("Expand", (1, s, 1), [b, 1, 64])),
     ("[?t.0, ?t.1, 8]", ("Expand", (1, 8), (3,))),
-    ("[3, ?t.0]", ("Expand", (3, s), (1,))),
+    ("[3, ?t.1]", ("Expand", (3, s), (1,))),
     ("[2*b, n*s]", ("Tile", (b, s), [2, n])),
     ("[b, 12, s, 64]", ("Transpose", (b, s, 12, 64), {"perm": [0, 2, 1, 3]})),
     # Slice: clamped, clean where nothing can be clamped
