@@ -14,6 +14,7 @@ from sardonyx.model import is_sdx, read_model, write_model
 from sardonyx.plan.shapes import infer_shapes
 
 from .cut import cut, fix_dims
+from .fp16 import float16_passes
 from .onnx import load_model
 from .options import ConvertOptions, ConvertReport
 from .passes import default_passes, run_passes
@@ -40,6 +41,9 @@ def prepare(source: Any, options: ConvertOptions, report: ConvertReport | None =
     infer_shapes(model)
     if options.optimize:
         report.passes = run_passes(model, default_passes(options), options.progress)
+    if options.fp16:
+        report.passes = [*report.passes, *run_passes(model, float16_passes(), options.progress)]
+    if report.passes:
         infer_shapes(model)
     report.operators_after = dict(Counter(node.operator for node in model.graph.walk()))
     return model

@@ -1,6 +1,39 @@
-"""Rewrites of the Graph that hold on every device: one class a pass, `base` says how to write one. `default_passes()` is the order `convert` uses."""
+"""Rewrites of the Graph that hold on every device: one class a pass, `base` says how to write one, `match` how to recognise. `default_passes` is the order `convert` uses."""
 from __future__ import annotations
 
-from .base import Pass, PassResult, run_passes
+from typing import TYPE_CHECKING
 
-__all__ = ["Pass", "PassResult", "default_passes", "run_passes"]
+from .activations import RecogniseActivations, RecogniseGelu
+from .affine import FoldBatchNorm
+from .attention import RecogniseAttention, RecogniseRotaryEmbedding
+from .base import Pass, PassResult, run_passes
+from .cleanup import CommonSubexpressions, DeadCode, DuplicateConstants, NoOps
+from .fold import FoldConstants
+from .moves import CleanMoves
+from .normalizations import RecogniseLayerNormalization, RecogniseRMSNormalization
+from .qdq import NormalizeQDQ
+
+if TYPE_CHECKING:
+    from ..options import ConvertOptions
+
+
+def default_passes(options: ConvertOptions) -> list[Pass]:
+    """The passes of a conversion, in order.
+
+    1. What is constant and what does nothing goes first, so that patterns are seen in their plain form (shared subexpressions once).
+    2. Quantised models get their canonical form, small operators become the standard ones, from the inside out; then affine maps go into weights (before, they would take the
+       factors out of activations that are spelled out).
+    3. What these left behind is cleaned up.
+    """
+    small, budget = 64, options.fold_budget
+    return [
+        DeadCode(), FoldConstants(budget), NoOps(), DuplicateConstants(small), CommonSubexpressions(),                                      # 1
+        CleanMoves(), FoldConstants(budget), DeadCode(), CommonSubexpressions(),
+        NormalizeQDQ(), RecogniseLayerNormalization(), RecogniseRMSNormalization(), RecogniseGelu(), RecogniseActivations(),                # 2
+        RecogniseRotaryEmbedding(), RecogniseAttention(), FoldBatchNorm(),
+        CleanMoves(), FoldConstants(budget), NoOps(), DuplicateConstants(), CommonSubexpressions(), DeadCode(),                             # 3
+    ]
+
+
+__all__ = ["CleanMoves", "CommonSubexpressions", "DeadCode", "DuplicateConstants", "FoldBatchNorm", "FoldConstants", "NoOps", "NormalizeQDQ", "Pass", "PassResult", "RecogniseActivations",
+           "RecogniseAttention", "RecogniseGelu", "RecogniseLayerNormalization", "RecogniseRMSNormalization", "RecogniseRotaryEmbedding", "default_passes", "run_passes"]

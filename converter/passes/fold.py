@@ -4,21 +4,25 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
 from sardonyx.dim import Expr, is_static, product
-from sardonyx.errors import SardonyxError
-from sardonyx.graph import Graph, Model, Node, Tensor, Value
+from sardonyx.graph import Graph, Model, Node, Tensor, merge_origins
 from sardonyx.ops import Operator, lookup
 from sardonyx.ops.registry import Spec
 from sardonyx.plan.shapes import attribute_arguments
+from sardonyx.types import DType
 
-from .base import Pass, overridable
+from .base import Pass
+from .moves import ELEMENTWISE
+
+#: Where all inputs are uniform, so is the output; the value of the first (movement) or of the operator on single elements.
+_UNIFORM_MOVES = frozenset(("Expand", "Flatten", "Gather", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"))
+_NOT_FOLDED = frozenset(("DequantizeLinear", "Identity"))
 
 
 class FoldConstants(Pass):
     """1. A tensor whose value shape inference knows as plain numbers becomes a constant (shape arithmetic of fixed sizes).
-    2. A node all of whose inputs are constants is run and its outputs become constants, if they take at most `budget` bytes more than the constants it replaces
-       (so a ConstantOfShape or an Expand does not blow the file up; ConstantOfShape and Expand of one element become splats, which take no bytes).
+    2. A node all of whose inputs are constants is run and its outputs become constants, if they take at most `budget` bytes more than the constants it replaces.
+       ConstantOfShape, and elementwise operators and moves of uniform tensors, give uniform tensors, which take one element whatever their shape.
     3. An If whose condition is constant is replaced by the nodes of the branch taken.
     Not folded: random operators, operators on strings, sequences and maps, DequantizeLinear (it would undo quantisation), overridable defaults.
     """
@@ -30,27 +34,30 @@ class FoldConstants(Pass):
         self.budget = budget
 
     def run(self, model: Model) -> int:
-        self._variable = overridable(model.graph)
-        return sum(self._fold_graph(graph) for graph in list(model.graph.graphs()))
+        # Inner graphs first: a branch that is taken has been folded when its nodes join the outer graph.
+        return sum(self._fold_graph(graph) for graph in reversed(list(model.graph.graphs())))
 
     def _fold_graph(self, graph: Graph) -> int:
-        count = 0
+        folded = []
+        inlined = 0
         for node in list(graph.nodes):
-            if node.op_type == "If" and not node.domain and self._inline_if(graph, node):                       # 3
-                count += 1
+            if node.op_type == "If" and not node.domain:                                                                # 3
+                inlined += self._inline_if(graph, node)
                 continue
             operator = lookup(node.domain, node.op_type)
-            if operator.random or operator.host_only or operator.wants - {"n_outputs"} or node.op_type in ("DequantizeLinear", "Identity"):
+            if operator.random or operator.host_only or operator.wants - {"n_outputs"} or node.op_type in _NOT_FOLDED:
                 continue
-            tensors = self._known(node) or self._computed(node, operator)                                       # 1, 2
+            tensors = self._known(node) or self._computed(node, operator)                                               # 1, 2
             if tensors is None:
                 continue
             for value, tensor in zip(node.outputs, tensors, strict=False):
                 if value is not None:
-                    _become_constant(graph, value, tensor)
-            graph.remove(node)
-            count += 1
-        return count
+                    value.producer, value.const = None, tensor
+            node.detach()
+            folded.append(node)
+        if folded:
+            graph.remove(*folded)
+        return len(folded) + inlined
 
     def _known(self, node: Node) -> list[Tensor] | None:
         specs = [self.specs.get(v) if v is not None else None for v in node.outputs]
@@ -63,43 +70,57 @@ class FoldConstants(Pass):
         return None if array is None or array.shape != specs[0].shape else [Tensor(array, dtype=specs[0].dtype)]
 
     def _computed(self, node: Node, operator: Operator) -> list[Tensor] | None:
-        constants = [v.const if v is not None and v not in self._variable else None for v in node.inputs]
-        if any(c is None for v, c in zip(node.inputs, constants, strict=True) if v is not None):
+        if any(v is not None and v.const is None for v in node.inputs):
             return None
-        specs = [self.specs.get(v) if v is not None else None for v in node.outputs]
-        if node.op_type in ("ConstantOfShape", "Expand") and specs[0] is not None and is_static(specs[0].shape):
-            splat = _as_splat(node, constants, specs[0])
-            if splat is not None:
-                return [splat]
-        if any(s is not None and (s.dtype is None or not is_static(s.shape)) for s in specs):
+        constants = [v.const if v is not None else None for v in node.inputs]
+        specs = [self.spec(v) for v in node.outputs if v is not None]
+        if any(s.dtype is None or not is_static(s.shape) for s in specs):
             return None
-        grown = sum(s.dtype.nbytes(product(s.shape)) for s in specs if s is not None and s.dtype is not None and s.shape is not None)
-        freed = sum(c.nbytes for c, v in zip(constants, node.inputs, strict=True) if c is not None and v is not None and len(v.uses) == 1)
+        splat = self._as_splat(node, operator, constants, specs[0])
+        if splat is not None:
+            return [splat]
+        grown = sum(s.dtype.nbytes(product(s.shape)) for s in specs if s.dtype is not None and s.shape is not None)
+        freed = sum(_stored(c) for c, v in zip(constants, node.inputs, strict=True) if c is not None and v is not None and self.only_use(v))
         if grown > freed + self.budget:
             return None
         arguments = attribute_arguments(node, operator)
         if "n_outputs" in operator.wants:
             arguments["n_outputs"] = len(node.outputs)
-        try:
-            with np.errstate(all="ignore"):
-                made: Any = operator(*(None if c is None else c.numpy() for c in constants), **arguments)
-        except (SardonyxError, ArithmeticError):
-            return None  # wrong at run time as well: the session reports it, with the node's name
-        arrays = made if isinstance(made, tuple) else (made,)
-        return [Tensor(np.asarray(a)) for a in arrays]
+        made = _run(operator, [None if c is None else c.numpy() for c in constants], arguments)
+        return None if made is None or any(a is None for a in made) else [Tensor(a, dtype=s.dtype) for a, s in zip(made, specs, strict=False)]
+
+    def _as_splat(self, node: Node, operator: Operator, constants: list[Tensor | None], spec: Spec) -> Tensor | None:
+        """The uniform result of uniform inputs; None where it is not certain to be uniform, or too small to matter."""
+        assert spec.dtype is not None and spec.shape is not None
+        shape: Any = spec.shape
+        if len(node.outputs) != 1 or node.domain or product(shape) < 2 or spec.dtype is DType.STRING:
+            return None
+        if node.op_type == "ConstantOfShape":
+            given = node.attributes.get("value")
+            return Tensor.splat(given.numpy().reshape(-1)[0] if given is not None else 0, spec.dtype, shape)
+        relevant = constants[:1] if node.op_type in _UNIFORM_MOVES else constants
+        if node.op_type not in _UNIFORM_MOVES and node.op_type not in ELEMENTWISE or not all(c is None or c.is_splat or c.size == 1 for c in relevant):
+            return None
+        elements = [None if c is None else c.numpy()[(0,) * len(c.shape)].reshape(()) for c in relevant]
+        made = elements if node.op_type in _UNIFORM_MOVES else _run(operator, elements, attribute_arguments(node, operator))
+        return None if not made or made[0] is None else Tensor.splat(made[0].reshape(()), spec.dtype, shape)
 
     def _inline_if(self, graph: Graph, node: Node) -> bool:
         condition = node.inputs[0]
-        if condition is None or condition.const is None or condition in self._variable:
+        if condition is None or condition.const is None:
             return False
         branch: Graph = node.attributes["then_branch" if bool(condition.const.numpy().reshape(-1)[0]) else "else_branch"]
         position = graph.nodes.index(node)
+        taken = {v.name for n in graph.nodes for v in n.outputs if v is not None}
         for inner in branch.nodes:
-            inner.origin = tuple(dict.fromkeys((*node.origin, *inner.origin)))
+            inner.origin = merge_origins([node, inner])
+            for value in inner.outputs:
+                if value is not None and value.name in taken:  # sibling branches may use the same names
+                    value.name = graph.unique_name(value.name)
         graph.nodes[position:position] = branch.nodes
         for old, new in zip(node.outputs, branch.outputs, strict=True):
             if old is not None:
-                graph.replace_value(old, new)
+                self.replace(graph, old, new)
         other: Graph = node.attributes["else_branch" if branch is node.attributes["then_branch"] else "then_branch"]
         for inner in other.walk():
             inner.detach()
@@ -108,18 +129,16 @@ class FoldConstants(Pass):
         return True
 
 
-def _as_splat(node: Node, constants: list[Tensor | None], spec: Spec) -> Tensor | None:
-    assert spec.dtype is not None and spec.shape is not None
-    if node.op_type == "ConstantOfShape":
-        given = node.attributes.get("value")
-        return Tensor.splat(given.numpy().reshape(-1)[0] if given is not None else 0, spec.dtype, spec.shape)  # type: ignore[arg-type]
-    source = constants[0]
-    if source is None or source.size != 1:
+def _run(operator: Operator, inputs: list[Any], arguments: dict[str, Any]) -> list[Any] | None:
+    """The operator's outputs; None where its body fails: it is wrong at run time as well, and the session reports it with the node's name."""
+    try:
+        with np.errstate(all="ignore"):
+            made = operator(*inputs, **arguments)
+    except Exception:  # as at run time, whatever NumPy raises for inputs that do not fit
         return None
-    return Tensor.splat(source.numpy().reshape(-1)[0], spec.dtype, spec.shape)  # type: ignore[arg-type]
+    return [None if a is None else np.asarray(a) for a in (made if isinstance(made, tuple) else (made,))]
 
 
-def _become_constant(graph: Graph, value: Value, tensor: Tensor) -> None:
-    """The uses of `value` use a constant now; a graph output keeps its Value, which becomes a constant itself."""
-    value.producer = None
-    value.const = tensor
+def _stored(tensor: Tensor) -> int:
+    """Bytes the tensor takes in a file."""
+    return tensor.nbytes // max(tensor.size, 1) if tensor.is_splat else tensor.nbytes
