@@ -4,9 +4,9 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from importlib.metadata import version
 from typing import Annotated, Any
 
+import sardonyx
 import typer
 from sardonyx.errors import SardonyxError
 from typer.core import TyperGroup
@@ -18,7 +18,7 @@ HELP = """Convert ONNX models to .sdx, look into them, run them and compare them
 MODEL is an .onnx or an .sdx file everywhere."""
 EPILOG = """\b
 Examples:
-  sardonyx convert model.onnx                        model.sdx, smaller passes listed with --report
+  sardonyx convert model.onnx --report               writes model.sdx, says what was done
   sardonyx inspect model.onnx                        inputs, outputs, operators, weights
   sardonyx run model.sdx --input image=cat.png       outputs with their top values
   sardonyx check model.onnx --intermediate           the first node that differs from onnxruntime
@@ -59,7 +59,7 @@ app = typer.Typer(name="sardonyx", cls=Commands, help=HELP, epilog=EPILOG, no_ar
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"sardonyx {version('sardonyx')}")
+        print(f"sardonyx {sardonyx.__version__}")
         raise typer.Exit()
 
 

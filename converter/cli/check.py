@@ -19,7 +19,7 @@ from sardonyx.plan.shapes import infer_shapes
 from sardonyx.types import DType, SequenceType, TensorType
 
 from . import show
-from .inputs import SIZES_HELP, DimOption, Feeds, InputOption, MeanOption, ProviderOption, ScaleOption, SeedOption, StdOption, make_feeds, parse_sizes
+from .inputs import SIZES_HELP, DimOption, Feeds, InputOption, MeanOption, ProviderOption, ScaleOption, SeedOption, StdOption, is_sdx_file, make_feeds, parse_sizes
 from .media import Pixels
 from .run import open_session, run_session, value_text
 
@@ -76,7 +76,7 @@ class Difference:
 
 
 def check(
-    model: Annotated[Path, typer.Argument(help="An .onnx file, or an .sdx, which is exported back.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx file, or an .sdx, which is exported back.")],
     given: InputOption = [],  # noqa: B006
     dims: DimOption = [],  # noqa: B006
     rtol: Annotated[float | None, typer.Option(min=0, help="Greatest difference relative to the tensor's scale.", show_default="by type, see below")] = None,
@@ -105,7 +105,7 @@ def check(
 
 
 def _check_outputs(onnxruntime: Any, path: Path, feeds: Feeds, tolerance: Tolerance, provider: list[str], folder: Path) -> bool:
-    source = path if path.suffix.lower() != ".sdx" else _export(read(path), folder / "model.onnx")
+    source = _export(read(path), folder / "model.onnx") if is_sdx_file(path) else path
     names, theirs = _run_onnxruntime(onnxruntime, source, feeds)
     ours = run_session(open_session(path, provider), feeds)
     found = [d for name, a, b in zip(names, ours, theirs, strict=True) for d in compare(name, a, b, tolerance)]
@@ -222,38 +222,47 @@ class Intermediate:
         names, theirs = _run_onnxruntime(self.onnxruntime, path, self.feeds)
         ours = run_session(open_session(path, self.providers), self.feeds)
         found = {value: compare(name, a, b, self.tolerance) for value, name, a, b in zip(self.values, names, ours, theirs, strict=True)}
-        first = next((node for node in self.model.graph.nodes if not _is_random(node) and any(not d.equal for v in node.outputs for d in found.get(v, ()))), None)  # type: ignore[arg-type]
         everything = [d for differences in found.values() for d in differences]
         _table(everything, WORST)
         if len(everything) > WORST:
             show.say(f"… the worst {WORST} of {len(everything)} values")
-        if first is not None:
-            self._show_first(first, found, dict(zip(self.values, theirs, strict=True)))
+        self._find_node(found, dict(zip(self.values, theirs, strict=True)))
         return _verdict(everything, "value", self.onnxruntime)
 
-    def _show_first(self, node: Node, found: dict[Value, list[Difference]], theirs: dict[Value, Any]) -> None:
+    def _find_node(self, found: dict[Value, list[Difference]], theirs: dict[Value, Any]) -> None:
+        """Show the first node that differs and, where it only makes visible what came before, the first that differs on its own."""
+        differing = [node for node in self.model.graph.nodes if not _is_random(node) and any(not d.equal for v in node.outputs if v is not None for d in found.get(v, ()))]
+        if not differing:
+            return
+        self._show_node("First node that differs", differing[0], found)
+        cause = next((node for node in differing if self._differs_alone(node, found, theirs)), None)
+        if cause is differing[0]:
+            show.say("On onnxruntime's inputs it differs too: this node is the cause.")
+        elif cause is None:
+            show.say("No node differs on its own, given onnxruntime's inputs: differences within the tolerance add up (after quantization, by whole steps).")
+        else:
+            show.say("On onnxruntime's inputs it does not differ: differences within the tolerance add up before it.")
+            self._show_node("First node that differs on onnxruntime's inputs", cause, found)
+
+    def _show_node(self, title: str, node: Node, found: dict[Value, list[Difference]]) -> None:
         graph = self.model.graph
-        show.heading("First node that differs", f"{graph.nodes.index(node) + 1} of {len(graph.nodes)} in the order of the graph")
-        outputs = [v for v in node.outputs if v in found]
-        worst = max((d for v in outputs for d in found[v]), key=lambda d: (not d.equal, d.excess))
+        show.heading(title, f"{graph.nodes.index(node) + 1} of {len(graph.nodes)} in the order of the graph")
+        worst = max((d for v in node.outputs if v is not None for d in found.get(v, ())), key=lambda d: (not d.equal, d.excess))
         show.fields([("operator", node.operator), ("model's node", " + ".join(node.origin)), ("attributes", ", ".join(f"{k}={_brief(v)}" for k, v in node.attributes.items())),
                      *(("input", f"{v.name}  {show.type_text(v.type)}{'  (constant)' if v.const is not None else ''}") for v in node.inputs if v is not None),
-                     ("differs", f"{worst.name}: {worst.remark or f'max abs {show.number(worst.worst)} at scale {show.number(worst.scale)}, {worst.over:,} of {worst.count:,} over'}"),
-                     ("alone", self._alone(node, outputs, theirs))])
+                     ("output", f"{worst.name}: {worst.remark or f'max abs {show.number(worst.worst)} at scale {show.number(worst.scale)}, {worst.over:,} of {worst.count:,} over'}")])
 
-    def _alone(self, node: Node, outputs: list[Value], theirs: dict[Value, Any]) -> str:
-        """The node by itself on onnxruntime's values of its inputs: is it the cause, or does it only make a small difference visible?"""
+    def _differs_alone(self, node: Node, found: dict[Value, list[Difference]], theirs: dict[Value, Any]) -> bool:
+        """The node by itself on onnxruntime's values of its inputs: is it the cause?"""
         given = {v.name: v for v in [*node.inputs, *(c for g in node.subgraphs() for c in g.captures())] if v is not None and v.const is None}
         values = {name: theirs.get(v, self.feeds.values.get(name)) for name, v in given.items()}
+        outputs = [v for v in node.outputs if v is not None and v in found]
         if any(value is None for value in values.values()):
-            return ""
+            return False  # an input that was no output: it can not be told
         path = self.folder / "node.onnx"
         save_onnx(self.model, path, inputs=list(given), outputs=[v.name for v in outputs], lowest=True)
-        session = open_session(path, self.providers)
-        made = session.run(None, values)
-        if all(d.equal for v, value in zip(outputs, made, strict=True) for d in compare(v.name, value, theirs[v], self.tolerance)):
-            return "on onnxruntime's inputs it gives onnxruntime's outputs: differences within the tolerance add up before it"
-        return "on onnxruntime's inputs it differs too: this node is the cause"
+        made = open_session(path, self.providers).run(None, values)
+        return not all(d.equal for v, value in zip(outputs, made, strict=True) for d in compare(v.name, value, theirs[v], self.tolerance))
 
 
 def _exportable(value: Value) -> bool:

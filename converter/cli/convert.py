@@ -40,7 +40,7 @@ class ReportCommand(TyperCommand):
 
 
 def convert(
-    model: Annotated[Path, typer.Argument(help="An .onnx (or .sdx) file.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx (or .sdx) file.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT", help="Where to write; `.onnx` writes ONNX.", show_default="MODEL with the suffix .sdx")] = None,
     fix_dim: Annotated[list[str], typer.Option("--fix-dim", metavar="NAME=N", help="Give a symbolic size its number; `input.axis=N` where it has no name. Repeat for more.")] = [],  # noqa: B006
     inputs: Annotated[str, typer.Option(metavar="A,B", help="Cut: these values (by name) become the inputs.")] = "",
@@ -102,15 +102,25 @@ def _summary(source: Path, target: Path, report: ConvertReport) -> None:
 
 
 def _tables(report: ConvertReport) -> None:
+    useful = [p for p in report.passes if p.rewrites]
     show.heading("Passes", "" if report.passes else "none were run")
-    if report.passes:
+    if useful:
         show.table(["pass", ">rewrites", ">nodes before", ">after", ">time"],
-                   [(p.name, p.rewrites or "–", p.nodes_before, p.nodes_after, show.milliseconds(p.seconds)) for p in report.passes],
-                   [None if p.rewrites else "dim" for p in report.passes])
+                   [(p.name, p.rewrites, p.nodes_before, p.nodes_after, show.milliseconds(p.seconds)) for p in useful])
+    idle = [name for name in dict.fromkeys(p.name for p in report.passes) if name not in {p.name for p in useful}]
+    if idle:
+        show.paragraph(f"nothing to do for: {', '.join(idle)}")
+    for p in report.passes:
+        for note in p.notes:
+            show.say(f"{p.name}: {note}")
+    before, after = report.operators_before, report.operators_after
+    names = sorted({*before, *after}, key=lambda n: (-before.get(n, 0), n))
+    changed = [n for n in names if before.get(n) != after.get(n)]
     show.heading("Operators")
-    names = sorted({*report.operators_before, *report.operators_after}, key=lambda n: (-report.operators_before.get(n, 0), n))
-    rows = [(n, report.operators_before.get(n, 0), report.operators_after.get(n, 0)) for n in names]
-    show.table(["operator", ">before", ">after", ">change"], [(n, b or "–", a or "–", f"{a - b:+}" if a != b else "") for n, b, a in rows])
+    if changed:
+        show.table(["operator", ">before", ">after", ">change"], [(n, before.get(n, "–"), after.get(n, "–"), f"{after.get(n, 0) - before.get(n, 0):+}") for n in changed])
+    if len(changed) < len(names):
+        show.paragraph(f"as before: {', '.join(f'{after[n]} {n}' for n in names if n not in changed)}")
     if report.file:
         show.heading("File")
         show.fields((str(name).replace("_", " "), _file_entry(str(name), entry)) for name, entry in report.file.items())

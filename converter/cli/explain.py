@@ -19,7 +19,7 @@ Examples:
 
 
 def explain(
-    model: Annotated[Path, typer.Argument(help="An .onnx or .sdx file.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx or .sdx file.")],
     provider: ProviderOption = [],  # noqa: B006
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:

@@ -17,6 +17,7 @@ from sardonyx.converter.cut import fix_dims
 from sardonyx.dim import Expr, Symbol, substitute, symbols
 from sardonyx.errors import InvalidArgument, NoSuchFile, SardonyxError
 from sardonyx.graph import Model, Value
+from sardonyx.model import is_sdx
 from sardonyx.types import DType, MapType, OptionalType, SequenceType, SparseTensorType, TensorType
 
 from .media import AUDIO, IMAGES, Pixels, read_audio, read_image
@@ -64,6 +65,14 @@ class Feeds:
     def suspicion(self) -> str:
         """The end of an error message of a run: what the user did not choose may be its cause."""
         return f"; if a size chosen here is why ({', '.join(f'{name}={size}' for name, size in self.chosen.items())}), set it with --dim" if self.chosen else ""
+
+
+def is_sdx_file(path: Path) -> bool:
+    """Whether the file is an .sdx, by its first bytes; False where there is none."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return is_sdx(file.read(16))
 
 
 def parse_sizes(texts: Sequence[str], option: str) -> dict[str, int]:

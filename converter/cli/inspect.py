@@ -14,12 +14,13 @@ from sardonyx import ops
 from sardonyx.converter.onnx import load_model
 from sardonyx.errors import InvalidArgument
 from sardonyx.graph import OPSETS, Graph, Model, Node, Tensor, Value
-from sardonyx.model import is_sdx, read_model
+from sardonyx.model import read_model
 from sardonyx.model.format import Header, StorageKind
 from sardonyx.model.packing import Packing
 from sardonyx.types import MapType, OptionalType, SequenceType, SparseTensorType, TensorType
 
 from . import show
+from .inputs import is_sdx_file
 
 EPILOG = """\b
 Examples:
@@ -32,7 +33,7 @@ BIGGEST, MAX_VALUES = 8, 64
 
 
 def inspect(
-    model: Annotated[Path | None, typer.Argument(help="An .onnx or .sdx file.", show_default=False)] = None,
+    model: Annotated[Path | None, typer.Argument(metavar="MODEL", help="An .onnx or .sdx file.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, machine-readable: values, nodes, attributes.")] = False,
     nodes: Annotated[bool, typer.Option("--nodes", help="List every node.")] = False,
     weights: Annotated[bool, typer.Option("--weights", help="List every weight, biggest first.")] = False,
@@ -61,7 +62,7 @@ def inspect(
 
 def describe(path: Path) -> dict[str, Any]:
     """A model file as JSON data. An .onnx is shown as it is written, before upgrading; unknown operators do not stop it."""
-    sdx = path.is_file() and is_sdx(_first_bytes(path))
+    sdx = is_sdx_file(path)
     model = read_model(path) if sdx else load_model(path, upgrade=False)
     counts = Counter(node.operator for node in model.graph.walk())
     found: dict[str, Any] = {"path": str(path), "kind": "sdx" if sdx else "onnx", "bytes": os.path.getsize(path)}
@@ -76,11 +77,6 @@ def describe(path: Path) -> dict[str, Any]:
         "parameters": 0, "weights": _weights(model)}
     found["parameters"] = sum(weight["elements"] for weight in found["weights"])
     return found | _graph(model.graph)
-
-
-def _first_bytes(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(16)
 
 
 def _sdx_parts(path: Path) -> dict[str, Any]:
@@ -169,7 +165,7 @@ def _overview(found: dict[str, Any]) -> None:
     kind = f"sardonyx .sdx, format {found['format']}" if found["kind"] == "sdx" else f"ONNX, IR version {found['ir_version']}"
     opsets = ", ".join(f"{domain} {version}" for domain, version in found["opsets"].items())
     show.say(found["path"], "bold")
-    sections = ", ".join(f"{name} {show.size(part['bytes'])}" for name, part in found.get("sections", {}).items())
+    sections = ", ".join(f"{name} {show.size(part['bytes'])}" for name, part in found.get("sections", {}).items() if part["bytes"])
     show.fields([
         ("file", f"{kind}, {show.size(found['bytes'])}"), ("sections", sections + (" (weights in a data file)" if found.get("external_data") else "")),
         ("opsets", opsets + (" (of the model it was made from)" if found["kind"] == "sdx" else "")),

@@ -34,7 +34,7 @@ FIRST, TOP = 5, 5
 
 
 def run(
-    model: Annotated[Path, typer.Argument(help="An .onnx or .sdx file.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx or .sdx file.")],
     given: InputOption = [],  # noqa: B006
     dims: DimOption = [],  # noqa: B006
     output_dir: Annotated[Path | None, typer.Option("--output-dir", "-o", metavar="DIR", help="Save each output as DIR/NAME.npy; DIR.npz saves one file.")] = None,

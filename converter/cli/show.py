@@ -31,6 +31,11 @@ def say(text: str = "", style: str = "") -> None:
     console().print(Text(text, style), soft_wrap=True)
 
 
+def paragraph(text: str) -> None:
+    """Less important prose, broken at the width."""
+    _put(Text(text, "dim"))
+
+
 def error(text: str) -> None:
     """One line on stderr."""
     console(stderr=True).print(Text("error: ", "bold red") + Text(" ".join(text.split())), soft_wrap=True)
