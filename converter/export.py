@@ -26,6 +26,8 @@ MAX_FILE_BYTES = 2_000_000_000
 MIN_EXTERNAL_BYTES, ALIGNMENT = 1024, 4096
 #: The IR version of exports is at least this one, the first with 4-bit types.
 MIN_IR_VERSION = 10
+#: `lowest` goes no lower for the sake of an operator's newest version: later versions changed no operator's meaning but by its attributes.
+LOWEST_OPSET = 21
 
 
 def _onnx() -> Any:
@@ -39,7 +41,7 @@ def _onnx() -> Any:
 def to_onnx(model: Model | Graph, *, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None, lowest: bool = False) -> onnx.ModelProto:
     """The ModelProto of a model or graph, or of the part that computes the values called `outputs` from those called `inputs`.
 
-    It is stamped with the canonical opsets; lowest: with the lowest ones at which all its operators are the same, for consumers that know fewer.
+    It is stamped with the canonical opsets; lowest: with the lowest ones at which all its nodes mean the same, for consumers that know fewer.
     Raises InvalidArgument where a name does not exist, the inputs do not suffice, or the weights exceed what one protobuf can hold (`save_onnx` can).
     """
     whole = _as_model(model)
@@ -181,25 +183,36 @@ class _Exporter:
 
     def _opsets(self, graph: Graph) -> list[Any]:
         """The opset imports: canonical, or the lowest. An operator that the canonical one has deprecated (ai.onnx.ml 5 the old tree ensembles) needs an older."""
-        used: dict[str, set[str]] = {"": {"Identity"}}
+        used: dict[str, dict[str, list[Node]]] = {"": {"Identity": []}}
         for node in graph.walk():
-            used.setdefault(node.domain, set()).add(node.op_type)
+            used.setdefault(node.domain, {}).setdefault(node.op_type, []).append(node)
         unknown = sorted(used.keys() - OPSETS.keys())
         if unknown:
             raise InvalidGraph(f"the graph has nodes of domain '{unknown[0]}', which has no canonical opset; it has not been upgraded and inlined")
-        return [self.onnx.helper.make_opsetid(domain, self._version(domain, names)) for domain, names in sorted(used.items())]
+        return [self.onnx.helper.make_opsetid(domain, self._version(domain, operators)) for domain, operators in sorted(used.items())]
 
-    def _version(self, domain: str, operators: set[str]) -> int:
+    def _version(self, domain: str, operators: dict[str, list[Node]]) -> int:
         defs, needed, limit = self.onnx.defs, 1, OPSETS[domain]
         schemas = [defs.get_schema(name, limit, domain) for name in sorted(operators) if defs.has(name, domain)]
         for schema in schemas:
             if schema.deprecated:
                 limit = min(limit, schema.since_version - 1)
                 schema = defs.get_schema(schema.name, schema.since_version - 1, domain)
-            needed = max(needed, schema.since_version)
+            needed = max(needed, self._oldest(schema, operators[schema.name]) if self.lowest else schema.since_version)
         if needed > limit:
             raise InvalidGraph(f"no version of domain '{domain}' has all the operators of the graph: {', '.join(s.name for s in schemas if s.deprecated)} ended at {limit}, others began at {needed}")
         return needed if self.lowest else limit
+
+    def _oldest(self, schema: Any, nodes: list[Node]) -> int:
+        """The version these nodes need: a newer one that only admits more element types is not needed by nodes that do not have those."""
+        while schema.since_version > LOWEST_OPSET and not schema.domain:
+            if not self.onnx.defs.has(schema.name, schema.since_version - 1, schema.domain):
+                break
+            older = self.onnx.defs.get_schema(schema.name, schema.since_version - 1, schema.domain)
+            if _parameters(older) != _parameters(schema) or not all(_admits(older, node) for node in nodes):
+                break
+            schema = older
+        return int(schema.since_version)
 
     def _find_homes(self, root: Graph) -> None:
         """A constant belongs to the graph that uses it, or to the outermost where several do."""
@@ -326,6 +339,23 @@ class _Exporter:
             proto.map_type.key_type = int(type_.key)
             proto.map_type.value_type.CopyFrom(self._type(type_.value))
         return proto
+
+
+def _parameters(schema: Any) -> Any:
+    """Attributes with their defaults, inputs and outputs: where they are equal, versions since `LOWEST_OPSET` differ in element types only."""
+    attributes = sorted((name, a.required, a.default_value.SerializeToString(deterministic=True)) for name, a in schema.attributes.items())
+    return attributes, [(p.name, p.option) for p in schema.inputs], [(p.name, p.option) for p in schema.outputs]
+
+
+def _admits(schema: Any, node: Node) -> bool:
+    """Whether the schema allows the types of the node's inputs and outputs; not where one is unknown."""
+    allowed = {c.type_param_str: set(c.allowed_type_strs) for c in schema.type_constraints}
+    for parameters, values in ((schema.inputs, node.inputs), (schema.outputs, node.outputs)):
+        for i, value in enumerate(values):
+            text = parameters[min(i, len(parameters) - 1)].type_str  # a variadic one is the last
+            if value is not None and str(value.type) not in allowed.get(text, {text}):
+                return False
+    return True
 
 
 def _unknown(type_: ValueType | None) -> bool:

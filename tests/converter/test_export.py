@@ -190,7 +190,11 @@ def test_opsets_of_an_export() -> None:
     assert [i.version for i in to_onnx(model).opset_import] == [28]
     lowest = to_onnx(model, lowest=True)
     onnx.checker.check_model(lowest)
-    assert lowest.opset_import[0].version == 25 and text(load_model(lowest).graph) == text(model.graph)
+    assert lowest.opset_import[0].version == 21 and text(load_model(lowest).graph) == text(model.graph)
+    for dtype, version in ((DType.FLOAT, 21), (DType.UINT2, 25)):  # Identity has 2-bit types since 25
+        copy = Graph("g", [Value("x", TensorType(dtype, (2,)))])
+        copy.outputs = copy.node("Identity", copy.inputs).outputs
+        assert to_onnx(copy, lowest=True).opset_import[0].version == version
     trees = Graph("g", [Value("x", TensorType(DType.FLOAT, (2, 2)))])
     made = trees.node("TreeEnsembleRegressor", trees.inputs, domain="ai.onnx.ml", n_targets=1)
     made.outputs[0].type = TensorType(DType.FLOAT, (2, 1))
