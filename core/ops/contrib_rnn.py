@@ -13,13 +13,14 @@ from .rnn import Clip, lstm_cells, recur, recurrent_outputs
 
 
 @operator("com.microsoft")
-def DynamicQuantizeLSTM(X: Any, W: Any, R: Any, B: Any, sequence_lens: Any, initial_h: Any, initial_c: Any, P: Any, W_scale: Any, W_zero_point: Any, R_scale: Any, R_zero_point: Any, *,
-                        activation_alpha: Any = None, activation_beta: Any = None, activations: Any = None, clip: Clip = None, direction: str = "forward", hidden_size: int | None = None,
-                        input_forget: int = 0) -> Any:
+def DynamicQuantizeLSTM(X: Any, W: Any, R: Any, B: Any = None, sequence_lens: Any = None, initial_h: Any = None, initial_c: Any = None, P: Any = None, W_scale: Any = None,
+                        W_zero_point: Any = None, R_scale: Any = None, R_zero_point: Any = None, *, activation_alpha: Any = None, activation_beta: Any = None,
+                        activations: Any = None, clip: Clip = None, direction: str = "forward", hidden_size: int | None = None, input_forget: int = 0) -> Any:
     """LSTM whose weights W [D, I, 4 * H] and R [D, H, 4 * H] are 8-bit, with one scale and zero point for each direction or each column of it.
 
     What meets them is quantised to uint8 as in DynamicQuantizeLinear: the input as a whole, up to the longest sequence, and each step's hidden states of the whole batch together
     (onnxruntime does so on one thread; with more it may cut the batch in parts)."""
+    require(all(v is not None for v in (W_scale, W_zero_point, R_scale, R_zero_point)), "W_scale, W_zero_point, R_scale and R_zero_point are required")
     require(W.ndim == 3 and R.ndim == 3 and R.shape[2] == 4 * R.shape[1], f"W {list(W.shape)} must be [D, I, 4 * H] and R {list(R.shape)} [D, H, 4 * H]")
     count, hidden = R.shape[:2]
     bias = np.zeros((count, 4 * hidden), np.float32) if B is None else B[:, :4 * hidden] + B[:, 4 * hidden:]

