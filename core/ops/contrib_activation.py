@@ -98,8 +98,8 @@ def _(A: Spec, B: Spec, *, alpha: float = 1.0, transA: int = 0, transB: int = 0,
 
 #: What a node may fuse, with the names of the parameters in `activation_params`.
 ACTIVATIONS: dict[str, tuple[str, ...]] = {
-    "Relu": (), "Tanh": (), "Sigmoid": (), "Softplus": (), "Softsign": (), "Gelu": (), "LeakyRelu": ("alpha",), "ThresholdedRelu": ("alpha",), "Elu": ("alpha",), "Celu": ("alpha",),
-    "HardSigmoid": ("alpha", "beta"), "HardSwish": (), "Selu": ("alpha", "gamma"), "Clip": ("min", "max"),
+    "Relu": (), "Tanh": (), "Sigmoid": (), "Softplus": (), "Softsign": (), "Gelu": (), "HardSwish": (), "LeakyRelu": ("alpha",), "ThresholdedRelu": ("alpha",), "Elu": ("alpha",),
+    "Celu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "Selu": ("alpha", "gamma"), "Clip": ("min", "max"),
 }
 
 
@@ -111,8 +111,8 @@ def _activation(name: str | None) -> Operator | None:
 
 
 @operator("com.microsoft")
-def FusedGemm(A: np.ndarray, B: np.ndarray, C: np.ndarray | None = None, *, activation: str | None = None, activation_alpha: float | None = None, activation_beta: float | None = None,
-              activation_gamma: float | None = None, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0) -> np.ndarray:
+def FusedGemm(A: np.ndarray, B: np.ndarray, C: np.ndarray | None = None, *, activation: str | None = None, activation_alpha: float | None = None,
+              activation_beta: float | None = None, activation_gamma: float | None = None, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0) -> np.ndarray:
     """Gemm, then the activation named."""
     product = Gemm(A, B, C, alpha=alpha, beta=beta, transA=transA, transB=transB)
     function = _activation(activation)

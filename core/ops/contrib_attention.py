@@ -50,7 +50,7 @@ def mask_bias(mask: Any, batch: int, length: int, total: int, past: int, filter_
             require(seen.shape[3] == total - past, f"a mask {list(mask.shape)} must cover {total} keys, or the {total - past} new ones")
             seen = np.pad(seen, [(0, 0), (0, 0), (0, 0), (past, 0)], constant_values=True)
     bias = np.where(seen, np.float32(0), np.float32(-10000 if filter_value is None else filter_value))
-    return np.where(key <= np.arange(length)[:, None] + past, bias, np.float32(-np.inf)) if causal else bias
+    return np.where(key <= np.arange(length)[:, None] + past, bias, np.finfo(np.float32).min) if causal else bias
 
 
 def appended(past: Any, new: np.ndarray, filled: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -71,8 +71,8 @@ def _scalar(value: Any) -> int | None:
     return None if value is None else int(value.reshape(()))
 
 
-def _self_attention(projected: np.ndarray, dtype: Any, mask: Any, past: Any, attention_bias: Any, filled: int | None, heads: int, hidden: Any, unidirectional: int, filter_value: float | None,
-                    scale: float | None) -> tuple[np.ndarray, ...]:
+def _self_attention(projected: np.ndarray, dtype: Any, mask: Any, past: Any, attention_bias: Any, filled: int | None, heads: int, hidden: Any, unidirectional: int,
+                    filter_value: float | None, scale: float | None) -> tuple[np.ndarray, ...]:
     """Attention of the projected Q, K, V, side by side in the last axis."""
     batch, length, width = projected.shape
     q_size, k_size, v_size = hidden or [width // 3] * 3
@@ -89,9 +89,9 @@ def _self_attention(projected: np.ndarray, dtype: Any, mask: Any, past: Any, att
 
 
 @operator("com.microsoft")
-def Attention(input: Any, weights: Any, bias: Any = None, mask_index: Any = None, past: Any = None, attention_bias: Any = None, past_sequence_length: Any = None, *, do_rotary: int = 0,
-              mask_filter_value: float | None = None, num_heads: int, past_present_share_buffer: int = 0, qkv_hidden_sizes: Any = None, rotary_embedding_dim: int = 0,
-              scale: float | None = None, unidirectional: int = 0) -> Any:
+def Attention(input: Any, weights: Any, bias: Any = None, mask_index: Any = None, past: Any = None, attention_bias: Any = None, past_sequence_length: Any = None, *,
+              do_rotary: int = 0, mask_filter_value: float | None = None, num_heads: int, past_present_share_buffer: int = 0, qkv_hidden_sizes: Any = None,
+              rotary_embedding_dim: int = 0, scale: float | None = None, unidirectional: int = 0) -> Any:
     """Self-attention of input · weights + bias [B, S, Q + K + V]; outputs [B, S, V] and the keys and values [2, B, heads, T, D]."""
     require(not do_rotary, "do_rotary in Attention is not supported (nor is it on onnxruntime's CPU); export with MultiHeadAttention and RotaryEmbedding")
     projected = np.matmul(widened(input), widened(weights))
@@ -102,8 +102,9 @@ def Attention(input: Any, weights: Any, bias: Any = None, mask_index: Any = None
 
 
 @operator("com.microsoft")
-def QAttention(input: Any, weight: Any, bias: Any, input_scale: Any, weight_scale: Any, mask_index: Any = None, input_zero_point: Any = None, weight_zero_point: Any = None, past: Any = None, *,
-               do_rotary: int = 0, mask_filter_value: float | None = None, num_heads: int, past_present_share_buffer: int = 0, scale: float | None = None, unidirectional: int = 0) -> Any:
+def QAttention(input: Any, weight: Any, bias: Any, input_scale: Any, weight_scale: Any, mask_index: Any = None, input_zero_point: Any = None, weight_zero_point: Any = None,
+               past: Any = None, *, do_rotary: int = 0, mask_filter_value: float | None = None, num_heads: int, past_present_share_buffer: int = 0, scale: float | None = None,
+               unidirectional: int = 0) -> Any:
     """Attention with a quantised input and weights: the projection is exact in int32, everything after it is float32."""
     require(not do_rotary and not past_present_share_buffer, "do_rotary and past_present_share_buffer in QAttention are not supported; export without them")
     projected = MatMulIntegerToFloat(input, weight, input_scale, weight_scale, input_zero_point, weight_zero_point, bias)
@@ -142,7 +143,8 @@ def _(input: Spec, weight: Spec, bias: Spec, input_scale: Spec, weight_scale: Sp
 
 
 def _query_key_value(query: np.ndarray, key: Any, value: Any, heads: int) -> list[np.ndarray]:
-    """Q, K and V [B, heads, L, D] from packed QKV [B, S, heads, 3, D], from Q and packed KV [B, L, heads, 2, D], or from three tensors (K and V may have their heads split already)."""
+    """Q, K and V [B, heads, L, D] from packed QKV [B, S, heads, 3, D], from Q and packed KV [B, L, heads, 2, D], or from three tensors, of which
+    K and V may have their heads split already."""
     if query.ndim == 5:
         return [query[:, :, :, i].transpose(0, 2, 1, 3) for i in range(3)]
     needed(key=key)
@@ -153,9 +155,9 @@ def _query_key_value(query: np.ndarray, key: Any, value: Any, heads: int) -> lis
 
 
 @operator("com.microsoft")
-def MultiHeadAttention(query: Any, key: Any = None, value: Any = None, bias: Any = None, key_padding_mask: Any = None, attention_bias: Any = None, past_key: Any = None, past_value: Any = None,
-                       past_sequence_length: Any = None, cache_indirection: Any = None, *, mask_filter_value: float | None = None, num_heads: int, scale: float | None = None,
-                       unidirectional: int = 0) -> Any:
+def MultiHeadAttention(query: Any, key: Any = None, value: Any = None, bias: Any = None, key_padding_mask: Any = None, attention_bias: Any = None, past_key: Any = None,
+                       past_value: Any = None, past_sequence_length: Any = None, cache_indirection: Any = None, *, mask_filter_value: float | None = None, num_heads: int,
+                       scale: float | None = None, unidirectional: int = 0) -> Any:
     """Attention of projected Q, K, V plus their biases; outputs [B, S, heads * Dv], present key, present value, and the scores before the softmax."""
     require(cache_indirection is None, "cache_indirection (beam search over a shared cache) is not supported; run beams as separate batch entries")
     parts = [widened(x) for x in _query_key_value(query, key, value, num_heads)]
@@ -185,7 +187,8 @@ def _(query: Spec, key: Spec | None = None, value: Spec | None = None, bias: Spe
     new, value_head = _keys(query, key, value, num_heads, length, head)
     before = 0 if past_key is None else sizes(past_key, 4, "past_key")[2]
     total = before if past_sequence_length is not None else before + new
-    attended = fresh_shape(1)[0] if past_sequence_length is not None else total  # type: ignore[index]
+    filled = total if past_sequence_length is None else None if past_sequence_length.ints is None else past_sequence_length.ints[0]
+    attended = fresh_shape(1)[0] if filled is None else total if past_sequence_length is None else filled + new  # type: ignore[index]
     return (Spec(dtype, (batch, length, num_heads * value_head)), Spec(dtype, (batch, num_heads, total, head)), Spec(dtype, (batch, num_heads, total, value_head)),
             Spec(dtype, (batch, num_heads, length, attended)))
 
@@ -209,13 +212,14 @@ def _keys(query: Spec, key: Spec | None, value: Spec | None, heads: int, length:
 
 
 @operator("com.microsoft")
-def RotaryEmbedding(input: Any, position_ids: Any, cos_cache: Any, sin_cache: Any, *, interleaved: int = 0, is_packed_batching: int = 0, num_heads: int = 0, rotary_embedding_dim: int = 0,
-                    scale: float = 1.0) -> Any:
+def RotaryEmbedding(input: Any, position_ids: Any, cos_cache: Any, sin_cache: Any, *, interleaved: int = 0, is_packed_batching: int = 0, num_heads: int = 0,
+                    rotary_embedding_dim: int = 0, scale: float = 1.0) -> Any:
     """Rotary position embedding of [B, S, hidden] or [B, heads, S, D]; position_ids [B, S], or one offset for all. `scale` has no effect, as in onnxruntime."""
     batch, length = (input.shape[0], input.shape[2]) if input.ndim == 4 else input.shape[:2]
     positions = position_ids.reshape(()) + np.broadcast_to(np.arange(length), (batch, length)) if position_ids.size == 1 else position_ids.reshape(batch, length)
-    heads = num_heads or (input.shape[2] // (2 * cos_cache.shape[1]) if input.ndim == 3 else None)
-    return OnnxRotaryEmbedding(input, cos_cache, sin_cache, positions, interleaved=interleaved, num_heads=heads, rotary_embedding_dim=rotary_embedding_dim or 2 * cos_cache.shape[1])
+    turned = 2 * cos_cache.shape[1]
+    heads = num_heads or (input.shape[2] // turned if input.ndim == 3 else None)
+    return OnnxRotaryEmbedding(input, cos_cache, sin_cache, positions, interleaved=interleaved, num_heads=heads, rotary_embedding_dim=rotary_embedding_dim or turned)
 
 
 @RotaryEmbedding.shape

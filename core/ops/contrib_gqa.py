@@ -1,6 +1,7 @@
 """com.microsoft: GroupQueryAttention, attention of decoders over a cache of keys and values.
 
-Per batch entry b: T = seqlens_k[b] + 1 tokens are in the cache after the step, P = T − (new tokens) before it; a first prompt (as many new tokens as total_sequence_length) has P = 0.
+Per batch entry b: T = seqlens_k[b] + 1 tokens are in the cache after the step, P = T − (new tokens) before it; a first prompt, which has as many new tokens as
+total_sequence_length, has P = 0.
 Present tensors have max(past's, total_sequence_length) rows, so that a caller may bind them to the memory of the past ones; rows from T on are zeros here and mean nothing.
 """
 from __future__ import annotations
@@ -69,11 +70,11 @@ class Cache:
 
 @operator("com.microsoft")
 def GroupQueryAttention(query: Any, key: Any = None, value: Any = None, past_key: Any = None, past_value: Any = None, seqlens_k: Any = None, total_sequence_length: Any = None,
-                        cos_cache: Any = None, sin_cache: Any = None, position_ids: Any = None, attention_bias: Any = None, head_sink: Any = None, k_scale: Any = None, v_scale: Any = None,
-                        q_norm_weight: Any = None, k_norm_weight: Any = None, query_seqlens: Any = None, *, causal: int = 1, do_rotary: int = 0, k_norm_epsilon: float | None = None,
-                        k_quant_type: str = "NONE", kv_cache_bit_width: int = 0, kv_num_heads: int, local_window_size: int = -1, num_heads: int, q_norm_epsilon: float | None = None,
-                        qk_norm_epsilon: float = 9.999999974752427e-07, qk_output: int = 0, rotary_interleaved: int = 0, scale: float = 0.0, sliding_window_cache: int = 0, smooth_softmax: int = -1,
-                        softcap: float = 0.0, v_quant_type: str = "NONE") -> Any:
+                        cos_cache: Any = None, sin_cache: Any = None, position_ids: Any = None, attention_bias: Any = None, head_sink: Any = None, k_scale: Any = None,
+                        v_scale: Any = None, q_norm_weight: Any = None, k_norm_weight: Any = None, query_seqlens: Any = None, *, causal: int = 1, do_rotary: int = 0,
+                        k_norm_epsilon: float | None = None, k_quant_type: str = "NONE", kv_cache_bit_width: int = 0, kv_num_heads: int, local_window_size: int = -1,
+                        num_heads: int, q_norm_epsilon: float | None = None, qk_norm_epsilon: float = 9.999999974752427e-07, qk_output: int = 0, rotary_interleaved: int = 0,
+                        scale: float = 0.0, sliding_window_cache: int = 0, smooth_softmax: int = -1, softcap: float = 0.0, v_quant_type: str = "NONE") -> Any:
     """Attention of new tokens to the cache and to themselves; outputs [B, S, heads * D], the present keys and values, and with `qk_output` the scores (1) or the weights (2)."""
     needed(seqlens_k=seqlens_k, total_sequence_length=total_sequence_length)
     q, k, v = _split(query, key, value, num_heads, kv_num_heads)
@@ -111,11 +112,12 @@ def GroupQueryAttention(query: Any, key: Any = None, value: Any = None, past_key
             present[b, :, :last] = stored[0, :, stored.shape[2] - last:]
             held.append(cache.decode(stored))
         first = begin - kept  # the position of the first key held
-        hidden = _hidden(begin + np.arange(length), first + np.arange(held[0].shape[2]), causal, local_window_size)
+        seen = _seen(begin + np.arange(length), first + np.arange(held[0].shape[2]), causal, local_window_size)
+        bias = np.where(seen, np.float32(0), np.float32(-np.inf))
         if attention_bias is not None:
-            hidden = hidden + widened(attention_bias)[min(b, len(attention_bias) - 1), :, :, first:end]
-        y[b], scores, weights = (x[0] for x in attend(q[b:b + 1], held[0], held[1], hidden, scale, softcap, None if sink is None else widened(sink)))
-        stages[b, :, :, first:end] = scores if qk_output == 1 else weights
+            bias = bias + widened(attention_bias)[min(b, len(attention_bias) - 1), :, :, first:end]
+        y[b], scores, weights = (x[0] for x in attend(q[b:b + 1], held[0], held[1], bias, scale, softcap, None if sink is None else widened(sink)))
+        stages[b, :, :, first:end] = np.where(seen, scores if qk_output == 1 else weights, 0)
     made = (_packed(y).astype(query.dtype, copy=False), *presents)
     return (*made, stages.astype(query.dtype, copy=False)) if qk_output else made
 
@@ -132,23 +134,24 @@ def _rotated(x: np.ndarray, starts: np.ndarray, prompt: bool, position_ids: Any,
     return np.asarray(RotaryEmbedding(x, widened(cos), widened(sin), np.minimum(positions, len(cos) - 1), interleaved=interleaved, rotary_embedding_dim=2 * cos.shape[1]))
 
 
-def _hidden(query: np.ndarray, key: np.ndarray, causal: int, window: int) -> np.ndarray:
-    """The bias [S, T] that hides keys behind a query's position and, with a window, those more than window − 1 positions before it."""
+def _seen(query: np.ndarray, key: np.ndarray, causal: int, window: int) -> np.ndarray:
+    """Which keys [S, T] a query at its position sees: none behind it and, with a window, none more than window − 1 positions before it."""
     seen = np.ones((query.size, key.size), bool)
     if causal:
         seen &= key <= query[:, None]
     if window >= 0:
         seen &= key > query[:, None] - window
-    return np.where(seen, np.float32(0), np.float32(-np.inf))
+    return seen
 
 
 @GroupQueryAttention.shape
 def _(query: Spec, key: Spec | None = None, value: Spec | None = None, past_key: Spec | None = None, past_value: Spec | None = None, seqlens_k: Spec | None = None,
-      total_sequence_length: Spec | None = None, cos_cache: Spec | None = None, sin_cache: Spec | None = None, position_ids: Spec | None = None, attention_bias: Spec | None = None,
-      head_sink: Spec | None = None, k_scale: Spec | None = None, v_scale: Spec | None = None, q_norm_weight: Spec | None = None, k_norm_weight: Spec | None = None,
-      query_seqlens: Spec | None = None, *, causal: int = 1, do_rotary: int = 0, k_norm_epsilon: float | None = None, k_quant_type: str = "NONE", kv_cache_bit_width: int = 0,
-      kv_num_heads: int, local_window_size: int = -1, num_heads: int, q_norm_epsilon: float | None = None, qk_norm_epsilon: float = 1e-6, qk_output: int = 0, rotary_interleaved: int = 0,
-      scale: float = 0.0, sliding_window_cache: int = 0, smooth_softmax: int = -1, softcap: float = 0.0, v_quant_type: str = "NONE") -> tuple[Spec, ...]:
+      total_sequence_length: Spec | None = None, cos_cache: Spec | None = None, sin_cache: Spec | None = None, position_ids: Spec | None = None,
+      attention_bias: Spec | None = None, head_sink: Spec | None = None, k_scale: Spec | None = None, v_scale: Spec | None = None, q_norm_weight: Spec | None = None,
+      k_norm_weight: Spec | None = None, query_seqlens: Spec | None = None, *, causal: int = 1, do_rotary: int = 0, k_norm_epsilon: float | None = None,
+      k_quant_type: str = "NONE", kv_cache_bit_width: int = 0, kv_num_heads: int, local_window_size: int = -1, num_heads: int, q_norm_epsilon: float | None = None,
+      qk_norm_epsilon: float = 1e-6, qk_output: int = 0, rotary_interleaved: int = 0, scale: float = 0.0, sliding_window_cache: int = 0, smooth_softmax: int = -1,
+      softcap: float = 0.0, v_quant_type: str = "NONE") -> tuple[Spec, ...]:
     needed(seqlens_k=seqlens_k, total_sequence_length=total_sequence_length)
     assert total_sequence_length is not None
     require(num_heads > 0 and kv_num_heads > 0 and num_heads % kv_num_heads == 0, f"num_heads {num_heads} must be a multiple of kv_num_heads {kv_num_heads}")

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..types import DType
 from .common import broadcast_shapes, fresh_shape, same_type
+from .contrib_common import needed
 from .norm import LayerNormalization
 from .norm import SimplifiedLayerNormalization as OnnxSimplifiedLayerNormalization
 from .precision import widened
@@ -70,9 +71,10 @@ def _(input: Spec, skip: Spec, gamma: Spec, bias: Spec | None = None, *, epsilon
 
 
 @operator("com.microsoft")
-def EmbedLayerNormalization(input_ids: Any, segment_ids: Any, word_embedding: Any, position_embedding: Any, segment_embedding: Any, gamma: Any, beta: Any, mask: Any = None,
-                            position_ids: Any = None, *, epsilon: float = 9.999999960041972e-13, mask_index_type: int | None = None) -> Any:
+def EmbedLayerNormalization(input_ids: Any, segment_ids: Any = None, word_embedding: Any = None, position_embedding: Any = None, segment_embedding: Any = None, gamma: Any = None,
+                            beta: Any = None, mask: Any = None, position_ids: Any = None, *, epsilon: float = 9.999999960041972e-13, mask_index_type: int | None = None) -> Any:
     """LayerNormalization of the sum of word, position and segment embeddings; also the number of words the mask keeps of each sentence (0 without a mask), and the sum."""
+    needed(word_embedding=word_embedding, position_embedding=position_embedding, gamma=gamma, beta=beta)
     batch, length = input_ids.shape
     positions = np.arange(length)[None] if position_ids is None else position_ids
     total = widened(word_embedding[input_ids]) + widened(position_embedding[positions])
@@ -84,12 +86,14 @@ def EmbedLayerNormalization(input_ids: Any, segment_ids: Any, word_embedding: An
 
 
 @EmbedLayerNormalization.shape
-def _(input_ids: Spec, segment_ids: Spec | None, word_embedding: Spec, position_embedding: Spec, segment_embedding: Spec | None, gamma: Spec, beta: Spec, mask: Spec | None = None,
-      position_ids: Spec | None = None, *, epsilon: float = 1e-12, mask_index_type: int | None = None) -> tuple[Spec, ...]:
+def _(input_ids: Spec, segment_ids: Spec | None = None, word_embedding: Spec | None = None, position_embedding: Spec | None = None, segment_embedding: Spec | None = None,
+      gamma: Spec | None = None, beta: Spec | None = None, mask: Spec | None = None, position_ids: Spec | None = None, *, epsilon: float = 1e-12,
+      mask_index_type: int | None = None) -> tuple[Spec, ...]:
+    needed(word_embedding=word_embedding, position_embedding=position_embedding, gamma=gamma, beta=beta)
     dtype = same_type(word_embedding, position_embedding, segment_embedding, gamma, beta)
     require(input_ids.shape is None or len(input_ids.shape) == 2, f"input_ids {input_ids} must be [batch, sequence]")
     ids = input_ids.shape or fresh_shape(2)
-    hidden = next((s.shape[-1] for s in (gamma, beta, word_embedding, position_embedding) if s.shape is not None), None)
+    hidden = next((s.shape[-1] for s in (gamma, beta, word_embedding, position_embedding) if s is not None and s.shape is not None), None)
     hidden = fresh_shape(1)[0] if hidden is None else hidden  # type: ignore[index]
     shape = (*ids, hidden)  # type: ignore[misc]
     return Spec(dtype, shape), Spec(DType.INT32, shape[:1]), Spec(dtype, shape)

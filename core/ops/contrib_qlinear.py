@@ -28,7 +28,8 @@ def quantized(x: np.ndarray, scale: np.ndarray, zero: np.ndarray | None, dtype: 
     return to_quantized(x / scale.reshape(()), None if zero is None else zero.reshape(()), DType.of(np.dtype(dtype)))
 
 
-def _binary(function: Callable[..., np.ndarray], A: np.ndarray, A_scale: np.ndarray, A_zero_point: Any, B: Any, B_scale: Any, B_zero_point: Any, C_scale: Any, C_zero_point: Any) -> np.ndarray:
+def _binary(function: Callable[..., np.ndarray], A: np.ndarray, A_scale: np.ndarray, A_zero_point: Any, B: Any, B_scale: Any, B_zero_point: Any, C_scale: Any,
+            C_zero_point: Any) -> np.ndarray:
     needed(B=B, B_scale=B_scale, C_scale=C_scale)
     return quantized(function(real(A, A_scale, A_zero_point), real(B, B_scale, B_zero_point)), C_scale, C_zero_point, A.dtype)
 
@@ -142,12 +143,12 @@ def _window_shape(operator: Operator, x: Spec, *inputs: Spec | None, channels_la
 
 
 @operator("com.microsoft")
-def QLinearAveragePool(X: Any, x_scale: Any, x_zero_point: Any = None, y_scale: Any = None, y_zero_point: Any = None, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, channels_last: int = 0,
-                       count_include_pad: int = 0, kernel_shape: Any, pads: Any = None, strides: Any = None) -> Any:
+def QLinearAveragePool(X: Any, x_scale: Any, x_zero_point: Any = None, y_scale: Any = None, y_zero_point: Any = None, *, auto_pad: str = "NOTSET", ceil_mode: int = 0,
+                       channels_last: int = 0, count_include_pad: int = 0, kernel_shape: Any, pads: Any = None, strides: Any = None) -> Any:
     """Mean of each window."""
     needed(y_scale=y_scale)
-    y = AveragePool(_first(real(X, x_scale, x_zero_point), channels_last), auto_pad=auto_pad, ceil_mode=ceil_mode, count_include_pad=count_include_pad, kernel_shape=kernel_shape, pads=pads,
-                    strides=strides)
+    x = _first(real(X, x_scale, x_zero_point), channels_last)
+    y = AveragePool(x, auto_pad=auto_pad, ceil_mode=ceil_mode, count_include_pad=count_include_pad, kernel_shape=kernel_shape, pads=pads, strides=strides)
     return quantized(_last(y, channels_last), y_scale, y_zero_point, X.dtype)
 
 
@@ -155,8 +156,8 @@ def QLinearAveragePool(X: Any, x_scale: Any, x_zero_point: Any = None, y_scale: 
 def _(X: Spec, x_scale: Spec, x_zero_point: Spec | None = None, y_scale: Spec | None = None, y_zero_point: Spec | None = None, *, auto_pad: str = "NOTSET", ceil_mode: int = 0,
       channels_last: int = 0, count_include_pad: int = 0, kernel_shape: Any, pads: Any = None, strides: Any = None) -> Spec:
     needed(y_scale=y_scale)
-    return Spec(same_type(X, x_zero_point, y_zero_point), _window_shape(AveragePool, X, channels_last=channels_last, auto_pad=auto_pad, ceil_mode=ceil_mode, kernel_shape=kernel_shape, pads=pads,
-                                                                        strides=strides))
+    made = _window_shape(AveragePool, X, channels_last=channels_last, auto_pad=auto_pad, ceil_mode=ceil_mode, kernel_shape=kernel_shape, pads=pads, strides=strides)
+    return Spec(same_type(X, x_zero_point, y_zero_point), made)
 
 
 @operator("com.microsoft")
@@ -175,15 +176,17 @@ def _(X: Spec, x_scale: Spec, x_zero_point: Spec, y_scale: Spec, y_zero_point: S
 def QLinearConv(x: Any, x_scale: Any, x_zero_point: Any, w: Any, w_scale: Any, w_zero_point: Any, y_scale: Any, y_zero_point: Any, B: Any = None, *, auto_pad: str = "NOTSET",
                 channels_last: int = 0, dilations: Any = None, group: int = 1, kernel_shape: Any = None, pads: Any = None, strides: Any = None) -> Any:
     """ai.onnx's QLinearConv, whose input and output may have their channels last (the weights do not)."""
-    return _last(OnnxQLinearConv(_first(x, channels_last), x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B, auto_pad=auto_pad, dilations=dilations, group=group,
-                                 kernel_shape=kernel_shape, pads=pads, strides=strides), channels_last)
+    y = OnnxQLinearConv(_first(x, channels_last), x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B, auto_pad=auto_pad, dilations=dilations,
+                        group=group, kernel_shape=kernel_shape, pads=pads, strides=strides)
+    return _last(y, channels_last)
 
 
 @QLinearConv.shape
 def _(x: Spec, x_scale: Spec, x_zero_point: Spec, w: Spec, w_scale: Spec, w_zero_point: Spec, y_scale: Spec, y_zero_point: Spec, B: Spec | None = None, *, auto_pad: str = "NOTSET",
       channels_last: int = 0, dilations: Any = None, group: int = 1, kernel_shape: Any = None, pads: Any = None, strides: Any = None) -> Spec:
-    return Spec(y_zero_point.dtype, _window_shape(OnnxQLinearConv, x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B, channels_last=channels_last, auto_pad=auto_pad,
-                                                  dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads, strides=strides))
+    made = _window_shape(OnnxQLinearConv, x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B, channels_last=channels_last, auto_pad=auto_pad,
+                         dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads, strides=strides)
+    return Spec(y_zero_point.dtype, made)
 
 
 @operator("com.microsoft")

@@ -81,7 +81,8 @@ def _(A: Spec, B: Spec, b_scale: Spec, b_zero_point: Spec | None = None, bias: S
 @operator("com.microsoft")
 def QGemm(A: np.ndarray, a_scale: np.ndarray, a_zero_point: np.ndarray, B: np.ndarray, b_scale: np.ndarray, b_zero_point: np.ndarray, C: np.ndarray | None = None,
           y_scale: np.ndarray | None = None, y_zero_point: np.ndarray | None = None, *, alpha: float = 1.0, transA: int = 0, transB: int = 0) -> np.ndarray:
-    """((A' − a_zero_point) @ (B' − b_zero_point) + C) · alpha · a_scale · b_scale, quantised where y_scale is given. C is int32; B's parameters may be one for each column."""
+    """((A' − a_zero_point) @ (B' − b_zero_point) + C) · alpha · a_scale · b_scale, quantised where y_scale is given. C is int32; B's parameters are one
+    for all or one for each column."""
     left = (A.T if transA else A).astype(np.int32) - a_zero_point.astype(np.int32)
     right = (B.T if transB else B).astype(np.int32) - b_zero_point.astype(np.int32)
     sums = integer_matmul(left, right)
@@ -94,8 +95,8 @@ def QGemm(A: np.ndarray, a_scale: np.ndarray, a_zero_point: np.ndarray, B: np.nd
 
 
 @QGemm.shape
-def _(A: Spec, a_scale: Spec, a_zero_point: Spec, B: Spec, b_scale: Spec, b_zero_point: Spec, C: Spec | None = None, y_scale: Spec | None = None, y_zero_point: Spec | None = None, *,
-      alpha: float = 1.0, transA: int = 0, transB: int = 0) -> Spec:
+def _(A: Spec, a_scale: Spec, a_zero_point: Spec, B: Spec, b_scale: Spec, b_zero_point: Spec, C: Spec | None = None, y_scale: Spec | None = None,
+      y_zero_point: Spec | None = None, *, alpha: float = 1.0, transA: int = 0, transB: int = 0) -> Spec:
     same_type(A, a_zero_point, names="A and a_zero_point")
     same_type(B, b_zero_point, names="B and b_zero_point")
     require((y_scale is None) == (y_zero_point is None), "y_scale and y_zero_point must be given together")
@@ -137,7 +138,8 @@ def MatMulNBits(A: np.ndarray, B: np.ndarray, scales: np.ndarray, zero_points: n
                 K: int, N: int, accuracy_level: int = 0, bits: int = 4, block_size: int, weight_prepacked: int = 0) -> np.ndarray:
     """A [.., K] times the transpose of weights [N, K] kept in `bits` bits, in blocks along K with a scale and a zero point each, plus bias [N].
 
-    zero_points: uint8, packed like B; or of A's type, one each; absent: 2^(bits − 1). `accuracy_level` only permits an implementation to round A (4: to int8): here A is used as it is.
+    zero_points: uint8, packed like B; or of A's type, one each; absent: 2^(bits − 1). `accuracy_level` only permits an
+    implementation to round A (4: to int8): here A is used as it is.
     """
     require(not weight_prepacked, "weight_prepacked weights are in a GPU's layout; export with weight_prepacked=0")
     if B.size == 0 and N and K:
@@ -148,8 +150,8 @@ def MatMulNBits(A: np.ndarray, B: np.ndarray, scales: np.ndarray, zero_points: n
 
 
 @MatMulNBits.shape
-def _(A: Spec, B: Spec, scales: Spec, zero_points: Spec | None = None, g_idx: Spec | None = None, bias: Spec | None = None, *, K: int, N: int, accuracy_level: int = 0, bits: int = 4,
-      block_size: int, weight_prepacked: int = 0) -> Spec:
+def _(A: Spec, B: Spec, scales: Spec, zero_points: Spec | None = None, g_idx: Spec | None = None, bias: Spec | None = None, *, K: int, N: int, accuracy_level: int = 0,
+      bits: int = 4, block_size: int, weight_prepacked: int = 0) -> Spec:
     require(bits in (2, 4, 8), f"bits is {bits}; weights of 2, 4 and 8 bits are supported")
     require(block_size >= 16 and block_size & (block_size - 1) == 0, f"block_size {block_size} must be a power of two and at least 16")
     dtype = same_type(A, scales, bias, names="A, scales and bias")
@@ -161,10 +163,10 @@ def _(A: Spec, B: Spec, scales: Spec, zero_points: Spec | None = None, g_idx: Sp
 
 
 @operator("com.microsoft")
-def GatherBlockQuantized(data: np.ndarray, indices: np.ndarray, scales: np.ndarray, zero_points: np.ndarray | None = None, *, bits: int = 4, block_size: int = 128, gather_axis: int = 0,
-                         quantize_axis: int = 1) -> np.ndarray:
-    """Gather along `gather_axis`, dequantised: data in blocks along `quantize_axis`, each with a scale and a zero point. uint8 data and zero points hold 8 / bits numbers a byte along
-    the last axis, with the middle of the range as default zero point. An index out of range gives zeros."""
+def GatherBlockQuantized(data: np.ndarray, indices: np.ndarray, scales: np.ndarray, zero_points: np.ndarray | None = None, *, bits: int = 4, block_size: int = 128,
+                         gather_axis: int = 0, quantize_axis: int = 1) -> np.ndarray:
+    """Gather along `gather_axis`, dequantised: data in blocks along `quantize_axis`, each with a scale and a zero point. uint8 data and zero points hold 8 / bits numbers a
+    byte along the last axis, with the middle of the range as default zero point. An index out of range gives zeros."""
     axis, along = normalize_axis(gather_axis, data.ndim, "gather_axis"), normalize_axis(quantize_axis, data.ndim, "quantize_axis")
     packed = data.dtype == np.uint8
     size = data.shape[axis]

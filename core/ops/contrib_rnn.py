@@ -7,6 +7,7 @@ import numpy as np
 
 from ..types import DType
 from .common import same_type
+from .contrib_common import needed
 from .contrib_quantize import DynamicQuantizeMatMul
 from .registry import Spec, operator, require
 from .rnn import Clip, lstm_cells, recur, recurrent_outputs
@@ -20,7 +21,7 @@ def DynamicQuantizeLSTM(X: Any, W: Any, R: Any, B: Any = None, sequence_lens: An
 
     What meets them is quantised to uint8 as in DynamicQuantizeLinear: the input as a whole, up to the longest sequence, and each step's hidden states of the whole batch together
     (onnxruntime does so on one thread; with more it may cut the batch in parts)."""
-    require(all(v is not None for v in (W_scale, W_zero_point, R_scale, R_zero_point)), "W_scale, W_zero_point, R_scale and R_zero_point are required")
+    needed(W_scale=W_scale, W_zero_point=W_zero_point, R_scale=R_scale, R_zero_point=R_zero_point)
     require(W.ndim == 3 and R.ndim == 3 and R.shape[2] == 4 * R.shape[1], f"W {list(W.shape)} must be [D, I, 4 * H] and R {list(R.shape)} [D, H, 4 * H]")
     count, hidden = R.shape[:2]
     bias = np.zeros((count, 4 * hidden), np.float32) if B is None else B[:, :4 * hidden] + B[:, 4 * hidden:]
