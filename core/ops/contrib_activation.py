@@ -16,8 +16,6 @@ from .numeric import rounded
 from .precision import matmul, widened
 from .registry import Operator, Spec, operator, require
 
-DOMAIN = "com.microsoft"
-
 
 @operator("com.microsoft")
 def Gelu(X: np.ndarray) -> np.ndarray:
@@ -146,9 +144,8 @@ def FusedConv(X: Any, W: Any, B: Any = None, Z: Any = None, *, activation: str |
 @FusedConv.shape
 def _(X: Spec, W: Spec, B: Spec | None = None, Z: Spec | None = None, *, activation: str | None = None, activation_params: Sequence[float] | None = None, auto_pad: str = "NOTSET",
       dilations: Any = None, group: int = 1, kernel_shape: Any = None, pads: Any = None, strides: Any = None) -> Spec:
-    function = _activation(activation)
-    wanted = len(ACTIVATIONS[function.name]) if function is not None else 0
-    require(len(activation_params or ()) >= (wanted if activation in ("Clip",) else 0), f"activation '{activation}' needs {wanted} activation_params, not {activation_params}")
+    _activation(activation)
+    require(activation != "Clip" or len(activation_params or ()) == 2, f"activation 'Clip' needs two activation_params, not {activation_params}")
     assert Conv.shape_rule is not None
     made: Spec = Conv.shape_rule(X, W, B, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads, strides=strides)
     if Z is not None:
