@@ -1,0 +1,121 @@
+/* sx_gemm_isa.h: the register a matrix product accumulates in, by ISA, and the few primitives the float kernels need of it.
+
+   GW: lanes of a register. A micro-tile is MR rows × NV registers of columns; MR · NV accumulators, NV for the right-hand side and one broadcast fit the register file.
+   NV · GW either divides 16 (the panel of packed weights) or is a multiple of it. */
+#ifndef SX_GEMM_ISA_H
+#define SX_GEMM_ISA_H
+#include <stdint.h>
+
+#pragma clang fp contract(fast) /* a * b + c is one instruction where the machine has it */
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define SX_GW 16
+#define SX_MR 12
+#define SX_NV 2
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define SX_GW 8
+#define SX_MR 6
+#define SX_NV 2
+#elif defined(__aarch64__)
+#define SX_GW 4
+#define SX_MR 6
+#define SX_NV 4
+#elif defined(__wasm__)
+#define SX_GW 4
+#define SX_MR 4
+#define SX_NV 2
+#else
+#define SX_GW 4
+#define SX_MR 5
+#define SX_NV 2
+#endif
+#define SX_PANEL 16               /* core/model/packing.py */
+#define SX_NR (SX_NV * SX_GW)     /* columns of a micro-tile */
+#define SX_WIDE (SX_NR > SX_PANEL ? SX_NR : SX_PANEL) /* whole panels a micro-tile needs */
+
+#define SX_INLINE static inline __attribute__((always_inline))
+#define SX_UNROLL _Pragma("clang loop unroll(full)")
+
+typedef float sx_f __attribute__((vector_size(4 * SX_GW)));
+typedef int32_t sx_fi __attribute__((vector_size(4 * SX_GW)));
+typedef uint32_t sx_fu __attribute__((vector_size(4 * SX_GW)));
+typedef uint16_t sx_fh __attribute__((vector_size(2 * SX_GW)));
+typedef float sx_f_any __attribute__((vector_size(4 * SX_GW), aligned(4), may_alias));
+typedef uint16_t sx_fh_any __attribute__((vector_size(2 * SX_GW), aligned(2), may_alias));
+
+SX_INLINE sx_f sx_fload(const float *p) { return *(const sx_f_any *)p; }
+SX_INLINE void sx_fstore(float *p, sx_f v) { *(sx_f_any *)p = v; }
+SX_INLINE sx_f sx_fsplat(float x) {
+#if SX_GW == 16
+    return (sx_f){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+#elif SX_GW == 8
+    return (sx_f){x, x, x, x, x, x, x, x};
+#else
+    return (sx_f){x, x, x, x};
+#endif
+}
+/* The first n lanes, 0 < n < GW; a load gives zeros beyond and touches nothing there. */
+SX_INLINE sx_f sx_fload_part(const float *p, int n) {
+#if defined(__AVX512F__)
+    return (sx_f)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#else
+    sx_f v = sx_fsplat(0);
+    for (int i = 0; i < n; i++) v[i] = p[i];
+    return v;
+#endif
+}
+SX_INLINE void sx_fstore_part(float *p, sx_f v, int n) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+#else
+    float lanes[SX_GW];
+    sx_fstore(lanes, v);
+    for (int i = 0; i < n; i++) p[i] = lanes[i];
+#endif
+}
+SX_INLINE sx_f sx_fselect(sx_fi mask, sx_f a, sx_f b) { return (sx_f)(((sx_fi)a & mask) | ((sx_fi)b & ~mask)); }
+/* NaN if either is NaN. */
+SX_INLINE sx_f sx_fmax(sx_f a, sx_f b) {
+    sx_f larger = sx_fselect(a > b, a, b);
+    return sx_fselect(a != a, a, larger);
+}
+SX_INLINE float sx_fsum(sx_f v) {
+    float s[SX_GW];
+    sx_fstore(s, v);
+    for (int half = SX_GW / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) s[i] += s[i + half];
+    return s[0];
+}
+
+/* Half precision → float, exact. The bits of the exponent and mantissa move into place and 2^112 rights the bias, denormals included. */
+SX_INLINE sx_f sx_fwiden_f16(const uint16_t *p) {
+#if defined(__AVX512F__)
+    return (sx_f)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(__F16C__)
+    return (sx_f)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+#else
+    sx_fu h = __builtin_convertvector(*(const sx_fh_any *)p, sx_fu);
+    sx_fu magnitude = (h & 0x7fff) << 13;
+    sx_f value = (sx_f)magnitude * sx_fsplat(0x1p112f);
+    sx_fu special = (sx_fu)(magnitude >= 0x0f800000u) & 0x7f800000u; /* inf and NaN keep a full exponent */
+    return (sx_f)((sx_fu)value | special | (h & 0x8000) << 16);
+#endif
+}
+SX_INLINE sx_f sx_fwiden_bf16(const uint16_t *p) {
+    return (sx_f)(__builtin_convertvector(*(const sx_fh_any *)p, sx_fu) << 16);
+}
+SX_INLINE float sx_widen_f16(uint16_t h) {
+    union { uint32_t u; float f; } v = {(uint32_t)(h & 0x7fff) << 13};
+    int special = v.u >= 0x0f800000u;
+    v.f *= 0x1p112f;
+    v.u |= (special ? 0x7f800000u : 0) | (uint32_t)(h & 0x8000) << 16;
+    return v.f;
+}
+SX_INLINE float sx_widen_bf16(uint16_t h) {
+    union { uint32_t u; float f; } v = {(uint32_t)h << 16};
+    return v.f;
+}
+
+#endif

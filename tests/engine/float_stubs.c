@@ -1,0 +1,43 @@
+/* What the float kernels take from the rest of the engine, as simply as it can be said, so that they can be tested alone: sx_for on `stub_workers` threads, and an sx_finish whose epilogue,
+   where the call has one, is 2 · acc + Σ (axis + 1) · position: a misplaced block shows. */
+#include "sx_kernel.h"
+#include <pthread.h>
+
+int stub_workers = 1;
+
+typedef struct { void (*body)(void *, int64_t, int); void *arg; int64_t n; int worker; int64_t *next; } lane;
+
+static void *work(void *given) {
+    lane *l = given;
+    for (int64_t i; (i = __atomic_fetch_add(l->next, 1, __ATOMIC_RELAXED)) < l->n;) l->body(l->arg, i, l->worker);
+    return NULL;
+}
+
+void sx_for(const sx_call *call, int64_t n, void (*body)(void *, int64_t, int), void *arg) {
+    (void)call;
+    int64_t next = 0;
+    lane lanes[16];
+    pthread_t threads[16];
+    for (int w = 0; w < stub_workers; w++) lanes[w] = (lane){body, arg, n, w, &next};
+    for (int w = 1; w < stub_workers; w++) pthread_create(&threads[w], NULL, work, &lanes[w]);
+    work(&lanes[0]);
+    for (int w = 1; w < stub_workers; w++) pthread_join(threads[w], NULL);
+}
+
+void sx_finish(const sx_call *call, const void *block, int acc_type, int64_t rows, int64_t cols, int64_t ld, const int64_t *start, int row_axis, int col_axis) {
+    const sx_view *y = &call->out[0];
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < cols; c++) {
+            double value = acc_type == 1 ? ((const double *)block)[r * ld + c] : ((const float *)block)[r * ld + c];
+            int64_t at = 0;
+            if (call->epilogue) value *= 2;
+            for (int d = 0; d < y->rank; d++) {
+                int64_t position = start[d] + (d == row_axis ? r : 0) + (d == col_axis ? c : 0);
+                at += position * y->stride[d];
+                if (call->epilogue) value += (double)((d + 1) * position);
+            }
+            if (y->dtype == SX_DOUBLE) ((double *)y->data)[at] = value;
+            else if (y->dtype == SX_FLOAT) ((float *)y->data)[at] = (float)value;
+            else ((_Float16 *)y->data)[at] = (_Float16)value;
+        }
+}
