@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from sardonyx.graph import Graph, Model, Node, Tensor, Value
+from sardonyx.ops.registry import Spec
 from sardonyx.plan.shapes import infer_node
 from sardonyx.types import DType, TensorType
 
@@ -96,7 +97,7 @@ class Float16(Pass):
         self._single.update((v, v) for v in made)
         return int(bool(made))
 
-    def _fresh(self, value: Value) -> object:
+    def _fresh(self, value: Value) -> Spec:
         """The value's Spec with the element type it has now."""
         spec = self.spec(value)
         dtype = value.dtype or spec.dtype

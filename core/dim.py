@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from fractions import Fraction
-from typing import Any, Union
+from typing import Any
 
-Number = Union[int, Fraction]
+Number = int | Fraction
 
 
 class Symbol:
@@ -64,7 +64,7 @@ class Call:
         return f"{self.op}({', '.join(map(str, self.args))})"
 
 
-Atom = Union[Symbol, Call]
+Atom = Symbol | Call
 Monomial = tuple[Atom, ...]
 
 
@@ -177,7 +177,7 @@ class Expr:
         return _compare(other, self, strict=False)
 
 
-Dim = Union[int, Expr]
+Dim = int | Expr
 Shape = tuple[Dim, ...]
 
 
@@ -315,8 +315,8 @@ def dim_floor(value: Any) -> Any:
     """⌊value⌋ of a rational expression. Integer terms come out; the rest becomes one floordiv with an integer numerator."""
     if not isinstance(value, Expr):
         return math.floor(as_exact(value))
-    whole = {m: f for m, f in value.terms if isinstance(f, int)}
-    rest = {m: f for m, f in value.terms if not isinstance(f, int)}
+    whole: dict[Monomial, Number] = {m: f for m, f in value.terms if isinstance(f, int)}
+    rest: dict[Monomial, Number] = {m: f for m, f in value.terms if not isinstance(f, int)}
     constant = rest.pop((), 0)
     if not rest:
         return _build(_merge(whole, {(): math.floor(constant)}, 1))
@@ -332,7 +332,7 @@ def dim_floor(value: Any) -> Any:
         (monomial, factor), = numerator.terms
         if factor == 1 and len(monomial) == 1 and isinstance(monomial[0], Call) and monomial[0].op == "floordiv" and isinstance(monomial[0].args[1], int):
             inner = monomial[0]
-            return floordiv(inner.args[0], inner.args[1] * denominator) + _build(whole)  # type: ignore[operator]
+            return floordiv(inner.args[0], inner.args[1] * denominator) + _build(whole)
     return _build(_merge(whole, {(Call("floordiv", (numerator, denominator)),): 1}, 1))
 
 
@@ -408,7 +408,7 @@ def _extreme(op: str, values: Iterable[Any]) -> Any:
 
 # -- questions -------------------------------------------------------------------------------------------------------------------------------
 
-Interval = tuple[Union[Number, None], Union[Number, None]]
+Interval = tuple[Number | None, Number | None]
 
 
 def bounds(value: Any, ranges: Mapping[str, tuple[int, int | None]] | None = None) -> Interval:
@@ -473,11 +473,11 @@ def _atom_bounds(atom: Atom, ranges: Mapping[str, tuple[int, int | None]] | None
         return atom.lower, None if atom.upper is None else bounds(atom.upper, ranges)[1]
     parts = [bounds(a, ranges) for a in atom.args]
     if atom.op == "min":
-        lows, highs = [p[0] for p in parts], [p[1] for p in parts if p[1] is not None]
-        return (None if None in lows else min(lows)), (min(highs) if highs else None)  # type: ignore[type-var]
+        lows, highs = [p[0] for p in parts if p[0] is not None], [p[1] for p in parts if p[1] is not None]
+        return (min(lows) if len(lows) == len(parts) else None), (min(highs) if highs else None)
     if atom.op == "max":
-        lows, highs = [p[0] for p in parts if p[0] is not None], [p[1] for p in parts]
-        return (max(lows) if lows else None), (None if None in highs else max(highs))  # type: ignore[type-var]
+        lows, highs = [p[0] for p in parts if p[0] is not None], [p[1] for p in parts if p[1] is not None]
+        return (max(lows) if lows else None), (max(highs) if len(highs) == len(parts) else None)
     (low, high), (divisor_low, divisor_high) = parts
     if atom.op == "mod":
         return 0, (None if divisor_high is None else divisor_high - 1)

@@ -44,7 +44,9 @@ class Compute(enum.IntEnum):
         return self in (Compute.F32, Compute.F64)
 
 
-_NUMPY: dict[Compute, np.dtype[Any]] = {Compute.F32: np.dtype("float32"), Compute.F64: np.dtype("float64"), Compute.I32: np.dtype("int32"), Compute.I64: np.dtype("int64"), Compute.U64: np.dtype("uint64")}
+_NUMPY: dict[Compute, np.dtype[Any]] = {
+    Compute.F32: np.dtype("float32"), Compute.F64: np.dtype("float64"), Compute.I32: np.dtype("int32"), Compute.I64: np.dtype("int64"), Compute.U64: np.dtype("uint64"),
+}
 
 
 def compute_type(dtype: DType) -> Compute:

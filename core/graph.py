@@ -329,13 +329,13 @@ class Graph:
                 raise InvalidGraph(f"graph '{self.name}': input '{value.name}' appears twice")
             known.add(value)
         for node in self.nodes:
-            for i, value in enumerate(node.inputs):
-                if value is None:
+            for i, used in enumerate(node.inputs):
+                if used is None:
                     continue
-                if value.const is None and value not in known:
-                    raise InvalidGraph(f"{node.label}: input {i} '{value.name}' is not made before it is used (graph '{self.name}')")
-                if (node, i) not in value.uses:
-                    raise InvalidGraph(f"{node.label}: the use of '{value.name}' is not recorded; rewrite with set_input")
+                if used.const is None and used not in known:
+                    raise InvalidGraph(f"{node.label}: input {i} '{used.name}' is not made before it is used (graph '{self.name}')")
+                if (node, i) not in used.uses:
+                    raise InvalidGraph(f"{node.label}: the use of '{used.name}' is not recorded; rewrite with set_input")
             for graph in node.subgraphs():
                 graph.verify(known)
             for made in node.outputs:

@@ -83,7 +83,8 @@ RECORDS: dict[Kernel, Record] = {
     Kernel.NORM: Record(("x", "scale?", "bias?", "skip?"), ("y", "mean?", "inverse?", "sum?"), ("mode", "axis", "groups", "epsilon")),
     # Q[B, H, S, D], K[B, Hk, T, D], V[B, Hk, T, Dv], Y[B, H, S, Dv]; mask broadcasts to [B, H, S, T] (bool: keep; float: added). causal: query s sees keys ≤ s + offset.
     Kernel.ATTENTION: Record(("q", "k", "v", "mask?"), ("y",), ("scale", "softcap", "causal", "offset")),
-    # Y = X[.., indices, ..] along `axis`; X[a…, n, b…], indices[i…], Y[a…, i…, b…]. Negative indices count from the end; outside is an error. mode 0 Gather, 1 GatherElements, 2 GatherND (batch_dims in axis).
+    # Y = X[.., indices, ..] along `axis`; X[a…, n, b…], indices[i…], Y[a…, i…, b…]. Negative indices count from the end;
+    # outside is an error. mode 0 Gather, 1 GatherElements, 2 GatherND (batch_dims in axis).
     Kernel.GATHER: Record(("x", "indices"), ("y",), ("axis", "mode")),
     # Y[i] = X[i - begin] inside, else by mode: 0 no padding (dims equal), 1 constant (`value` operand, absent: zero), 2 reflect, 3 edge, 4 wrap.
     Kernel.COPY: Record(("x", "value?"), ("y",), ("mode", "begin[8]")),

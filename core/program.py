@@ -194,7 +194,7 @@ class Program:
         for kind, a, b in self.guards:
             holds = {Guard.EQUAL: table[a] == table[b], Guard.AT_LEAST: table[a] >= table[b], Guard.AT_MOST: table[a] <= table[b]}[Guard(kind)]
             if not holds:
-                raise InvalidArgument(f"the program does not cover these sizes: {table[a]} {Guard(kind).name.lower().replace('_', ' ')} {table[b]} does not hold; plan for them (sardonyx convert --plan)")
+                raise InvalidArgument(f"the program does not cover these sizes: {table[a]} {Guard(kind).name.lower().replace('_', ' ')} {table[b]} does not hold; plan for them (convert --plan)")
         return table
 
     # -- bytes -------------------------------------------------------------------------------------------------------------------------------

@@ -13,10 +13,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+import sardonyx as ort
 from rich.console import Console
 from rich.table import Table
-
-import sardonyx as ort
 
 ROOT = Path(__file__).resolve().parents[1]
 SUFFIXES = {".py", ".md", ".toml", ".txt", ".json", ".fbs", ".c", ".h", ".js", ".html", ".wgsl", ""}

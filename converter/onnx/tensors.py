@@ -170,7 +170,7 @@ def _typed_field(proto: TensorProto, dtype: DType, shape: tuple[int, ...], what:
         return _pack(numbers, 6)
     if dtype is DType.BOOL:
         numbers = (numbers != 0).view(np.uint8)
-    return memoryview(numbers).cast("B") if len(numbers) else b""
+    return numbers.data.cast("B") if len(numbers) else b""
 
 
 def _strings(proto: TensorProto, shape: tuple[int, ...], what: str) -> Tensor:

@@ -177,7 +177,7 @@ def tensor_key(tensor: Tensor) -> tuple[Any, ...]:
     array = tensor.numpy()
     if tensor.is_splat:
         array = array[(slice(0, 1),) * array.ndim]
-    data = repr(array.ravel().tolist()).encode() if tensor.dtype is DType.STRING else np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    data = repr(array.ravel().tolist()).encode() if tensor.dtype is DType.STRING else np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     return int(tensor.dtype), tensor.shape, tensor.is_splat, hashlib.sha256(data).digest()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from sardonyx.dim import Expr, is_static, product
-from sardonyx.graph import Graph, Model, Node, Tensor, merge_origins
+from sardonyx.graph import Graph, Model, Node, Tensor, Value, merge_origins
 from sardonyx.ops import Operator, lookup
 from sardonyx.ops.registry import Spec
 from sardonyx.plan.shapes import attribute_arguments
@@ -16,7 +16,6 @@ from .moves import ELEMENTWISE
 
 #: Where all inputs are uniform, so is the output; the value of the first (movement) or of the operator on single elements.
 _UNIFORM_MOVES = frozenset(("Expand", "Flatten", "Gather", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"))
-_NOT_FOLDED = frozenset(("DequantizeLinear", "Identity"))
 
 
 class FoldConstants(Pass):
@@ -40,12 +39,16 @@ class FoldConstants(Pass):
     def _fold_graph(self, graph: Graph) -> int:
         folded = []
         inlined = 0
+        dequantized: set[Value] = set()  # and what is made of it: inference knows small ones, and to fold them would undo quantisation
         for node in list(graph.nodes):
             if node.op_type == "If" and not node.domain:                                                                # 3
                 inlined += self._inline_if(graph, node)
                 continue
+            if node.op_type == "DequantizeLinear" or any(v in dequantized for v in node.inputs):
+                dequantized.update(v for v in node.outputs if v is not None)
+                continue
             operator = lookup(node.domain, node.op_type)
-            if operator.random or operator.host_only or operator.wants - {"n_outputs"} or node.op_type in _NOT_FOLDED:
+            if operator.random or operator.host_only or operator.wants - {"n_outputs"} or node.op_type == "Identity":
                 continue
             tensors = self._known(node) or self._computed(node, operator)                                               # 1, 2
             if tensors is None:

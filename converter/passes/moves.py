@@ -27,8 +27,8 @@ _WIDER = {DType.FLOAT16: (DType.FLOAT, DType.DOUBLE), DType.BFLOAT16: (DType.FLO
 class CleanMoves(Pass):
     """Fewer moves, the same numbers.
 
-    1. Transpose of a Transpose is one, or none.  2. A Transpose whose input is computed element by element from tensors that other Transposes (the inverse ones) or
-    constants make: both sides vanish.  3. Chains of Reshape, Flatten, Squeeze and Unsqueeze are one Reshape, or none; a shape that is computed and has a constant form
+    1. Transpose of a Transpose is one, or none.  2. Where all uses of a region of elementwise operators are equal Transposes, and all its inputs constants or the inverse
+    Transposes (one at least): both sides vanish.  3. Chains of Reshape, Flatten, Squeeze and Unsqueeze are one Reshape, or none; a shape that is computed and has a constant form
     (0 for a size copied, -1 for one that is inferred) becomes that constant, so that the computation dies.  4. Cast of a Cast that lost nothing.
     5. Expand into an operator that broadcasts anyway.  6. Transpose of a matrix into Gemm is its transA or transB.  (Transposes of constants die by folding.)
     """
@@ -76,38 +76,61 @@ class CleanMoves(Pass):
             node.attributes["perm"], node.origin = both, origin
             self.prune(graph, inner)
             return True
-        if rank < 2 or not self._cancels(source, order, 0):
+        region = self._region(source, order) if rank > 1 else []
+        if not region:
             return False
-        self.replace(graph, result, self._moved(graph, source, order))
-        self.prune(graph, node)
+        moved: dict[Value, Value] = {}
+        for inside in region:
+            self._move_node(graph, inside, order, moved)
+        twins = [n for inside in region for n, _ in inside.outputs[0].uses if is_op(n, "Transpose") and n not in region]  # type: ignore[union-attr]
+        for twin in dict.fromkeys(twins):
+            self.replace(graph, twin.outputs[0], moved[twin.inputs[0]])  # type: ignore[arg-type, index]
+        self.prune(graph, *twins)
         return True
 
-    def _cancels(self, value: Value, order: Sequence[int], depth: int) -> bool:
-        """Whether the value, its axes permuted by `order`, can be had without a Transpose: the walk up ends in inverse Transposes, one at least, and constants."""
-        node = value.producer
-        if node is None or depth > 16 or node.domain:
-            return False
-        if node.op_type == "Transpose":
-            return [_order(node, len(order))[axis] for axis in order] == list(range(len(order)))
-        if node.op_type not in ELEMENTWISE or not self.only_use(value) or len(node.outputs) != 1:
-            return False
-        data = _data_inputs(node)
-        variable = [v for v in data if v.const is None]
-        return bool(variable) and all(len(self.shape(v) or ()) == len(order) and self._cancels(v, order, depth + 1) for v in variable) \
-            and all(v.const.nbytes <= 1 << 16 or self.only_use(v) for v in data if v.const is not None)
+    def _region(self, value: Value, order: Sequence[int]) -> list[Node]:
+        """The elementwise nodes between the Transpose of `value` by `order` and its inverses, producers first; empty where it is not so."""
+        region: dict[Node, bool] = {}  # False while its inputs are looked at
+        inverses = 0
+        stack = [value.producer]
+        while stack:
+            node = stack[-1]
+            if node is None or len(region) > 64 or not is_op(node, *ELEMENTWISE) or len(node.outputs) != 1:
+                return []
+            fresh = node not in region
+            region[node] = not fresh
+            if not fresh:
+                stack.pop()
+                region[node] = region.pop(node)  # to the end: after its producers
+                continue
+            for given in _data_inputs(node):
+                if given.const is not None:
+                    continue
+                if len(self.shape(given) or ()) != len(order):
+                    return []
+                inverse = producer(given, "Transpose")
+                if inverse is not None and [_order(inverse, len(order))[axis] for axis in order] == list(range(len(order))):
+                    inverses += 1
+                elif given.producer not in region:
+                    stack.append(given.producer)
+        return list(region) if inverses and all(self._stays_inside(n, region, order) for n in region) else []
 
-    def _moved(self, graph: Graph, value: Value, order: Sequence[int]) -> Value:
-        """The permuted value `_cancels` promised."""
-        node = value.producer
-        if value.const is not None:
-            return self._moved_constant(graph, value, order)
-        assert node is not None
-        if node.op_type == "Transpose":
-            assert node.inputs[0] is not None
-            return node.inputs[0]
+    def _stays_inside(self, node: Node, region: dict[Node, bool], order: Sequence[int]) -> bool:
+        """Whether only the region and Transposes by `order` use what the node makes."""
+        made = node.outputs[0]
+        return made is not None and made not in self.outputs and all(n in region or (is_op(n, "Transpose") and _order(n, len(order)) == list(order)) for n, _ in made.uses)
+
+    def _move_node(self, graph: Graph, node: Node, order: Sequence[int], moved: dict[Value, Value]) -> None:
+        """The node on permuted inputs; `moved` gets its output."""
         data = _data_inputs(node)
-        inputs = [self._moved(graph, v, order) if v in data and v is not None else v for v in node.inputs]
-        return self.add(graph, node.op_type, inputs, node, node.origin, **node.attributes)
+
+        def permuted(value: Value | None) -> Value | None:
+            if value is None or value not in data:
+                return value
+            if value.const is not None:
+                return self._moved_constant(graph, value, order)
+            return moved[value] if value in moved else value.producer.inputs[0]  # type: ignore[union-attr]
+        moved[node.outputs[0]] = self.add(graph, node.op_type, map(permuted, node.inputs), node, node.origin, **node.attributes)  # type: ignore[index]
 
     def _moved_constant(self, graph: Graph, value: Value, order: Sequence[int]) -> Value:
         assert value.const is not None

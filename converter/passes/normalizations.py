@@ -64,7 +64,8 @@ class _Normalization(Recogniser):
         starts = set()
         for value in axes:
             if value is not None:
-                found = sorted(int(a) % len(shape) for a in np.ravel(constant_of(value)))
+                known = constant_of(value)
+                found = [] if known is None else sorted(int(a) % len(shape) for a in known.ravel())
                 starts.add(found[0] if found and found == list(range(found[0], len(shape))) else None)
         return starts.pop() if len(starts) == 1 else None
 

@@ -263,7 +263,7 @@ def _(k: Lowering, Q: View, K: View, V: View, attn_mask: View | None = None, pas
     if scale is None and not isinstance(depth, int):
         raise CannotLower("a head size that only the run knows")
     factor = 1 / math.sqrt(depth) if scale is None else scale  # type: ignore[arg-type]
-    params = {"scale": factor, "softcap": softcap, "causal": is_causal, "offset": 0}
+    params: dict[str, Any] = {"scale": factor, "softcap": softcap, "causal": is_causal, "offset": 0}
     if Q.rank == 4:
         made = k.buffer(Q.dtype, (batch, heads, length, v.shape[3])).whole()
         k.call(Kernel.ATTENTION, [q, key, v, mask], [made], **params)

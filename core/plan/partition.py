@@ -96,7 +96,7 @@ def _order(nodes: Sequence[Node], reasons: dict[Node, str], free: set[Node]) -> 
     readers: dict[Node, list[Node]] = {n: [] for n in nodes}
     for node, needs in waiting.items():
         for source in needs:
-            readers[source].append(node)  # type: ignore[index]
+            readers[source].append(node)
     ready = {True: [n for n in nodes if not waiting[n] and n in reasons], False: [n for n in nodes if not waiting[n] and n not in reasons]}
     segments: list[Segment] = []
     while ready[True] or ready[False]:

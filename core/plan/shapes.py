@@ -64,7 +64,8 @@ def check_arity(node: Node, operator: Operator) -> None:
     """Raise InvalidGraph where the node has too few or too many inputs."""
     given = len(node.inputs)
     if given < operator.required_inputs or (not operator.variadic and given > len(operator.inputs)):
-        raise InvalidGraph(f"{node.label}: has {given} inputs; {node.operator} takes {operator.required_inputs} to {'any number' if operator.variadic else len(operator.inputs)} ({', '.join(operator.inputs)})")
+        most = "any number" if operator.variadic else len(operator.inputs)
+        raise InvalidGraph(f"{node.label}: has {given} inputs; {node.operator} takes {operator.required_inputs} to {most} ({', '.join(operator.inputs)})")
     for index, name in enumerate(operator.inputs[:operator.required_inputs]):
         if node.inputs[index] is None:
             raise InvalidGraph(f"{node.label}: required input '{name}' is missing")
@@ -105,6 +106,11 @@ def rule_specs(node: Node, specs: Specs) -> list[Spec]:
     """What the operator's rule alone says of a node's outputs, without the types the file declares for them."""
     operator = lookup(node.domain, node.op_type)
     return _run_rule(node, operator, [None if v is None else spec_of(v, specs) for v in node.inputs], attribute_arguments(node, operator), specs)
+
+
+def run_rule(node: Node, operator: Operator, inputs: Sequence[Spec | None], arguments: dict[str, Any]) -> list[Spec]:
+    """What the rule of a node without nested graphs says of its outputs for inputs with these Specs. Raises InvalidGraph naming the node."""
+    return _run_rule(node, operator, inputs, arguments, {})
 
 
 def _run_rule(node: Node, operator: Operator, inputs: Sequence[Spec | None], arguments: dict[str, Any], specs: Specs) -> list[Spec]:
