@@ -14,6 +14,7 @@ from sardonyx.types import DType
 from .base import Pass, constant_of, input_of, is_op, tensor_of, uniform
 
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_MOST_SPELLED_OUT = 4096  # bytes
 _FLOATS = (DType.FLOAT, DType.FLOAT16, DType.BFLOAT16, DType.DOUBLE)
 
 
@@ -48,7 +49,7 @@ class FoldBatchNorm(Pass):
     4. A BatchNormalization standing alone becomes Mul and Add per channel (float and double).  5. Chains of affine maps standing alone become one Mul and Add.
 
     Rounding: weights and biases are computed in float64 and rounded once to their type; 4 computes x·a + b for (x − mean)·a + B. Uniform weights stay uniform where the
-    result is; maps that are not finite are left alone.
+    result is, and large ones are not folded into where it is not; maps that are not finite are left alone.
     """
 
     name = "batch normalization and affine folding"
@@ -140,7 +141,7 @@ class FoldBatchNorm(Pass):
         if weights is None or weights.const is None or (bias is not None and bias.const is None):
             return False
         scaled = not (affine.factor == 1).all()
-        if scaled and not self.only_use(weights):
+        if scaled and (not self.only_use(weights) or _spells_out(weights.const, affine.factor)):
             return False
         shifted = bool(affine.shift.any())
         if linear.op_type == "MatMul" and (len(weights.const.shape) != 2 or (shifted and len(self.shape(linear.inputs[0]) or ()) != 2)):  # type: ignore[arg-type]
@@ -217,6 +218,8 @@ class FoldBatchNorm(Pass):
         if source is None or affine is None:
             return False
         shifted = bool(affine.shift.any())
+        if _spells_out(weights.const, affine.factor):
+            return False
         if shifted and (linear.op_type == "MatMul" or (linear.op_type == "Conv" and _padded(linear))):
             return False
         view = _input_view(linear, weights.const)
@@ -311,6 +314,11 @@ def _input_view(linear: Node, weights: Tensor) -> tuple[tuple[int, ...], tuple[i
         group = int(linear.attributes.get("group", 1))
         return (group, shape[0] // group, *shape[1:]), (group, 1, shape[1], *[1] * (len(shape) - 2))
     return shape, (shape[1],) if linear.attributes.get("transB", 0) else (shape[0], 1)
+
+
+def _spells_out(weights: Tensor, factor: np.ndarray) -> bool:
+    """Whether scaling would turn a large uniform tensor, one number in the file, into as many numbers as it has elements."""
+    return weights.nbytes > _MOST_SPELLED_OUT and factor.size > 1 and uniform(weights) is not None
 
 
 def _scaled(weights: Tensor, factor: np.ndarray, view: tuple[tuple[int, ...], tuple[int, ...]]) -> Tensor:

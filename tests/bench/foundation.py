@@ -76,7 +76,7 @@ def converted(name: str) -> Path:
 def sizes() -> list[Row]:
     """Each `.sdx` beside its `.onnx`."""
     rows = []
-    for name in [*(n for n, s in MODELS.items() if s.file.endswith(".onnx")), "light_resnet50", "light_inception_v2", "resnet50"]:
+    for name in [*(n for n, s in MODELS.items() if s.file.endswith(".onnx")), *light_models(), "resnet50"]:
         source, target = model(name).stat().st_size, converted(name).stat().st_size
         rows.append(Row(f"size of {name}.sdx", target / 1024, "KB", 1.01 * source / 1024 + 64, source / 1024, ".onnx"))
     return rows

@@ -64,8 +64,9 @@ def _script(name: str, session: Any) -> Any:
 def _actual(name: str, form: str, provider: str, folder: Path) -> list[list[np.ndarray]]:
     path = _path(name)
     if form == "sdx":
-        sardonyx.convert(path, folder / "model.sdx")
-        path = folder / "model.sdx"
+        source, path = path, folder / "model.sdx"
+        sardonyx.convert(source, path)
+        assert path.stat().st_size <= 1.01 * source.stat().st_size + 65536, "an .sdx is hardly larger than its .onnx"
     with sardonyx.InferenceSession(path, providers=[provider]) as session:
         return play(_script(name, session), lambda feed: session.run(None, feed))
 
