@@ -66,8 +66,8 @@ class RecogniseAttention(Recogniser):
             return self.add(graph, "Unsqueeze", [value, graph.constant(np.array([0], np.int64))], root, origin)
         if match.get("unseen"):
             mask = self.add(graph, "Not", [mask], root, origin)
-        k = self.add(graph, "Transpose", [lifted(kt)], root, origin, perm=[0, 1, 3, 2])
-        inputs = [lifted(q), k, lifted(v)] + ([lifted(mask)] if mask is not None else [])
+        k = self.add(graph, "Transpose", [kt], root, origin, perm=[0, 2, 1] if rank == 3 else [0, 1, 3, 2])
+        inputs = [lifted(q), lifted(k), lifted(v)] + ([lifted(mask)] if mask is not None else [])
         made = self.add(graph, "Attention", inputs, root, origin, scale=scale)
         return made if rank == 4 else self.add(graph, "Squeeze", [made, graph.constant(np.array([0], np.int64))], root, origin)
 

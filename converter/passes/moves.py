@@ -90,19 +90,18 @@ class CleanMoves(Pass):
 
     def _region(self, value: Value, order: Sequence[int]) -> list[Node]:
         """The elementwise nodes between the Transpose of `value` by `order` and its inverses, producers first; empty where it is not so."""
-        region: dict[Node, bool] = {}  # False while its inputs are looked at
+        seen: set[Node] = set()
+        region: dict[Node, None] = {}
         inverses = 0
         stack = [value.producer]
         while stack:
             node = stack[-1]
-            if node is None or len(region) > 64 or not is_op(node, *ELEMENTWISE) or len(node.outputs) != 1:
+            if node is None or len(seen) > 64 or not is_op(node, *ELEMENTWISE) or len(node.outputs) != 1:
                 return []
-            fresh = node not in region
-            region[node] = not fresh
-            if not fresh:
-                stack.pop()
-                region[node] = region.pop(node)  # to the end: after its producers
+            if node in seen:  # its producers are in
+                region[stack.pop()] = None  # type: ignore[index]
                 continue
+            seen.add(node)
             for given in _data_inputs(node):
                 if given.const is not None:
                     continue
@@ -111,11 +110,11 @@ class CleanMoves(Pass):
                 inverse = producer(given, "Transpose")
                 if inverse is not None and [_order(inverse, len(order))[axis] for axis in order] == list(range(len(order))):
                     inverses += 1
-                elif given.producer not in region:
+                elif given.producer not in seen:
                     stack.append(given.producer)
         return list(region) if inverses and all(self._stays_inside(n, region, order) for n in region) else []
 
-    def _stays_inside(self, node: Node, region: dict[Node, bool], order: Sequence[int]) -> bool:
+    def _stays_inside(self, node: Node, region: dict[Node, None], order: Sequence[int]) -> bool:
         """Whether only the region and Transposes by `order` use what the node makes."""
         made = node.outputs[0]
         return made is not None and made not in self.outputs and all(n in region or (is_op(n, "Transpose") and _order(n, len(order)) == list(order)) for n, _ in made.uses)
