@@ -15,6 +15,7 @@
 #define SX_KERNEL_H
 #include <stddef.h>
 #include <stdint.h>
+#include "sardonyx.h" /* error numbers */
 
 #define SX_RANK 8
 
@@ -22,7 +23,7 @@
 enum sx_dtype {
     SX_FLOAT = 1, SX_UINT8 = 2, SX_INT8 = 3, SX_UINT16 = 4, SX_INT16 = 5, SX_INT32 = 6, SX_INT64 = 7, SX_BOOL = 9, SX_FLOAT16 = 10, SX_DOUBLE = 11, SX_UINT32 = 12,
     SX_UINT64 = 13, SX_BFLOAT16 = 16
-};
+}; /* core/types.py; copies move every type, the others are computed as sx_convert.h says */
 
 /* Kernel kinds: core/kernels.py. */
 enum sx_kind {
@@ -30,7 +31,6 @@ enum sx_kind {
     SX_COMPACT, SX_RANDOM, SX_FFT, SX_LINALG, SX_QUANTIZE, SX_TREES, SX_IF, SX_LOOP, SX_CALL, SX_KINDS
 };
 
-enum sx_error { SX_OK = 0, SX_E_UNSUPPORTED = 1, SX_E_INDEX = 2, SX_E_DIVISION = 3, SX_E_SHAPE = 4, SX_E_MEMORY = 5, SX_E_FORMAT = 6, SX_E_TERMINATED = 7, SX_E_DTYPE = 8 };
 
 typedef struct {
     char *data;              /* first element */
@@ -82,17 +82,19 @@ static inline int sx_fail(const sx_call *call, int code, int64_t operand, int64_
 
 static inline double sx_param_float(int64_t word) { union { int64_t i; double d; } u = {.i = word}; return u.d; }
 
-/* Run an epilogue/prologue expression over a block of the output's index space.
-   `block`: the accumulated values, compute type F32/I32/… as `acc_type` says (enum of core/expr.py), rows × cols with `ld` elements between rows. The block covers, in the iteration
-   space of call->out[0] (rank r), the positions start[0..r-1] + (row along axis `row_axis`) + (col along axis `col_axis`). Results are converted and stored to call->out[0].
-   Without an epilogue the block is just converted and stored. Implemented in map.c. */
-void sx_finish(const sx_call *call, const void *block, int acc_type, int64_t rows, int64_t cols, int64_t ld, const int64_t *start, int row_axis, int col_axis);
-
 #define SX_CAT_(a, b) a##_##b
 #define SX_CAT(a, b) SX_CAT_(a, b)
 #ifndef SX_ISA
 #define SX_ISA base
 #endif
 #define SX_NAME(name) SX_CAT(name, SX_ISA) /* sx_k_map → sx_k_map_avx512 */
+
+
+/* Run an epilogue/prologue expression over a block of the output's index space.
+   `block`: the accumulated values, compute type F32/I32/… as `acc_type` says (enum of core/expr.py), rows × cols with `ld` elements between rows. The block covers, in the iteration
+   space of call->out[0] (rank r), the positions start[0..r-1] + (row along axis `row_axis`) + (col along axis `col_axis`). Results are converted and stored to call->out[0].
+   Without an epilogue the block is just converted and stored. Implemented in map.c. */
+#define sx_finish SX_NAME(sx_finish)
+void sx_finish(const sx_call *call, const void *block, int acc_type, int64_t rows, int64_t cols, int64_t ld, const int64_t *start, int row_axis, int col_axis);
 
 #endif

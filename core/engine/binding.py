@@ -1,0 +1,242 @@
+"""The C engine through ctypes: `EngineProgram(program, constants).run(inputs)`.
+
+How to think
+- Opening verifies the packed program; binding decides all sizes for one set of input shapes. Bound states are kept by shape and handed out to one run each, so threads may run one program at once.
+- A run fills two arrays of pointers and makes one call. Whatever the engine refuses comes back as a typed error whose text is the engine's.
+"""
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from ctypes import POINTER, Structure, byref, c_char, c_char_p, c_int, c_int32, c_int64, c_uint64, c_void_p
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ..errors import InvalidArgument, InvalidModelFile, MemoryLimit, RuntimeException, SardonyxError, Terminated
+from ..errors import NotImplemented as NotImplementedHere
+from ..graph import Tensor
+from ..kernels import Kernel
+from ..model.packing import Packing, pack
+from ..program import Home, Program
+from .build import find
+
+#: Numbers of `enum sx_status`.
+UNSUPPORTED, INDEX, DIVISION, SHAPE, MEMORY, FORMAT, TERMINATED, DTYPE, GUARD, ARGUMENT, YIELD = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 100
+_ERRORS: dict[int, type[SardonyxError]] = {
+    UNSUPPORTED: NotImplementedHere, INDEX: RuntimeException, DIVISION: RuntimeException, SHAPE: RuntimeException, MEMORY: MemoryLimit, FORMAT: InvalidModelFile, TERMINATED: Terminated,
+    DTYPE: InvalidModelFile, GUARD: InvalidArgument, ARGUMENT: InvalidArgument,
+}
+#: Shapes whose bound states are kept.
+KEPT_SHAPES = 64
+
+
+class _Report(Structure):
+    _fields_ = [("code", c_int32), ("rule", c_int32), ("step", c_int64), ("operand", c_int64), ("values", c_int64 * 2)]
+
+
+class _Options(Structure):
+    _fields_ = [("threads", c_int32), ("isa", c_int32), ("memory_limit", c_int64)]
+
+
+@cache
+def library() -> Any:
+    """The loaded engine; builds it in a checkout. Raises BuildError where that can not be done."""
+    found = ctypes.CDLL(str(find()))
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "sx_open": (c_int, [c_char_p, c_uint64, POINTER(_Options), POINTER(c_void_p), POINTER(_Report)]), "sx_close": (None, [c_void_p]),
+        "sx_set_constant": (c_int, [c_void_p, c_int64, c_void_p, c_uint64, POINTER(_Report)]),
+        "sx_bind": (c_int, [c_void_p, POINTER(c_int64), c_int64, POINTER(c_void_p), POINTER(_Report)]), "sx_unbind": (None, [c_void_p]),
+        "sx_output_shape": (c_int, [c_void_p, c_int64, POINTER(c_int64)]), "sx_arena_bytes": (c_int64, [c_void_p]),
+        "sx_run": (c_int, [c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_void_p]), "sx_continue": (c_int, [c_void_p, c_int64, c_void_p]),
+        "sx_terminate": (None, [c_void_p]), "sx_profile": (None, [c_void_p, POINTER(c_int64)]), "sx_counts": (c_int64, [c_void_p, c_int]),
+        "sx_error_text": (c_int64, [POINTER(_Report), c_void_p, POINTER(c_char), c_int64]), "sx_isa_name": (c_char_p, [c_int]), "sx_isa_available": (c_int, [c_int]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(found, name)
+        function.restype, function.argtypes = result, arguments
+    return found
+
+
+@cache
+def isas() -> tuple[str, ...]:
+    """Names of the instruction sets this build has and this machine runs, best first."""
+    engine, made, number = library(), [], 0
+    while (name := engine.sx_isa_name(number)) is not None:
+        if engine.sx_isa_available(number):
+            made.append(name.decode())
+        number += 1
+    return tuple(made)
+
+
+def _isa_number(name: str | None) -> int:
+    """An instruction set's number plus 1, 0 for the best. `SARDONYX_ISA` forces one where none is asked for."""
+    name = name or os.environ.get("SARDONYX_ISA")
+    if not name:
+        return 0
+    engine, number = library(), 0
+    while (found := engine.sx_isa_name(number)) is not None:
+        number += 1
+        if found.decode() == name:
+            return number
+    raise InvalidArgument(f"instruction set '{name}' is not in this engine; this machine runs {', '.join(isas())}")
+
+
+class _Bound:
+    """A state for one set of input shapes, with the pointer arrays of a run."""
+
+    __slots__ = ("state", "shapes", "inputs", "outputs", "in_at", "out_at", "report", "report_at", "times", "release")
+
+    def __init__(self, program: EngineProgram, state: int) -> None:
+        engine = library()
+        self.state, self.release = state, engine.sx_unbind
+        self.shapes = []
+        dims = (c_int64 * 8)()
+        for i, port in enumerate(program.program.outputs):
+            rank = engine.sx_output_shape(state, i, dims)
+            self.shapes.append((tuple(dims[:rank]), port.dtype.numpy))
+        self.inputs = (c_void_p * max(len(program.program.inputs), 1))()
+        self.outputs = (c_void_p * max(len(self.shapes), 1))()
+        self.report = _Report()
+        self.in_at, self.out_at, self.report_at = map(ctypes.addressof, (self.inputs, self.outputs, self.report))
+        self.times: Any = None
+
+    def __del__(self) -> None:
+        self.release(self.state)
+
+
+class EngineProgram:
+    """A Program with its constants, opened in the engine. Safe to run from several threads at once."""
+
+    def __init__(self, program: Program, constants: Sequence[Tensor], *, threads: int = 0, isa: str | None = None, memory_limit: int = 0) -> None:
+        packed = program.pack()
+        self.program = program
+        self._open(packed, [_constant(program, i, t) for i, t in enumerate(constants)], _Options(threads, _isa_number(isa), memory_limit))
+
+    @classmethod
+    def from_bytes(cls, packed: bytes, constants: Sequence[np.ndarray], program: Program, *, threads: int = 0, isa: str | None = None) -> EngineProgram:
+        """A packed program as it is; `program` only names and types inputs and outputs. `constants` are arrays of bytes as the engine reads them."""
+        made = cls.__new__(cls)
+        made.program = program
+        made._open(packed, list(constants), _Options(threads, _isa_number(isa), 0))
+        return made
+
+    def _open(self, packed: bytes, constants: list[np.ndarray], options: _Options) -> None:
+        self._engine = engine = library()
+        self._free: OrderedDict[tuple[tuple[int, ...], ...], list[_Bound]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._constants = constants
+        self._handle = c_void_p()
+        report = _Report()
+        if engine.sx_open(packed, len(packed), byref(options), byref(self._handle), byref(report)):
+            raise self._error(report)
+        for i, data in enumerate(constants):
+            if engine.sx_set_constant(self._handle, i, data.ctypes.data, data.nbytes, byref(report)):
+                raise self._error(report)
+        self._dtypes = [port.dtype.numpy for port in self.program.inputs]
+        self._run = engine.sx_run
+
+    def _error(self, report: _Report) -> SardonyxError:
+        text = ctypes.create_string_buffer(1024)
+        self._engine.sx_error_text(byref(report), self._handle, text, 1024)
+        return _ERRORS.get(report.code, RuntimeException)(text.value.decode(errors="replace"))
+
+    # -- binding -----------------------------------------------------------------------------------------------------------------------------
+    def _take(self, key: tuple[tuple[int, ...], ...]) -> _Bound:
+        pool = self._free.get(key)
+        if pool:
+            try:
+                return pool.pop()
+            except IndexError:  # another thread took the last one
+                pass
+        return self.bind(key)
+
+    def bind(self, shapes: Sequence[Sequence[int]]) -> _Bound:
+        """A new state for these input shapes. Raises InvalidArgument where the program does not cover them."""
+        flat = [d for shape in shapes for d in shape]
+        if len(shapes) != len(self.program.inputs) or any(len(s) != len(p.dims) for s, p in zip(shapes, self.program.inputs, strict=True)):
+            raise InvalidArgument(f"the program takes {len(self.program.inputs)} inputs of ranks {[len(p.dims) for p in self.program.inputs]}, given are shapes {[tuple(s) for s in shapes]}")
+        state, report = c_void_p(), _Report()
+        if self._engine.sx_bind(self._handle, (c_int64 * max(len(flat), 1))(*flat), len(flat), byref(state), byref(report)):
+            raise self._error(report)
+        assert state.value is not None
+        return _Bound(self, state.value)
+
+    def _give(self, key: tuple[tuple[int, ...], ...], bound: _Bound) -> None:
+        pool = self._free.get(key)
+        if pool is not None:
+            pool.append(bound)
+            return
+        with self._lock:
+            self._free.setdefault(key, []).append(bound)
+            while len(self._free) > KEPT_SHAPES:
+                self._free.popitem(last=False)
+
+    def arena_bytes(self, shapes: Sequence[Sequence[int]]) -> int:
+        """Bytes of working memory for these input shapes: arena and scratch of all workers."""
+        return int(self._engine.sx_arena_bytes(self.bind(shapes).state))
+
+    # -- running ------------------------------------------------------------------------------------------------------------------------------
+    def run(self, inputs: Sequence[np.ndarray], *, terminated: Callable[[], bool] | None = None, budget: int = 5_000_000, arena: int | None = None, times: np.ndarray | None = None,
+            outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
+        """The outputs for arrays of the program's types. `terminated` is polled every `budget` nanoseconds; `arena`: the address of working memory; `times` (int64[steps, 2]) takes each
+        step's start and duration; `outputs`: dense arrays to write to."""
+        key = tuple([x.shape for x in inputs])
+        bound = self._take(key)
+        pointers, held = bound.inputs, []
+        for i, x in enumerate(inputs):
+            if x.dtype != self._dtypes[i] or not x.flags.c_contiguous:
+                x = self._dense(i, x)
+                held.append(x)
+            pointers[i] = x.__array_interface__["data"][0]
+        made = [np.empty(shape, dtype) for shape, dtype in bound.shapes] if outputs is None else list(outputs)
+        pointers = bound.outputs
+        for i, y in enumerate(made):
+            pointers[i] = y.__array_interface__["data"][0]
+        if times is not None:
+            self._engine.sx_profile(bound.state, times.ctypes.data_as(POINTER(c_int64)))
+        code = self._run(bound.state, bound.in_at, bound.out_at, arena, 0 if terminated is None else budget, bound.report_at)
+        while code == YIELD:
+            if terminated is not None and terminated():
+                self._engine.sx_terminate(bound.state)
+            code = self._engine.sx_continue(bound.state, budget, bound.report_at)
+        if times is not None:
+            self._engine.sx_profile(bound.state, None)
+        if code:
+            error = self._error(bound.report)
+            self._give(key, bound)
+            raise error
+        self._give(key, bound)
+        return made
+
+    def _dense(self, index: int, x: np.ndarray) -> np.ndarray:
+        if x.dtype != self._dtypes[index]:
+            raise InvalidArgument(f"input '{self.program.strings[self.program.inputs[index].name]}' is {x.dtype}, the program takes {self._dtypes[index]}")
+        return np.ascontiguousarray(x)
+
+    def close(self) -> None:
+        """Give the engine's memory back; the program is not used again."""
+        self._free.clear()
+        handle, self._handle = self._handle, c_void_p()
+        self._engine.sx_close(handle)
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self.close()
+
+
+def _constant(program: Program, number: int, tensor: Tensor) -> np.ndarray:
+    """A constant as the engine reads it: dense, or packed where the program's views say so."""
+    array = np.ascontiguousarray(tensor.numpy())
+    view = next((i for i, v in enumerate(program.views) if v.packing and program.buffers[v.buffer][:2] == (Home.DATA, number)), None)
+    if view is None:
+        return array
+    group = 1
+    for step in program.steps:
+        if step.kind is Kernel.CONV and view in step.inputs:
+            group = program.sizes[step.params[1]][1]
+    return np.ascontiguousarray(pack(array, Packing(program.views[view].packing), group))

@@ -1,0 +1,150 @@
+"""Builds the C engine with the pinned `ziglang` wheel. Standard library only, so that it can serve as a build step of `pip install`.
+
+How to think
+- A kernel family is one C file, compiled once for each instruction set of the target; loader and host are compiled once. Objects are kept under a hash of everything that went into them.
+- The library of a development checkout lies in `.cache/engine/<hash>/`; building again costs the hashing. A wheel carries it in `engine/lib/`.
+- `python -m sardonyx.engine.build` builds and prints where the library is.
+"""
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ZIG = "0.17.1"
+SOURCE = Path(__file__).resolve().parent / "src"
+PACKAGED = Path(__file__).resolve().parent / "lib"
+CACHE = Path(__file__).resolve().parents[2] / ".cache" / "engine"
+
+#: Compiled once; every other C file is a kernel family or a part of one and is compiled once per instruction set.
+CORE = ("loader", "verify", "check", "text", "host_posix")
+
+COMMON = ("-std=c17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fwrapv", "-fno-stack-protector", "-ffunction-sections",
+          "-fdata-sections", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-sign-compare", "-Wno-psabi", "-fno-sanitize=all", "-DNDEBUG")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a library is built for. `isas`: instruction sets, best first, with their flags."""
+
+    triple: str
+    isas: tuple[tuple[str, tuple[str, ...]], ...]
+    library: str
+
+
+_X86 = (
+    ("avx512", ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c", "-mbmi2", "-mprefer-vector-width=512")),
+    ("avx2", ("-mavx2", "-mfma", "-mf16c", "-mbmi2")),
+    ("sse", ("-msse4.2", "-mpopcnt")),
+)
+_ARM = (("neon", ()),)
+TARGETS = {
+    ("linux", "x86_64"): Target("x86_64-linux-gnu.2.17", _X86, "libsardonyx.so"),
+    ("linux", "aarch64"): Target("aarch64-linux-gnu.2.17", _ARM, "libsardonyx.so"),
+    ("darwin", "x86_64"): Target("x86_64-macos", _X86, "libsardonyx.dylib"),
+    ("darwin", "arm64"): Target("aarch64-macos", _ARM, "libsardonyx.dylib"),
+}
+
+
+class BuildError(RuntimeError):
+    """The engine can not be built; the message has the compiler's words or the command that helps."""
+
+
+def host_target() -> Target:
+    """The target of this machine."""
+    key = (sys.platform, {"AMD64": "x86_64", "arm64": "arm64"}.get(platform.machine(), platform.machine()))
+    if key not in TARGETS:
+        raise BuildError(f"the C engine is not built for {key[0]} on {key[1]} yet; the reference provider works there")
+    return TARGETS[key]
+
+
+def compiler() -> list[str]:
+    """The command that starts the C compiler."""
+    if importlib.util.find_spec("ziglang") is None:
+        raise BuildError(f"building the C engine needs the ziglang wheel: pip install ziglang=={ZIG}")
+    return [sys.executable, "-m", "ziglang", "cc"]
+
+
+def units(target: Target) -> list[tuple[str, Path, tuple[str, ...]]]:
+    """(object name, source, flags) of everything to compile."""
+    present = tuple(sorted(p.stem for p in SOURCE.glob("*.c") if p.stem not in CORE))
+    listed = " ".join(f"X({name})" for name, _ in target.isas)
+    made = [(name, SOURCE / f"{name}.c", (f"-DSX_ISAS_X={listed}",)) for name in CORE]
+    having = tuple(f"-DSX_WITH_{f}" for f in present)
+    for isa, flags in target.isas:
+        made += [(f"{family}-{isa}", SOURCE / f"{family}.c", (*flags, f"-DSX_ISA={isa}", *(having if family == "table" else ()))) for family in present]
+    return made
+
+
+def _digest(*parts: bytes) -> str:
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(len(part).to_bytes(8, "little") + part)
+    return whole.hexdigest()[:16]
+
+
+def build(target: Target | None = None, extra: tuple[str, ...] = (), verbose: bool = False) -> Path:
+    """The library's path; compiles what has changed. Raises BuildError with the compiler's output."""
+    target = target or host_target()
+    headers = b"".join(p.name.encode() + p.read_bytes() for p in sorted(SOURCE.glob("*.h")))
+    base = (ZIG.encode(), headers, repr((target.triple, COMMON, extra)).encode())
+    plan = [(name, source, flags, _digest(*base, source.read_bytes(), repr(flags).encode())) for name, source, flags in units(target)]
+    library = CACHE / _digest(*(key.encode() for *_, key in plan), repr(plan_names(plan)).encode()) / target.library
+    if library.exists():
+        return library
+    command = compiler()
+    environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(CACHE / "zig"), "ZIG_LOCAL_CACHE_DIR": str(CACHE / "zig")}
+    objects = CACHE / "objects"
+    objects.mkdir(parents=True, exist_ok=True)
+
+    def compile_unit(item: tuple[str, Path, tuple[str, ...], str]) -> Path:
+        name, source, flags, key = item
+        made = objects / f"{name}-{key}.o"
+        if not made.exists():
+            part = made.with_suffix(f".{os.getpid()}.o")
+            _run([*command, "-target", target.triple, *COMMON, *extra, *flags, "-c", str(source), "-o", str(part)], environment, verbose)
+            part.replace(made)
+        return made
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        made = list(pool.map(compile_unit, plan))
+    library.parent.mkdir(parents=True, exist_ok=True)
+    part = library.with_suffix(f".{os.getpid()}")
+    strip = [] if extra else ["-s"]
+    _run([*command, "-target", target.triple, *extra, "-shared", *strip, "-Wl,--gc-sections", "-Wl,-z,defs", *map(str, made), "-o", str(part)] + (["-lpthread"] if "linux" in target.triple else []), environment, verbose)
+    part.replace(library)
+    return library
+
+
+def plan_names(plan: list[tuple[str, Path, tuple[str, ...], str]]) -> list[str]:
+    """The units' names, which are part of the library's identity."""
+    return [name for name, *_ in plan]
+
+
+def _run(command: list[str], environment: dict[str, str], verbose: bool) -> None:
+    if verbose:
+        print(" ".join(command))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise BuildError(f"compiling the C engine failed:\n{' '.join(command)}\n{done.stderr}")
+    if done.stderr and verbose:
+        print(done.stderr)
+
+
+def find() -> Path:
+    """The library to load: the wheel's, or in a checkout the one built from the sources as they are."""
+    packaged = PACKAGED / host_target().library
+    return packaged if packaged.exists() else build()
+
+
+if __name__ == "__main__":
+    began = time.perf_counter()
+    path = build(verbose="-v" in sys.argv)
+    print(f"{path}  {path.stat().st_size:,} bytes  {time.perf_counter() - began:.1f} s")

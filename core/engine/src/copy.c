@@ -1,0 +1,208 @@
+/* copy.c: strided moves and padding. Bytes are moved, never looked at.
+
+   How to think
+   - Mode 0 (dims equal): axes are ordered by the output's strides and merged where both sides allow. If the last axis is dense on both sides, rows are copied; if the input is dense along another
+     axis, blocks of 16 × 64 are transposed so that both sides use whole cache lines; else elements one by one.
+   - Padding modes walk the output's rows: what lies inside is copied, the ends follow the mode. */
+#include "sx_expr.h"
+
+#define WORK 65536 /* bytes a task should move at least */
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
+
+typedef struct { uint64_t half[2]; } wide;
+
+/* n elements, strides in elements. */
+#define ROW(T) { \
+    const T *restrict x_ = (const T *)x; T *restrict y_ = (T *)y; \
+    if (ys == 1) for (int64_t i = 0; i < n; i++) y_[i] = x_[i * xs]; \
+    else for (int64_t i = 0; i < n; i++) y_[i * ys] = x_[i * xs]; \
+    return; }
+
+static void copy_row(char *y, int64_t ys, const char *x, int64_t xs, int64_t n, int64_t item) {
+    if (ys == 1 && xs == 1) { __builtin_memcpy(y, x, (uint64_t)(n * item)); return; }
+    switch (item) {
+    case 1: ROW(uint8_t)
+    case 2: ROW(uint16_t)
+    case 4: ROW(uint32_t)
+    case 8: ROW(uint64_t)
+    default: ROW(wide)
+    }
+}
+
+static void fill_row(char *y, int64_t ys, const char *value, int64_t n, int64_t item) { copy_row(y, ys, value, 0, n, item); }
+
+/* y[r][c] = x[c][r]: rows × cols of y, dense along its columns; x dense along its columns, which are y's rows. Eight columns at a time stay in registers. */
+#define TRANSPOSE(T) { \
+    const T *restrict x_ = (const T *)x; T *restrict y_ = (T *)y; \
+    int64_t c = 0; \
+    for (; c + 8 <= cols; c += 8) \
+        for (int64_t r = 0; r < rows; r++) \
+            for (int k = 0; k < 8; k++) y_[r * yr + c + k] = x_[(c + k) * xc + r]; \
+    for (; c < cols; c++) for (int64_t r = 0; r < rows; r++) y_[r * yr + c] = x_[c * xc + r]; \
+    return; }
+
+static void transpose_block(char *y, int64_t yr, const char *x, int64_t xc, int64_t rows, int64_t cols, int64_t item) {
+    switch (item) {
+    case 1: TRANSPOSE(uint8_t)
+    case 2: TRANSPOSE(uint16_t)
+    case 4: TRANSPOSE(uint32_t)
+    case 8: TRANSPOSE(uint64_t)
+    default: TRANSPOSE(wide)
+    }
+}
+
+/* -- mode 0 ---------------------------------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *x;
+    char *y;
+    int rank, flip;                    /* flip: the axis along which x is dense, where it is not the last; -1: none */
+    int64_t item, dim[SX_RANK], xs[SX_RANK], ys[SX_RANK];
+    int64_t rows, cols, down, across, per, tiles;
+} walk;
+
+static void merge_axes(walk *w, const sx_view *x, const sx_view *y) {
+    int order[SX_RANK], n = 0;
+    for (int d = 0; d < y->rank; d++) if (y->dim[d] != 1) {
+        int at = n++;
+        for (; at > 0 && magnitude(y->stride[order[at - 1]]) < magnitude(y->stride[d]); at--) order[at] = order[at - 1];
+        order[at] = d;
+    }
+    for (int i = 0; i < n; i++) {
+        int d = order[i], last = w->rank - 1;
+        if (i && w->xs[last] == x->stride[d] * y->dim[d] && w->ys[last] == y->stride[d] * y->dim[d]) w->dim[last] *= y->dim[d];
+        else last = w->rank++, w->dim[last] = y->dim[d];
+        w->xs[last] = x->stride[d], w->ys[last] = y->stride[d];
+    }
+    if (!w->rank) w->rank = 1, w->dim[0] = w->xs[0] = w->ys[0] = 1;
+}
+
+static void cut(walk *w) {
+    int last = w->rank - 1;
+    w->flip = -1;
+    if (w->ys[last] == 1 && w->xs[last] != 1) for (int d = 0; d < last; d++) if (w->xs[d] == 1) w->flip = d;
+    int other = w->flip >= 0 ? w->flip : last - 1;
+    int64_t cols = w->dim[last], rows = other >= 0 ? w->dim[other] : 1, outer = 1;
+    for (int d = 0; d < last; d++) if (d != other) outer *= w->dim[d];
+    w->cols = w->flip >= 0 ? min64(cols, 64) : min64(cols, up(WORK, w->item));
+    w->rows = w->flip >= 0 ? min64(rows, 64) : min64(rows, max64(1, WORK / (w->item * w->cols)));
+    w->across = up(cols, w->cols), w->down = up(rows, w->rows);
+    w->tiles = outer * w->down * w->across;
+    w->per = up(WORK, w->rows * w->cols * w->item);
+}
+
+static void copy_tile(const walk *w, int64_t tile) {
+    int last = w->rank - 1, other = w->flip >= 0 ? w->flip : last - 1;
+    int64_t col, row, xat, yat;
+    /* Transposed blocks go down first: their input rows are read on. */
+    col = tile % w->across * w->cols, tile /= w->across, row = tile % w->down * w->rows, tile /= w->down;
+    xat = col * w->xs[last], yat = col * w->ys[last];
+    if (other >= 0) xat += row * w->xs[other], yat += row * w->ys[other];
+    for (int d = last - 1; d >= 0; d--) {
+        if (d == other) continue;
+        int64_t at = tile % w->dim[d];
+        tile /= w->dim[d];
+        xat += at * w->xs[d], yat += at * w->ys[d];
+    }
+    int64_t cols = min64(w->cols, w->dim[last] - col), rows = other >= 0 ? min64(w->rows, w->dim[other] - row) : 1;
+    const char *x = w->x + xat * w->item;
+    char *y = w->y + yat * w->item;
+    if (w->flip >= 0) transpose_block(y, w->ys[other], x, w->xs[last], rows, cols, w->item);
+    else for (int64_t r = 0; r < rows; r++) copy_row(y + (other < 0 ? 0 : r * w->ys[other] * w->item), w->ys[last], x + (other < 0 ? 0 : r * w->xs[other] * w->item), w->xs[last], cols, w->item);
+}
+
+static void copy_task(void *arg, int64_t task, int worker) {
+    (void)worker;
+    const walk *w = arg;
+    int64_t end = min64(w->tiles, (task + 1) * w->per);
+    for (int64_t tile = task * w->per; tile < end; tile++) copy_tile(w, tile);
+}
+
+/* -- padding ------------------------------------------------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    const sx_call *call;
+    const char *fill;
+    int inner;                         /* the axis rows run along: where the output is densest */
+    int64_t item, rows, per;
+} pad;
+
+/* Where position i - begin of an axis of n lies; -1: outside (mode 1). */
+static int64_t source(int64_t i, int64_t n, int mode) {
+    if (i >= 0 && i < n) return i;
+    if (mode == 1) return -1;
+    if (mode == 3) return i < 0 ? 0 : n - 1;
+    if (mode == 4) return (i % n + n) % n;
+    int64_t period = n > 1 ? 2 * (n - 1) : 1, at = (i % period + period) % period;
+    return at >= n ? period - at : at;
+}
+
+static void pad_row(const pad *p, int64_t row) {
+    const sx_view *x = p->call->in, *y = p->call->out;
+    int mode = (int)p->call->param[0], inside = 1;
+    const int64_t *begin = p->call->param + 1;
+    int64_t xat = 0, yat = 0, item = p->item;
+    for (int d = y->rank - 1; d >= 0; d--) {
+        if (d == p->inner) continue;
+        int64_t at = row % y->dim[d], from = source(at - begin[d], x->dim[d], mode);
+        row /= y->dim[d];
+        inside &= from >= 0;
+        xat += from * x->stride[d], yat += at * y->stride[d];
+    }
+    int64_t n = y->rank ? y->dim[p->inner] : 1, have = y->rank ? x->dim[p->inner] : 1, b = y->rank ? begin[p->inner] : 0, xs = y->rank ? x->stride[p->inner] : 0, ys = y->rank ? y->stride[p->inner] : 1;
+    char *to = y->data + yat * item;
+    if (!inside) {
+        fill_row(to, ys, p->fill, n, item);
+        return;
+    }
+    const char *from = x->data + xat * item;
+    int64_t first = min64(max64(b, 0), n), last = max64(first, min64(n, b + have)); /* [first, last) lies inside */
+    if (last > first) copy_row(to + first * ys * item, ys, from + (first - b) * xs * item, xs, last - first, item);
+    if (mode == 1) {
+        fill_row(to, ys, p->fill, first, item);
+        fill_row(to + last * ys * item, ys, p->fill, n - last, item);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        if (i == first) i = last;
+        if (i < n) copy_row(to + i * ys * item, 1, from + source(i - b, have, mode) * xs * item, 1, 1, item);
+    }
+}
+
+static void pad_task(void *arg, int64_t task, int worker) {
+    (void)worker;
+    const pad *p = arg;
+    int64_t end = min64(p->rows, (task + 1) * p->per);
+    for (int64_t row = task * p->per; row < end; row++) pad_row(p, row);
+}
+
+static int run_pad(const sx_call *call) {
+    static const wide zero;
+    const sx_view *y = call->out;
+    pad p = {.call = call, .fill = call->n_in > 1 && call->in[1].dtype ? call->in[1].data : (const char *)&zero, .item = sx_element_bytes(y->dtype), .rows = 1};
+    for (int d = 0; d < y->rank; d++) if (y->dim[d] > 1 && (y->dim[p.inner] == 1 || magnitude(y->stride[d]) <= magnitude(y->stride[p.inner]))) p.inner = d;
+    for (int d = 0; d < y->rank; d++) if (d != p.inner) p.rows *= y->dim[d];
+    p.per = max64(1, WORK / (p.item * (y->rank ? y->dim[p.inner] : 1)));
+    sx_for(call, up(p.rows, p.per), pad_task, &p);
+    return 0;
+}
+
+int64_t SX_NAME(sx_scratch_copy)(const sx_call *call) {
+    (void)call;
+    return 0;
+}
+
+int SX_NAME(sx_k_copy)(const sx_call *call) {
+    const sx_view *x = call->in, *y = call->out;
+    for (int d = 0; d < y->rank; d++) if (!y->dim[d]) return 0;
+    if (call->param[0]) return run_pad(call);
+    walk w = {.x = x->data, .y = y->data, .item = sx_element_bytes(y->dtype)};
+    merge_axes(&w, x, y);
+    cut(&w);
+    sx_for(call, up(w.tiles, w.per), copy_task, &w);
+    return 0;
+}

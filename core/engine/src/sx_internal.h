@@ -1,0 +1,106 @@
+/* sx_internal.h: the loader's own structures, and what the host file provides. */
+#ifndef SX_INTERNAL_H
+#define SX_INTERNAL_H
+#include "sx_kernel.h"
+
+/* One entry of an ISA's kernel table. */
+typedef struct { sx_kernel run; sx_scratch scratch; } sx_entry;
+typedef struct { const char *name; sx_entry kernels[SX_KINDS]; } sx_table;
+
+/* -- host ------------------------------------------------------------------------------------------------------------------------------------ */
+void *sx_host_alloc(int64_t bytes);   /* 64-byte aligned, NULL where there is none; not cleared */
+void sx_host_free(void *memory, int64_t bytes);
+int64_t sx_host_now(void);            /* nanoseconds */
+int sx_host_cores(void);              /* cores this process may use */
+/* Join up to `threads` workers (the caller included) for a run; NULL: none to be had, run alone. `stop` is polled between tiles. */
+sx_team *sx_host_join(int threads, const int *stop);
+void sx_host_leave(sx_team *team);
+
+/* -- program ---------------------------------------------------------------------------------------------------------------------------------- */
+typedef struct { int64_t op, a, b, c; } sx_size;
+typedef struct { int64_t kind, a, b; } sx_guard;
+typedef struct { int64_t home, at, bytes, upper; } sx_buffer;
+typedef struct { int64_t buffer, dtype, rank, packing, start, extent, dim[SX_RANK], stride[SX_RANK]; } sx_view_row;
+typedef struct { int64_t offset, count, registers, first, results, result[4]; } sx_code_row;
+typedef struct { int64_t kind, version, origin, inputs, n_in, outputs, n_out, params, n_param, prologue, epilogue; } sx_step_row;
+typedef struct { int64_t name, dtype, rank, view, dim[SX_RANK]; } sx_port;
+
+enum { SX_HOME_ARENA, SX_HOME_INPUT, SX_HOME_OUTPUT, SX_HOME_DATA };
+enum { SX_SIZE_CONST, SX_SIZE_DIM, SX_SIZE_ADD, SX_SIZE_SUB, SX_SIZE_MUL, SX_SIZE_FLOORDIV, SX_SIZE_CEILDIV, SX_SIZE_MOD, SX_SIZE_MIN, SX_SIZE_MAX, SX_SIZES };
+enum { SX_GUARD_EQUAL, SX_GUARD_AT_LEAST, SX_GUARD_AT_MOST, SX_GUARDS };
+
+typedef struct { const void *data; int64_t bytes; } sx_constant;
+typedef struct { char *memory; int64_t bytes; } sx_spare;
+#define SX_SPARES 4       /* arenas kept between runs */
+#define SX_MAX_WORKERS 64
+
+struct sx_program {
+    char *bytes;              /* the copy; the tables point into it */
+    int64_t length, arena, total;
+    int64_t n_sizes, n_guards, n_buffers, n_views, n_codes, n_words, n_steps, n_lists, n_inputs, n_outputs, n_offsets, n_text;
+    const sx_size *sizes;
+    const sx_guard *guards;
+    const sx_buffer *buffers;
+    const sx_view_row *views;
+    const sx_code_row *codes;
+    const int32_t *words;
+    const sx_step_row *steps;
+    const int64_t *lists;
+    const sx_port *inputs, *outputs;
+    const int64_t *offsets;
+    const char *text;
+    const sx_table *table;
+    sx_code *made;            /* the codes as kernels see them */
+    sx_constant *constants;
+    int64_t n_constants, n_dims;
+    int threads;
+    int64_t memory_limit;
+    char busy;                /* spin lock of `spare` */
+    sx_spare spare[SX_SPARES];
+};
+
+/* An operand whose pointer a run decides. */
+typedef struct { int64_t operand, port, offset; int32_t home; } sx_patch;
+
+struct sx_state {
+    const sx_program *program;
+    char *block;              /* one allocation for everything below */
+    int64_t block_bytes;
+    int64_t *sizes;
+    sx_view *operands;        /* of all steps, one after the other */
+    sx_call *calls;
+    int64_t *params;
+    sx_patch *patches;
+    int64_t n_patches;
+    int64_t scratch_bytes;    /* the most a worker needs in any step */
+    int64_t arena_bytes;      /* arena and scratch of all workers */
+    char *arena, *own;        /* of this run; the engine's own */
+    int64_t own_bytes;
+    int64_t next;
+    int64_t fault[4];
+    int64_t *times;
+    int stop;
+    const void **input;
+    void **output;
+};
+
+/* What was violated; sx_error_text has the words, in this order. */
+enum sx_rule {
+    SX_R_NONE, SX_R_SHORT, SX_R_MAGIC, SX_R_ABI, SX_R_TABLE, SX_R_SIZE, SX_R_GUARD_ROW, SX_R_BUFFER, SX_R_VIEW, SX_R_CODE, SX_R_STEP, SX_R_KIND, SX_R_OPERANDS, SX_R_TYPE, SX_R_PORT,
+    SX_R_STRING, SX_R_MEMORY, SX_R_ARENA, SX_R_CONSTANT, SX_R_COUNT, SX_R_INPUT_SIZE, SX_R_GUARD, SX_R_OVERFLOW, SX_R_EXTENT, SX_R_DIMS, SX_R_PARAM, SX_R_POINTER, SX_R_KERNEL, SX_R_INDEX,
+    SX_R_DIVISION, SX_R_STOPPED, SX_R_ISA, SX_R_STRIDE, SX_RULES
+};
+
+static inline int sx_say(sx_report *report, int code, int rule, int64_t step, int64_t operand, int64_t a, int64_t b) {
+    if (report) *report = (sx_report){code, rule, step, operand, {a, b}};
+    return code;
+}
+
+int sx_item_bytes(int64_t dtype);            /* bytes of an element in memory; 0: not a type programs hold */
+int sx_compute_of(int64_t dtype);            /* compute type (core/expr.py), -1 where none */
+int64_t sx_packed_bytes(int64_t packing, int item, const int64_t *dim, int rank, int64_t group); /* core/model/packing.py; -1: wrong */
+
+/* verify.c: every index of every table. check.c: dims and parameters of one bound step. */
+int sx_verify(sx_program *p, sx_report *report);
+int sx_check(const sx_call *call, int64_t step, sx_report *report);
+#endif

@@ -1,0 +1,58 @@
+/* sx_vec.h: vectors of the ISA a file is compiled for, by the compiler's own vector types; loops that need a fixed order of additions use them (a plain loop over floats is not vectorised). */
+#ifndef SX_VEC_H
+#define SX_VEC_H
+#include <stdint.h>
+
+#if defined(__AVX512F__)
+#define SX_VECTOR 64
+#elif defined(__AVX__)
+#define SX_VECTOR 32
+#else
+#define SX_VECTOR 16
+#endif
+
+#define SX_LANES32 (SX_VECTOR / 4)
+#define SX_LANES64 (SX_VECTOR / 8)
+
+typedef float sx_v32 __attribute__((vector_size(SX_VECTOR)));
+typedef double sx_v64 __attribute__((vector_size(SX_VECTOR)));
+typedef float sx_v32_any __attribute__((vector_size(SX_VECTOR), aligned(4), may_alias));
+typedef double sx_v64_any __attribute__((vector_size(SX_VECTOR), aligned(8), may_alias));
+
+/* Sum, greatest and sum of squared differences of n dense numbers. Four running vectors, then halves: the order depends on n only. NaN goes through. */
+#define SX_REDUCTIONS(T, V, ANY, LANES, S) \
+    static inline T sx_fold_sum_##S(V a) { T s = 0; for (int i = 0; i < LANES; i++) s += a[i]; return s; } \
+    static inline V sx_vmax_##S(V a, V b) { for (int i = 0; i < LANES; i++) a[i] = a[i] > b[i] || a[i] != a[i] ? a[i] : b[i]; return a; } \
+    static inline T sx_sum_##S(const T *x, int64_t n) { \
+        V a = {0}, b = {0}, c = {0}, d = {0}; \
+        int64_t i = 0; \
+        for (; i + 4 * LANES <= n; i += 4 * LANES) { \
+            a += *(const ANY *)(x + i), b += *(const ANY *)(x + i + LANES), c += *(const ANY *)(x + i + 2 * LANES), d += *(const ANY *)(x + i + 3 * LANES); } \
+        for (; i + LANES <= n; i += LANES) a += *(const ANY *)(x + i); \
+        T s = sx_fold_sum_##S((a + b) + (c + d)); \
+        for (; i < n; i++) s += x[i]; \
+        return s; } \
+    static inline T sx_squares_##S(const T *x, T mean, int64_t n) { \
+        V a = {0}, b = {0}; \
+        int64_t i = 0; \
+        for (; i + 2 * LANES <= n; i += 2 * LANES) { \
+            V p = *(const ANY *)(x + i) - mean, q = *(const ANY *)(x + i + LANES) - mean; \
+            a += p * p, b += q * q; } \
+        T s = sx_fold_sum_##S(a + b); \
+        for (; i < n; i++) s += (x[i] - mean) * (x[i] - mean); \
+        return s; } \
+    static inline T sx_max_##S(const T *x, int64_t n) { \
+        T m = x[0]; \
+        int64_t i = 0; \
+        if (n >= 2 * LANES) { \
+            V a = *(const ANY *)x, b = *(const ANY *)(x + LANES); \
+            for (i = 2 * LANES; i + 2 * LANES <= n; i += 2 * LANES) a = sx_vmax_##S(a, *(const ANY *)(x + i)), b = sx_vmax_##S(b, *(const ANY *)(x + i + LANES)); \
+            a = sx_vmax_##S(a, b); \
+            m = a[0]; \
+            for (int k = 1; k < LANES; k++) m = m > a[k] || m != m ? m : a[k]; } \
+        for (; i < n; i++) m = m > x[i] || m != m ? m : x[i]; \
+        return m; }
+
+SX_REDUCTIONS(float, sx_v32, sx_v32_any, SX_LANES32, f32)
+SX_REDUCTIONS(double, sx_v64, sx_v64_any, SX_LANES64, f64)
+#endif

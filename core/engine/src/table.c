@@ -1,0 +1,61 @@
+/* table.c: the kernels of one ISA. build.py defines SX_WITH_<family> for every family that exists. */
+#include "sx_internal.h"
+
+#define NAME_(x) #x
+#define NAME(x) NAME_(x)
+#define DECLARE(kind) int SX_NAME(sx_k_##kind)(const sx_call *call); int64_t SX_NAME(sx_scratch_##kind)(const sx_call *call);
+#define ENTRY(kind) {SX_NAME(sx_k_##kind), SX_NAME(sx_scratch_##kind)}
+
+DECLARE(map) DECLARE(copy)
+#ifdef SX_WITH_reduce
+DECLARE(reduce)
+#endif
+#ifdef SX_WITH_softmax
+DECLARE(softmax)
+#endif
+#ifdef SX_WITH_norm
+DECLARE(norm)
+#endif
+#ifdef SX_WITH_gather
+DECLARE(gather)
+#endif
+#ifdef SX_WITH_matmul
+DECLARE(matmul)
+#endif
+#ifdef SX_WITH_conv
+DECLARE(conv)
+#endif
+#ifdef SX_WITH_pool
+DECLARE(pool)
+#endif
+#ifdef SX_WITH_attention
+DECLARE(attention)
+#endif
+
+const sx_table SX_NAME(sx_table) = {NAME(SX_ISA), {
+    [SX_MAP] = ENTRY(map), [SX_COPY] = ENTRY(copy),
+#ifdef SX_WITH_reduce
+    [SX_REDUCE] = ENTRY(reduce),
+#endif
+#ifdef SX_WITH_softmax
+    [SX_SOFTMAX] = ENTRY(softmax),
+#endif
+#ifdef SX_WITH_norm
+    [SX_NORM] = ENTRY(norm),
+#endif
+#ifdef SX_WITH_gather
+    [SX_GATHER] = ENTRY(gather),
+#endif
+#ifdef SX_WITH_matmul
+    [SX_MATMUL] = ENTRY(matmul),
+#endif
+#ifdef SX_WITH_conv
+    [SX_CONV] = ENTRY(conv),
+#endif
+#ifdef SX_WITH_pool
+    [SX_POOL] = ENTRY(pool),
+#endif
+#ifdef SX_WITH_attention
+    [SX_ATTENTION] = ENTRY(attention),
+#endif
+}};

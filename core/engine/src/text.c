@@ -1,0 +1,77 @@
+/* text.c: reports in words. */
+#include "sx_internal.h"
+
+typedef struct { char *text; int64_t size, length; } sink;
+
+static void put(sink *s, const char *t, int64_t n) {
+    for (int64_t i = 0; n < 0 ? t[i] != 0 : i < n; i++, s->length++) if (s->length < s->size - 1) s->text[s->length] = t[i];
+}
+
+static void put_number(sink *s, int64_t value) {
+    char digits[24];
+    int n = 24;
+    uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+    do digits[--n] = (char)('0' + rest % 10); while (rest /= 10);
+    if (value < 0) digits[--n] = '-';
+    put(s, digits + n, 24 - n);
+}
+
+/* %o: operand or row; %a, %b: the values; %s: the step (and, for an input's axis, the axis). */
+static const char *const WORDS[SX_RULES] = {
+    [SX_R_NONE] = "failed (operand %o, values %a and %b)",
+    [SX_R_SHORT] = "program: %a bytes are too few for its header",
+    [SX_R_MAGIC] = "program: wrong magic number",
+    [SX_R_ABI] = "program: ABI %a is not %b, which this engine runs; re-plan: sardonyx convert --plan",
+    [SX_R_TABLE] = "program: table %o lies outside the program",
+    [SX_R_SIZE] = "program: size %o is not computed from earlier sizes (%a, %b)",
+    [SX_R_GUARD_ROW] = "program: guard %o refers to sizes that are not there (%a, %b)",
+    [SX_R_BUFFER] = "program: buffer %o lies outside its home (home %a, at %b)",
+    [SX_R_VIEW] = "program: view %o is not valid (buffer %a, rank %b)",
+    [SX_R_CODE] = "program: expression %o is not valid",
+    [SX_R_STEP] = "program: operand %o refers to row %a, which is not there or not allowed here",
+    [SX_R_KIND] = "program: kernel kind %a version %b is not known to this engine; re-plan: sardonyx convert --plan",
+    [SX_R_OPERANDS] = "program: %a inputs and %b outputs (or the number of parameters) do not fit the kind",
+    [SX_R_TYPE] = "element types do not fit (operand %o: %a, %b)",
+    [SX_R_PORT] = "program: input or output %o is not valid",
+    [SX_R_STRING] = "program: string offsets are not in order (row %o)",
+    [SX_R_MEMORY] = "%a bytes of memory are not to be had (limit %b); use smaller sizes, fewer threads or raise session.memory_limit",
+    [SX_R_ARENA] = "program: an arena of %a bytes is not possible",
+    [SX_R_CONSTANT] = "constant %o is not valid: %a bytes; the program has %b constants",
+    [SX_R_COUNT] = "%a sizes were given for inputs that have %b",
+    [SX_R_INPUT_SIZE] = "input %o has size %a on axis %s, the program was planned for %b",
+    [SX_R_GUARD] = "the program does not cover these sizes: guard %o does not hold for %a and %b; plan for them (sardonyx convert --plan)",
+    [SX_R_OVERFLOW] = "sizes overflow or are negative (row or operand %o: %a, %b)",
+    [SX_R_EXTENT] = "operand %o reaches element %a of a buffer of %b",
+    [SX_R_DIMS] = "dims do not fit (operand %o: %a, %b)",
+    [SX_R_PARAM] = "parameter %o is not valid: %a",
+    [SX_R_POINTER] = "pointer %o is missing or not aligned to %a bytes",
+    [SX_R_KERNEL] = "kernel kind %a with these types or parameters is not in this engine (operand %o)",
+    [SX_R_INDEX] = "index %a is out of range: the size is %b (operand %o)",
+    [SX_R_DIVISION] = "integer division by zero",
+    [SX_R_STOPPED] = "the run was stopped",
+    [SX_R_ISA] = "this machine does not run the instruction set asked for (%a)",
+    [SX_R_STRIDE] = "output or operand %o has strides this kernel does not take",
+};
+
+int64_t sx_error_text(const sx_report *r, const sx_program *p, char *text, int64_t size) {
+    sink s = {text, size, 0};
+    if (p && r->step >= 0 && r->step < p->n_steps && r->rule != SX_R_INPUT_SIZE) {
+        int64_t name = p->steps[r->step].origin;
+        if (name >= 0 && name + 1 < p->n_offsets && p->offsets[name + 1] > p->offsets[name]) {
+            put(&s, "'", 1);
+            put(&s, p->text + p->offsets[name], p->offsets[name + 1] - p->offsets[name]);
+            put(&s, "' ", 2);
+        }
+        put(&s, "(step ", -1);
+        put_number(&s, r->step);
+        put(&s, "): ", -1);
+    }
+    const char *t = r->rule >= 0 && r->rule < SX_RULES && WORDS[r->rule] ? WORDS[r->rule] : WORDS[SX_R_NONE];
+    for (; *t; t++) {
+        if (*t != '%') put(&s, t, 1);
+        else if (*++t == 's') put_number(&s, r->step);
+        else put_number(&s, *t == 'o' ? r->operand : r->values[*t == 'b']);
+    }
+    if (size > 0) text[s.length < size - 1 ? s.length : size - 1] = 0;
+    return s.length;
+}
