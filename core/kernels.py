@@ -62,6 +62,10 @@ class Record:
     params: tuple[str, ...] = ()
 
 
+#: Parameters that are floating-point numbers, stored as the bits of a double.
+FLOATS = frozenset({"scale", "epsilon", "softcap", "p", "scales", "roi", "a", "extrapolation", "spatial_scale", "clip", "alpha", "beta"})
+
+
 #: The records of the kinds in use. Dims of every operand are the logical ones, outputs broadcast nothing. Floats are stored as the bits of a double.
 RECORDS: dict[Kernel, Record] = {
     # outputs have the iteration space's dims; each input view broadcasts to it; `epilogue` holds the expression, one result per output.
@@ -88,4 +92,36 @@ RECORDS: dict[Kernel, Record] = {
     Kernel.GATHER: Record(("x", "indices"), ("y",), ("axis", "mode")),
     # Y[i] = X[i - begin] inside, else by mode: 0 no padding (dims equal), 1 constant (`value` operand, absent: zero), 2 reflect, 3 edge, 4 wrap.
     Kernel.COPY: Record(("x", "value?"), ("y",), ("mode", "begin[8]")),
+    # Running sums (op 0) or products (op 1) along `axis`, accumulated in the compute type of X; exclusive: without the element itself (the first is the identity); reverse: from the end.
+    # op 2, linear attention: X is the queries [B, Hq, T, Dk], k [B, H, T, Dk], v [B, H, T, Dv], state [B, H, Dk, Dv] (absent: zero), decay [B, H, T, 1 or Dk], beta [B, 1 or H, T, 1]; Hq is a
+    # multiple of H, consecutive query heads share one state S. In F32, for each t: S = S * exp(decay_t) (down the rows); u = v_t, with beta u = beta_t * (v_t - k_t S); S = S + k_t (outer) u;
+    # y_t = scale * q_t S. Y [B, Hq, T, Dv], last [B, H, Dk, Dv] is the last S. axis 2, exclusive and reverse 0.
+    Kernel.SCAN: Record(("x", "k?", "v?", "state?", "decay?", "beta?"), ("y", "last?"), ("axis", "exclusive", "reverse", "op", "scale")),
+    # Y = X, then for every position of `updates`, in row-major order: Y[place] = updates, or combined with what is there. reduction: 0 none (the last of equal places wins) 1 add 2 multiply
+    # 3 max 4 min. mode 0 (ScatterElements): indices and updates have equal dims; place is the position itself with its coordinate along `axis` replaced by the index. mode 1 (ScatterND): the
+    # last axis of `indices` [i…, n] holds tuples for the first n axes of Y; updates [i…, Y's other dims]. Negative indices count from the end; outside is an error. X and Y may be the same memory.
+    Kernel.SCATTER: Record(("x", "indices", "updates"), ("y",), ("axis", "mode", "reduction")),
+    # Y is X sampled on another grid, axis by axis; axes of equal size with scales[i] 1 stay. mode 0 nearest 1 linear 2 cubic (coefficient `a`). coordinates: 0 half_pixel 1 half_pixel_symmetric
+    # 2 pytorch_half_pixel 3 align_corners 4 asymmetric 5 tf_crop_and_resize. nearest: 0 round_prefer_floor 1 round_prefer_ceil 2 floor 3 ceil, asked in F32. scales[i] 0 means Y's size / X's.
+    # roi: starts of the axes, then ends; used by coordinates 5, where positions outside X give `extrapolation`. Integers are rounded to even and saturate. Formulas: core/ops/resize.py.
+    Kernel.RESIZE: Record(("x",), ("y",), ("mode", "coordinates", "nearest", "antialias", "exclude_outside", "scales[8]", "roi[16]", "a", "extrapolation")),
+    # op 0 GridSample: X[N, C, in…], at grid[N, out…, spatial] (last axis x, y(, z) in [-1, 1]), Y[N, C, out…]. mode 0 linear 1 nearest 2 cubic; padding 0 zeros 1 border 2 reflection.
+    # op 1 RoiAlign: at = rois[R, 4], batch = images[R] (int64), Y[R, C, h, w]; mode 0 average 1 maximum; coordinates 0 half_pixel 1 output_half_pixel; sampling_ratio 0: adaptive.
+    # op 2 MaxRoiPool: at = rois[R, 5] (image first), Y[R, C, h, w]. Formulas: core/ops/sample.py, core/ops/pool.py.
+    Kernel.SAMPLE: Record(("x", "at", "batch?"), ("y",), ("op", "mode", "padding", "align_corners", "coordinates", "sampling_ratio", "spatial_scale")),
+    # The first Y.dim[axis] elements along `axis` in descending (largest 1) or ascending order, and where they were (int64); of equal ones the lower index first. NaN counts as largest.
+    Kernel.SORT: Record(("x",), ("y", "indices"), ("axis", "largest")),
+    # X[T, B, I], W[D, g*H, I], R[D, g*H, H], b[D, 2*g*H], lens[B] (int32), h[D, B, H], c[D, B, H], peephole[D, 3*H]; Y[T, D, B, H], last_h[D, B, H], last_c[D, B, H] (kind 0 only; absent otherwise).
+    # kind 0 LSTM (gates i o f c) 1 GRU (z r h) 2 RNN; direction 0 forward 1 reverse 2 both (D = 2). activations: three (LSTM), two (GRU), one (RNN) for each direction, numbered as ACTIVATIONS,
+    # with alpha and beta; clip 0: none. Where lens ends before T, Y is 0 from there on.
+    Kernel.RNN: Record(("x", "w", "r", "b?", "lens?", "h?", "c?", "peephole?"), ("y", "last_h", "last_c?"),
+                       ("kind", "direction", "linear_before_reset", "input_forget", "clip", "activations[6]", "alpha[6]", "beta[6]")),
+    # DFT along `axis` (not the last, which holds the real part, or real and imaginary). The signal is cut or zero-padded to `length`. inverse: divided by length. onesided: forward, of a real signal:
+    # the first length // 2 + 1 bins; inverse: from such a half spectrum to a real signal (Y's last axis is 1).
+    Kernel.FFT: Record(("x",), ("y",), ("axis", "length", "inverse", "onesided")),
+    # Of square matrices X[…, n, n]. op 0: determinants, Y[…]. op 1: inverses, Y[…, n, n].
+    Kernel.LINALG: Record(("x",), ("y",), ("op",)),
 }
+
+#: Activation functions of RNN, by the number `activations` gives; alpha and beta as ONNX defines them.
+ACTIVATIONS = ("Relu", "Tanh", "Sigmoid", "Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu", "Softsign", "Softplus")

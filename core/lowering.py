@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .dim import Dim, Shape, product
+from .dim import Dim, Expr, Shape, bounds, dim_min, product
 from .errors import NotImplemented as NotImplementedHere
-from .expr import E, acc, cast, compute_type, leaf
+from .expr import Compute, E, Op, acc, cast, compute_type, leaf, substitute
 from .graph import Tensor
 from .kernels import Kernel
 from .types import DType
@@ -41,12 +41,12 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One axis of a view: `size` positions along buffer dim `dim` from `start` by `step`; dim None repeats one element."""
+    """One axis of a view: `size` positions along buffer dim `dim` from `start` by `step`; dim None repeats one element. Several axes may run along one dim (a dim split in two)."""
 
     size: Dim
     dim: int | None
     start: Dim = 0
-    step: int = 1
+    step: Dim = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +73,23 @@ class View:
     @property
     def is_whole(self) -> bool:
         """Whether this is the whole buffer, axis by axis."""
-        return not self.fixed and len(self.axes) == len(self.buffer.shape) and all(a.dim == i and a.start == 0 and a.step == 1 and a.size == d for i, (a, d) in enumerate(zip(self.axes, self.buffer.shape, strict=True)))
+        return not self.fixed and self.axes == tuple(Axis(size, dim) for dim, size in enumerate(self.buffer.shape))
 
     def permute(self, order: Sequence[int]) -> View:
         """Axes in another order (Transpose)."""
         return replace(self, axes=tuple(self.axes[i] for i in order), value=None)
 
     def expand(self, shape: Sequence[Dim]) -> View:
-        """Broadcast to a shape, NumPy's rule."""
+        """Broadcast to a shape, NumPy's rule. A symbolic size that may be 1 steps by min(size - 1, 1): the run decides whether it repeats."""
         missing = len(shape) - len(self.axes)
         axes = [Axis(d, None) for d in shape[:missing]]
         for axis, size in zip(self.axes, shape[missing:], strict=True):
             if axis.size == size:
                 axes.append(axis)
+            elif axis.size == 1:
+                axes.append(Axis(size, None))
             else:
-                axes.append(Axis(size, None) if axis.size == 1 else replace(axis, size=size))
+                axes.append(replace(axis, size=size, step=axis.step * dim_min(axis.size - 1, 1) if _may_be_one(axis.size) else axis.step))
         view = replace(self, axes=tuple(axes), value=None)
         return view._fix([a for a, size in zip(self.axes, shape[missing:], strict=True) if a.size == 1 and size != 1])
 
@@ -109,6 +111,42 @@ class View:
         """Drop an axis of size 1."""
         return replace(self, axes=(*self.axes[:axis], *self.axes[axis + 1:]))._fix([self.axes[axis]])
 
+    def split(self, axis: int, *sizes: Dim) -> View:
+        """An axis as several, the last the fastest; their sizes multiply to its size."""
+        old = self.axes[axis]
+        made: list[Axis] = []
+        step = old.step
+        for size in reversed(sizes):
+            made.insert(0, Axis(size, old.dim, 0, step))
+            step = step * size
+        made[0] = replace(made[0], start=old.start)
+        return replace(self, axes=(*self.axes[:axis], *made, *self.axes[axis + 1:]), value=None)
+
+    def refined(self, shape: Sequence[Dim]) -> View | None:
+        """The same elements under `shape`, if that only splits axes and inserts or drops axes of size 1; else None."""
+        axes: list[Axis] = []
+        rest = list(shape)
+        for axis in self.axes:
+            parts: list[Dim] = []
+            while rest and product(parts) != axis.size:
+                parts.append(rest.pop(0))
+            if axis.size == 1 and not parts:
+                continue
+            if product(parts) != axis.size:
+                return None
+            axes += View(self.buffer, (axis,)).split(0, *parts).axes if parts else (axis,)
+        if any(size != 1 for size in rest):
+            return None
+        kept = tuple(Axis(1, None) if a.size == 1 and a.start == 0 else a for a in axes) + tuple(Axis(1, None) for _ in rest)
+        return replace(self, axes=kept, value=None)._fix([a for a in self.axes if a.size == 1])
+
+
+def _may_be_one(size: Dim) -> bool:
+    if not isinstance(size, Expr):
+        return size == 1
+    low = bounds(size)[0]
+    return low is None or low < 2
+
 
 @dataclass(eq=False)
 class KernelCall:
@@ -128,6 +166,14 @@ class KernelCall:
         name = self.kind.name.lower() if self.kind is not None else "alias"
         text = f"{', '.join(map(repr, (v.buffer for v in self.outputs)))} = {name}({', '.join('_' if v is None else repr(v.buffer) for v in self.inputs)})"
         return text + (f" {{{'; '.join(map(str, self.epilogue))}}}" if self.epilogue else "")
+
+
+def loaded(call: KernelCall) -> set[int]:
+    """Numbers of the operands a Map loads from by index: they lie in memory row-major and are read whole."""
+    found: set[int] = set()
+    for expression in call.epilogue:
+        substitute(expression, lambda node: found.add(call.first_leaf + node.data) if node.op is Op.LOAD else None)
+    return found
 
 
 class CannotLower(NotImplementedHere):
@@ -161,29 +207,58 @@ class Lowering:
         self.calls.append(made)
         return made
 
-    def map(self, function: Callable[..., E], *views: View, dtype: DType, shape: Sequence[Dim] | None = None) -> View:
-        """y = function(leaf of each view) over the broadcast shape, stored as `dtype`."""
-        shape = tuple(shape) if shape is not None else _broadcast([v.shape for v in views])
-        out = self.buffer(dtype, shape).whole()
+    def map(self, function: Callable[..., E], *views: View, dtype: DType, shape: Sequence[Dim] | None = None, tables: Sequence[View] = (), out: View | None = None) -> View:
+        """y = function(leaf of each view) over the broadcast shape, stored as `dtype`. `tables` are operands after the views, whole, that the expression `load`s from.
+        `out`: the view to write, where it is not a new buffer."""
+        shape = out.shape if out is not None else tuple(shape) if shape is not None else _broadcast([v.shape for v in views])
+        out = self.buffer(dtype, shape).whole() if out is None else out
         result = function(*(leaf(i, v.dtype) for i, v in enumerate(views)))
-        self.call(Kernel.MAP, [v.expand(shape) for v in views], [out], epilogue=[cast(result, compute_type(dtype))])
+        self.call(Kernel.MAP, [*(v.expand(shape) for v in views), *(self.copy(t) for t in tables)], [out], epilogue=[cast(result, compute_type(dtype))])
         return out
 
     def copy(self, view: View) -> View:
         """The view as a whole buffer of its own."""
-        if view.is_whole:
-            return view
-        out = self.buffer(view.dtype, view.shape).whole()
-        self.call(Kernel.COPY, [view, None], [out], mode=0, begin=[0] * view.rank)
-        return out
+        return view if view.is_whole else self.move(view, self.buffer(view.dtype, view.shape).whole())
+
+    def move(self, view: View, target: View, mode: int = 0, begin: Sequence[Dim] = (), value: View | None = None) -> View:
+        """Copy a view's elements to where `target` looks; `mode` and `begin` as the COPY record says."""
+        self.call(Kernel.COPY, [view, value], [target], mode=mode, begin=list(begin) or [0] * view.rank)
+        return target
 
     def reshape(self, view: View, shape: Sequence[Dim]) -> View:
-        """The elements in row-major order under other dims. Free where the memory is row-major."""
+        """The elements in row-major order under other dims. Free where the memory is row-major, or where axes are only split."""
+        shape = tuple(shape)
+        if view.shape == shape:
+            return view
+        if not view.is_whole:
+            found = view.refined(shape)
+            if found is not None:
+                return found
+        return self._alias(self.copy(view), view.dtype, shape)
+
+    def reinterpret(self, view: View, dtype: DType) -> View:
+        """The same bytes as another element type of equal width."""
         whole = self.copy(view)
-        made = Buffer(f"{self.name}.{self._count}", view.dtype, tuple(shape), alias=whole.buffer)
+        return self._alias(whole, dtype, whole.shape)
+
+    def _alias(self, whole: View, dtype: DType, shape: Shape) -> View:
         self._count += 1
+        made = Buffer(f"{self.name}.{self._count}", dtype, shape, alias=whole.buffer)
         self.calls.append(KernelCall(None, [whole], [made.whole()], origin=self.origin))
-        return replace(made.whole(), value=None)
+        return made.whole()
+
+    def reduce(self, op: int, x: View, axes: Sequence[int], dtype: DType, prologue: Callable[..., E] | None = None, epilogue: Callable[..., E] | None = None,
+               leaves: Sequence[View] = (), after: Sequence[View] = (), last: int = 0) -> View:
+        """x reduced over `axes`, which stay with size 1. op: the REDUCE record's. prologue(x, *leaves) gives the value to reduce (leaves broadcast to x), epilogue(acc, *after) the result."""
+        shape = tuple(1 if i in axes else d for i, d in enumerate(x.shape))
+        out = self.buffer(dtype, shape).whole()
+        inputs = [x, *(v.expand(x.shape) for v in leaves), *(v.expand(shape) for v in after)]
+        before = prologue(*(leaf(i, v.dtype) for i, v in enumerate(inputs[:1 + len(leaves)]))) if prologue is not None else leaf(0, x.dtype)
+        total = E(Op.ACC, Compute.I64 if op in (4, 5) else before.type)
+        result = epilogue(total, *(leaf(1 + len(leaves) + i, v.dtype) for i, v in enumerate(after))) if epilogue is not None else total
+        finished = [] if result is total and total.type is compute_type(dtype) else [cast(result, compute_type(dtype))]
+        self.call(Kernel.REDUCE, inputs, [out], prologue=before if prologue is not None else None, epilogue=finished, op=op, axes=sum(1 << a for a in axes), last=last)
+        return out
 
     def matmul(self, a: View, b: View, dtype: DType, shape: Sequence[Dim], epilogue: Callable[..., E] | None = None, leaves: Sequence[View] = ()) -> View:
         """out[..., M, N]; `epilogue(acc, *leaves)` where given, leaves broadcast to the output."""

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..dim import dim_trunc
+from ..lowering import CannotLower, Lowering, View
 from ..types import DType
+from .maps import as_bool
 from .numeric import equal, known_sizes, wide
 from .registry import Spec, operator, require
 
@@ -216,3 +218,34 @@ def Identity(input: np.ndarray) -> np.ndarray:
 @Identity.shape
 def _(input: Spec) -> Spec:
     return Spec(input.dtype, input.shape, type=input.type)
+
+
+# -- lowering ------------------------------------------------------------------------------------------------------------------------------------
+
+@Identity.lower
+def _(k: Lowering, input: View, *, out: Spec) -> View:
+    return input
+
+
+@Cast.lower
+@CastLike.lower
+def _(k: Lowering, input: View, *_: View, out: Spec, **__: Any) -> View:
+    assert out.dtype is not None
+    return cast_view(k, input, out.dtype)
+
+
+def cast_view(k: Lowering, view: View, dtype: DType) -> View:
+    """The view's elements as another type: floats to integers truncate, integers wrap, bool is ≠ 0."""
+    if view.dtype is dtype:
+        return view
+    return k.map(as_bool if dtype is DType.BOOL else lambda x: x, view, dtype=dtype)
+
+
+@BitCast.lower
+def _(k: Lowering, input: View, *, to: int, out: Spec) -> View:
+    dtype = DType(to)
+    if min(input.dtype.bits, dtype.bits) < 8:
+        raise CannotLower(f"bits of {input.dtype.text} as {dtype.text}")
+    if dtype is DType.BOOL:
+        return cast_view(k, input, dtype)
+    return k.reinterpret(input, dtype)

@@ -7,10 +7,7 @@ from typing import Any
 from ..dim import Dim
 from ..expr import Compute, E, Op, binary, cast, compute_type, unary
 from ..lowering import CannotLower, Lowering, View
-from ..types import DType
 from .registry import Spec
-
-NARROW = frozenset({DType.STRING, DType.COMPLEX64, DType.COMPLEX128})
 
 
 def elementwise(function: Callable[..., E], compute: Compute | None = None) -> Callable[..., View]:
@@ -18,8 +15,6 @@ def elementwise(function: Callable[..., E], compute: Compute | None = None) -> C
     def rule(k: Lowering, *inputs: View | None, out: Spec, **attributes: Any) -> View:
         views = [v for v in inputs if v is not None]
         assert out.dtype is not None and out.shape is not None
-        if out.dtype in NARROW or any(v.dtype in NARROW for v in views):
-            raise CannotLower(f"{out.dtype.text} runs on the host")
 
         def body(*leaves: E) -> E:
             return function(*(x if compute is None else cast(x, compute) for x in leaves), **attributes)
@@ -53,6 +48,13 @@ def numbers(view: View | None, what: str) -> list[Dim]:
     return [int(v) if not hasattr(v, "terms") else v for v in view.value.ravel().tolist()]
 
 
+def whole_number(value: Dim, what: str) -> int:
+    """A size that must be a plain number here; CannotLower where it is symbolic."""
+    if not isinstance(value, int):
+        raise CannotLower(f"{what}: {value} is not known before the model runs")
+    return value
+
+
 def scalar(view: View | None) -> float | None:
     """The number of a one-element constant; None where there is none or it is not constant."""
     if view is None or view.buffer.tensor is None or view.buffer.tensor.size != 1:
@@ -65,4 +67,4 @@ def as_bool(x: E) -> E:
     return binary(Op.NE, x, 0)
 
 
-__all__ = ["as_bool", "compute_type", "elementwise", "folded", "numbers", "op1", "op2", "scalar"]
+__all__ = ["as_bool", "compute_type", "elementwise", "folded", "numbers", "op1", "op2", "scalar", "whole_number"]

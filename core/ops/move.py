@@ -8,8 +8,12 @@ import numpy as np
 
 from ..dim import Dim, Expr, Undecidable, ceildiv, dim_max, dim_min, floordiv, fresh
 from ..dim import Shape as Dims
+from ..expr import Compute, E, Op, binary, cast, coord, select
+from ..kernels import Kernel
+from ..lowering import Lowering, View
 from ..types import DType
 from .common import check_equal, fresh_shape, known_axes, like, normalize_axes, normalize_axis, same_type, size_of_rank
+from .maps import numbers, whole_number
 from .registry import Spec, operator, require
 
 
@@ -407,3 +411,133 @@ def _(input: Spec, sequence_lens: Spec, *, batch_axis: int = 1, time_axis: int =
 
 def _sequence_axes(batch_axis: int, time_axis: int) -> None:
     require({batch_axis, time_axis} == {0, 1}, f"batch_axis {batch_axis} and time_axis {time_axis} must be 0 and 1 in some order")
+
+
+# -- lowering: views where strides can say it, else Copies ---------------------------------------------------------------------------------------
+
+@Transpose.lower
+def _(k: Lowering, data: View, *, perm: list[int] | None = None, out: Spec) -> View:
+    return data.permute(_permutation(perm, data.rank))
+
+
+@Tile.lower
+def _(k: Lowering, input: View, repeats: View, *, out: Spec) -> View:
+    shape = out.shape or ()
+    if all(have == want or have == 1 for have, want in zip(input.shape, shape, strict=True)):
+        return input.expand(shape)
+    return k.move(input, k.buffer(input.dtype, shape).whole(), WRAP)
+
+
+#: Modes of the COPY record.
+CONSTANT, WRAP = 1, 4
+COPY_MODES = {"constant": CONSTANT, "reflect": 2, "edge": 3, "wrap": WRAP}
+
+
+@Slice.lower
+def _(k: Lowering, data: View, starts: View, ends: View, axes: View | None = None, steps: View | None = None, *, out: Spec) -> View:
+    first = numbers(starts, "starts")
+    along = normalize_axes(range(len(first)) if axes is None else [whole_number(a, "axes") for a in numbers(axes, "axes")], data.rank)
+    strides = [1] * len(first) if steps is None else [whole_number(s, "steps") for s in numbers(steps, "steps")]
+    for axis, start, step in zip(along, first, strides, strict=True):
+        data = data.slice(axis, slice_start(data.shape[axis], start, step), (out.shape or ())[axis], step)
+    return data
+
+
+def slice_start(size: Dim, start: Dim, step: int) -> Dim:
+    """Where [start::step] of an axis begins, clamped to the axis. Undecidable where the sign of a symbolic start is not known."""
+    start = start + size if start < 0 else start
+    if step < 0:
+        return dim_max(dim_min(start, size - 1), 0)
+    return dim_min(dim_max(start, 0), size)
+
+
+@Concat.lower
+def _(k: Lowering, *inputs: View, axis: int, out: Spec) -> View:
+    return joined(k, inputs, axis, out)
+
+
+def joined(k: Lowering, inputs: Sequence[View], axis: int, out: Spec) -> View:
+    """The views one after the other along `axis`, in one buffer."""
+    made = k.buffer(inputs[0].dtype, out.shape or ()).whole()
+    at: Dim = 0
+    for view in inputs:
+        size = view.shape[axis]
+        if size != 0:
+            k.move(view, made.slice(axis % made.rank, at, size))
+        at = at + size
+    return made
+
+
+@Split.lower
+def _(k: Lowering, input: View, split: View | None = None, *, num_outputs: int | None = None, axis: int = 0, n_outputs: int, out: Any) -> tuple[View, ...]:
+    axis = normalize_axis(axis, input.rank)
+    made, at = [], 0
+    for part in _parts(input.shape[axis], None if split is None else numbers(split, "split"), num_outputs, n_outputs):
+        made.append(input.slice(axis, at, part))
+        at = at + part  # type: ignore[assignment]
+    return tuple(made)
+
+
+@Pad.lower
+def _(k: Lowering, data: View, pads: View, constant_value: View | None = None, axes: View | None = None, *, mode: str = "constant", out: Spec) -> View:
+    along = list(range(data.rank)) if axes is None else normalize_axes([whole_number(a, "axes") for a in numbers(axes, "axes")], data.rank)
+    before, after = _spread(numbers(pads, "pads"), along, data.rank)
+    return padded(k, data, before, after, out, COPY_MODES[mode], constant_value)
+
+
+def padded(k: Lowering, data: View, before: Sequence[Dim], after: Sequence[Dim], out: Spec, mode: int = CONSTANT, value: View | None = None) -> View:
+    """`data` with elements added (removed where negative) at the ends of each axis."""
+    for axis, (b, a) in enumerate(zip(before, after, strict=True)):
+        cut = (-b if b < 0 else 0, -a if a < 0 else 0)
+        if cut != (0, 0):
+            data = data.slice(axis, cut[0], dim_max(data.shape[axis] - cut[0] - cut[1], 0))
+    begin = [dim_max(b, 0) for b in before]
+    if data.shape == out.shape and all(b == 0 for b in begin):
+        return data
+    return k.move(data, k.buffer(data.dtype, out.shape or ()).whole(), mode, begin, value)
+
+
+@CenterCropPad.lower
+def _(k: Lowering, input_data: View, shape: View, *, axes: list[int] | None = None, out: Spec) -> View:
+    along = list(range(input_data.rank)) if axes is None else normalize_axes(axes, input_data.rank)
+    before: list[Dim] = [0] * input_data.rank
+    after: list[Dim] = [0] * input_data.rank
+    for axis, size in zip(along, numbers(shape, "shape"), strict=True):
+        have = input_data.shape[axis]
+        before[axis] = (size - have) // 2 if size > have else -((have - size) // 2)
+        after[axis] = size - have - before[axis]
+    return padded(k, input_data, before, after, out)
+
+
+@DepthToSpace.lower
+def _(k: Lowering, input: View, *, blocksize: int, mode: str = "DCR", out: Spec) -> View:
+    b, (_, c, h, w) = blocksize, input.shape
+    depth = floordiv(c, b * b)
+    parts = input.split(1, b, b, depth).permute((0, 3, 4, 1, 5, 2)) if mode == "DCR" else input.split(1, depth, b, b).permute((0, 1, 4, 2, 5, 3))
+    made = k.buffer(input.dtype, out.shape or ()).whole()
+    k.move(parts, made.split(3, w, b).split(2, h, b))
+    return made
+
+
+@SpaceToDepth.lower
+def _(k: Lowering, input: View, *, blocksize: int, mode: str = "DCR", out: Spec) -> View:
+    b, (_, c, h, w) = blocksize, input.shape
+    made = k.buffer(input.dtype, out.shape or ()).whole()
+    target = made.split(1, b, b, c).permute((0, 3, 4, 1, 5, 2)) if mode == "DCR" else made.split(1, c, b, b).permute((0, 1, 4, 2, 5, 3))
+    k.move(input.split(3, floordiv(w, b), b).split(2, floordiv(h, b), b), target)
+    return made
+
+
+@ReverseSequence.lower
+def _(k: Lowering, input: View, sequence_lens: View, *, batch_axis: int = 1, time_axis: int = 0, out: Spec) -> View:
+    swap = (1, 0, *range(2, input.rank))
+    data = input if batch_axis == 0 else input.permute(swap)
+    made = k.buffer(input.dtype, out.shape or ()).whole()
+    batch, steps = data.shape[:2]
+
+    def source(length: E) -> E:
+        time = coord(1)
+        return select(binary(Op.LT, time, cast(length, Compute.I64)), cast(length, Compute.I64) - 1 - time, time)
+    index = k.map(source, sequence_lens.unsqueeze(1).unsqueeze(2), dtype=DType.INT64, shape=(batch, steps, 1))
+    k.call(Kernel.GATHER, [data, index], [made if batch_axis == 0 else made.permute(swap)], axis=1, mode=2)
+    return made

@@ -9,8 +9,10 @@ import numpy as np
 
 from ..dim import Dim, Expr, exact_div, floordiv, fresh, product, provably
 from ..dim import Shape as Dims
+from ..lowering import Lowering, View
 from ..types import DType
 from .common import as_int64, broadcast_shapes, fresh_shape, known_axes, normalize_axes, size_of_rank
+from .maps import numbers, whole_number
 from .registry import Spec, operator, require
 
 
@@ -213,3 +215,34 @@ def _(input: Spec, shape: Spec) -> Spec:
     unknown = fresh_shape(rank) or ()
     sizes = (1,) * (rank - len(input.shape)) + input.shape
     return input.with_shape([d if i < rank - count or isinstance(d, int) and d != 1 else u for i, (d, u) in enumerate(zip(sizes, unknown, strict=True))])
+
+
+# -- lowering: views, nothing moves unless memory must be re-read row-major --------------------------------------------------------------------
+
+def _reshaped(k: Lowering, data: View, *_: View | None, out: Spec, **__: Any) -> View:
+    return k.reshape(data, out.shape or ())
+
+
+Reshape.lower(_reshaped)
+Flatten.lower(_reshaped)
+
+
+@Squeeze.lower
+def _(k: Lowering, data: View, axes: View | None = None, *, out: Spec) -> View:
+    dropped = [i for i, d in enumerate(data.shape) if d == 1] if axes is None else normalize_axes([whole_number(a, "axes") for a in numbers(axes, "axes")], data.rank)
+    for axis in sorted(dropped, reverse=True):
+        data = data.squeeze(axis)
+    return data
+
+
+@Unsqueeze.lower
+def _(k: Lowering, data: View, axes: View, *, out: Spec) -> View:
+    places = [whole_number(a, "axes") for a in numbers(axes, "axes")]
+    for axis in sorted(normalize_axes(places, data.rank + len(places))):
+        data = data.unsqueeze(axis)
+    return data
+
+
+@Expand.lower
+def _(k: Lowering, input: View, shape: View, *, out: Spec) -> View:
+    return input.expand(out.shape or ())

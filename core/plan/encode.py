@@ -13,14 +13,11 @@ from typing import Any
 from ..dim import Dim, Symbol, product, symbols
 from ..expr import encode as encode_expression
 from ..graph import Tensor
-from ..kernels import RECORDS, Kernel
+from ..kernels import FLOATS, RECORDS, Kernel
 from ..lowering import Buffer, KernelCall, View
 from ..program import Guard, Home, PortRecord, Program, StepRecord, ViewRecord
 from .lower import Lowered
 from .memory import Placed, root
-
-#: Parameters that are floating-point numbers, stored as the bits of a double.
-FLOATS = frozenset({"scale", "epsilon", "softcap", "p"})
 
 
 def encode(lowered: Lowered, placed: Placed, ranges: Mapping[str, tuple[int, int | None]]) -> tuple[Program, list[Tensor]]:
@@ -109,7 +106,8 @@ class _Encoder:
         for name in RECORDS[kind].params:
             base, _, count = name.rstrip("]").partition("[")
             if base in FLOATS:
-                out.append(self.program.number(float(given.get(base, 0.0))))
+                numbers = list(given.get(base, ())) if count else [given.get(base, 0.0)]
+                out += [self.program.number(float(v)) for v in numbers + [0.0] * (int(count or 1) - len(numbers))]
             elif count:
                 filler = 1 if base in ("kernel", "strides", "dilations") else 0
                 values = list(given.get(base, ()))

@@ -4,7 +4,8 @@ Rules
 1. Map into Map: a Map whose one output is read once, by a Map over the same positions, moves into the reader's expression.
 2. Epilogue: a Map that is the only reader of a MatMul, Conv, Pool, Norm, Softmax, Reduce or Attention result, over the same positions, becomes that call's epilogue
    (again and again: bias, activation, residual add).
-A result that is a graph output is never fused away. An expression stays below MAX_REGISTERS and a call below MAX_OPERANDS.
+A result that is a graph output is never fused away, nor one whose element type is narrower than it is computed in: storing rounds, and fusion must not
+change results. An expression stays below MAX_REGISTERS and a call below MAX_OPERANDS.
 """
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from ..expr import MAX_REGISTERS, E, Op, acc, cast, compute_type, encode, leaf, substitute
 from ..kernels import Kernel
 from ..lowering import Buffer, KernelCall, View
+from ..types import DType
 from .lower import Lowered
 
 #: Kinds that run an epilogue on a finished block.
@@ -38,7 +40,7 @@ def _fuse_once(lowered: Lowered) -> bool:
             source = writers.get(view.buffer) if view is not None else None
             if view is None or source is None or view.buffer in outputs or view.buffer in aliased or len(readers[view.buffer]) != 1 or len(source.outputs) != 1:
                 continue
-            if not _same_positions(view, source.outputs[0], call.outputs[0]):
+            if not _same_positions(view, source.outputs[0], call.outputs[0]) or _rounds(view.dtype):
                 continue
             if source.kind is Kernel.MAP and _map_into_map(source, call, i):
                 lowered.calls.remove(source)
@@ -60,6 +62,11 @@ def _readers(calls: list[KernelCall]) -> dict[Buffer, list[tuple[KernelCall, int
 def _same_positions(view: View, written: View, target: View) -> bool:
     """Whether `view` reads exactly what `written` wrote, position by position, over the target's iteration space."""
     return written.is_whole and view.is_whole and target.is_whole and view.buffer is written.buffer and view.shape == target.shape
+
+
+def _rounds(dtype: DType) -> bool:
+    """Whether storing this type changes what its compute type held."""
+    return compute_type(dtype).numpy.itemsize * 8 != dtype.bits
 
 
 def _renumber(shift: Callable[[int], int]) -> Callable[[E], E | None]:
@@ -84,9 +91,6 @@ def _fits(expression: E, operands: int) -> bool:
 def _map_into_map(source: KernelCall, call: KernelCall, index: int) -> bool:                              # 1
     others = len(call.inputs) - 1
     inner = substitute(source.epilogue[0], _renumber(lambda n: others + n))
-    # Storing rounds to the buffer's dtype; keep that rounding where the storage type is narrower than the compute type.
-    if compute_type(source.outputs[0].dtype).numpy.itemsize * 8 != source.outputs[0].dtype.bits:
-        return False
 
     def put(node: E) -> E | None:
         if node.op is Op.LEAF:

@@ -5,7 +5,7 @@ Rules
 2. Conv and Pool read and write channels-last: their outputs are given that order; an input buffer that is not takes a Copy (one a buffer, shared by all readers). An order is
    the same as another where they differ only in dims of size 1.
 3. A Map's (and a Softmax's, Norm's, Reduce's) output takes the order of its first whole input of the same dims, so channels-last runs through elementwise chains.
-4. An alias needs its source row-major: where it is not, the alias becomes a Copy.
+4. An alias needs its source row-major: where it is not, the alias becomes a Copy. So does what an expression loads from by index.
 """
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from ..dim import Dim
 from ..kernels import Kernel
-from ..lowering import Buffer, KernelCall, View
+from ..lowering import Buffer, KernelCall, View, loaded
 from .lower import Lowered
 
 SPATIAL = frozenset({Kernel.CONV, Kernel.POOL})
@@ -39,6 +39,11 @@ def choose_layout(lowered: Lowered) -> None:
         for out in call.outputs:                                                                          # 3
             if out.buffer.order is None and out.buffer not in outputs and out.buffer.port is None and call.kind is not Kernel.COPY:
                 out.buffer.order = next((v.buffer.order for v in call.inputs if v is not None and v.is_whole and v.shape == out.buffer.shape and v.buffer.order is not None), None)
+        if call.kind is Kernel.MAP:                                                                       # 4
+            for i in loaded(call):
+                view = call.inputs[i]
+                if view is not None and not same_order(view.buffer.shape, view.buffer.order, None):
+                    call.inputs[i] = _row_major(view, calls, call)
         calls.append(call)
     lowered.calls = calls
 
@@ -92,6 +97,10 @@ def _resolve_alias(call: KernelCall, calls: list[KernelCall]) -> None:
     assert source is not None
     if same_order(source.buffer.shape, source.buffer.order, None):
         return
-    made = Buffer(f"{source.buffer.name}.rows", source.dtype, source.buffer.shape)
-    calls.append(KernelCall(Kernel.COPY, [source, None], [made.whole()], {"mode": 0, "begin": [0] * source.rank}, origin=call.origin))
-    target.buffer.alias = made
+    target.buffer.alias = _row_major(source, calls, call).buffer
+
+
+def _row_major(view: View, calls: list[KernelCall], call: KernelCall) -> View:
+    made = Buffer(f"{view.buffer.name}.rows", view.dtype, view.buffer.shape)
+    calls.append(KernelCall(Kernel.COPY, [view, None], [made.whole()], {"mode": 0, "begin": [0] * view.rank}, origin=call.origin))
+    return made.whole()

@@ -6,6 +6,7 @@ Rules
 3. A node whose outputs are all known this way, or unused, is not lowered (shape arithmetic disappears at planning).
 4. A node with no rule, or whose rule raises CannotLower, ends lowering with the node's name and the reason: the caller partitions or falls back.
 5. So does a node that makes a size data decide (NonZero, a Range to a computed limit): that size binds the next segment.
+6. And a node whose kernels would compute with an element type that is only moved (float8).
 """
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..dim import Expr, symbols
+from ..dim import Expr, Undecidable, symbols
 from ..graph import Node, Value
+from ..kernels import Kernel
 from ..lowering import Buffer, CannotLower, KernelCall, Lowering, View
 from ..ops import Spec, lookup
 from ..program import RANK
@@ -25,6 +27,10 @@ from .shapes import Specs, attribute_arguments, spec_of
 
 #: Element types no kernel loads.
 HOST_TYPES = frozenset({DType.STRING, DType.COMPLEX64, DType.COMPLEX128})
+#: Element types kernels compute with; the others are moved only, by MOVES. 4- and 2-bit integers take a byte each.
+COMPUTED = frozenset({DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BFLOAT16, DType.BOOL, DType.INT8, DType.INT16, DType.INT32, DType.INT64, DType.UINT8, DType.UINT16, DType.UINT32, DType.UINT64,
+                      DType.INT4, DType.UINT4, DType.INT2, DType.UINT2})
+MOVES = frozenset({Kernel.COPY, Kernel.GATHER, None})
 
 
 @dataclass
@@ -78,11 +84,22 @@ def lower_node(k: Lowering, node: Node, views: dict[Value, View], specs: Specs) 
             raise CannotLower(f"{node.label}: the type of '{value.name}' is not known before the model runs ({spec})")
         if _own_sizes(spec, inputs):                                                                      # 5
             raise CannotLower(f"{node.label}: data decide the size of '{value.name}' ({spec})")
+    host = next((v for v in (*inputs, *(specs[v] for v in wanted)) if v is not None and v.dtype in HOST_TYPES), None)
+    if host is not None:
+        raise CannotLower(f"{node.label}: {host.dtype.text} runs on the host")  # type: ignore[union-attr]
     before = len(k.calls)
     try:
         made = operator.lowering(k, *inputs, **arguments, out=_declared([specs.get(v) if v is not None else None for v in node.outputs]))
     except CannotLower as reason:
         raise CannotLower(f"{node.label}: {reason}") from None
+    except Undecidable as reason:
+        raise CannotLower(f"{node.label}: sizes that only the run knows decide how it computes ({reason})") from None
+    for call in k.calls[before:]:
+        moved = next((v for v in (*call.inputs, *call.outputs) if v is not None and v.dtype not in COMPUTED), None)
+        if moved is not None and call.kind not in MOVES:                                                  # 6
+            raise CannotLower(f"{node.label}: no kernel computes with {moved.dtype.text}")
+        if any(v is not None and v.rank > RANK for v in (*call.inputs, *call.outputs)):
+            raise CannotLower(f"{node.label}: takes views of more than {RANK} axes")
     if any(v is not None and v.buffer.port is not None and v.buffer.port[0] == "sizes" for call in k.calls[before:] for v in call.inputs):
         raise CannotLower(f"{node.label}: computes with sizes as data")
     for output, view in zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=False):

@@ -3,7 +3,8 @@
 Rules
 1. Inputs, outputs and constants have homes of their own; an alias lies where its source lies.
 2. A buffer lives from the call that writes it to the last call that reads it or an alias of it.
-3. In place: a Map may write over an input that dies there, if that input is whole, of the same bytes and order, and every other operand is another buffer.
+3. In place: a Map may write over an input that dies there, if that input is whole, of the same bytes and order, read position by position, and every other operand is another buffer.
+   So may a Scatter write over the tensor it updates.
 4. The rest by greedy best fit, largest first (Pisarchyk & Lee, 2020: "Efficient memory management for deep neural net inference"), 64-byte aligned.
 """
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from ..dim import bounds, product
 from ..errors import MemoryLimit
 from ..kernels import Kernel
-from ..lowering import Buffer, View
+from ..lowering import Buffer, View, loaded
 from .layout import same_order
 from .lower import Lowered
 
@@ -93,11 +94,12 @@ def _fit(taken: list[tuple[int, int]], size: int) -> int:
 def _in_place(lowered: Lowered, first: dict[Buffer, int], last: dict[Buffer, int]) -> dict[Buffer, Buffer]:
     shared: dict[Buffer, Buffer] = {}
     for i, call in enumerate(lowered.calls):
-        if call.kind is not Kernel.MAP or len(call.outputs) != 1:
+        if call.kind not in (Kernel.MAP, Kernel.SCATTER) or len(call.outputs) != 1:
             continue
         out = call.outputs[0]
-        for view in call.inputs:
-            if view is None or view.buffer not in first or last[view.buffer] != i or first.get(out.buffer) != i:
+        fixed = loaded(call) if call.kind is Kernel.MAP else set(range(1, len(call.inputs)))
+        for j, view in enumerate(call.inputs):
+            if view is None or j in fixed or view.buffer not in first or last[view.buffer] != i or first.get(out.buffer) != i:
                 continue
             others = [v.buffer for v in call.inputs if v is not None and v is not view]
             if view.is_whole and out.is_whole and _same_memory(view, out) and all(root(b) is not view.buffer for b in others) and view.buffer not in shared.values():
