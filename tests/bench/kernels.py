@@ -1,7 +1,7 @@
 """The float kernels alone against onnxruntime, interleaved, one thread each: `python -m tests.bench.kernels [name part…] [--isa avx512]` from the repository's root.
 
-For each case: our best and median time, onnxruntime's, their ratios, and the share of the machine's own multiply-add peak, measured first. onnxruntime runs a one-node model whose weights are initializers.
-Times of a shared machine are noisy: the ratio of minima is the steadier figure.
+For each case: our best and median time, onnxruntime's, their ratios, and the share of the machine's own multiply-add peak, measured first.
+onnxruntime runs a one-node model whose weights are initializers. Times of a shared machine are noisy: the ratio of minima is the steadier figure.
 """
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def peak(isa: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "peak.c", Path(folder) / "peak.so"
         source.write_text(PEAK)
-        subprocess.run([sys.executable, "-m", "ziglang", "cc", "-O2", "-shared", "-fPIC", f"-mcpu={harness.CPUS[isa]}", "-ffp-contract=fast", f"-DLANES={LANES[isa]}", str(source), "-o", str(target)], check=True)
+        options = ["-O2", "-shared", "-fPIC", f"-mcpu={harness.CPUS[isa]}", "-ffp-contract=fast", f"-DLANES={LANES[isa]}"]
+        subprocess.run([sys.executable, "-m", "ziglang", "cc", *options, str(source), "-o", str(target)], check=True)
         lib = ctypes.CDLL(str(target))
         lib.peak.restype = ctypes.c_float
         best = min(_time(lambda: lib.peak(ctypes.c_long(400_000))) for _ in range(15))
@@ -98,9 +99,26 @@ def gemm(m: int, n: int, k: int, constant: bool = True) -> Case:
             lambda: session(node, {"a": a} if constant else {"a": a, "b": b}, {"b": b} if constant else {}))
 
 
+def conv(c: int, m: int, size: int, kernel: int, stride: int = 1, group: int = 1, bias: bool = False) -> Case:
+    x, w = normal(1, c, size, size), normal(m, c // group, kernel, kernel)
+    pad, out = kernel // 2, (size + 2 * (kernel // 2) - kernel) // stride + 1
+    last = np.moveaxis(aligned(np.ascontiguousarray(np.moveaxis(x, 1, -1))), -1, 1)
+    y = np.moveaxis(aligned(np.zeros((1, out, out, m), np.float32)), -1, 1)
+    form = Packing.DEPTHWISE if group > 1 and c == group else Packing.CONV
+    params = [2, group, kernel, kernel, 1, stride, stride, 1, 1, 1, 1, pad, pad, 0, 0, -1, -1]
+    node = helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4, group=group)
+    name = f"{'depthwise' if group > 1 else 'conv'} {kernel}x{kernel}/{stride} {c}->{m}@{size}"
+    return (name, 2.0 * m * out * out * c // group * kernel * kernel,
+            lambda isa: harness.Kernel("conv", isa, [last, harness.packed(w, form, 1 if form is Packing.DEPTHWISE else group)], [y], params).run,
+            lambda: session(node, {"x": x}, {"w": w}))
+
+
 def cases() -> list[Case]:
     return [gemm(512, 512, 512), gemm(1024, 1024, 1024), gemm(512, 512, 512, False), gemm(1024, 1024, 1024, False), gemm(128, 768, 768), gemm(128, 3072, 768), gemm(128, 768, 3072),
-            gemm(1, 4096, 4096), gemm(4, 4096, 4096), gemm(1, 4096, 4096, False), gemm(3136, 24, 96)]
+            gemm(1, 4096, 4096), gemm(4, 4096, 4096), gemm(1, 4096, 4096, False), gemm(3136, 24, 96),
+            conv(64, 64, 56, 3), conv(128, 128, 28, 3), conv(256, 256, 14, 3), conv(512, 512, 7, 3), conv(3, 64, 224, 7, 2), conv(3, 32, 224, 3, 2), conv(128, 128, 56, 3, 2),
+            conv(96, 24, 56, 1), conv(24, 144, 56, 1), conv(256, 64, 56, 1), conv(64, 256, 56, 1), conv(960, 320, 7, 1), conv(256, 512, 56, 1, 2),
+            conv(96, 96, 112, 3, 1, 96), conv(96, 96, 112, 3, 2, 96), conv(384, 384, 14, 3, 1, 384), conv(960, 960, 7, 3, 1, 960), conv(144, 144, 56, 5, 1, 144)]
 
 
 def compare(case: Case, isa: str, top: float, rounds: int) -> str:

@@ -75,6 +75,15 @@ SX_INLINE void sx_fstore_part(float *p, sx_f v, int n) {
     for (int i = 0; i < n; i++) p[i] = lanes[i];
 #endif
 }
+/* Fewer than GW floats. */
+SX_INLINE void sx_copy_part(float *to, const float *from, int n) {
+#if defined(__AVX512F__)
+    __mmask16 mask = (__mmask16)((1u << n) - 1);
+    _mm512_mask_storeu_ps(to, mask, _mm512_maskz_loadu_ps(mask, from));
+#else
+    for (int i = 0; i < n; i++) to[i] = from[i];
+#endif
+}
 SX_INLINE sx_f sx_fselect(sx_fi mask, sx_f a, sx_f b) { return (sx_f)(((sx_fi)a & mask) | ((sx_fi)b & ~mask)); }
 /* NaN if either is NaN. */
 SX_INLINE sx_f sx_fmax(sx_f a, sx_f b) {

@@ -1,0 +1,78 @@
+/* conv.h: a convolution as plain numbers, always with three spatial axes (missing ones have size 1, kernel 1). Shared by conv.c, depthwise.c and winograd.c. */
+#ifndef SX_CONV_H
+#define SX_CONV_H
+#include "gemm.h"
+
+enum { SX_PACK_CONV = 3, SX_PACK_DEPTHWISE = 4, SX_PACK_WINOGRAD = 64 }; /* core/model/packing.py; WINOGRAD is derived when a program is opened and never stored */
+
+typedef struct {
+    const sx_call *call;
+    const sx_view *xv, *wv, *yv;
+    int64_t n, c, m, group, cg, mg;        /* images, channels, features; of one group */
+    int64_t in[3], out[3], k[3], s[3], d[3], p[3], xs[3], ys[3], ws[3];
+    int64_t xn, yn, taps, pixels, rows;    /* output pixels of an image, of all */
+    int spatial, transposed;
+    int even_in, even_out;                 /* all pixels of all images lie one stride (xs[2], ys[2]) apart */
+} sx_conv;
+
+static inline int sx_even(const int64_t *dims, const int64_t *strides, int64_t n, int64_t stride_n) {
+    int64_t expected = strides[2];
+    for (int i = 2; i >= 0; i--) {
+        if (dims[i] != 1 && strides[i] != expected) return 0;
+        expected *= dims[i];
+    }
+    return n == 1 || stride_n == expected;
+}
+
+static inline sx_conv sx_conv_of(const sx_call *call) {
+    enum { SPATIAL, GROUP, KERNEL, STRIDES = KERNEL + 3, DILATIONS = STRIDES + 3, PADS = DILATIONS + 3, TRANSPOSED = PADS + 3 };
+    const int64_t *p = call->param;
+    const sx_view *x = &call->in[0], *w = &call->in[1], *y = &call->out[0];
+    sx_conv v = {.call = call, .xv = x, .wv = w, .yv = y, .n = x->dim[0], .c = x->dim[1], .m = y->dim[1], .group = p[GROUP], .xn = x->stride[0], .yn = y->stride[0],
+                 .spatial = (int)p[SPATIAL], .transposed = (int)p[TRANSPOSED], .taps = 1, .pixels = 1};
+    for (int i = 0; i < 3; i++) {
+        int a = i - (3 - v.spatial); /* the parameter's own axis, right-aligned */
+        v.in[i] = a < 0 ? 1 : x->dim[2 + a], v.out[i] = a < 0 ? 1 : y->dim[2 + a];
+        v.xs[i] = a < 0 ? 0 : x->stride[2 + a], v.ys[i] = a < 0 ? 0 : y->stride[2 + a], v.ws[i] = a < 0 ? 0 : w->stride[2 + a];
+        v.k[i] = a < 0 ? 1 : p[KERNEL + a], v.s[i] = a < 0 ? 1 : p[STRIDES + a], v.d[i] = a < 0 ? 1 : p[DILATIONS + a], v.p[i] = a < 0 ? 0 : p[PADS + a];
+        v.taps *= v.k[i], v.pixels *= v.out[i];
+    }
+    v.cg = v.c / v.group, v.mg = v.m / v.group, v.rows = v.n * v.pixels;
+    v.even_in = sx_even(v.in, v.xs, v.n, v.xn), v.even_out = sx_even(v.out, v.ys, v.n, v.yn);
+    return v;
+}
+
+/* Position along axis i of the input that tap t of output position o reads, or -1. */
+SX_INLINE int64_t sx_conv_at(const sx_conv *v, int i, int64_t o, int64_t t) {
+    int64_t at = o * v->s[i] - v->p[i] + t * v->d[i];
+    if (v->transposed) {
+        at = o + v->p[i] - t * v->d[i];
+        if (at % v->s[i]) return -1;
+        at /= v->s[i];
+    }
+    return at >= 0 && at < v->in[i] ? at : -1;
+}
+
+/* Finished values of output pixels [row, row + rows) (counted through all images) and features [m, m + cols): through sx_finish, one line of the output at a time. */
+static inline void sx_conv_finish(const sx_conv *v, const float *block, int64_t row, int64_t rows, int64_t m, int64_t cols, int64_t ld) {
+    int64_t start[SX_RANK];
+    int last = v->spatial + 1;
+    while (rows > 0) {
+        int64_t in_image = row % v->pixels, w = in_image % v->out[2], count = sx_min64(rows, v->out[2] - w), rest = in_image / v->out[2];
+        start[0] = row / v->pixels, start[1] = m, start[last] = w;
+        if (v->spatial > 1) start[last - 1] = rest % v->out[1];
+        if (v->spatial > 2) start[last - 2] = rest / v->out[1];
+        sx_finish(v->call, block, 0, count, cols, ld, start, last, 1);
+        block += count * ld, row += count, rows -= count;
+    }
+}
+
+/* Results may be written in place: no epilogue, floats, features side by side. */
+static inline int sx_conv_in_place(const sx_conv *v) { return !v->call->epilogue && v->yv->dtype == SX_FLOAT && (v->yv->stride[1] == 1 || v->m == 1); }
+
+int SX_NAME(sx_depthwise)(const sx_conv *v);
+int64_t SX_NAME(sx_depthwise_scratch)(const sx_conv *v);
+int SX_NAME(sx_winograd)(const sx_conv *v);
+int64_t SX_NAME(sx_winograd_scratch)(const sx_conv *v);
+
+#endif
