@@ -17,7 +17,7 @@ typedef struct {
 } job;
 
 /* One line of taps (a kernel row): floats [from, to) of its k[2] · cg. Adjacent taps of an undilated convolution are neighbours in X, so the line is one run with zeros left and right. */
-static void gather_line(const sx_conv *v, const char *x, int64_t ow, int64_t from, int64_t to, float *out) {
+SX_INLINE void gather_line(const sx_conv *v, const char *x, int64_t ow, int64_t from, int64_t to, float *out) {
     int dtype = v->xv->dtype;
     int64_t size = sx_size_of(dtype);
     if (!v->transposed && v->d[2] == 1 && v->xs[2] == v->cg) {
@@ -38,12 +38,12 @@ static void gather_line(const sx_conv *v, const char *x, int64_t ow, int64_t fro
 
 static void gather(const void *source, int64_t row, int64_t rows, int64_t at, int64_t count, float *to, int64_t ld) {
     const sx_conv *v = ((const side *)source)->v;
-    int64_t line = v->k[2] * v->cg, size = sx_size_of(v->xv->dtype);
+    int64_t line = v->k[2] * v->cg, size = sx_size_of(v->xv->dtype), first0 = at / line / v->k[1], first1 = at / line % v->k[1], first = at % line;
+    int64_t image = row / v->pixels, rest = row % v->pixels, ow = rest % v->out[2], oh = rest / v->out[2] % v->out[1], od = rest / v->out[2] / v->out[1];
     for (int64_t r = 0; r < rows; r++, to += ld) {
-        int64_t image = (row + r) / v->pixels, rest = (row + r) % v->pixels, ow = rest % v->out[2], oh = rest / v->out[2] % v->out[1], od = rest / v->out[2] / v->out[1];
         const char *x = v->xv->data + (image * v->xn + ((const side *)source)->group * v->cg) * size;
         float *out = to;
-        int64_t t1 = at / line % v->k[1], t0 = at / line / v->k[1], from = at % line;
+        int64_t t0 = first0, t1 = first1, from = first;
         for (int64_t left = count; left > 0;) {
             int64_t end = sx_min64(line, from + left), id = sx_conv_at(v, 0, od, t0), ih = sx_conv_at(v, 1, oh, t1);
             if (id < 0 || ih < 0) sx_zero_row(out, end - from);
@@ -51,6 +51,9 @@ static void gather(const void *source, int64_t row, int64_t rows, int64_t at, in
             out += end - from, left -= end - from, from = 0;
             if (++t1 == v->k[1]) t1 = 0, t0++;
         }
+        if (++ow == v->out[2]) ow = 0, oh++;
+        if (oh == v->out[1]) oh = 0, od++;
+        if (od == v->out[0]) od = 0, image++;
     }
 }
 

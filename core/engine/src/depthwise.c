@@ -56,27 +56,34 @@ static fast_pair fast_for(const sx_conv *v) {
     return (fast_pair){0, 0};
 }
 
-/* One pixel, `count` ≤ GW features, anything goes. */
-static void slow(const sx_conv *v, const char *image, int64_t od, int64_t oh, int64_t ow, const float *w, int64_t m, int count, float *out) {
-    int dtype = v->xv->dtype, plain = v->m == v->c && dtype == SX_FLOAT;
-    sx_f acc = sx_fsplat(0);
-    w += m;
-    for (int64_t t0 = 0; t0 < v->k[0]; t0++) {
-        int64_t id = sx_conv_at(v, 0, od, t0);
-        for (int64_t t1 = 0; t1 < v->k[1]; t1++) {
-            int64_t ih = sx_conv_at(v, 1, oh, t1);
-            for (int64_t t2 = 0; t2 < v->k[2]; t2++, w += v->m) {
-                int64_t iw = sx_conv_at(v, 2, ow, t2), at = id * v->xs[0] + ih * v->xs[1] + iw * v->xs[2];
-                if (id < 0 || ih < 0 || iw < 0) continue;
-                sx_f x = sx_fsplat(0);
-                if (plain) x = count == SX_GW ? sx_fload((const float *)image + at + m) : sx_fload_part((const float *)image + at + m, count);
-                else for (int i = 0; i < count; i++) x[i] = sx_element(image, dtype, at + (m + i) / v->mg);
-                acc += x * (count == SX_GW ? sx_fload(w) : sx_fload_part(w, count));
+/* One pixel, features from `from` on, anything goes: first which taps lie inside, then all registers of features over those. */
+static void slow(const sx_conv *v, const char *image, int64_t od, int64_t oh, int64_t ow, const float *w, int64_t from, float *out) {
+    enum { LISTED = 64 };
+    struct { int64_t at; const float *w; } inside[LISTED];
+    int dtype = v->xv->dtype, plain = v->m == v->c && dtype == SX_FLOAT, add = 0, n = 0;
+    for (int64_t tap = 0, t0 = 0, t1 = 0, t2 = 0; tap <= v->taps; tap++) {
+        if (n == LISTED || tap == v->taps) {
+            for (int64_t m = from; m < v->m; m += SX_GW) {
+                int count = (int)sx_min64(SX_GW, v->m - m), full = count == SX_GW;
+                sx_f acc = !add ? sx_fsplat(0) : full ? sx_fload(out + m) : sx_fload_part(out + m, count);
+                for (int i = 0; i < n; i++) {
+                    const float *x = (const float *)image + inside[i].at + m;
+                    sx_f value = sx_fsplat(0);
+                    if (plain) value = full ? sx_fload(x) : sx_fload_part(x, count);
+                    else for (int j = 0; j < count; j++) value[j] = sx_element(image, dtype, inside[i].at + (m + j) / v->mg);
+                    acc += value * (full ? sx_fload(inside[i].w + m) : sx_fload_part(inside[i].w + m, count));
+                }
+                if (full) sx_fstore(out + m, acc);
+                else sx_fstore_part(out + m, acc, count);
             }
+            n = 0, add = 1;
         }
+        if (tap == v->taps) break;
+        int64_t id = sx_conv_at(v, 0, od, t0), ih = sx_conv_at(v, 1, oh, t1), iw = sx_conv_at(v, 2, ow, t2);
+        if (id >= 0 && ih >= 0 && iw >= 0) inside[n].at = id * v->xs[0] + ih * v->xs[1] + iw * v->xs[2], inside[n++].w = w + tap * v->m;
+        if (++t2 == v->k[2]) t2 = 0, t1++;
+        if (t1 == v->k[1]) t1 = 0, t0++;
     }
-    if (count == SX_GW) sx_fstore(out + m, acc);
-    else sx_fstore_part(out + m, acc, count);
 }
 
 /* Output pixels [ow, ow + count) of a line, all features. The last span of those inside overlaps the one before: the same values are written again. */
@@ -94,10 +101,10 @@ static void pixels(const sx_conv *v, const float *w, int64_t image, int64_t od, 
             i = at + width;
             continue;
         }
-        for (int64_t m = 0; m < whole; m += SX_GW) slow(v, x, od, oh, ow + i, w, m, SX_GW, out + i * ld);
+        slow(v, x, od, oh, ow + i, w, 0, out + i * ld);
         i++;
     }
-    for (int64_t i = 0; i < count && whole < v->m; i++) slow(v, x, od, oh, ow + i, w, whole, (int)(v->m - whole), out + i * ld);
+    for (int64_t i = low; i < high && whole < v->m; i++) slow(v, x, od, oh, ow + i, w, whole, out + i * ld);
 }
 
 static int64_t copied_weights(const sx_conv *v) { return v->wv->packing && v->wv->dtype == SX_FLOAT ? 0 : sx_round_up(v->taps * v->m, 16); }
