@@ -12,6 +12,7 @@ from .fold import FoldConstants
 from .moves import CleanMoves
 from .normalizations import RecogniseLayerNormalization, RecogniseRMSNormalization
 from .qdq import NormalizeQDQ
+from .standard import StandardForms
 
 if TYPE_CHECKING:
     from ..options import ConvertOptions
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 def default_passes(options: ConvertOptions) -> list[Pass]:
     """The passes of a conversion, in order.
 
-    1. What is constant and what does nothing goes first, so that patterns are seen in their plain form (shared subexpressions once).
+    1. com.microsoft's operators become standard ones where these exist. What is constant and what does nothing goes first, so that patterns are seen in their plain form (shared subexpressions once).
     2. Quantised models get their canonical form, small operators become the standard ones, from the inside out; then affine maps go into weights (before, they would take the
        factors out of activations that are spelled out).
     3. What these left behind is cleaned up.
     """
     small, budget = 64, options.fold_budget
     return [
-        DeadCode(), FoldConstants(budget), NoOps(), DuplicateConstants(small), CommonSubexpressions(),                                      # 1
+        DeadCode(), StandardForms(), FoldConstants(budget), NoOps(), DuplicateConstants(small), CommonSubexpressions(),                     # 1
         CleanMoves(), FoldConstants(budget), DeadCode(), CommonSubexpressions(),
         NormalizeQDQ(), RecogniseLayerNormalization(), RecogniseRMSNormalization(), RecogniseGelu(), RecogniseActivations(),                # 2
         RecogniseRotaryEmbedding(), RecogniseAttention(), FoldBatchNorm(),
@@ -36,4 +37,4 @@ def default_passes(options: ConvertOptions) -> list[Pass]:
 
 
 __all__ = ["CleanMoves", "CommonSubexpressions", "DeadCode", "DuplicateConstants", "FoldBatchNorm", "FoldConstants", "NoOps", "NormalizeQDQ", "Pass", "PassResult", "RecogniseActivations",
-           "RecogniseAttention", "RecogniseGelu", "RecogniseLayerNormalization", "RecogniseRMSNormalization", "RecogniseRotaryEmbedding", "default_passes", "run_passes"]
+           "RecogniseAttention", "RecogniseGelu", "RecogniseLayerNormalization", "RecogniseRMSNormalization", "RecogniseRotaryEmbedding", "StandardForms", "default_passes", "run_passes"]

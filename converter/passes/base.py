@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sardonyx.errors import Fail, SardonyxError
 from sardonyx.graph import Graph, Model, Node, Tensor, Value, merge_origins
 from sardonyx.ops.registry import Spec
 from sardonyx.plan.shapes import Specs, infer_node, infer_shapes, spec_of
@@ -115,7 +116,12 @@ def run_passes(model: Model, passes: Sequence[Pass], progress: Callable[[str, fl
 def _run_pass(model: Model, step: Pass) -> PassResult:
     start, before = time.perf_counter(), sum(1 for _ in model.graph.walk())
     step.specs, step.outputs, step.notes = infer_shapes(model), all_outputs(model.graph), []
-    rewrites = step.run(model)
+    try:
+        rewrites = step.run(model)
+    except SardonyxError:
+        raise
+    except Exception as error:  # inference accepts what a rewrite then stumbles over: sizes that do not fit, where ranks were not known
+        raise Fail(f"pass '{step.name}' failed ({type(error).__name__}: {error}): the model is probably not valid (`onnx.checker` may say where); optimize=False converts it as it is") from error
     step.specs, step.outputs = {}, set()
     if rewrites:
         for graph in model.graph.graphs():

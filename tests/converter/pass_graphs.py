@@ -23,7 +23,7 @@ def normal(*shape: int, dtype: Any = np.float32) -> np.ndarray:
 
 def build(signature: str, body: str, constants: Mapping[str, Any] | None = None, opset: int = 24) -> Model:
     """A model of `signature` ("(float[n, 4] x) => (float[n, 4] y)") and nodes, one a line, each named after its first output; constants are arrays or numbers (float32)."""
-    model = parser.parse_model(f'<ir_version: 10, opset_import: ["": {opset}]> g {signature} {{ {body} }}')
+    model = parser.parse_model(f'<ir_version: 10, opset_import: ["": {opset}, "com.microsoft": 1]> g {signature} {{ {body} }}')
     for node in model.graph.node:
         node.name = f"node_{node.output[0]}"
     for name, value in (constants or {}).items():

@@ -19,9 +19,11 @@ from sardonyx.converter.passes import (  # noqa: E402
     FoldConstants,
     NoOps,
     NormalizeQDQ,
+    Pass,
     default_passes,
     run_passes,
 )
+from sardonyx.errors import Fail  # noqa: E402
 from sardonyx.types import DType  # noqa: E402
 
 from .pass_graphs import build, check, distance, interface, normal, operators, run  # noqa: E402
@@ -418,3 +420,21 @@ def test_passes_are_deterministic_and_reach_an_end() -> None:
     again = [r.rewrites for r in run_passes(one, everything())]
     assert not any(again), "a second run finds something more"
     assert interface(one) == interface(two) and distance(run(one, [image]), run(two, [image])) == 0
+
+
+def test_a_pass_that_stumbles_says_so() -> None:
+    class Stumbles(Pass):
+        """Raises what NumPy would."""
+
+        name = "stumbling"
+
+        def run(self, model: Any) -> int:
+            raise ValueError("cannot reshape")
+    with pytest.raises(Fail, match="pass 'stumbling' failed .*cannot reshape.*optimize=False"):
+        run_passes(build(VECTOR, "y = Exp(x)"), [Stumbles()])
+
+
+def test_an_output_that_is_constant_keeps_its_name() -> None:
+    model = build("(float[2, 3] x) => (int64[2] y, float[2, 3] z)", "y = Shape(x) z = Exp(x)")
+    check(model, everything(), [normal(2, 3)], {"Exp": 1}, 0)
+    assert model.graph.outputs[0].const is not None

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("onnx")
 
 from sardonyx.converter.options import ConvertOptions  # noqa: E402
-from sardonyx.converter.passes import RecogniseActivations, RecogniseGelu, RecogniseLayerNormalization, default_passes  # noqa: E402
+from sardonyx.converter.passes import DeadCode, RecogniseActivations, RecogniseGelu, RecogniseLayerNormalization, StandardForms, default_passes  # noqa: E402
 
 from .pass_graphs import build, check, normal, operators  # noqa: E402
 
@@ -267,6 +267,56 @@ def test_lookalikes_of_rotary_embedding_stay(change: tuple[str, str]) -> None:
     model = build(f"(float[b, h, {D}, {D}] q, int64[b, {D}] positions) => (float[b, h, {D}, {D}] y)", body, {**ROTARY, "two": [2]})
     check(model, everything(), [normal(B, H, D, D), np.arange(D)[None].repeat(B, 0)], None)
     assert "RotaryEmbedding" not in operators(model)
+
+
+# -- com.microsoft ---------------------------------------------------------------------------------------------------------------------------------------
+
+CONTRIB = {"g": normal(8), "b": normal(8), "k": normal(8), "w": normal(8, 8), "tri": np.array(1)}
+
+
+@pytest.mark.parametrize("body, left", [
+    ("y = com.microsoft.Gelu(x)", {"Gelu": 1}),
+    ("y = com.microsoft.QuickGelu(x)", {"Swish": 1}),
+    ("y = com.microsoft.QuickGelu <alpha = 0.5> (x)", {"Swish": 1}),
+    ("y = com.microsoft.FastGelu(x)", {"Gelu": 1}),
+    ("y = com.microsoft.FastGelu(x, b)", {"Add": 1, "Gelu": 1}),
+    ("y = com.microsoft.BiasGelu(x, b)", {"Add": 1, "Gelu": 1}),
+    ("y = com.microsoft.Trilu <upper = 0> (x, tri)", {"Trilu": 1}),
+    ("y = com.microsoft.SimplifiedLayerNormalization <epsilon = 0.001> (x, g)", {"RMSNormalization": 1}),
+    ("y = SimplifiedLayerNormalization(x, g)", {"RMSNormalization": 1}),
+    ("y, i = SimplifiedLayerNormalization(x, g) z = Neg(i)", None),
+    ("e = Exp(x) y = com.microsoft.SkipLayerNormalization(x, e, g, b, k)", {"Exp": 1, "Add": 2, "LayerNormalization": 1}),
+    ("e = Exp(x) z, m, i, s = com.microsoft.SkipSimplifiedLayerNormalization <epsilon = 0.1> (x, e, g) y = Add(z, s)", {"Exp": 1, "Add": 2, "RMSNormalization": 1}),
+    ("t = com.microsoft.FusedMatMul <alpha = 0.5, transB = 1> (x, x) y = MatMul(t, x)", {"Transpose": 1, "MatMul": 2, "Mul": 1}),
+    ("y = com.microsoft.FusedMatMul(x, w)", {"MatMul": 1}),
+    ("f = Reshape(x, rows) h = com.microsoft.FusedGemm <activation = \"LeakyRelu\", activation_alpha = 0.3, transB = 1> (f, w, b) y = Reshape(h, back)", {"Reshape": 2, "Gemm": 1, "LeakyRelu": 1}),
+])
+def test_standard_forms(body: str, left: dict[str, int] | None) -> None:
+    check(build("(float[2, 5, 8] x) => (float[2, 5, 8] y)", body, {**CONTRIB, "rows": [10, 8], "back": [2, 5, 8]}), [StandardForms(), DeadCode()], [X], left)
+
+
+@pytest.mark.parametrize("activation, left", [("", {}), ("activation = \"Relu\"", {"Relu": 1}), ("activation = \"Clip\", activation_params = [0.0, 1.0]", {"Clip": 1}),
+                                              ("activation = \"HardSigmoid\", activation_params = [0.3, 0.4]", {"HardSigmoid": 1})])
+def test_fused_convolutions(activation: str, left: dict[str, int]) -> None:
+    body = f"y = com.microsoft.FusedConv <{', '.join(filter(None, ['pads = [1, 1, 1, 1]', activation]))}> (x, w, , x)"
+    check(build("(float[1, 4, 5, 5] x) => (float[1, 4, 5, 5] y)", body, {"w": normal(4, 4, 3, 3)}), [StandardForms()], [normal(1, 4, 5, 5)], {"Conv": 1, "Add": 1, **left})
+
+
+@pytest.mark.parametrize("interleaved", [0, 1])
+def test_rotary_embedding_of_contrib(interleaved: int) -> None:
+    body = f"y = com.microsoft.RotaryEmbedding <interleaved = {interleaved}> (x, p, cos, sin)"
+    tables = {"cos": normal(20, 2), "sin": normal(20, 2)}
+    check(build("(float[n, 5, 8] x, int64[n, 5] p) => (float[n, 5, 8] y)", body, tables), [StandardForms()], [X, np.arange(10).reshape(2, 5)], {"RotaryEmbedding": 1})
+    model = check(build("(float[n, 5, 8] x, int64[1] p) => (float[n, 5, 8] y)", body, tables), [StandardForms()], [X, np.array([3])], {"RotaryEmbedding": 1})
+    assert model.graph.nodes[0].domain == "com.microsoft"
+
+
+def test_multi_head_attention() -> None:
+    masked = build("(float[b, s, 8] q, float[b, t, 8] k, float[b, t, 8] v, float[1, 2, s, t] m) => (float[b, s, 8] y)", "y = com.microsoft.MultiHeadAttention <num_heads = 2> (q, k, v, , , m)")
+    feeds = [normal(2, 3, 8), normal(2, 4, 8), normal(2, 4, 8), normal(1, 2, 3, 4)]
+    assert check(masked, [StandardForms()], feeds, {"Attention": 1}).graph.nodes[0].domain == ""
+    biased = build("(float[b, s, 8] q, float[b, t, 8] k, float[b, t, 8] v) => (float[b, s, 8] y)", "y = com.microsoft.MultiHeadAttention <num_heads = 2> (q, k, v, c)", {"c": normal(24)})
+    assert check(biased, [StandardForms()], feeds[:3], {"MultiHeadAttention": 1}).graph.nodes[0].domain == "com.microsoft"
 
 
 # -- a whole layer ---------------------------------------------------------------------------------------------------------------------------------------
