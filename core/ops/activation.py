@@ -6,6 +6,7 @@ import numpy as np
 from ..expr import E, Op, binary, select, unary
 from ..kernels import Kernel
 from ..lowering import Lowering, View
+from ..types import DType
 from .common import broadcast_shapes, like, normalize_axis, same_type
 from .maps import elementwise, op1
 from .numeric import erfc, rounded, wide
@@ -213,18 +214,18 @@ Elu.lower(elementwise(lambda x, alpha=1.0: select(binary(Op.LT, x, 0), (unary(Op
 Softsign.lower(elementwise(lambda x: x / (1 + unary(Op.ABS, x))))
 
 
-@Softmax.lower
-def _(k: Lowering, input: View, *, axis: int = -1, out: Spec) -> View:
-    made = k.buffer(input.dtype, input.shape).whole()
-    k.call(Kernel.SOFTMAX, [input, None], [made], axis=axis % input.rank, mode=0, scale=1.0)
+def softmax_view(k: Lowering, x: View, axis: int, mode: int = 0, dtype: DType | None = None) -> View:
+    """Softmax (mode 0), its logarithm (1) or Hardmax (2) along an axis."""
+    made = k.buffer(dtype or x.dtype, x.shape).whole()
+    k.call(Kernel.SOFTMAX, [x, None], [made], axis=axis % x.rank, mode=mode, scale=1.0)
     return made
 
 
-@LogSoftmax.lower
-def _(k: Lowering, input: View, *, axis: int = -1, out: Spec) -> View:
-    made = k.buffer(input.dtype, input.shape).whole()
-    k.call(Kernel.SOFTMAX, [input, None], [made], axis=axis % input.rank, mode=1, scale=1.0)
-    return made
+Softmax.lower(lambda k, input, *, axis=-1, out: softmax_view(k, input, axis, 0))
+LogSoftmax.lower(lambda k, input, *, axis=-1, out: softmax_view(k, input, axis, 1))
+Hardmax.lower(lambda k, input, *, axis=-1, out: softmax_view(k, input, axis, 2))
+
+
 
 
 ThresholdedRelu.lower(elementwise(lambda x, alpha=1.0: select(binary(Op.GT, x, alpha), x, 0)))

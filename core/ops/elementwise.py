@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from ..dim import dim_ceil, dim_floor, dim_max, dim_min, exact_div, is_static
-from ..expr import E, Op, binary, cast, compute_type, const, select, unary
-from ..lowering import Lowering, View
+from ..expr import Compute, E, Op, binary, cast, compute_type, const, coord, select, unary
+from ..kernels import Kernel
+from ..lowering import CannotLower, Lowering, View
 from ..types import DType
 from .cast import highest, lowest
 from .common import broadcast_shapes, broadcasting, like, normalize_axis, same_type
-from .maps import as_bool, elementwise, folded, op1, op2, scalar
+from .maps import as_bool, elementwise, folded, numbers, op1, op2, scalar, whole_number
 from .numeric import accumulator, erf, known_sizes, nearest, power, remainder, require_nonzero, rounded, sizes_rule, trunc_div, wide
 from .registry import Context, Spec, operator, require
 
@@ -477,3 +478,44 @@ def _(k: Lowering, input: View, min: View | None = None, max: View | None = None
         x = x if low is None else binary(Op.MAX, x, const(low, x.type))
         return x if high is None else binary(Op.MIN, x, const(high, x.type))
     return elementwise(body)(k, input, out=out)
+
+
+def _cumulative_rule(op: int) -> Any:
+    def rule(k: Lowering, x: View, axis: View, *, exclusive: int = 0, reverse: int = 0, out: Spec) -> View:
+        along = normalize_axis(whole_number(numbers(axis, "axis")[0], "axis"), x.rank)
+        made = k.buffer(x.dtype, x.shape).whole()
+        k.call(Kernel.SCAN, [x], [made], axis=along, exclusive=exclusive, reverse=reverse, op=op)
+        return made
+    return rule
+
+
+CumSum.lower(_cumulative_rule(0))
+CumProd.lower(_cumulative_rule(1))
+
+
+@Trilu.lower
+def _(k: Lowering, input: View, k_: View | None = None, *, upper: int = 1, out: Spec) -> View:
+    def body(x: E, *start: E) -> E:
+        first = cast(start[0], Compute.I64) if start else const(0, Compute.I64)
+        diagonal = coord(input.rank - 1) - coord(input.rank - 2)
+        return select(binary(Op.GE if upper else Op.LE, diagonal, first), x, const(0, x.type))
+    starts = [] if k_ is None else [k.reshape(k_, ())]
+    return k.map(body, input, *starts, dtype=input.dtype, shape=input.shape)
+
+
+@Dropout.lower
+def _(k: Lowering, data: View, ratio: View | None = None, training_mode: View | None = None, *, seed: int | None = None, out: Any) -> tuple[View, ...]:
+    training = training_mode is not None and (training_mode.value is None or bool(np.asarray(training_mode.value).reshape(())))
+    if training and not (ratio is not None and ratio.value is not None and float(np.asarray(ratio.value).reshape(())) == 0):
+        raise CannotLower("Dropout in training draws random numbers")
+    return data, k.constant(np.array(True)).expand(data.shape)
+
+
+@IsInf.lower
+def _(k: Lowering, X: View, *, detect_negative: int = 1, detect_positive: int = 1, out: Spec) -> View:
+    def body(x: E) -> E:
+        found = unary(Op.ISINF, x)
+        sign = binary(Op.AND, binary(Op.LT, x, 0), const(bool(detect_negative), Compute.I32))
+        positive = binary(Op.AND, binary(Op.GT, x, 0), const(bool(detect_positive), Compute.I32))
+        return binary(Op.AND, found, binary(Op.OR, sign, positive))
+    return elementwise(body)(k, X, out=out)

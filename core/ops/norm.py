@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ..expr import E, Op, unary
+from ..dim import Dim, product
+from ..expr import E, Op, binary, compute_type, const, select, unary
 from ..kernels import Kernel
 from ..lowering import CannotLower, Lowering, View
 from ..types import DType
@@ -188,20 +189,80 @@ MeanVarianceNormalization.shape(like)
 
 # -- lowering ---------------------------------------------------------------------------------------------------------------------------------
 
+def normalized(k: Lowering, X: View, scale: View, bias: View | None, mode: int, axis: int, epsilon: float, dtype: DType, stash: DType, statistics: bool = False,
+               groups: Dim = 0) -> tuple[View, ...]:
+    """NORM of X: the result, and where wanted the mean and the inverse deviation (axes from `axis` on have size 1)."""
+    if compute_type(stash) is not compute_type(X.dtype):
+        raise CannotLower(f"statistics of {X.dtype.text} in {stash.text}")
+    made = [k.buffer(dtype, X.shape).whole()]
+    if statistics:
+        made += [k.buffer(stash, (*X.shape[:axis], *[1] * (X.rank - axis))).whole() for _ in range(2)]
+    k.call(Kernel.NORM, [X, scale.expand(X.shape), None if bias is None else bias.expand(X.shape), None], made, mode=mode, axis=axis, groups=groups, epsilon=epsilon)
+    return tuple(made)
+
+
+def _wanted(out: Any) -> bool:
+    return isinstance(out, list) and any(spec is not None for spec in out[1:])
+
+
 @LayerNormalization.lower
-def _(k: Lowering, X: View, Scale: View, B: View | None = None, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1, out: Any) -> View:
-    if isinstance(out, list) and any(spec is not None for spec in out[1:]):
-        raise CannotLower("LayerNormalization with its statistics as outputs")
-    made = k.buffer(X.dtype, X.shape).whole()
-    k.call(Kernel.NORM, [X, Scale.expand(X.shape), None if B is None else B.expand(X.shape), None], [made], mode=0, axis=axis % X.rank, groups=0, epsilon=epsilon)
-    return made
+def _(k: Lowering, X: View, Scale: View, B: View | None = None, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1, out: Any) -> tuple[View, ...]:
+    return normalized(k, X, Scale, B, 0, axis % X.rank, epsilon, X.dtype, DType(stash_type), _wanted(out))
 
 
 @RMSNormalization.lower
 def _(k: Lowering, X: View, scale: View, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1, out: Spec) -> View:
-    made = k.buffer(scale.dtype, X.shape).whole()
-    k.call(Kernel.NORM, [X, scale.expand(X.shape), None, None], [made], mode=1, axis=axis % X.rank, groups=0, epsilon=epsilon)
-    return made
+    return normalized(k, X, scale, None, 1, axis % X.rank, epsilon, scale.dtype, DType(stash_type))[0]
+
+
+@SimplifiedLayerNormalization.lower
+def _(k: Lowering, X: View, scale: View, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1, out: Any) -> tuple[View, ...]:
+    made = normalized(k, X, scale, None, 1, axis % X.rank, epsilon, scale.dtype, DType(stash_type), _wanted(out))
+    return made if len(made) == 1 else (made[0], made[2])
+
+
+@InstanceNormalization.lower
+def _(k: Lowering, input: View, scale: View, B: View, *, epsilon: float = 1e-5, out: Spec) -> View:
+    scale, B = (_along_channels(v, input.rank) for v in (scale, B))
+    return normalized(k, input, scale, B, 2, 0, epsilon, input.dtype, input.dtype, groups=input.shape[1])[0]
+
+
+@GroupNormalization.lower
+def _(k: Lowering, X: View, scale: View, bias: View, *, epsilon: float = 1e-5, num_groups: int, stash_type: int = 1, out: Spec) -> View:
+    scale, bias = (_along_channels(v, X.rank) for v in (scale, bias))
+    return normalized(k, X, scale, bias, 2, 0, epsilon, X.dtype, DType(stash_type), groups=num_groups)[0]
+
+
+def _wide(dtype: DType) -> DType:
+    """The type statistics of `dtype` are kept in."""
+    return DType.DOUBLE if dtype is DType.DOUBLE else DType.FLOAT
+
+
+@LpNormalization.lower
+def _(k: Lowering, input: View, *, axis: int = -1, p: int = 2, out: Spec) -> View:
+    wide = compute_type(input.dtype)
+    norm = k.reduce(0, input, (axis % input.rank,), _wide(input.dtype), (lambda x: unary(Op.ABS, x)) if p == 1 else (lambda x: x * x), None if p == 1 else lambda total: unary(Op.SQRT, total))
+    return k.map(lambda x, n: select(binary(Op.EQ, n, 0), const(0, wide), x / n), input, norm, dtype=input.dtype)
+
+
+@MeanVarianceNormalization.lower
+def _(k: Lowering, X: View, *, axes: Any = (0, 2, 3), out: Spec) -> View:
+    over = normalize_axes(axes, X.rank)
+    mean = k.reduce(6, X, over, _wide(X.dtype))
+    deviation = k.reduce(6, X, over, _wide(X.dtype), lambda x, m: (x - m) * (x - m), lambda variance: unary(Op.SQRT, variance) + 1e-9, [mean])
+    return k.map(lambda x, m, d: (x - m) / d, X, mean, deviation, dtype=X.dtype)
+
+
+@LRN.lower
+def _(k: Lowering, X: View, *, alpha: float = 0.0001, beta: float = 0.75, bias: float = 1.0, size: int, out: Spec) -> View:
+    # The mean of `size` squares along the channels is an average pool that takes the pixels for channels and the channels for a spatial axis; padding counts.
+    batch, channels, *spatial = X.shape
+    squares = k.map(lambda x: x * x, X, dtype=_wide(X.dtype))
+    pixels = k.reshape(squares, (batch, channels, product(spatial))).permute((0, 2, 1))
+    means = k.buffer(squares.dtype, (batch, channels, product(spatial))).whole()
+    k.call(Kernel.POOL, [pixels], [means.permute((0, 2, 1))], spatial=1, op=1, kernel=[size], pads=[(size - 1) // 2], pads_end=[size // 2], count_include_pad=1)
+    wide = compute_type(X.dtype)
+    return k.map(lambda x, mean: x / binary(Op.POW, mean * alpha + bias, const(beta, wide)), X, k.reshape(means, X.shape), dtype=X.dtype)
 
 
 @BatchNormalization.lower

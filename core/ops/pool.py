@@ -4,17 +4,19 @@ A pool is a fold over kernel taps, axis by axis where the reduction separates; n
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ..dim import Undecidable
+from ..dim import Undecidable, dim_min, product
+from ..expr import E, Op, binary, compute_type, const, unary
 from ..kernels import Kernel
 from ..lowering import CannotLower, Lowering, View
 from ..types import DType
 from .common import fresh_shape, same_type
 from .precision import widened
-from .registry import Spec, operator, require
+from .registry import Ints, Spec, operator, require
 from .window import Window, fold, leading_pads, make_window, output_counts, output_sizes, pad_spatial, same_pads, taps
 
 
@@ -22,7 +24,7 @@ def _lowest(dtype: np.dtype[Any]) -> Any:
     return np.iinfo(dtype).min if dtype.kind in "iu" else -np.inf
 
 
-def _pool_shape(X: Spec, kernel_shape: Any, strides: Any, dilations: Any, pads: Any, auto_pad: str, ceil_mode: int) -> Any:
+def _pool_shape(X: Spec, kernel_shape: Ints, strides: Ints, dilations: Ints, pads: Ints, auto_pad: str, ceil_mode: int) -> Any:
     if X.shape is None:
         return fresh_shape(len(kernel_shape) + 2)
     window = make_window(kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
@@ -44,8 +46,8 @@ def _counts(x: np.ndarray, window: Window, outputs: tuple[int, ...], include_pad
 
 
 @operator()
-def AveragePool(X: Any, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, count_include_pad: int = 0, dilations: Any = None, kernel_shape: Any,
-                pads: Any = None, strides: Any = None) -> Any:
+def AveragePool(X: Any, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, count_include_pad: int = 0, dilations: Ints = None, kernel_shape: Ints,
+                pads: Ints = None, strides: Ints = None) -> Any:
     """Mean of each window."""
     window = make_window(kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     outputs = output_counts(X.shape[2:], window)
@@ -55,13 +57,13 @@ def AveragePool(X: Any, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, count_i
 
 
 @AveragePool.shape
-def _(X: Spec, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, count_include_pad: int = 0, dilations: Any = None, kernel_shape: Any,
-      pads: Any = None, strides: Any = None) -> Spec:
+def _(X: Spec, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, count_include_pad: int = 0, dilations: Ints = None, kernel_shape: Ints,
+      pads: Ints = None, strides: Ints = None) -> Spec:
     return Spec(X.dtype, _pool_shape(X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode))
 
 
 @operator()
-def MaxPool(X: Any, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Any = None, kernel_shape: Any, pads: Any = None, storage_order: int = 0, strides: Any = None,
+def MaxPool(X: Any, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Ints = None, kernel_shape: Ints, pads: Ints = None, storage_order: int = 0, strides: Ints = None,
             n_outputs: int = 1) -> Any:
     """Maximum of each window (NaN wins) and, if asked for, its index in the whole flattened input."""
     window = make_window(kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
@@ -93,14 +95,14 @@ def _arg_max(padded: np.ndarray, places: np.ndarray, window: Window, outputs: tu
 
 
 @MaxPool.shape
-def _(X: Spec, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Any = None, kernel_shape: Any, pads: Any = None, storage_order: int = 0,
-      strides: Any = None) -> tuple[Spec, Spec]:
+def _(X: Spec, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Ints = None, kernel_shape: Ints, pads: Ints = None, storage_order: int = 0,
+      strides: Ints = None) -> tuple[Spec, Spec]:
     shape = _pool_shape(X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     return Spec(X.dtype, shape), Spec(DType.INT64, shape)
 
 
 @operator()
-def LpPool(X: Any, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Any = None, kernel_shape: Any, p: int = 2, pads: Any = None, strides: Any = None) -> Any:
+def LpPool(X: Any, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Ints = None, kernel_shape: Ints, p: int = 2, pads: Ints = None, strides: Ints = None) -> Any:
     """(Σ |x|^p)^(1/p) of each window."""
     window = make_window(kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     outputs = output_counts(X.shape[2:], window)
@@ -109,7 +111,7 @@ def LpPool(X: Any, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: A
 
 
 @LpPool.shape
-def _(X: Spec, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Any = None, kernel_shape: Any, p: int = 2, pads: Any = None, strides: Any = None) -> Spec:
+def _(X: Spec, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Ints = None, kernel_shape: Ints, p: int = 2, pads: Ints = None, strides: Ints = None) -> Spec:
     return Spec(X.dtype, _pool_shape(X, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode))
 
 
@@ -144,7 +146,7 @@ GlobalMaxPool.shape(_global_shape)
 GlobalLpPool.shape(_global_shape)
 
 
-def _unpooled(shape: Any, kernel_shape: Any, strides: Any, pads: Any) -> tuple[Any, ...]:
+def _unpooled(shape: Any, kernel_shape: Ints, strides: Ints, pads: Ints) -> tuple[Any, ...]:
     """The sizes of the pooled tensor's origin: what MaxPool's indices count in."""
     n = len(kernel_shape)
     window = make_window(kernel_shape, strides, None, pads)
@@ -153,7 +155,7 @@ def _unpooled(shape: Any, kernel_shape: Any, strides: Any, pads: Any) -> tuple[A
 
 
 @operator()
-def MaxUnpool(X: Any, I: Any, output_shape: Any = None, *, kernel_shape: Any, pads: Any = None, strides: Any = None) -> Any:
+def MaxUnpool(X: Any, I: Any, output_shape: Ints = None, *, kernel_shape: Ints, pads: Ints = None, strides: Ints = None) -> Any:
     """X scattered to the places I in zeros. With `output_shape`, the unpooled tensor is the leading corner of the output."""
     shape = _unpooled(X.shape, kernel_shape, strides, pads)
     flat = np.zeros(int(np.prod(shape)), X.dtype)
@@ -170,7 +172,7 @@ def MaxUnpool(X: Any, I: Any, output_shape: Any = None, *, kernel_shape: Any, pa
 
 
 @MaxUnpool.shape
-def _(X: Spec, I: Spec, output_shape: Spec | None = None, *, kernel_shape: Any, pads: Any = None, strides: Any = None) -> Spec:
+def _(X: Spec, I: Spec, output_shape: Spec | None = None, *, kernel_shape: Ints, pads: Ints = None, strides: Ints = None) -> Spec:
     if output_shape is not None:
         return Spec(X.dtype, tuple(output_shape.ints) if output_shape.ints is not None else fresh_shape(len(kernel_shape) + 2))
     return Spec(X.dtype, fresh_shape(len(kernel_shape) + 2) if X.shape is None else _unpooled(X.shape, kernel_shape, strides, pads))
@@ -189,7 +191,7 @@ def _bins(start: int, stop: int, count: int, size: int) -> list[slice]:
 
 
 @operator()
-def MaxRoiPool(X: Any, rois: Any, *, pooled_shape: Any, spatial_scale: float = 1.0) -> Any:
+def MaxRoiPool(X: Any, rois: Any, *, pooled_shape: Ints, spatial_scale: float = 1.0) -> Any:
     """Maximum of each of pooled_shape bins of each region [batch, x1, y1, x2, y2] (Fast R-CNN, arXiv:1504.08083); an empty bin is 0."""
     x = widened(X)
     height, width = pooled_shape
@@ -209,7 +211,7 @@ def MaxRoiPool(X: Any, rois: Any, *, pooled_shape: Any, spatial_scale: float = 1
 
 
 @MaxRoiPool.shape
-def _(X: Spec, rois: Spec, *, pooled_shape: Any, spatial_scale: float = 1.0) -> Spec:
+def _(X: Spec, rois: Spec, *, pooled_shape: Ints, spatial_scale: float = 1.0) -> Spec:
     count, channels = fresh_shape(2)  # type: ignore[misc]
     count = rois.shape[0] if rois.shape is not None else count
     channels = X.shape[1] if X.shape is not None else channels
@@ -235,19 +237,58 @@ def _pool(k: Lowering, X: View, out: Spec, op: int, window: Window, indices: boo
 
 
 @AveragePool.lower
-def _(k: Lowering, X: View, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, count_include_pad: int = 0, dilations: Any = None, kernel_shape: Any, pads: Any = None,
-      strides: Any = None, out: Spec) -> View:
+def _(k: Lowering, X: View, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, count_include_pad: int = 0, dilations: Ints = None, kernel_shape: Ints, pads: Ints = None,
+      strides: Ints = None, out: Spec) -> View:
     return _pool(k, X, out, 1, make_window(kernel_shape, strides, dilations, pads, auto_pad, ceil_mode), include_pad=count_include_pad)[0]
 
 
 @MaxPool.lower
-def _(k: Lowering, X: View, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Any = None, kernel_shape: Any, pads: Any = None, storage_order: int = 0,
-      strides: Any = None, out: Any) -> Any:
+def _(k: Lowering, X: View, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Ints = None, kernel_shape: Ints, pads: Ints = None, storage_order: int = 0,
+      strides: Ints = None, out: Any) -> Any:
     first = out[0] if isinstance(out, list) else out
     indices = isinstance(out, list) and len(out) > 1 and out[1] is not None
     return tuple(_pool(k, X, first, 0, make_window(kernel_shape, strides, dilations, pads, auto_pad, ceil_mode), indices, storage_order=storage_order))
 
 
 @LpPool.lower
-def _(k: Lowering, X: View, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Any = None, kernel_shape: Any, p: int = 2, pads: Any = None, strides: Any = None, out: Spec) -> View:
+def _(k: Lowering, X: View, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Ints = None, kernel_shape: Ints, p: int = 2, pads: Ints = None, strides: Ints = None, out: Spec) -> View:
     return _pool(k, X, out, 2, make_window(kernel_shape, strides, dilations, pads, auto_pad, ceil_mode), p=p)[0]
+
+
+def _global(op: int, before: Callable[[E], E] | None = None, after: Callable[[E], E] | None = None) -> Callable[..., View]:
+    """A lowering rule: one REDUCE over the spatial axes."""
+    return lambda k, X, *, out, **_: k.reduce(op, X, range(2, X.rank), X.dtype, before, after)
+
+
+GlobalAveragePool.lower(_global(6))
+GlobalMaxPool.lower(_global(3))
+
+
+@GlobalLpPool.lower
+def _(k: Lowering, X: View, *, p: int = 2, out: Spec) -> View:
+    wide = compute_type(X.dtype)
+    rule = _global(0, lambda x: binary(Op.POW, unary(Op.ABS, x), const(p, wide)), lambda total: binary(Op.POW, total, const(1 / p, wide)))
+    return rule(k, X, out=out)
+
+
+@MaxUnpool.lower
+def _(k: Lowering, X: View, I: View, output_shape: View | None = None, *, kernel_shape: Any, pads: Any = None, strides: Any = None, out: Spec) -> View:
+    shape = _unpooled(X.shape, kernel_shape, strides, pads)
+    count = product(shape)
+    zeros = k.constant(np.zeros((), X.dtype.numpy), X.dtype).expand((count,))
+    made = k.buffer(X.dtype, (count,)).whole()
+    k.call(Kernel.SCATTER, [zeros, k.reshape(I, (product(I.shape),)), k.reshape(X, (product(X.shape),))], [made], axis=0, mode=0, reduction=0)
+    whole = k.reshape(made, shape)
+    if out.shape == shape:
+        return whole
+    # The unpooled tensor is the leading corner of the output.
+    for axis, (have, want) in enumerate(zip(shape, out.shape or (), strict=True)):
+        whole = whole.slice(axis, 0, dim_min(have, want))
+    return k.move(whole, k.buffer(X.dtype, out.shape or ()).whole(), 1)
+
+
+@MaxRoiPool.lower
+def _(k: Lowering, X: View, rois: View, *, pooled_shape: Any, spatial_scale: float = 1.0, out: Spec) -> View:
+    made = k.buffer(X.dtype, out.shape or ()).whole()
+    k.call(Kernel.SAMPLE, [X, rois, None], [made], op=2, spatial_scale=spatial_scale)
+    return made

@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ..dim import Dim, Shape, dim_max, dim_min, exact_div, fresh, product
+from ..dim import Dim, Shape, dim_max, dim_min, exact_div, fresh, product, provably
+from ..expr import Compute, E, Op, binary, cast, compute_type, const, select, unary
+from ..lowering import Lowering, View
 from ..types import DType
 from .cast import highest, lowest
 from .common import fresh_shape, normalize_axes, normalize_axis, size_of_rank
+from .maps import numbers, whole_number
 from .numeric import accumulator, known_sizes, trunc_div, wide
 from .registry import Spec, operator, require
 
@@ -204,3 +207,95 @@ def _(data: Spec, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 
     if data.shape is None:
         return Spec(DType.INT64)
     return Spec(DType.INT64, keep_or_drop(data.shape, (normalize_axis(axis, len(data.shape)),), keepdims))
+
+
+# -- lowering: one Reduce each -----------------------------------------------------------------------------------------------------------------
+
+#: Numbers of the REDUCE record's operations.
+SUM, PRODUCT, MIN, MAX, ARG_MIN, ARG_MAX, MEAN = range(7)
+
+
+def reduced_to(k: Lowering, made: View, shape: Shape | None) -> View:
+    """A result with its reduced axes of size 1, in the shape the operator gives it."""
+    return k.reshape(made, shape or ())
+
+
+def _axes(data: View, axes: View | None, noop: int) -> tuple[int, ...]:
+    if axes is not None and axes.shape == (0,):
+        axes = None
+    return reduced_axes(None if axes is None else [whole_number(a, "axes") for a in numbers(axes, "axes")], data.rank, noop)
+
+
+def _reduction(op: int, before: Callable[[E], E] | None = None, after: Callable[[E], E] | None = None, exact: bool = False) -> Callable[..., View]:
+    """A lowering rule: before(x) reduced, then after(total). `exact`: integers go through F64, as `after` is no integer function."""
+    def rule(k: Lowering, data: View, axes: View | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0, out: Spec) -> View:
+        along = _axes(data, axes, noop_with_empty_axes)
+        kind = compute_type(data.dtype)
+        wide = Compute.F64 if exact and not kind.is_float else kind
+        into = None if wide is kind and before is None else lambda x: (before or _same)(cast(x, wide))
+        return reduced_to(k, k.reduce(op, data, along, data.dtype, into, after), out.shape)
+    return rule
+
+
+def _same(x: E) -> E:
+    return x
+
+
+ReduceSum.lower(_reduction(SUM))
+ReduceProd.lower(_reduction(PRODUCT))
+ReduceL1.lower(_reduction(SUM, lambda x: unary(Op.ABS, x)))
+ReduceL2.lower(_reduction(SUM, lambda x: x * x, lambda total: unary(Op.SQRT, total), exact=True))
+ReduceSumSquare.lower(_reduction(SUM, lambda x: x * x))
+ReduceLogSum.lower(_reduction(SUM, None, lambda total: unary(Op.LOG, total), exact=True))
+
+
+def _extreme(op: int) -> Callable[..., View]:
+    """Of nothing, the identity is that of the compute type; `after` brings it to the end of the element type's range."""
+    def after(dtype: DType) -> Callable[[E], E] | None:
+        if dtype is DType.BOOL or (dtype.is_integer and dtype.bits < 32) or dtype is DType.UINT32:
+            low, high = (0, 1) if dtype is DType.BOOL else (lowest(dtype), highest(dtype))
+            return lambda best: binary(Op.MAX, best, low) if op == MAX else binary(Op.MIN, best, high)
+        return None
+
+    def rule(k: Lowering, data: View, axes: View | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0, out: Spec) -> View:
+        along = _axes(data, axes, noop_with_empty_axes)
+        empty = not all(provably(lambda a=a: data.shape[a] >= 1) for a in along)  # type: ignore[misc]
+        return reduced_to(k, k.reduce(op, data, along, data.dtype, None, after(data.dtype) if empty else None), out.shape)
+    return rule
+
+
+ReduceMin.lower(_extreme(MIN))
+ReduceMax.lower(_extreme(MAX))
+
+
+@ReduceMean.lower
+def _(k: Lowering, data: View, axes: View | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0, out: Spec) -> View:
+    along = _axes(data, axes, noop_with_empty_axes)
+    if data.dtype.is_float:
+        return reduced_to(k, k.reduce(MEAN, data, along, data.dtype), out.shape)
+    count = max(whole_number(product(data.shape[a] for a in along), "the number of integers to average"), 1)
+    wide = Compute.U64 if data.dtype is DType.UINT64 else Compute.I64
+    return reduced_to(k, k.reduce(SUM, data, along, data.dtype, lambda x: cast(x, wide), lambda total: total / count), out.shape)
+
+
+@ReduceLogSumExp.lower
+def _(k: Lowering, data: View, axes: View | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0, out: Spec) -> View:
+    along = _axes(data, axes, noop_with_empty_axes)
+    wide = compute_type(data.dtype) if data.dtype.is_float else Compute.F64
+    kept = DType.FLOAT if wide is Compute.F32 else DType.DOUBLE
+
+    def finite(best: E) -> E:  # infinities are taken as they come
+        return select(binary(Op.LT, unary(Op.ABS, best), const(float("inf"), wide)), best, const(0, wide))
+    best = k.reduce(MAX, data, along, kept, lambda x: cast(x, wide), finite)
+    total = k.reduce(SUM, data, along, data.dtype, lambda x, top: unary(Op.EXP, cast(x, wide) - top), lambda total, top: unary(Op.LOG, total) + top, [best], [best])
+    return reduced_to(k, total, out.shape)
+
+
+def _position_rule(op: int) -> Callable[..., View]:
+    def rule(k: Lowering, data: View, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0, out: Spec) -> View:
+        return reduced_to(k, k.reduce(op, data, (axis % data.rank,), DType.INT64, last=select_last_index), out.shape)
+    return rule
+
+
+ArgMax.lower(_position_rule(ARG_MAX))
+ArgMin.lower(_position_rule(ARG_MIN))
