@@ -88,15 +88,15 @@ SX_FN float sx_tanh_f32(float x) {
 
 SX_FN float sx_erf_f32(float x) {
     float a = __builtin_fabsf(x), z = x * x;
-    /* erf(x) / x of x², |x| < 0.93, error 4.9e-10 */
+    /* erf(x) / x - 1 of x², |x| < 0.93, error 4.9e-10 */
     float p = 0x1.5cd5d0p-14f;
     p = p * z + -0x1.aa44fcp-11f;
     p = p * z + 0x1.54c958p-8f;
     p = p * z + -0x1.b80eccp-6f;
     p = p * z + 0x1.ce2e0ep-4f;
     p = p * z + -0x1.812742p-2f;
-    p = p * z + 0x1.20dd76p+0f;
-    float small = x * p;
+    p = p * z + 0x1.06eba8p-3f;
+    float small = x + x * p;
     /* -log(erfc(a)), 0.92 < a < 3.93 where erf is 1 in float; error 1.4e-8 */
     float t = a > 3.93f ? 3.93f : a;
     float q = -0x1.bf7874p-20f;
@@ -116,7 +116,7 @@ SX_FN float sx_erf_f32(float x) {
 SX_FN float sx_sigmoid_f32(float x) {
     float a, b, q = sx_exp_parts_f32(-__builtin_fabsf(x), &a, &b);
     float z = (a + a * q) * b; /* e^-|x| ≤ 1: nothing overflows, and small results keep their digits */
-    return (x >= 0.0f ? 1.0f : z) / (1.0f + z) + (x - x);
+    return (x >= 0.0f ? 1.0f : z) / (1.0f + z);
 }
 
 /* -- double ---------------------------------------------------------------------------------------------------------------------------------------- */
@@ -424,7 +424,7 @@ static inline double sx_erf_f64(double x) {
 
 SX_FN double sx_sigmoid_f64(double x) {
     double z = sx_exp_f64(-__builtin_fabs(x));
-    return (x >= 0.0 ? 1.0 : z) / (1.0 + z) + (x - x);
+    return (x >= 0.0 ? 1.0 : z) / (1.0 + z);
 }
 
 /* -- remainders and powers ------------------------------------------------------------------------------------------------------------------------------- */

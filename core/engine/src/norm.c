@@ -1,0 +1,182 @@
+/* norm.c: layer, RMS and group/instance normalisation: y = (x - mean) / √(variance + epsilon) · scale + bias over groups of axes. Computed in float (double for double).
+
+   How to think
+   - A group is the axes from `axis` on (modes 0, 1), or C/groups channels with all that follows them (mode 2: X is [N, C, …]; then channels are cut in two axes, [groups, C/groups]).
+   - Within a group, axes are ordered by stride and merged where every operand allows; a row is the last of them. Mean and variance are each one pass: the variance is of deviations, not of squares.
+   - A group that is one dense row and fits the scratch is loaded once. */
+#include "sx_expr.h"
+#include "sx_vec.h"
+
+#define PIECE 1024
+#define WORK 16384
+#define ONE_ROW 65536 /* elements of a group kept in scratch */
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
+
+enum { X, SCALE, BIAS, SKIP, Y, SUM, VIEWS };
+
+typedef struct {
+    const sx_call *call;
+    const sx_view *view[VIEWS];            /* NULL where absent */
+    int mode, type, rank, outer_rank;
+    int64_t dim[SX_RANK + 1], stride[VIEWS][SX_RANK + 1];             /* inside a group */
+    int64_t outer[SX_RANK + 1], outer_stride[VIEWS][SX_RANK + 1];     /* of the groups */
+    int64_t mean_stride[SX_RANK + 1], inverse_stride[SX_RANK + 1];
+    int64_t count, groups, per;
+    double epsilon;
+} plan;
+
+static void add_axis(plan *p, int inside, int64_t n, const int64_t *strides, int64_t mean, int64_t inverse) {
+    int at = inside ? p->rank++ : p->outer_rank++;
+    (inside ? p->dim : p->outer)[at] = n;
+    for (int v = 0; v < VIEWS; v++) (inside ? p->stride : p->outer_stride)[v][at] = strides[v];
+    if (!inside) p->mean_stride[at] = mean, p->inverse_stride[at] = inverse;
+}
+
+static void split_axes(plan *p) {
+    const sx_call *c = p->call;
+    int64_t groups = c->param[2];
+    for (int d = 0; d < c->in->rank; d++) {
+        int64_t n = c->in->dim[d], s[VIEWS], coarse[VIEWS];
+        for (int v = 0; v < VIEWS; v++) s[v] = p->view[v] ? p->view[v]->stride[d] : 0, coarse[v] = p->mode == 2 ? s[v] * (n / groups) : 0;
+        int64_t mean = c->n_out > 1 && c->out[1].dtype ? c->out[1].stride[d] : 0, inverse = c->n_out > 2 && c->out[2].dtype ? c->out[2].stride[d] : 0;
+        if (p->mode == 2 && d == 1) {
+            add_axis(p, 0, groups, coarse, 0, 0);
+            add_axis(p, 1, n / groups, s, 0, 0);
+        } else add_axis(p, p->mode == 2 ? d > 1 : d >= c->param[1], n, s, mean, inverse);
+    }
+}
+
+/* Axes inside the group by x's strides, merged. */
+static void merge_inside(plan *p) {
+    for (int i = 1; i < p->rank; i++)
+        for (int k = i; k > 0 && magnitude(p->stride[X][k - 1]) < magnitude(p->stride[X][k]); k--) {
+            int64_t t = p->dim[k]; p->dim[k] = p->dim[k - 1], p->dim[k - 1] = t;
+            for (int v = 0; v < VIEWS; v++) t = p->stride[v][k], p->stride[v][k] = p->stride[v][k - 1], p->stride[v][k - 1] = t;
+        }
+    int n = 0;
+    for (int d = 0; d < p->rank; d++) {
+        if (p->dim[d] == 1) continue;
+        int joins = n > 0;
+        for (int v = 0; v < VIEWS && joins; v++) joins = p->stride[v][n - 1] == p->stride[v][d] * p->dim[d];
+        if (joins) p->dim[n - 1] *= p->dim[d];
+        else p->dim[n++] = p->dim[d];
+        for (int v = 0; v < VIEWS; v++) p->stride[v][n - 1] = p->stride[v][d];
+    }
+    if (!n) { n = 1, p->dim[0] = 1; for (int v = 0; v < VIEWS; v++) p->stride[v][0] = 0; }
+    p->rank = n;
+}
+
+static int64_t element(const plan *p, int v) { return sx_element_bytes(p->view[v]->dtype); }
+
+/* Piece of n at offset `done` of a row whose first elements are at[]: operand v as the compute type. */
+static const void *get(const plan *p, int v, const int64_t *at, int64_t done, int64_t n, void *room) {
+    int64_t step = p->stride[v][p->rank - 1];
+    const char *from = p->view[v]->data + (at[v] + done * step) * element(p, v);
+    if (step == 1 && p->view[v]->dtype == sx_native_dtype(p->type)) return from;
+    sx_load_row(p->view[v]->dtype, p->type, room, from, step, n);
+    return room;
+}
+
+static int advance(const plan *p, int64_t *index, int64_t *at) {
+    for (int d = p->rank - 2; d >= 0; d--) {
+        for (int v = 0; v < VIEWS; v++) at[v] += p->stride[v][d];
+        if (++index[d] < p->dim[d]) return 1;
+        for (int v = 0; v < VIEWS; v++) at[v] -= p->stride[v][d] * p->dim[d];
+        index[d] = 0;
+    }
+    return 0;
+}
+
+/* For every piece of the group: `x` (with the skip added), its offset and place. BODY sees x, n, done, at, piece (number of elements before it). */
+#define WALK(T, BODY) { \
+    int64_t index[SX_RANK + 1] = {0}, at[VIEWS], length = p->dim[p->rank - 1], before = 0; \
+    for (int v = 0; v < VIEWS; v++) at[v] = start[v]; \
+    do for (int64_t done = 0; done < length; done += PIECE) { \
+        int64_t n = min64(PIECE, length - done); \
+        const T *x; \
+        if (kept) x = kept + before; \
+        else { \
+            x = get(p, X, at, done, n, room); \
+            if (p->view[SKIP]) { const T *s = get(p, SKIP, at, done, n, more); for (int64_t i = 0; i < n; i++) room[i] = x[i] + s[i]; x = room; } } \
+        BODY \
+        before += n; \
+    } while (advance(p, index, at)); }
+
+#define GROUP(T, S) \
+    static void group_##S(const plan *p, const int64_t *start, T *keep, int64_t mean_at, int64_t inverse_at) { \
+        const sx_call *c = p->call; \
+        const T *kept = NULL; \
+        T room[PIECE], more[PIECE], mean = 0; \
+        double sum = 0, squares = 0; \
+        if (keep) { \
+            WALK(T, { T *restrict to = keep + before; for (int64_t i = 0; i < n; i++) to[i] = x[i]; }) \
+            kept = keep; } \
+        if (p->mode != 1) { \
+            WALK(T, { sum += sx_sum_##S(x, n); }) \
+            mean = (T)(sum / (double)p->count); } \
+        WALK(T, { squares += sx_squares_##S(x, mean, n); }) \
+        T inverse = (T)(1.0 / __builtin_sqrt(squares / (double)p->count + p->epsilon)); \
+        WALK(T, { \
+            T y[PIECE]; \
+            if (p->view[SUM]) sx_store_row(p->view[SUM]->dtype, p->type, p->view[SUM]->data + (at[SUM] + done * p->stride[SUM][p->rank - 1]) * element(p, SUM), p->stride[SUM][p->rank - 1], x, n); \
+            for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * inverse; \
+            if (p->view[SCALE]) { \
+                if (!p->stride[SCALE][p->rank - 1]) { T g = *(const T *)get(p, SCALE, at, 0, 1, more); for (int64_t i = 0; i < n; i++) y[i] *= g; } \
+                else { const T *g = get(p, SCALE, at, done, n, more); for (int64_t i = 0; i < n; i++) y[i] *= g[i]; } } \
+            if (p->view[BIAS]) { \
+                if (!p->stride[BIAS][p->rank - 1]) { T b = *(const T *)get(p, BIAS, at, 0, 1, more); for (int64_t i = 0; i < n; i++) y[i] += b; } \
+                else { const T *b = get(p, BIAS, at, done, n, more); for (int64_t i = 0; i < n; i++) y[i] += b[i]; } } \
+            sx_store_row(p->view[Y]->dtype, p->type, p->view[Y]->data + (at[Y] + done * p->stride[Y][p->rank - 1]) * element(p, Y), p->stride[Y][p->rank - 1], y, n); }) \
+        if (mean_at >= 0) sx_store_row(c->out[1].dtype, p->type, c->out[1].data + mean_at * sx_element_bytes(c->out[1].dtype), 1, &mean, 1); \
+        if (inverse_at >= 0) sx_store_row(c->out[2].dtype, p->type, c->out[2].data + inverse_at * sx_element_bytes(c->out[2].dtype), 1, &inverse, 1); \
+    }
+GROUP(float, f32)
+GROUP(double, f64)
+
+static void task(void *arg, int64_t number, int worker) {
+    const plan *p = arg;
+    const sx_call *c = p->call;
+    int64_t end = min64(p->groups, (number + 1) * p->per);
+    for (int64_t g = number * p->per; g < end; g++) {
+        int64_t rest = g, at[VIEWS] = {0}, mean = 0, inverse = 0;
+        for (int d = p->outer_rank - 1; d >= 0; d--) {
+            int64_t i = rest % p->outer[d];
+            rest /= p->outer[d];
+            for (int v = 0; v < VIEWS; v++) at[v] += i * p->outer_stride[v][d];
+            mean += i * p->mean_stride[d], inverse += i * p->inverse_stride[d];
+        }
+        mean = c->n_out > 1 && c->out[1].dtype ? mean : -1, inverse = c->n_out > 2 && c->out[2].dtype ? inverse : -1;
+        /* A dense row of the compute type needs no copy. */
+        int lies = p->rank == 1 && p->stride[X][0] == 1 && p->view[X]->dtype == sx_native_dtype(p->type) && !p->view[SKIP];
+        void *keep = !lies && p->count <= ONE_ROW ? c->scratch + worker * c->scratch_bytes : NULL;
+        if (p->type == SX_F64) group_f64(p, at, keep, mean, inverse);
+        else group_f32(p, at, keep, mean, inverse);
+    }
+}
+
+static int64_t group_count(const sx_call *call) {
+    int64_t n = 1;
+    for (int d = 0; d < call->in->rank; d++) n *= call->param[0] == 2 ? (d == 0 ? 1 : d == 1 ? call->in->dim[1] / call->param[2] : call->in->dim[d]) : d >= call->param[1] ? call->in->dim[d] : 1;
+    return n;
+}
+
+int64_t SX_NAME(sx_scratch_norm)(const sx_call *call) {
+    return min64(group_count(call), ONE_ROW) * (call->in->dtype == SX_DOUBLE ? 8 : 4);
+}
+
+int SX_NAME(sx_k_norm)(const sx_call *call) {
+    for (int d = 0; d < call->in->rank; d++) if (!call->in->dim[d]) return 0;
+    plan p = {.call = call, .mode = (int)call->param[0], .type = call->in->dtype == SX_DOUBLE ? SX_F64 : SX_F32, .epsilon = sx_param_float(call->param[3]), .count = group_count(call), .groups = 1};
+    for (int v = 0; v < 4; v++) p.view[v] = v < call->n_in && call->in[v].dtype ? call->in + v : NULL;
+    p.view[Y] = call->out, p.view[SUM] = call->n_out > 3 && call->out[3].dtype ? call->out + 3 : NULL;
+    split_axes(&p);
+    merge_inside(&p);
+    for (int d = 0; d < p.outer_rank; d++) p.groups *= p.outer[d];
+    p.per = max64(1, WORK / p.count);
+    sx_for(call, up(p.groups, p.per), task, &p);
+    return 0;
+}

@@ -1,0 +1,118 @@
+/* softmax.c: softmax, log-softmax and hardmax of scale · x + mask along one axis. Computed in float (double for double).
+
+   How to think
+   - A row is brought into a dense buffer (the output itself where that is dense), its greatest element is taken out, e^x and the sum are formed, and the row is scaled.
+   - Where another axis lies denser, 16 or more rows are brought in together through the same code, one by one: the loads share cache lines.
+   - NaN anywhere makes the row NaN; a row of -inf gives NaN, as the formula says. */
+#include "sx_expr.h"
+#include "sx_math.h"
+#include "sx_vec.h"
+
+#define WORK 16384
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
+
+typedef struct {
+    const sx_call *call;
+    int axis, near, mode, doubles;     /* near: the axis rows are grouped along; -1: none */
+    int64_t n, rows, per, group;
+    double scale;
+} plan;
+
+#define SOFTMAX(T, S) \
+    static void row_##S(T *restrict y, int64_t n, int mode) { \
+        T top = sx_max_##S(y, n), sum; \
+        if (mode == 2) { \
+            int64_t at = 0; \
+            for (int64_t i = n - 1; i >= 0; i--) if (y[i] == top || y[i] != y[i]) at = i; \
+            for (int64_t i = 0; i < n; i++) y[i] = 0; \
+            y[at] = 1; \
+            return; } \
+        if (mode == 1) { \
+            T room[256]; \
+            double total = 0; \
+            for (int64_t i = 0; i < n; i += 256) { \
+                int64_t m = min64(256, n - i); \
+                for (int64_t k = 0; k < m; k++) y[i + k] -= top, room[k] = sx_exp_##S(y[i + k]); \
+                total += sx_sum_##S(room, m); } \
+            T log = sx_log_##S((T)total); \
+            for (int64_t i = 0; i < n; i++) y[i] -= log; \
+            return; } \
+        for (int64_t i = 0; i < n; i++) y[i] = sx_exp_##S(y[i] - top); \
+        sum = sx_sum_##S(y, n); \
+        T inverse = (T)1 / sum; \
+        for (int64_t i = 0; i < n; i++) y[i] *= inverse; }
+SOFTMAX(float, f32)
+SOFTMAX(double, f64)
+
+#define SCALED(T) { \
+    T *restrict y_ = (T *)y; const T *m_ = (const T *)m; T s = (T)scale; \
+    if (m) for (int64_t i = 0; i < n; i++) y_[i] = y_[i] * s + m_[i]; \
+    else if (s != 1) for (int64_t i = 0; i < n; i++) y_[i] *= s; }
+
+static void scale_row(char *y, const char *m, double scale, int64_t n, int doubles) {
+    if (doubles) SCALED(double) else SCALED(float)
+}
+
+/* One row. `room`: n elements of the compute type, and as many for a mask that is not dense. */
+static void do_row(const plan *p, const int64_t *at, char *room) {
+    const sx_call *c = p->call;
+    const sx_view *x = c->in, *y = c->out, *mask = c->n_in > 1 && c->in[1].dtype ? c->in + 1 : NULL;
+    int type = p->doubles ? SX_F64 : SX_F32, axis = p->axis;
+    int64_t n = p->n, wide = p->doubles ? 8 : 4;
+    char *to = y->data + at[1] * sx_element_bytes(y->dtype);
+    const char *from = x->data + at[0] * sx_element_bytes(x->dtype), *m = NULL;
+    int dense = y->stride[axis] == 1 && y->dtype == sx_native_dtype(type);
+    char *work = dense ? to : room;
+    if (mask) {
+        m = mask->data + at[2] * sx_element_bytes(mask->dtype);
+        if (mask->stride[axis] != 1 || mask->dtype != sx_native_dtype(type)) sx_load_row(mask->dtype, type, room + n * wide, m, mask->stride[axis], n), m = room + n * wide;
+    }
+    if (work != from) sx_load_row(x->dtype, type, work, from, x->stride[axis], n);
+    scale_row(work, m, p->scale, n, p->doubles);
+    if (p->doubles) row_f64((double *)work, n, p->mode);
+    else row_f32((float *)work, n, p->mode);
+    if (!dense) sx_store_row(y->dtype, type, to, y->stride[axis], work, n);
+}
+
+static void task(void *arg, int64_t number, int worker) {
+    const plan *p = arg;
+    const sx_call *c = p->call;
+    char *room = c->scratch + worker * c->scratch_bytes;
+    int64_t end = min64(p->rows, (number + 1) * p->per);
+    for (int64_t row = number * p->per; row < end; row++) {
+        int64_t rest = row, at[3] = {0};
+        for (int k = c->out->rank; k >= 0; k--) { /* the near axis runs fastest */
+            int d = k == c->out->rank ? p->near : k;
+            if (d < 0 || d == p->axis || (k != c->out->rank && d == p->near)) continue;
+            int64_t i = rest % c->out->dim[d];
+            rest /= c->out->dim[d];
+            at[0] += i * c->in->stride[d], at[1] += i * c->out->stride[d];
+            if (c->n_in > 1 && c->in[1].dtype) at[2] += i * c->in[1].stride[d];
+        }
+        do_row(p, at, room);
+    }
+}
+
+int64_t SX_NAME(sx_scratch_softmax)(const sx_call *call) {
+    return 2 * call->out->dim[call->param[0]] * (call->out->dtype == SX_DOUBLE ? 8 : 4);
+}
+
+int SX_NAME(sx_k_softmax)(const sx_call *call) {
+    const sx_view *y = call->out;
+    plan p = {.call = call, .axis = (int)call->param[0], .near = -1, .mode = (int)call->param[1], .doubles = y->dtype == SX_DOUBLE, .rows = 1, .scale = sx_param_float(call->param[2])};
+    if (p.scale == 0) p.scale = 1; /* absent */
+    p.n = y->dim[p.axis];
+    for (int d = 0; d < y->rank; d++) {
+        if (!y->dim[d]) return 0;
+        if (d == p.axis) continue;
+        p.rows *= y->dim[d];
+        if (y->dim[d] > 1 && (p.near < 0 || magnitude(y->stride[d]) <= magnitude(y->stride[p.near]))) p.near = d;
+    }
+    p.per = max64(1, WORK / p.n);
+    sx_for(call, up(p.rows, p.per), task, &p);
+    return 0;
+}
