@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..dim import Dim, Expr, Undecidable, ceildiv, dim_ceil, dim_max, exact_div, fresh
+from ..expr import Compute, E, Op, binary, cast, compute_type, const, coord, select, unary
+from ..lowering import Lowering, View
 from ..types import DType
 from .common import as_int64, fresh_shape, same_type, size_of_rank
+from .maps import whole_number
 from .registry import MAX_KNOWN, Context, Spec, operator, require
 
 
@@ -78,15 +81,23 @@ def _chosen(dtype: int | None, like: Spec) -> DType | None:
 def Range(start: np.ndarray, limit: np.ndarray, delta: np.ndarray, *, stash_type: int = 1) -> np.ndarray:
     """start + i·delta for i in [0, max(⌈(limit − start) / delta⌉, 0)). float16 and bfloat16 compute in `stash_type`."""
     dtype = start.dtype
+    first, last, step, count = _progression(start, limit, delta, stash_type)
+    if dtype.kind in "iu":
+        return (int(first) + np.arange(count, dtype=np.int64) * int(step)).astype(dtype)
+    return (first + np.arange(count).astype(first.dtype) * step).astype(dtype)
+
+
+def _progression(start: np.ndarray, limit: np.ndarray, delta: np.ndarray, stash_type: int) -> tuple[Any, Any, Any, int]:
+    """First, limit and step as scalars of the type the sum is made in, and the number of elements."""
     first, last, step = (v.reshape(()) for v in (start, limit, delta))
     require(step != 0, "delta must not be 0")
-    if dtype.kind in "iu":
-        count = _steps(int(first), int(last), int(step))
-        return (int(first) + np.arange(count, dtype=np.int64) * int(step)).astype(dtype)
-    if DType.of(dtype) in (DType.FLOAT16, DType.BFLOAT16):
+    if start.dtype.kind in "iu":
+        return first, last, step, int(_steps(int(first), int(last), int(step)))
+    if DType.of(start) in (DType.FLOAT16, DType.BFLOAT16):
         first, last, step = (v.astype(DType(stash_type).numpy) for v in (first, last, step))
-    count = max(math.ceil((float(last) - float(first)) / float(step)), 0)  # in double, as onnxruntime: 1.1 … -1.3 by -0.2 are 12 in float32
-    return (first + np.arange(count).astype(first.dtype) * step).astype(dtype)
+    count = (float(last) - float(first)) / float(step)  # in double, as onnxruntime: 1.1 … -1.3 by -0.2 are 12 in float32
+    require(math.isfinite(count), f"start {first}, limit {last} and delta {step} make no finite number of elements")
+    return first, last, step, max(math.ceil(count), 0)
 
 
 def _steps(start: Any, limit: Any, delta: Any) -> Any:
@@ -99,7 +110,7 @@ def _(start: Spec, limit: Spec, delta: Spec, *, stash_type: int = 1) -> Spec:
     dtype = same_type(start, limit, delta)
     plain = [s.constant for s in (start, limit, delta)]
     if all(p is not None for p in plain):
-        return Spec(dtype, (len(Range(*plain, stash_type=stash_type)),))
+        return Spec(dtype, (_progression(*plain, stash_type)[3],))
     if start.ints is None or limit.ints is None or delta.ints is None:
         return Spec(dtype, (fresh(),))
     first, last, step = start.ints[0], limit.ints[0], delta.ints[0]
@@ -171,6 +182,7 @@ def RandomUniform(*, shape: list[int], dtype: int = 1, high: float = 1.0, low: f
 
 
 def _random_spec(*, shape: list[int], dtype: int = 1, **_: Any) -> Spec:
+    require(min(shape, default=0) >= 0, f"shape {list(shape)} has a negative size")
     return Spec(DType(dtype), tuple(shape))
 
 
@@ -244,3 +256,73 @@ def _(theta: Spec, size: Spec, *, align_corners: int = 0) -> Spec:
         return theta.with_shape(None)
     require(len(sizes) in (4, 5), f"size must be (N, C, H, W) or (N, C, D, H, W), not of {len(sizes)} entries")
     return theta.with_shape((sizes[0], *sizes[2:], len(sizes) - 2))
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+@ConstantOfShape.lower
+def _(k: Lowering, input: View, *, value: np.ndarray | None = None, out: Spec) -> View:
+    return k.constant(_fill(value), out.dtype).expand(out.shape or ())  # one element that every position reads
+
+
+@EyeLike.lower
+def _(kernels: Lowering, input: View, *, dtype: int | None = None, k: int = 0, out: Spec) -> View:
+    assert out.dtype is not None
+    wide = compute_type(out.dtype)
+    return kernels.map(lambda: select(binary(Op.EQ, coord(1) - coord(0), k), const(1, wide), const(0, wide)), dtype=out.dtype, shape=out.shape)
+
+
+@Range.lower
+def _(k: Lowering, start: View, limit: View, delta: View, *, stash_type: int = 1, out: Spec) -> View:
+    assert out.dtype is not None
+    wide = compute_type(out.dtype)
+    return k.map(lambda first, step: first + cast(coord(0), wide) * step, k.reshape(start, ()), k.reshape(delta, ()), dtype=out.dtype, shape=out.shape)
+
+
+def _window_rule(cosines: Sequence[float]) -> Any:
+    def rule(k: Lowering, size: View, *, periodic: int = 1, output_datatype: int = 1, out: Spec) -> View:
+        assert out.dtype is not None and out.shape is not None
+        count = whole_number(out.shape[0], "the size of a window")
+        period = count if periodic else count - 1
+
+        def body() -> E:
+            position = cast(coord(0), Compute.F64)
+            angle = position * (2 * math.pi / period) if period > 0 else const(math.pi, Compute.F64)
+            total = const(cosines[0], Compute.F64)
+            for i, c in enumerate(cosines[1:], 1):
+                total = total + unary(Op.COS, angle * i) * ((-1) ** i * c)
+            return total
+        return k.map(body, dtype=out.dtype, shape=out.shape)
+    return rule
+
+
+HannWindow.lower(_window_rule((0.5, 0.5)))
+HammingWindow.lower(_window_rule((25 / 46, 21 / 46)))
+BlackmanWindow.lower(_window_rule((0.42, 0.5, 0.08)))
+
+
+@AffineGrid.lower
+def _(k: Lowering, theta: View, size: View, *, align_corners: int = 0, out: Spec) -> View:
+    shape = out.shape or ()
+    spatial = [whole_number(d, "a size of the grid") for d in shape[1:-1]]
+    wide = compute_type(theta.dtype)
+
+    def even(axis: int, count: int) -> E:
+        position = cast(coord(1 + axis), wide)
+        if align_corners:
+            return position * (2 / (count - 1)) - 1 if count > 1 else const(-1, wide)
+        return (position * 2 + 1) / max(count, 1) - 1
+
+    def body(*row: E) -> E:
+        total = row[-1]
+        for i, factor in enumerate(row[:-1]):  # x, the last axis, comes first
+            axis = len(spatial) - 1 - i
+            total = total + factor * even(axis, spatial[axis])
+        return total
+    columns = []
+    for j in range(len(spatial) + 1):
+        column = theta.slice(2, j, 1).squeeze(2)
+        for _ in spatial:
+            column = column.unsqueeze(1)
+        columns.append(column)
+    return k.map(body, *columns, dtype=theta.dtype, shape=shape)

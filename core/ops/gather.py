@@ -7,8 +7,13 @@ import numpy as np
 
 from ..dim import Dim, dim_min, fresh, product
 from ..dim import Shape as Dims
+from ..expr import Compute, E, Op, binary, cast, coord, select
+from ..kernels import Kernel
+from ..lowering import CannotLower, Lowering, View
 from ..types import DType
+from .cast import cast_view
 from .common import normalize_axis, same_type
+from .maps import whole_number
 from .registry import Spec, operator, require
 
 Index = tuple[np.ndarray, ...]
@@ -188,9 +193,11 @@ def OneHot(indices: np.ndarray, depth: np.ndarray, values: np.ndarray, *, axis: 
     if indices.dtype.kind == "u":  # a cast could turn a huge index into a negative one
         indices = np.minimum(indices, np.uint64(classes))
     wanted = indices.astype(np.int64)
-    wanted = np.expand_dims(np.where(wanted < 0, wanted + classes, wanted), axis)
-    place = np.arange(classes).reshape([-1 if a == axis else 1 for a in range(wanted.ndim)])
-    return values[(wanted == place).astype(np.intp)]
+    wanted = np.where(wanted < 0, wanted + classes, wanted)
+    out = np.full((*indices.shape[:axis], classes, *indices.shape[axis:]), values[0], values.dtype)
+    at = np.nonzero((wanted >= 0) & (wanted < classes))
+    out[(*at[:axis], wanted[at], *at[axis:])] = values[1]
+    return out
 
 
 @OneHot.shape
@@ -247,3 +254,91 @@ def _(X: Spec) -> Spec:
     known = X.constant
     count: Dim = int(np.count_nonzero(known)) if known is not None else fresh() if X.shape is None else fresh(0, product(X.shape))
     return Spec(DType.INT64, (fresh() if X.shape is None else len(X.shape), count))
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+def gathered(k: Lowering, data: View, indices: View, axis: int, mode: int, shape: Dims, out: View | None = None) -> View:
+    """GATHER into a new buffer, or into `out`."""
+    made = k.buffer(data.dtype, shape).whole() if out is None else out
+    k.call(Kernel.GATHER, [data, index_view(k, indices)], [made], axis=axis, mode=mode)
+    return made
+
+
+def index_view(k: Lowering, indices: View) -> View:
+    """Indices in a type kernels take: int32 or int64."""
+    return indices if indices.dtype in (DType.INT32, DType.INT64) else cast_view(k, indices, DType.INT64)
+
+
+@Gather.lower
+def _(k: Lowering, data: View, indices: View, *, axis: int = 0, out: Spec) -> View:
+    axis = normalize_axis(axis, data.rank)
+    if indices.rank == 0 and indices.value is not None:  # one known position: a view
+        at = np.asarray(indices.value, object).reshape(-1)[0]
+        at = at + data.shape[axis] if at < 0 else at
+        return data.slice(axis, at if not isinstance(at, np.integer) else int(at), 1).squeeze(axis)
+    return gathered(k, data, indices, axis, 0, out.shape or ())
+
+
+@GatherElements.lower
+def _(k: Lowering, data: View, indices: View, *, axis: int = 0, out: Spec) -> View:
+    return gathered(k, data, indices, normalize_axis(axis, data.rank), 1, indices.shape)
+
+
+@GatherND.lower
+def _(k: Lowering, data: View, indices: View, *, batch_dims: int = 0, out: Spec) -> View:
+    return gathered(k, data, indices, batch_dims, 2, out.shape or ())
+
+
+REDUCTIONS = ("none", "add", "mul", "max", "min")
+
+
+def scattered(k: Lowering, data: View, indices: View, updates: View, axis: int, mode: int, reduction: str) -> View:
+    """SCATTER into a new buffer."""
+    made = k.buffer(data.dtype, data.shape).whole()
+    k.call(Kernel.SCATTER, [data, index_view(k, indices), updates], [made], axis=axis, mode=mode, reduction=REDUCTIONS.index(reduction))
+    return made
+
+
+@ScatterElements.lower
+def _(k: Lowering, data: View, indices: View, updates: View, *, axis: int = 0, reduction: str = "none", out: Spec) -> View:
+    return scattered(k, data, indices, updates, normalize_axis(axis, data.rank), 0, reduction)
+
+
+@ScatterND.lower
+def _(k: Lowering, data: View, indices: View, updates: View, *, reduction: str = "none", out: Spec) -> View:
+    return scattered(k, data, indices, updates, 0, 1, reduction)
+
+
+@TensorScatter.lower
+def _(k: Lowering, past_cache: View, update: View, write_indices: View | None = None, *, axis: int = -2, mode: str = "linear", out: Spec) -> View:
+    axis = normalize_axis(axis, past_cache.rank)
+    order = (0, axis, *(i for i in range(1, past_cache.rank) if i != axis))
+    capacity = whole_number(past_cache.shape[axis], "the capacity of a circular cache") if mode == "circular" else 0
+    batch, length = update.shape[0], update.shape[axis]
+
+    def place(*first: E) -> E:  # (batch entry, position in the cache)
+        position = coord(1) + (cast(first[0], Compute.I64) if first else 0)
+        position = binary(Op.MOD, position, capacity) if capacity else position
+        return select(binary(Op.EQ, coord(2), 0), coord(0), position)
+    firsts = [] if write_indices is None else [write_indices.unsqueeze(1).unsqueeze(2)]
+    indices = k.map(place, *firsts, dtype=DType.INT64, shape=(batch, length, 2))
+    made = k.buffer(past_cache.dtype, past_cache.shape).whole()
+    k.call(Kernel.SCATTER, [past_cache.permute(order), indices, update.permute(order)], [made.permute(order)], axis=0, mode=1, reduction=0)
+    return made
+
+
+@OneHot.lower
+def _(k: Lowering, indices: View, depth: View, values: View, *, axis: int = -1, out: Spec) -> View:
+    axis = normalize_axis(axis, indices.rank + 1)
+    classes = (out.shape or ())[axis]
+
+    def body(index: E, off: E, on: E, *count: E) -> E:
+        wanted = cast(index, Compute.I64)
+        size = cast(count[0], Compute.I64) if count else int(classes)  # type: ignore[call-overload]
+        return select(binary(Op.EQ, select(binary(Op.LT, wanted, 0), wanted + size, wanted), coord(axis)), on, off)
+    if indices.dtype is DType.UINT64:
+        raise CannotLower("OneHot of uint64 indices")
+    counts = [] if isinstance(classes, int) else [k.reshape(depth, ())]
+    off, on = (values.slice(0, i, 1).squeeze(0) for i in range(2))
+    return k.map(body, indices.unsqueeze(axis), off, on, *counts, dtype=values.dtype, shape=out.shape)
