@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from ..dim import Undecidable, product
-from ..expr import E, acc, leaf
+from ..expr import Compute, E, Op, acc, cast, leaf, saturate, unary
 from ..kernels import Kernel
 from ..lowering import CannotLower, Lowering, View
 from ..types import DType
 from .common import check_equal, fresh_shape, same_type, size_of_rank
+from .maps import numbers, whole_number
 from .precision import widened
-from .registry import Spec, operator, require
+from .registry import Ints, Spec, operator, require
 from .window import Window, leading_pads, make_window, output_counts, output_sizes, pad_spatial, taps, windows_view
 
 #: Unfolded inputs are built in blocks of at most this many elements (64 MB of float32).
@@ -85,7 +86,7 @@ def _with_bias(y: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     return y if bias is None else y + bias.reshape(-1, *[1] * (y.ndim - 2))
 
 
-def _conv_shape(x: Spec, w: Spec, dtype: DType | None, auto_pad: str, dilations: Any, group: int, kernel_shape: Any, pads: Any, strides: Any) -> Spec:
+def _conv_shape(x: Spec, w: Spec, dtype: DType | None, auto_pad: str, dilations: Ints, group: int, kernel_shape: Ints, pads: Ints, strides: Ints) -> Spec:
     if x.shape is None:
         return Spec(dtype, fresh_shape(w.rank))
     if w.shape is None and not kernel_shape:
@@ -101,7 +102,7 @@ def _conv_shape(x: Spec, w: Spec, dtype: DType | None, auto_pad: str, dilations:
 
 
 @operator()
-def Conv(X: Any, W: Any, B: Any = None, *, auto_pad: str = "NOTSET", dilations: Any = None, group: int = 1, kernel_shape: Any = None, pads: Any = None, strides: Any = None) -> Any:
+def Conv(X: Any, W: Any, B: Any = None, *, auto_pad: str = "NOTSET", dilations: Ints = None, group: int = 1, kernel_shape: Ints = None, pads: Ints = None, strides: Ints = None) -> Any:
     """Cross-correlation of X [N, C, *sizes] with W [M, C/group, *kernel], plus B [M]."""
     window = make_window(_kernel(W.shape, kernel_shape), strides, dilations, pads, auto_pad)
     y = convolve(widened(X), widened(W), window, group)
@@ -109,8 +110,8 @@ def Conv(X: Any, W: Any, B: Any = None, *, auto_pad: str = "NOTSET", dilations: 
 
 
 @Conv.shape
-def _(X: Spec, W: Spec, B: Spec | None = None, *, auto_pad: str = "NOTSET", dilations: Any = None, group: int = 1, kernel_shape: Any = None,
-      pads: Any = None, strides: Any = None) -> Spec:
+def _(X: Spec, W: Spec, B: Spec | None = None, *, auto_pad: str = "NOTSET", dilations: Ints = None, group: int = 1, kernel_shape: Ints = None,
+      pads: Ints = None, strides: Ints = None) -> Spec:
     return _conv_shape(X, W, same_type(X, W, B, names="X, W and B"), auto_pad, dilations, group, kernel_shape, pads, strides)
 
 
@@ -130,21 +131,21 @@ def _integer_conv(x: np.ndarray, w: np.ndarray, x_zero_point: Any, w_zero_point:
 
 
 @operator()
-def ConvInteger(x: Any, w: Any, x_zero_point: Any = None, w_zero_point: Any = None, *, auto_pad: str = "NOTSET", dilations: Any = None, group: int = 1, kernel_shape: Any = None,
-                pads: Any = None, strides: Any = None) -> Any:
+def ConvInteger(x: Any, w: Any, x_zero_point: Any = None, w_zero_point: Any = None, *, auto_pad: str = "NOTSET", dilations: Ints = None, group: int = 1, kernel_shape: Ints = None,
+                pads: Ints = None, strides: Ints = None) -> Any:
     """Convolution of 8-bit integers into int32; padding stands for the zero point."""
     return _integer_conv(x, w, x_zero_point, w_zero_point, make_window(_kernel(w.shape, kernel_shape), strides, dilations, pads, auto_pad), group)
 
 
 @ConvInteger.shape
-def _(x: Spec, w: Spec, x_zero_point: Spec | None = None, w_zero_point: Spec | None = None, *, auto_pad: str = "NOTSET", dilations: Any = None, group: int = 1,
-      kernel_shape: Any = None, pads: Any = None, strides: Any = None) -> Spec:
+def _(x: Spec, w: Spec, x_zero_point: Spec | None = None, w_zero_point: Spec | None = None, *, auto_pad: str = "NOTSET", dilations: Ints = None, group: int = 1,
+      kernel_shape: Ints = None, pads: Ints = None, strides: Ints = None) -> Spec:
     return _conv_shape(x, w, DType.INT32, auto_pad, dilations, group, kernel_shape, pads, strides)
 
 
 @operator()
 def QLinearConv(x: Any, x_scale: Any, x_zero_point: Any, w: Any, w_scale: Any, w_zero_point: Any, y_scale: Any, y_zero_point: Any, B: Any = None, *, auto_pad: str = "NOTSET",
-                dilations: Any = None, group: int = 1, kernel_shape: Any = None, pads: Any = None, strides: Any = None) -> Any:
+                dilations: Ints = None, group: int = 1, kernel_shape: Ints = None, pads: Ints = None, strides: Ints = None) -> Any:
     """8-bit convolution, requantized: saturate(round_half_even((acc + B) * (x_scale * w_scale / y_scale)) + y_zero_point)."""
     window = make_window(_kernel(w.shape, kernel_shape), strides, dilations, pads, auto_pad)
     sums = _with_bias(_integer_conv(x, w, x_zero_point, w_zero_point, window, group), B)
@@ -159,11 +160,11 @@ def QLinearConv(x: Any, x_scale: Any, x_zero_point: Any, w: Any, w_scale: Any, w
 
 @QLinearConv.shape
 def _(x: Spec, x_scale: Spec, x_zero_point: Spec, w: Spec, w_scale: Spec, w_zero_point: Spec, y_scale: Spec, y_zero_point: Spec, B: Spec | None = None, *, auto_pad: str = "NOTSET",
-      dilations: Any = None, group: int = 1, kernel_shape: Any = None, pads: Any = None, strides: Any = None) -> Spec:
+      dilations: Ints = None, group: int = 1, kernel_shape: Ints = None, pads: Ints = None, strides: Ints = None) -> Spec:
     return _conv_shape(x, w, y_zero_point.dtype, auto_pad, dilations, group, kernel_shape, pads, strides)
 
 
-def _transpose_geometry(sizes: Sequence[Any], window: Window, output_padding: Any, output_shape: Any) -> tuple[list[Any], list[Any]]:
+def _transpose_geometry(sizes: Sequence[Any], window: Window, output_padding: Ints, output_shape: Ints) -> tuple[list[Any], list[Any]]:
     """Output sizes and leading crops of a transposed convolution, by the specification's equations."""
     n = len(sizes)
     extra = list(output_padding or [0] * n)
@@ -199,8 +200,8 @@ def _overlap_add(columns: np.ndarray, window: Window, blocks: Sequence[int], beg
 
 
 @operator()
-def ConvTranspose(X: Any, W: Any, B: Any = None, *, auto_pad: str = "NOTSET", dilations: Any = None, group: int = 1, kernel_shape: Any = None, output_padding: Any = None,
-                  output_shape: Any = None, pads: Any = None, strides: Any = None) -> Any:
+def ConvTranspose(X: Any, W: Any, B: Any = None, *, auto_pad: str = "NOTSET", dilations: Ints = None, group: int = 1, kernel_shape: Ints = None, output_padding: Ints = None,
+                  output_shape: Ints = None, pads: Ints = None, strides: Ints = None) -> Any:
     """The gradient of Conv: every element of X [N, C, *sizes] adds its W [C, M/group, *kernel] into the output."""
     window = make_window(_kernel(W.shape, kernel_shape), strides, dilations, pads, auto_pad)
     require(X.shape[1] == W.shape[0] and W.shape[0] % group == 0, f"{X.shape[1]} input channels, weights {list(W.shape)} and {group} groups do not fit")
@@ -216,8 +217,8 @@ def ConvTranspose(X: Any, W: Any, B: Any = None, *, auto_pad: str = "NOTSET", di
 
 
 @ConvTranspose.shape
-def _(X: Spec, W: Spec, B: Spec | None = None, *, auto_pad: str = "NOTSET", dilations: Any = None, group: int = 1, kernel_shape: Any = None, output_padding: Any = None,
-      output_shape: Any = None, pads: Any = None, strides: Any = None) -> Spec:
+def _(X: Spec, W: Spec, B: Spec | None = None, *, auto_pad: str = "NOTSET", dilations: Ints = None, group: int = 1, kernel_shape: Ints = None, output_padding: Ints = None,
+      output_shape: Ints = None, pads: Ints = None, strides: Ints = None) -> Spec:
     dtype = same_type(X, W, B, names="X, W and B")
     if X.shape is None or W.shape is None:
         return Spec(dtype, fresh_shape(W.rank) if X.shape is None else (X.shape[0], *(fresh_shape(len(X.shape) - 1) or ())))
@@ -228,7 +229,7 @@ def _(X: Spec, W: Spec, B: Spec | None = None, *, auto_pad: str = "NOTSET", dila
 
 
 @operator()
-def Col2Im(input: Any, image_shape: Any, block_shape: Any, *, dilations: Any = None, pads: Any = None, strides: Any = None) -> Any:
+def Col2Im(input: Any, image_shape: Any, block_shape: Any, *, dilations: Ints = None, pads: Ints = None, strides: Ints = None) -> Any:
     """Columns [N, C * prod(block_shape), L] summed into images [N, C, *image_shape]."""
     kernel, sizes = [int(k) for k in block_shape], [int(s) for s in image_shape]
     window = make_window(kernel, strides, dilations, pads)
@@ -242,7 +243,7 @@ def Col2Im(input: Any, image_shape: Any, block_shape: Any, *, dilations: Any = N
 
 
 @Col2Im.shape
-def _(input: Spec, image_shape: Spec, block_shape: Spec, *, dilations: Any = None, pads: Any = None, strides: Any = None) -> Spec:
+def _(input: Spec, image_shape: Spec, block_shape: Spec, *, dilations: Ints = None, pads: Ints = None, strides: Ints = None) -> Spec:
     axes = size_of_rank(image_shape) or size_of_rank(block_shape)
     sizes: Any = image_shape.ints or fresh_shape(axes)
     if sizes is None:
@@ -278,8 +279,8 @@ def _sample_linear(x: np.ndarray, points: Sequence[np.ndarray]) -> np.ndarray:
 
 
 @operator()
-def DeformConv(X: Any, W: Any, offset: Any, B: Any = None, mask: Any = None, *, dilations: Any = None, group: int = 1, kernel_shape: Any = None, offset_group: int = 1,
-               pads: Any = None, strides: Any = None) -> Any:
+def DeformConv(X: Any, W: Any, offset: Any, B: Any = None, mask: Any = None, *, dilations: Ints = None, group: int = 1, kernel_shape: Ints = None, offset_group: int = 1,
+               pads: Ints = None, strides: Ints = None) -> Any:
     """Convolution whose taps are displaced by `offset` [N, offset_group * prod(kernel) * n, *outputs], interpolated linearly and weighted by `mask` (arXiv:1811.11168)."""
     window = make_window(_kernel(W.shape, kernel_shape), strides, dilations, pads)
     n, c, *sizes = X.shape
@@ -305,8 +306,8 @@ def DeformConv(X: Any, W: Any, offset: Any, B: Any = None, mask: Any = None, *, 
 
 
 @DeformConv.shape
-def _(X: Spec, W: Spec, offset: Spec, B: Spec | None = None, mask: Spec | None = None, *, dilations: Any = None, group: int = 1, kernel_shape: Any = None, offset_group: int = 1,
-      pads: Any = None, strides: Any = None) -> Spec:
+def _(X: Spec, W: Spec, offset: Spec, B: Spec | None = None, mask: Spec | None = None, *, dilations: Ints = None, group: int = 1, kernel_shape: Ints = None, offset_group: int = 1,
+      pads: Ints = None, strides: Ints = None) -> Spec:
     return _conv_shape(X, W, same_type(X, W, offset, B, mask), "NOTSET", dilations, group, kernel_shape, pads, strides)
 
 
@@ -341,8 +342,8 @@ def _(input: Spec, weight: Spec, bias: Spec | None = None, past_state: Spec | No
 # -- lowering ---------------------------------------------------------------------------------------------------------------------------------
 
 @Conv.lower
-def _(k: Lowering, X: View, W: View, B: View | None = None, *, auto_pad: str = "NOTSET", dilations: Any = None, group: int = 1, kernel_shape: Any = None,
-      pads: Any = None, strides: Any = None, out: Spec) -> View:
+def _(k: Lowering, X: View, W: View, B: View | None = None, *, auto_pad: str = "NOTSET", dilations: Ints = None, group: int = 1, kernel_shape: Ints = None,
+      pads: Ints = None, strides: Ints = None, out: Spec) -> View:
     spatial = X.rank - 2
     if X.dtype not in (DType.FLOAT, DType.FLOAT16) or not 1 <= spatial <= 3:
         raise CannotLower(f"a {spatial}-D Conv of {X.dtype.text}")
@@ -365,3 +366,96 @@ def _per_channel(values: View, shape: tuple[Any, ...]) -> View:
     for _ in shape[2:]:
         view = view.unsqueeze(view.rank)
     return view.expand(shape)
+
+
+def _call_conv(k: Lowering, X: View, W: View, out: View, window: Window, group: int, epilogue: list[E], zeros: Sequence[View | None], leaves: Sequence[View], transposed: int,
+               begins: Sequence[int]) -> View:
+    spatial = X.rank - 2
+    if not 1 <= spatial <= 3:
+        raise CannotLower(f"a {spatial}-D convolution")
+    given = [z for z in zeros if z is not None]
+    places = {id(z): 2 + i for i, z in enumerate(given)}
+    zero_x, zero_w = (-1 if z is None else places[id(z)] for z in zeros)
+    k.call(Kernel.CONV, [X, W, *given, *leaves], [out], epilogue=epilogue, first_leaf=2 + len(given), spatial=spatial, group=group, kernel=list(window.kernel),
+           strides=list(window.strides), dilations=list(window.dilations), pads=list(begins), transposed=transposed, zero_x=zero_x, zero_w=zero_w)
+    return out
+
+
+def _with_zero_points(k: Lowering, x: View, w: View, x_zero_point: View | None, w_zero_point: View | None, window: Window, group: int, out: View, epilogue: list[E],
+                      leaves: Sequence[View]) -> View:
+    """CONV of 8-bit integers less their zero points."""
+    if not (x.dtype.is_integer and w.dtype.is_integer):
+        raise CannotLower(f"a convolution of {x.dtype.text} and {w.dtype.text}")
+    zeros = (None if x_zero_point is None else k.reshape(x_zero_point, ()), w_zero_point)
+    return _call_conv(k, x, w, out, window, group, epilogue, zeros, leaves, 0, leading_pads(x.shape[2:], out.shape[2:], window))  # type: ignore[arg-type]
+
+
+@ConvInteger.lower
+def _(k: Lowering, x: View, w: View, x_zero_point: View | None = None, w_zero_point: View | None = None, *, auto_pad: str = "NOTSET", dilations: Ints = None, group: int = 1,
+      kernel_shape: Ints = None, pads: Ints = None, strides: Ints = None, out: Spec) -> View:
+    window = make_window(_kernel(w.shape, kernel_shape), strides, dilations, pads, auto_pad)
+    return _with_zero_points(k, x, w, x_zero_point, w_zero_point, window, group, k.buffer(DType.INT32, out.shape or ()).whole(), [], [])
+
+
+@QLinearConv.lower
+def _(k: Lowering, x: View, x_scale: View, x_zero_point: View, w: View, w_scale: View, w_zero_point: View, y_scale: View, y_zero_point: View, B: View | None = None, *,
+      auto_pad: str = "NOTSET", dilations: Ints = None, group: int = 1, kernel_shape: Ints = None, pads: Ints = None, strides: Ints = None, out: Spec) -> View:
+    assert out.dtype is not None
+    window = make_window(_kernel(w.shape, kernel_shape), strides, dilations, pads, auto_pad)
+    made = k.buffer(out.dtype, out.shape or ()).whole()
+    scalars = [k.reshape(v, ()).expand(made.shape) for v in (x_scale, y_scale, y_zero_point)]
+    channels = [_per_channel(w_scale, made.shape) if w_scale.rank == 1 and w_scale.shape != (1,) else k.reshape(w_scale, ()).expand(made.shape)]
+    channels += [] if B is None else [_per_channel(B, made.shape)]
+    views = [*scalars, *channels]
+    x_s, y_s, zero, w_s, *bias = (leaf(i, v.dtype) for i, v in enumerate(views))
+    total = acc(DType.INT32) + bias[0] if bias else acc(DType.INT32)
+    scaled = cast(total, Compute.F32) * (x_s * w_s / y_s)
+    result = saturate(unary(Op.ROUND, scaled) + cast(zero, Compute.F32), out.dtype)
+    return _with_zero_points(k, x, w, x_zero_point, w_zero_point, window, group, made, [result], views)
+
+
+@ConvTranspose.lower
+def _(k: Lowering, X: View, W: View, B: View | None = None, *, auto_pad: str = "NOTSET", dilations: Ints = None, group: int = 1, kernel_shape: Ints = None,
+      output_padding: Ints = None, output_shape: Ints = None, pads: Ints = None, strides: Ints = None, out: Spec) -> View:
+    window = make_window(_kernel(W.shape, kernel_shape), strides, dilations, pads, auto_pad)
+    _, crops = _transpose_geometry(X.shape[2:], window, output_padding, output_shape)
+    if len(crops) != X.rank - 2:
+        raise CannotLower("a transposed convolution whose crops only the run knows")
+    made = k.buffer(X.dtype, out.shape or ()).whole()
+    leaves = [] if B is None else [_per_channel(B, made.shape)]
+    return _call_conv(k, X, W, made, window, group, [] if B is None else [acc(X.dtype) + leaf(0, B.dtype)], (None, None), leaves, 1, crops)
+
+
+@Col2Im.lower
+def _(k: Lowering, input: View, image_shape: View, block_shape: View, *, dilations: Ints = None, pads: Ints = None, strides: Ints = None, out: Spec) -> View:
+    # A transposed convolution, one group for each channel, whose weights put column j at tap j.
+    kernel = [whole_number(d, "block_shape") for d in numbers(block_shape, "block_shape")]
+    window = make_window(kernel, strides, dilations, pads)
+    blocks = output_sizes(numbers(image_shape, "image_shape"), window)
+    taps_count = int(np.prod(kernel))
+    batch, depth, _ = input.shape
+    channels = whole_number(depth, "the number of columns") // taps_count
+    weights = np.tile(np.eye(taps_count, dtype=np.float32).reshape(taps_count, 1, *kernel), (channels, *[1] * (1 + len(kernel))))
+    made = k.buffer(input.dtype, out.shape or ()).whole()
+    return _call_conv(k, k.reshape(input, (batch, depth, *blocks)), k.constant(weights.astype(input.dtype.numpy), input.dtype), made, window, channels, [], (None, None), [], 1, window.begin)
+
+
+@CausalConvWithState.lower
+def _(k: Lowering, input: View, weight: View, bias: View | None = None, past_state: View | None = None, *, activation: str = "none", out: Any) -> tuple[View, View]:
+    first, state = out
+    batch, channels, length = input.shape
+    kept = whole_number(weight.shape[2], "the kernel") - 1
+    sequence = k.buffer(input.dtype, (batch, channels, length + kept)).whole()
+    past = past_state if past_state is not None else k.constant(np.zeros((), input.dtype.numpy), input.dtype).expand((batch, channels, kept))
+    if kept:
+        k.move(past, sequence.slice(2, 0, kept))
+    k.move(input, sequence.slice(2, kept, length))
+    made = k.buffer(input.dtype, first.shape).whole()
+    window = make_window(weight.shape[2:], None, None, None)
+    leaves = [] if bias is None else [_per_channel(bias, made.shape)]
+    epilogue = [] if bias is None else [acc(input.dtype) + leaf(0, bias.dtype)]
+    group = whole_number(channels, "the number of channels")
+    _call_conv(k, sequence, weight, made, window, group, epilogue, (None, None), leaves, 0, window.begin)
+    # The activation sees the convolution's result in the operator's type, as in the composed form Conv → Sigmoid → Mul.
+    y = made if activation == "none" else k.map(lambda x: x * unary(Op.SIGMOID, x), made, dtype=input.dtype)
+    return y, sequence.slice(2, length, kept)

@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 
 from ..dim import Dim, Shape, ceildiv
+from ..expr import Compute, E, Op, acc, binary, cast, compute_type, select, unary
+from ..expr import saturate as saturated_to
+from ..kernels import Kernel
+from ..lowering import CannotLower, Lowering, View
 from ..types import DType
 from .cast import convert, saturate
 from .common import broadcast_shapes, check_equal, normalize_axis, same_type
+from .maps import whole_number
 from .numeric import wide
 from .registry import Spec, operator, require
 
@@ -193,3 +198,135 @@ def matmul_shape(a: Shape | None, b: Shape | None) -> Shape | None:
     check_equal(left[-1], right[-2], "inner sizes of the matrix product differ")
     batch: Any = broadcast_shapes(left[:-2], right[:-2])
     return (*batch, *(left[-2:-1] if len(a) > 1 else ()), *(right[-1:] if len(b) > 1 else ()))
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+def _pieces(k: Lowering, x: View, out: View, parameters: list[View], axis: int, block_size: int) -> list[tuple[View, View, list[View]]]:
+    """(part of x, part of out, parameters that broadcast to them): one piece, or for blocks that do not divide the axis the whole blocks and the rest."""
+    if all(v.rank == 0 or all(d == 1 for d in v.shape) for v in parameters):
+        return [(x, out, [k.reshape(v, ()) for v in parameters])]
+    along = normalize_axis(axis, x.rank)
+    if not block_size:
+        spread_out = [_trailing(v, x.rank - 1 - along) if v.rank == 1 else v for v in parameters]
+        return [(x, out, spread_out)]
+    size = whole_number(x.shape[along], "the size of a blocked axis")
+    whole, rest = divmod(size, block_size)
+    made = []
+    if whole:
+        views = [v.slice(along, 0, whole * block_size).split(along, whole, block_size) for v in (x, out)]
+        made.append((*views, [v.slice(along, 0, whole).unsqueeze(along + 1) for v in parameters]))
+    if rest:
+        views = [v.slice(along, whole * block_size, rest) for v in (x, out)]
+        made.append((*views, [v.slice(along, whole, 1) for v in parameters]))
+    return made  # type: ignore[return-value]
+
+
+def _trailing(view: View, count: int) -> View:
+    for _ in range(count):
+        view = view.unsqueeze(view.rank)
+    return view
+
+
+def quantized(value: E, dtype: DType) -> E:
+    """A float in units of the scale, zero point added, as the integer type."""
+    return saturated_to(value, dtype)
+
+
+@QuantizeLinear.lower
+def _(k: Lowering, x: View, y_scale: View, y_zero_point: View | None = None, *, axis: int = 1, block_size: int = 0, output_dtype: int = 0, precision: int = 0, saturate: int = 1,
+      out: Spec) -> View:
+    dtype = out.dtype
+    assert dtype is not None
+    kind = DType(precision) if precision else y_scale.dtype
+    if not dtype.is_integer:
+        raise CannotLower(f"quantization to {dtype.text}")
+    made = k.buffer(dtype, x.shape).whole()
+    for part, target, (scale, *zero) in _pieces(k, x, made, [y_scale] if y_zero_point is None else [y_scale, y_zero_point], axis, block_size):
+        if kind in (DType.FLOAT16, DType.BFLOAT16):  # the quotient is rounded before it is rounded to an integer
+            part, scale = k.map(lambda v, s: v / s, part, scale, dtype=kind, shape=part.shape), None
+
+        def body(v: E, *rest: E, divided: bool = scale is None, wide: Compute = compute_type(kind) if kind.is_float else Compute.F64) -> E:
+            left = list(rest)
+            quotient = v if divided else cast(v, wide) / cast(left.pop(0), wide)
+            whole = unary(Op.ROUND, quotient)
+            return quantized(whole + cast(left[0], whole.type) if left else whole, dtype)
+        k.map(body, part, *([] if scale is None else [scale]), *zero, dtype=dtype, out=target)
+    return made
+
+
+@DequantizeLinear.lower
+def _(k: Lowering, x: View, x_scale: View, x_zero_point: View | None = None, *, axis: int = 1, block_size: int = 0, output_dtype: int = 0, out: Spec) -> View:
+    dtype = out.dtype
+    assert dtype is not None
+    if not x.dtype.is_integer:
+        raise CannotLower(f"dequantization of {x.dtype.text}")
+    exact = Compute.I32 if x.dtype.bits <= 16 else Compute.I64
+    made = k.buffer(dtype, x.shape).whole()
+    for part, target, (scale, *zero) in _pieces(k, x, made, [x_scale] if x_zero_point is None else [x_scale, x_zero_point], axis, block_size):
+        def body(v: E, s: E, *z: E) -> E:
+            difference = cast(v, exact) - cast(z[0], exact) if z else v
+            return cast(difference, Compute.F32) * cast(s, Compute.F32)
+        k.map(body, part, scale, *zero, dtype=dtype, out=target)
+    return made
+
+
+@DynamicQuantizeLinear.lower
+def _(k: Lowering, x: View, *, out: Any) -> tuple[View, View, View]:
+    every = range(x.rank)
+    low = k.reduce(2, x, every, DType.FLOAT, None, lambda v: binary(Op.MIN, v, 0))
+    high = k.reduce(3, x, every, DType.FLOAT, None, lambda v: binary(Op.MAX, v, 0))
+    scale = k.reshape(k.map(lambda a, b: select(binary(Op.GT, b, a), (b - a) / 255, (b - a) * 0 + 1), low, high, dtype=DType.FLOAT), ())
+    zero = k.map(lambda a, s: quantized(-a / s, DType.UINT8), k.reshape(low, ()), scale, dtype=DType.UINT8)
+    return k.map(lambda v, s, z: quantized(unary(Op.ROUND, v / s) + cast(z, Compute.F32), DType.UINT8), x, scale, zero, dtype=DType.UINT8), scale, zero
+
+
+def integer_product(k: Lowering, a: View, b: View, zero_a: View | None, zero_b: View | None, shape: Shape, dtype: DType = DType.INT32, epilogue: Any = None,
+                    leaves: list[View] | None = None) -> View:
+    """MATMUL of integers less their zero points (scalars; per row of a; per column of b) with `epilogue(sums, *leaves)`, leaves broadcasting to [..., M, N]."""
+    if not (a.dtype.is_integer and b.dtype.is_integer):
+        raise CannotLower(f"a product of {a.dtype.text} and {b.dtype.text}")
+    left = a if a.rank > 1 else a.unsqueeze(0)
+    right = b if b.rank > 1 else b.unsqueeze(1)
+    batch = broadcast_shapes(left.shape[:-2], right.shape[:-2]) or ()
+    full = (*batch, left.shape[-2], right.shape[-1])
+    out = k.buffer(dtype, full).whole()
+    operands: list[View | None] = [left.expand((*batch, *left.shape[-2:])), right if right.rank == 2 else right.expand((*batch, *right.shape[-2:]))]
+    places = []
+    for zero, most in ((zero_a, left.shape[-2]), (zero_b, right.shape[-1])):
+        if zero is not None and zero.rank > 1:
+            if any(d != 1 for d in zero.shape[:-1]) and zero is zero_b or zero is zero_a and any(d != 1 for d in (*zero.shape[:-2], zero.shape[-1])):
+                raise CannotLower(f"zero points of shape {list(map(str, zero.shape))}")
+            zero = k.reshape(zero, (most,))
+        places.append(-1 if zero is None else len(operands))
+        operands += [] if zero is None else [zero]
+    first = len(operands)
+    expression = [cast(epilogue(acc(DType.INT32), *(E(Op.LEAF, compute_type(v.dtype), data=i) for i, v in enumerate(leaves or []))), compute_type(dtype))] if epilogue else []
+    k.call(Kernel.MATMUL, [*operands, *(v.expand(full) for v in leaves or [])], [out], epilogue=expression, first_leaf=first, zero_a=places[0], zero_b=places[1])
+    return k.reshape(out, shape)
+
+
+@MatMulInteger.lower
+def _(k: Lowering, A: View, B: View, a_zero_point: View | None = None, b_zero_point: View | None = None, *, out: Spec) -> View:
+    return integer_product(k, A, B, a_zero_point, b_zero_point, out.shape or ())
+
+
+def rescaled(dtype: DType) -> Any:
+    """An epilogue: int32 sums · (a_scale · b_scale / y_scale), rounded to even, plus the zero point, saturated. The arithmetic is float32, as in onnxruntime."""
+    def body(total: E, a: E, b: E, y: E, zero: E) -> E:
+        factor = cast(a, Compute.F32) * cast(b, Compute.F32) / cast(y, Compute.F32)
+        return quantized(unary(Op.ROUND, cast(total, Compute.F32) * factor) + cast(zero, Compute.F32), dtype)
+    return body
+
+
+@QLinearMatMul.lower
+def _(k: Lowering, a: View, a_scale: View, a_zero_point: View, b: View, b_scale: View, b_zero_point: View, y_scale: View, y_zero_point: View, *, out: Spec) -> View:
+    assert out.dtype is not None
+
+    def by_rows(view: View) -> View:
+        return k.reshape(view, ()) if view.shape in ((), (1,)) else view.unsqueeze(1) if view.rank == 1 and a.rank > 1 else view
+
+    def by_columns(view: View) -> View:
+        return k.reshape(view, ()) if view.shape in ((), (1,)) else view
+    leaves = [by_rows(a_scale), by_columns(b_scale), by_rows(y_scale), by_rows(y_zero_point)]
+    return integer_product(k, a, b, a_zero_point, b_zero_point, out.shape or (), out.dtype, rescaled(out.dtype), leaves)
