@@ -180,6 +180,10 @@ class CannotLower(NotImplementedHere):
     """A rule's way to say that this node, with these attributes or types, has no kernels (yet): the node runs elsewhere, with this reason."""
 
 
+def _no_graphs(graph: Any, views: Sequence[View]) -> list[View]:
+    raise CannotLower("a nested graph")
+
+
 class Lowering:
     """Collects the kernel calls of a graph; given to lowering rules as `k`."""
 
@@ -187,6 +191,7 @@ class Lowering:
         self.calls: list[KernelCall] = []
         self.origin: tuple[str, ...] = ()
         self.name = ""
+        self.inline: Callable[[Any, Sequence[View]], list[View]] = _no_graphs   # (nested graph, views of its inputs) → views of its outputs; set by the lower stage
         self._count = 0
 
     # -- making ------------------------------------------------------------------------------------------------------------------------------

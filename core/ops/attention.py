@@ -10,10 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from ..dim import Dim, floordiv
+from ..expr import Compute, E, Op, acc, binary, cast, compute_type, const, coord, select, unary
 from ..kernels import Kernel
-from ..lowering import CannotLower, Lowering, View
+from ..lowering import Lowering, View
 from ..types import DType
+from .activation import softmax_view
+from .cast import cast_view
 from .common import check_equal, fresh_shape, same_type
+from .gather import gathered
+from .maps import whole_number
+from .move import joined
 from .precision import matmul, widened
 from .registry import Spec, operator, require
 
@@ -247,27 +254,164 @@ def _head_view(k: Lowering, x: View, count: int | None) -> View:
     return k.reshape(x, (batch, length, count, hidden // count)).permute((0, 2, 1, 3))
 
 
+def _unpacked(k: Lowering, dtype: DType, shape: Any, rank: int) -> tuple[View, View]:
+    """A new buffer for [B, heads, S, D], packed to [B, S, heads * D] where the operator's rank is 3: (its view as heads, the operator's output)."""
+    batch, heads, length, depth = shape
+    if rank == 4:
+        made = k.buffer(dtype, shape).whole()
+        return made, made
+    packed = k.buffer(dtype, (batch, length, heads * depth)).whole()
+    return packed.split(2, heads, depth).permute((0, 2, 1, 3)), packed
+
+
+def _grouped_product(k: Lowering, a: View, b: View, out: View, factor: float = 1.0) -> None:
+    """out = factor · a @ b over heads [B, Hq, M, K] @ [B, Hkv, K, N], each of b's heads serving Hq / Hkv consecutive heads of a."""
+    heads, kv_heads = a.shape[1], b.shape[1]
+    if heads != kv_heads:
+        group = floordiv(heads, kv_heads)
+        a, out, b = a.split(1, kv_heads, group), out.split(1, kv_heads, group), b.unsqueeze(2)
+    epilogue = [] if factor == 1 else [acc(a.dtype) * factor]
+    k.call(Kernel.MATMUL, [a, b.expand((*a.shape[:-2], *b.shape[-2:]))], [out], epilogue=epilogue, first_leaf=2, zero_a=-1, zero_b=-1)
+
+
+def _scale(depth: Dim, scale: float | None) -> float:
+    return 1 / math.sqrt(whole_number(depth, "the head size")) if scale is None else scale
+
+
+def _scores(k: Lowering, q: View, key: View, scale: float) -> View:
+    """q keyᵀ · scale [B, Hq, S, T]. Half-width floats are scaled by √scale first, as the specification's function body does: it decides how they round."""
+    out = k.buffer(q.dtype, (*q.shape[:3], key.shape[2])).whole()
+    if q.dtype in (DType.FLOAT16, DType.BFLOAT16):
+        root = float(np.asarray(math.sqrt(scale), q.dtype.numpy))
+        q, key = (k.map(lambda x: x * root, v, dtype=v.dtype) for v in (q, key))
+        scale = 1.0
+    _grouped_product(k, q, key.permute((0, 1, 3, 2)), out, scale)
+    return out
+
+
+def _bias_view(k: Lowering, mask: View | None, dtype: DType, lengths: tuple[Dim, Dim], offset: Dim, is_causal: int, left: int, right: int, valid: View | None) -> View | None:
+    """What is added to the scores: the mask, and -inf where a query may not look. None where everybody sees everything."""
+    length, total = lengths
+    if mask is not None and mask.shape[-1] != total:  # a mask shorter than the keys hides the rest
+        hidden = k.constant(np.asarray(False if mask.dtype is DType.BOOL else -np.inf).astype(mask.dtype.numpy), mask.dtype)
+        padded = k.buffer(mask.dtype, (*mask.shape[:-1], total)).whole()
+        mask = k.move(mask, padded, 1, [0] * mask.rank, hidden)
+    if mask is None and not is_causal and left < 0 and right < 0 and valid is None:
+        return None
+    positional = bool(is_causal) or left >= 0 or right >= 0
+    shift = whole_number(offset, "the length of the past") if positional and valid is None else 0
+    wide = compute_type(dtype)
+
+    def body(*operands: E) -> E:
+        rest = list(operands)
+        given = rest.pop(0) if mask is not None else None
+        count = cast(rest.pop(0), Compute.I64) if valid is not None else None
+        place = coord(2) + ((cast(rest.pop(0), Compute.I64) if rest else 0) if valid is not None else shift)
+        seen = const(1, Compute.I32)
+        for wanted, test in ((bool(is_causal), lambda: binary(Op.LE, coord(3), place)), (left >= 0, lambda: binary(Op.GE, coord(3), place - left)),
+                             (right >= 0, lambda: binary(Op.LE, coord(3), place + right)), (count is not None, lambda: binary(Op.LT, coord(3), count))):
+            seen = binary(Op.AND, seen, test()) if wanted else seen
+        bias = const(0, wide) if given is None else select(given, const(0, wide), const(-math.inf, wide)) if mask is not None and mask.dtype is DType.BOOL else cast(given, wide)
+        return select(seen, bias, const(-math.inf, wide))
+    views = []
+    shape: tuple[Dim, ...] = (1, 1, length, total)
+    if mask is not None:
+        for _ in range(4 - mask.rank):
+            mask = mask.unsqueeze(0)
+        views.append(mask)
+        shape = (*mask.shape[:2], length, total)
+    if valid is not None:
+        per_batch = k.reshape(valid, (valid.shape[0], 1, 1, 1))
+        views.append(per_batch)
+        shape = (valid.shape[0], shape[1], length, total)
+        if positional:
+            size = whole_number(length, "the number of queries")
+            views.append(k.map(lambda n: n - size, per_batch, dtype=per_batch.dtype))
+    return k.map(body, *views, dtype=dtype, shape=shape)
+
+
 @Attention.lower
 def _(k: Lowering, Q: View, K: View, V: View, attn_mask: View | None = None, past_key: View | None = None, past_value: View | None = None, nonpad_kv_seqlen: View | None = None, *,
       is_causal: int = 0, kv_num_heads: int | None = None, left_window_size: int = -1, q_num_heads: int | None = None, qk_matmul_output_mode: int = 0,
       right_window_size: int = -1, scale: float | None = None, softcap: float = 0.0, softmax_precision: int | None = None, out: Any) -> Any:
-    first = out[0] if isinstance(out, list) else out
-    others = isinstance(out, list) and any(spec is not None for spec in out[1:])
-    if Q.dtype is not DType.FLOAT or past_key is not None or nonpad_kv_seqlen is not None or others or left_window_size >= 0 or right_window_size >= 0:
-        raise CannotLower("Attention with a cache, windows, further outputs or another type than float")
     q, key, v = _head_view(k, Q, q_num_heads), _head_view(k, K, kv_num_heads), _head_view(k, V, kv_num_heads)
-    batch, heads, length, depth = q.shape
-    if attn_mask is not None and attn_mask.shape[-1] != key.shape[2]:
-        raise CannotLower(f"a mask over {attn_mask.shape[-1]} of {key.shape[2]} positions")
-    mask = None if attn_mask is None else attn_mask.expand((batch, heads, length, key.shape[2]))
-    if scale is None and not isinstance(depth, int):
-        raise CannotLower("a head size that only the run knows")
-    factor = 1 / math.sqrt(depth) if scale is None else scale  # type: ignore[arg-type]
-    params: dict[str, Any] = {"scale": factor, "softcap": softcap, "causal": is_causal, "offset": 0}
-    if Q.rank == 4:
-        made = k.buffer(Q.dtype, (batch, heads, length, v.shape[3])).whole()
-        k.call(Kernel.ATTENTION, [q, key, v, mask], [made], **params)
-        return made
-    packed = k.buffer(Q.dtype, (batch, length, heads, v.shape[3])).whole()
-    k.call(Kernel.ATTENTION, [q, key, v, mask], [packed.permute((0, 2, 1, 3))], **params)
-    return k.reshape(packed, first.shape)
+    past: Dim = 0
+    if past_key is not None and past_value is not None:
+        past = past_key.shape[2]
+        key, v = (joined(k, [old, new], 2, Spec(new.dtype, (*new.shape[:2], past + new.shape[2], new.shape[3]))) for old, new in ((past_key, key), (past_value, v)))
+    factor = _scale(q.shape[3], scale)
+    heads, y = _unpacked(k, Q.dtype, (*q.shape[:3], v.shape[3]), Q.rank)
+    scores_wanted = isinstance(out, list) and len(out) > 3 and out[3] is not None
+    plain_mask = attn_mask is None or attn_mask.shape[-1] == key.shape[2] and attn_mask.dtype in (DType.BOOL, DType.FLOAT)
+    if Q.dtype is DType.FLOAT and V.dtype is DType.FLOAT and plain_mask and not scores_wanted and nonpad_kv_seqlen is None and left_window_size < 0 and right_window_size < 0:
+        mask = None if attn_mask is None else attn_mask.expand((*q.shape[:3], key.shape[2]))
+        k.call(Kernel.ATTENTION, [q, key, v, mask], [heads], scale=factor, softcap=softcap, causal=is_causal, offset=past)
+        return y, key, v, None
+    raw = scores = _scores(k, q, key, factor)
+    if softcap:
+        scores = k.map(lambda x: unary(Op.TANH, x / softcap) * softcap, raw, dtype=Q.dtype)
+    bias = _bias_view(k, attn_mask, Q.dtype, (q.shape[2], key.shape[2]), past, is_causal, left_window_size, right_window_size, nonpad_kv_seqlen)
+    biased = scores if bias is None else k.map(lambda x, b: x + b, scores, bias, dtype=Q.dtype)
+    weights = _weights(k, biased, bias, DType(softmax_precision) if softmax_precision else Q.dtype)
+    _grouped_product(k, weights, v, heads)
+    return y, key, v, (raw, scores, biased, weights)[qk_matmul_output_mode]
+
+
+def _weights(k: Lowering, biased: View, bias: View | None, precision: DType) -> View:
+    """Softmax in `precision`; a query that sees nothing weighs nothing. Whether it does is read off the bias: its scores could be NaN."""
+    weights = softmax_view(k, cast_view(k, biased, precision), 3)
+    if bias is None:
+        return cast_view(k, weights, biased.dtype)
+    top = k.reduce(3, bias, (3,), bias.dtype)
+    wide = compute_type(precision)
+    return k.map(lambda w, t: select(binary(Op.EQ, t, -math.inf), const(0, wide), w), weights, top, dtype=biased.dtype)
+
+
+@FlexAttention.lower
+def _(k: Lowering, Q: View, K: View, V: View, *, prob_mod: Any = None, scale: float | None = None, score_mod: Any = None, softmax_precision: int | None = None, out: Spec) -> View:
+    precision = _flex_precision(Q.dtype, softmax_precision)
+    scores = cast_view(k, _scores(k, Q, K, _scale(Q.shape[3], scale)), precision)
+    if score_mod is not None:
+        scores = k.inline(score_mod, [scores])[0]
+    weights = softmax_view(k, scores, 3)
+    if prob_mod is not None:
+        weights = k.inline(prob_mod, [weights])[0]
+    made = k.buffer(precision, out.shape or ()).whole()
+    _grouped_product(k, weights, cast_view(k, V, precision), made)
+    return cast_view(k, made, Q.dtype)
+
+
+@RotaryEmbedding.lower
+def _(k: Lowering, X: View, cos_cache: View, sin_cache: View, position_ids: View | None = None, *, interleaved: int = 0, num_heads: int | None = None, rotary_embedding_dim: int = 0,
+      out: Spec) -> View:
+    x = _head_view(k, X, num_heads)
+    caches = [c if position_ids is None else gathered(k, c, position_ids, 0, 0, (*position_ids.shape, c.shape[1])) for c in (cos_cache, sin_cache)]
+    return rotated(k, x, caches[0].unsqueeze(1), caches[1].unsqueeze(1), X.rank, interleaved, rotary_embedding_dim)
+
+
+def rotated(k: Lowering, x: View, cos: View, sin: View, rank: int, interleaved: int, size: int) -> View:
+    """The first `size` (0: all) elements of each head [B, heads, S, D] turned by cos and sin [B or 1, heads or 1, S, size / 2]; packed to [B, S, heads * D] where `rank` is 3."""
+    depth = whole_number(x.shape[3], "the head size")
+    size = size or depth
+    target, made = _unpacked(k, x.dtype, x.shape, rank)
+    half = size // 2
+
+    def pair(view: View, which: int) -> View:
+        return view.slice(3, which, half, 2) if interleaved else view.slice(3, which * half, half)
+    operands = (pair(x, 0), pair(x, 1), cos, sin)
+    k.map(lambda a, b, c, s: c * a - s * b, *operands, dtype=x.dtype, out=pair(target, 0))
+    k.map(lambda a, b, c, s: s * a + c * b, *operands, dtype=x.dtype, out=pair(target, 1))
+    if size < depth:
+        k.move(x.slice(3, size, depth - size), target.slice(3, size, depth - size))
+    return made
+
+
+@LinearAttention.lower
+def _(k: Lowering, query: View, key: View, value: View, past_state: View | None = None, decay: View | None = None, beta: View | None = None, *, chunk_size: int = 64,
+      kv_num_heads: int, q_num_heads: int, scale: float = 0.0, update_rule: str = "gated_delta", out: Any) -> tuple[View, View]:
+    q, keys, v = _head_view(k, query, q_num_heads), _head_view(k, key, kv_num_heads), _head_view(k, value, kv_num_heads)
+    heads, y = _unpacked(k, query.dtype, (*q.shape[:3], v.shape[3]), 3)
+    state = k.buffer(query.dtype if past_state is None else past_state.dtype, (q.shape[0], kv_num_heads, q.shape[3], v.shape[3])).whole()
+    operands = [q, keys, v, past_state, None if decay is None else _head_view(k, decay, kv_num_heads), None if beta is None else beta.permute((0, 2, 1)).unsqueeze(3)]
+    k.call(Kernel.SCAN, operands, [heads, state], axis=2, op=2, scale=scale or _scale(q.shape[3], None))
+    return y, state

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..dim import Expr, Undecidable, symbols
-from ..graph import Node, Value
+from ..graph import Graph, Node, Value
 from ..kernels import Kernel
 from ..lowering import Buffer, CannotLower, KernelCall, Lowering, View
 from ..ops import Spec, lookup
@@ -88,6 +88,7 @@ def lower_node(k: Lowering, node: Node, views: dict[Value, View], specs: Specs) 
     if host is not None:
         raise CannotLower(f"{node.label}: {host.dtype.text} runs on the host")  # type: ignore[union-attr]
     before = len(k.calls)
+    k.inline = lambda graph, given: inline(k, graph, given, views, specs)
     try:
         made = operator.lowering(k, *inputs, **arguments, out=_declared([specs.get(v) if v is not None else None for v in node.outputs]))
     except CannotLower as reason:
@@ -105,6 +106,16 @@ def lower_node(k: Lowering, node: Node, views: dict[Value, View], specs: Specs) 
     for output, view in zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=False):
         if output is not None and view is not None:
             views[output] = replace(view, value=specs[output].value)
+
+
+def inline(k: Lowering, graph: Graph, given: Sequence[View], views: dict[Value, View], specs: Specs) -> list[View]:
+    """Lower a nested graph whose inputs are `given` as if its nodes stood where it is used; shape inference has recorded its values."""
+    origin, name = k.origin, k.name
+    views.update(zip(graph.inputs, given, strict=True))
+    for node in graph.nodes:
+        lower_node(k, node, views, specs)
+    k.origin, k.name = origin, name
+    return [_view(k, v, views, specs) for v in graph.outputs]
 
 
 def _own_sizes(spec: Spec, inputs: Sequence[View | None]) -> set[Any]:
