@@ -46,7 +46,7 @@ def peak(isa: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "peak.c", Path(folder) / "peak.so"
         source.write_text(PEAK)
-        options = ["-O2", "-shared", "-fPIC", f"-mcpu={harness.CPUS[isa]}", "-ffp-contract=fast", f"-DLANES={LANES[isa]}"]
+        options = ["-O2", "-shared", "-fPIC", *harness.FLAGS[isa], "-ffp-contract=fast", f"-DLANES={LANES[isa]}"]
         subprocess.run([sys.executable, "-m", "ziglang", "cc", *options, str(source), "-o", str(target)], check=True)
         lib = ctypes.CDLL(str(target))
         lib.peak.restype = ctypes.c_float
@@ -113,12 +113,32 @@ def conv(c: int, m: int, size: int, kernel: int, stride: int = 1, group: int = 1
             lambda: session(node, {"x": x}, {"w": w}))
 
 
+def pool(op: str, c: int, size: int, kernel: int, stride: int) -> Case:
+    x, pad = normal(1, c, size, size), kernel // 2
+    out = (size + 2 * pad - kernel) // stride + 1
+    last = np.moveaxis(aligned(np.ascontiguousarray(np.moveaxis(x, 1, -1))), -1, 1)
+    y = np.moveaxis(aligned(np.zeros((1, out, out, c), np.float32)), -1, 1)
+    params = [2, int(op == "AveragePool"), kernel, kernel, 1, stride, stride, 1, 1, 1, 1, pad, pad, 0, pad, pad, 0, 0, harness.bits(2), 0]
+    node = helper.make_node(op, ["x"], ["y"], kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4)
+    return (f"{op} {kernel}x{kernel}/{stride} {c}@{size}", 0.0, lambda isa: harness.Kernel("pool", isa, [last], [y], params).run, lambda: session(node, {"x": x}, {}))
+
+
+def attention(h: int, hk: int, s: int, t: int, d: int, causal: bool = False) -> Case:
+    q, k, v, y = aligned(normal(1, h, s, d)), aligned(normal(1, hk, t, d)), aligned(normal(1, hk, t, d)), aligned(normal(1, h, s, d))
+    params = [harness.bits(d ** -0.5), harness.bits(0.0), int(causal), t - s]
+    node = helper.make_node("Attention", ["q", "k", "v"], ["y"], is_causal=int(causal and s == t))
+    return (f"attention {h}/{hk} {s}x{t}x{d}{' causal' if causal else ''}", 4.0 * h * s * t * d, lambda isa: harness.Kernel("attention", isa, [q, k, v, None], [y], params).run,
+            lambda: session(node, {"q": q, "k": k, "v": v}, {}))
+
+
 def cases() -> list[Case]:
     return [gemm(512, 512, 512), gemm(1024, 1024, 1024), gemm(512, 512, 512, False), gemm(1024, 1024, 1024, False), gemm(128, 768, 768), gemm(128, 3072, 768), gemm(128, 768, 3072),
             gemm(1, 4096, 4096), gemm(4, 4096, 4096), gemm(1, 4096, 4096, False), gemm(3136, 24, 96),
             conv(64, 64, 56, 3), conv(128, 128, 28, 3), conv(256, 256, 14, 3), conv(512, 512, 7, 3), conv(3, 64, 224, 7, 2), conv(3, 32, 224, 3, 2), conv(128, 128, 56, 3, 2),
             conv(96, 24, 56, 1), conv(24, 144, 56, 1), conv(256, 64, 56, 1), conv(64, 256, 56, 1), conv(960, 320, 7, 1), conv(256, 512, 56, 1, 2),
-            conv(96, 96, 112, 3, 1, 96), conv(96, 96, 112, 3, 2, 96), conv(384, 384, 14, 3, 1, 384), conv(960, 960, 7, 3, 1, 960), conv(144, 144, 56, 5, 1, 144)]
+            conv(96, 96, 112, 3, 1, 96), conv(96, 96, 112, 3, 2, 96), conv(384, 384, 14, 3, 1, 384), conv(960, 960, 7, 3, 1, 960), conv(144, 144, 56, 5, 1, 144),
+            pool("MaxPool", 64, 112, 3, 2), pool("AveragePool", 64, 56, 3, 1), pool("MaxPool", 192, 28, 3, 1),
+            attention(12, 12, 128, 128, 64), attention(12, 12, 512, 512, 64), attention(12, 12, 512, 512, 64, True), attention(12, 12, 1, 512, 64), attention(32, 8, 1, 1024, 128)]
 
 
 def compare(case: Case, isa: str, top: float, rounds: int) -> str:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from sardonyx.engine.build import COMMON, TARGETS
 from sardonyx.model.packing import Packing, pack
 
 SOURCE = Path(__file__).parents[2] / "core" / "engine" / "src"
+FLAGS = dict(TARGETS["linux", "x86_64"].isas) | dict(TARGETS["linux", "aarch64"].isas)
 FAMILIES = ("gemm", "matmul", "conv", "depthwise", "winograd", "pool", "attention")
-CPUS = {"avx512": "x86_64_v4", "avx2": "x86_64_v3", "sse": "x86_64_v2"}
 RANK = 8
 DTYPES = {np.dtype(np.float32): 1, np.dtype(np.int64): 7, np.dtype(np.int32): 6, np.dtype(bool): 9, np.dtype(np.float16): 10, np.dtype(np.float64): 11, np.dtype(ml_dtypes.bfloat16): 16,
           np.dtype(np.int8): 3, np.dtype(np.uint8): 2}
@@ -54,8 +55,8 @@ def library(isa: str) -> c.CDLL:
         objects = []
         for source in [*sources, stubs]:
             objects.append(folder / f"{isa}-{key}-{source.stem}.o")
-            options = [] if source == stubs else ["-ffreestanding", f"-mcpu={CPUS[isa]}", "-ffp-contract=fast"]
-            subprocess.run([sys.executable, "-m", "ziglang", "cc", "-std=c17", "-O3", "-fPIC", f"-DSX_ISA={isa}", f"-I{SOURCE}", *options, "-c", str(source), "-o", str(objects[-1])], check=True)
+            options = ["-std=c17", "-O1", "-fPIC"] if source == stubs else [*COMMON, *FLAGS[isa], "-fvisibility=default"]
+            subprocess.run([sys.executable, "-m", "ziglang", "cc", *options, f"-DSX_ISA={isa}", f"-I{SOURCE}", "-c", str(source), "-o", str(objects[-1])], check=True)
         subprocess.run([sys.executable, "-m", "ziglang", "cc", "-shared", "-o", str(target), *map(str, objects), "-lpthread"], check=True)
         for path in objects:
             path.unlink()

@@ -28,7 +28,7 @@ void sx_finish(const sx_call *call, const void *block, int acc_type, int64_t row
     const sx_view *y = &call->out[0];
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < cols; c++) {
-            double value = acc_type == 1 ? ((const double *)block)[r * ld + c] : ((const float *)block)[r * ld + c];
+            double value = acc_type == 2 ? ((const int32_t *)block)[r * ld + c] : acc_type == 1 ? ((const double *)block)[r * ld + c] : ((const float *)block)[r * ld + c];
             int64_t at = 0;
             if (call->epilogue) value *= 2;
             for (int d = 0; d < y->rank; d++) {
@@ -38,6 +38,7 @@ void sx_finish(const sx_call *call, const void *block, int acc_type, int64_t row
             }
             if (y->dtype == SX_DOUBLE) ((double *)y->data)[at] = value;
             else if (y->dtype == SX_FLOAT) ((float *)y->data)[at] = (float)value;
+            else if (y->dtype == SX_INT8 || y->dtype == SX_UINT8) y->data[at] = (char)(int)value;
             else ((_Float16 *)y->data)[at] = (_Float16)value;
         }
 }

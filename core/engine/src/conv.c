@@ -1,7 +1,7 @@
 /* conv.c: convolutions of any rank up to 3-D, grouped, strided, dilated, transposed (kind CONV), float types, double.
 
-   X[N, C, spatial…] has channel stride 1 (other strides are free). W is packed as CONV or DEPTHWISE, derived WINOGRAD, or plain, logically [M, C/group, kernel…] (also for a transposed
-   convolution: its lowering turns ONNX's [C, M/group, kernel…] round by strides). Y: any strides.
+   X[N, C, spatial…] has channel stride 1 (other strides are free). W is packed as CONV or DEPTHWISE, derived WINOGRAD, or plain, logically [M, C/group, kernel…]; a transposed
+   convolution's is plain, [C, M/group, kernel…]. Y: any strides.
 
    Implicit GEMM: rows are output pixels of all images, columns features of a group, K runs over (kernel…, channel of the group). A row of A is gathered from X when its K block is due;
    1×1 kernels of stride 1 use X where it lies. */
@@ -60,13 +60,9 @@ static void gather(const void *source, int64_t row, int64_t rows, int64_t at, in
 /* One panel of plain weights. */
 static void weights(const void *source, int64_t column, int64_t columns, int64_t at, int64_t count, float *to) {
     const sx_conv *v = ((const side *)source)->v;
-    const sx_view *w = v->wv;
-    const char *data = w->data + (((const side *)source)->group * v->mg + column) * w->stride[0] * sx_size_of(w->dtype);
-    for (int64_t k = 0; k < count; k++) {
-        int64_t channel = (at + k) % v->cg, tap = (at + k) / v->cg;
-        int64_t from = channel * w->stride[1] + tap % v->k[2] * v->ws[2] + tap / v->k[2] % v->k[1] * v->ws[1] + tap / v->k[2] / v->k[1] * v->ws[0];
-        for (int64_t j = 0; j < columns; j++) to[k * SX_PANEL + j] = sx_element(data, w->dtype, from + j * w->stride[0]);
-    }
+    int64_t first = ((const side *)source)->group * v->mg + column;
+    for (int64_t k = 0; k < count; k++)
+        for (int64_t j = 0; j < columns; j++) to[k * SX_PANEL + j] = sx_element(v->wv->data, v->wv->dtype, sx_weight_at(v, first + j, (at + k) % v->cg, (at + k) / v->cg));
 }
 
 static int pointwise(const sx_conv *v) {
@@ -111,7 +107,6 @@ enum { PIXELS = 16, FEATURES = 64 };
 
 static void double_tile(void *arg, int64_t i, int worker) {
     const sx_conv *v = arg;
-    const sx_view *w = v->wv;
     double *sums = (double *)(v->call->scratch + worker * v->call->scratch_bytes);
     int64_t od = i / v->out[1] % v->out[0], oh = i % v->out[1], image = i / v->out[1] / v->out[0], start[SX_RANK] = {0};
     int last = v->spatial + 1;
@@ -126,8 +121,7 @@ static void double_tile(void *arg, int64_t i, int worker) {
                     int64_t id = sx_conv_at(v, 0, od, t0), ih = sx_conv_at(v, 1, oh, t1), iw = sx_conv_at(v, 2, ow + at / features, t2);
                     if (id < 0 || ih < 0 || iw < 0) continue;
                     const double *x = (const double *)v->xv->data + image * v->xn + id * v->xs[0] + ih * v->xs[1] + iw * v->xs[2] + group * v->cg;
-                    const double *k = (const double *)w->data + o * w->stride[0] + t0 * v->ws[0] + t1 * v->ws[1] + t2 * v->ws[2];
-                    for (int64_t c = 0; c < v->cg; c++) sum += x[c] * k[c * w->stride[1]];
+                    for (int64_t c = 0; c < v->cg; c++) sum += x[c] * ((const double *)v->wv->data)[sx_weight_at(v, o, c, tap)];
                 }
                 sums[at] = sum;
             }

@@ -24,22 +24,38 @@ static inline int sx_even(const int64_t *dims, const int64_t *strides, int64_t n
     return n == 1 || stride_n == expected;
 }
 
-static inline sx_conv sx_conv_of(const sx_call *call) {
-    enum { SPATIAL, GROUP, KERNEL, STRIDES = KERNEL + 3, DILATIONS = STRIDES + 3, PADS = DILATIONS + 3, TRANSPOSED = PADS + 3 };
+/* The part a pooling has too; kernel, strides, dilations and pads are the parameters from the third on. */
+static inline sx_conv sx_window_of(const sx_call *call) {
+    enum { SPATIAL, KERNEL = 2, STRIDES = KERNEL + 3, DILATIONS = STRIDES + 3, PADS = DILATIONS + 3 };
     const int64_t *p = call->param;
-    const sx_view *x = &call->in[0], *w = &call->in[1], *y = &call->out[0];
-    sx_conv v = {.call = call, .xv = x, .wv = w, .yv = y, .n = x->dim[0], .c = x->dim[1], .m = y->dim[1], .group = p[GROUP], .xn = x->stride[0], .yn = y->stride[0],
-                 .spatial = (int)p[SPATIAL], .transposed = (int)p[TRANSPOSED], .taps = 1, .pixels = 1};
+    const sx_view *x = &call->in[0], *y = &call->out[0];
+    sx_conv v = {.call = call, .xv = x, .yv = y, .n = x->dim[0], .c = x->dim[1], .m = y->dim[1], .group = 1, .xn = x->stride[0], .yn = y->stride[0], .spatial = (int)p[SPATIAL], .taps = 1, .pixels = 1};
     for (int i = 0; i < 3; i++) {
-        int a = i - (3 - v.spatial); /* the parameter's own axis, right-aligned */
+        int a = i - (3 - v.spatial); /* the operand's own axis: axes are right-aligned */
         v.in[i] = a < 0 ? 1 : x->dim[2 + a], v.out[i] = a < 0 ? 1 : y->dim[2 + a];
-        v.xs[i] = a < 0 ? 0 : x->stride[2 + a], v.ys[i] = a < 0 ? 0 : y->stride[2 + a], v.ws[i] = a < 0 ? 0 : w->stride[2 + a];
+        v.xs[i] = a < 0 ? 0 : x->stride[2 + a], v.ys[i] = a < 0 ? 0 : y->stride[2 + a];
         v.k[i] = a < 0 ? 1 : p[KERNEL + a], v.s[i] = a < 0 ? 1 : p[STRIDES + a], v.d[i] = a < 0 ? 1 : p[DILATIONS + a], v.p[i] = a < 0 ? 0 : p[PADS + a];
         v.taps *= v.k[i], v.pixels *= v.out[i];
     }
-    v.cg = v.c / v.group, v.mg = v.m / v.group, v.rows = v.n * v.pixels;
+    v.rows = v.n * v.pixels;
     v.even_in = sx_even(v.in, v.xs, v.n, v.xn), v.even_out = sx_even(v.out, v.ys, v.n, v.yn);
     return v;
+}
+
+static inline sx_conv sx_conv_of(const sx_call *call) {
+    enum { GROUP = 1, TRANSPOSED = 14 };
+    sx_conv v = sx_window_of(call);
+    v.wv = &call->in[1], v.group = call->param[GROUP], v.transposed = (int)call->param[TRANSPOSED];
+    for (int i = 0; i < 3; i++) v.ws[i] = i < 3 - v.spatial ? 0 : v.wv->stride[i + v.spatial - 1];
+    v.cg = v.c / sx_max64(v.group, 1), v.mg = v.m / sx_max64(v.group, 1);
+    return v;
+}
+
+/* Element of plain weights: feature m (of all), channel c of its group, tap offset from ws. A transposed convolution's are [C, M/group, kernel…]. */
+static inline int64_t sx_weight_at(const sx_conv *v, int64_t m, int64_t c, int64_t tap) {
+    int64_t at = tap % v->k[2] * v->ws[2] + tap / v->k[2] % v->k[1] * v->ws[1] + tap / v->k[2] / v->k[1] * v->ws[0];
+    if (v->transposed) return at + (m / v->mg * v->cg + c) * v->wv->stride[0] + m % v->mg * v->wv->stride[1];
+    return at + m * v->wv->stride[0] + c * v->wv->stride[1];
 }
 
 /* Position along axis i of the input that tap t of output position o reads, or -1. */

@@ -118,10 +118,8 @@ static void tile_of(void *arg, int64_t index, int worker) {
         const sx_view *plain = v->wv;
         for (int64_t tap = 0; tap < v->taps; tap++)
             if (plain->packing) sx_widen_row(plain->data + tap * v->m * sx_size_of(plain->dtype), plain->dtype, 1, v->m, scratch + tap * v->m);
-            else {
-                int64_t at = tap % v->k[2] * v->ws[2] + tap / v->k[2] % v->k[1] * v->ws[1] + tap / v->k[2] / v->k[1] * v->ws[0];
-                sx_widen_row(plain->data + at * sx_size_of(plain->dtype), plain->dtype, plain->stride[0], v->m, scratch + tap * v->m);
-            }
+            else
+                for (int64_t m = 0; m < v->m; m++) scratch[tap * v->m + m] = sx_element(plain->data, plain->dtype, sx_weight_at(v, m, 0, tap));
         w = scratch;
     }
     int64_t total = v->n * v->out[0] * v->out[1];

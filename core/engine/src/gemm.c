@@ -275,11 +275,12 @@ sx_gemm_cut SX_NAME(sx_gemm_cut_for)(const sx_gemm *g, int64_t batch) {
     return cut;
 }
 
+static int64_t copied_rows(const sx_gemm *g, int64_t mc) { return direct(g, mc) ? 0 : mc * ((few_rows(g, mc) ? g->k : k_block(g->k)) + SKEW); }
+
 int64_t SX_NAME(sx_gemm_scratch)(const sx_gemm *g, int64_t mc, int64_t nc) {
     (void)nc;
-    int64_t k = few_rows(g, mc) ? g->k : k_block(g->k);
-    int64_t a = direct(g, mc) ? 0 : mc * (k + SKEW), b = SX_WIDE * k_block(g->k);
-    return 4 * sx_round_up(a + b, 16) + 64;
+    int64_t a = sx_max64(copied_rows(g, mc), copied_rows(g, sx_min64(mc, GEMV_ROWS))); /* the last rectangle may have few rows */
+    return 4 * sx_round_up(a + SX_WIDE * k_block(g->k), 16);
 }
 
 void SX_NAME(sx_gemm_block)(const sx_gemm *g, int64_t m0, int64_t mc, int64_t n0, int64_t nc, float *c, int64_t ldc, char *scratch) {
