@@ -111,11 +111,11 @@ RECORDS: dict[Kernel, Record] = {
     Kernel.SAMPLE: Record(("x", "at", "batch?"), ("y",), ("op", "mode", "padding", "align_corners", "coordinates", "sampling_ratio", "spatial_scale")),
     # The first Y.dim[axis] elements along `axis` in descending (largest 1) or ascending order, and where they were (int64); of equal ones the lower index first. NaN counts as largest.
     Kernel.SORT: Record(("x",), ("y", "indices"), ("axis", "largest")),
-    # X[T, B, I], W[D, g*H, I], R[D, g*H, H], b[D, 2*g*H], lens[B] (int32), h[D, B, H], c[D, B, H], peephole[D, 3*H]; Y[T, D, B, H], last_h[D, B, H], last_c[D, B, H] (kind 0 only; absent otherwise).
-    # kind 0 LSTM (gates i o f c) 1 GRU (z r h) 2 RNN; direction 0 forward 1 reverse 2 both (D = 2). activations: three (LSTM), two (GRU), one (RNN) for each direction, numbered as ACTIVATIONS,
+    # X[T, B, I], W[D, g*H, I], R[D, g*H, H], b[D, 2*g*H], lens[B] (int32), h[D, B, H], c[D, B, H], peephole[D, 3*H]; Y[T, D, B, H], last_h[D, B, H], last_c[D, B, H] (cell 0 only; absent otherwise).
+    # cell 0 LSTM (gates i o f c) 1 GRU (z r h) 2 RNN; direction 0 forward 1 reverse 2 both (D = 2). activations: three (LSTM), two (GRU), one (RNN) for each direction, numbered as ACTIVATIONS,
     # with alpha and beta; clip 0: none. Where lens ends before T, Y is 0 from there on.
     Kernel.RNN: Record(("x", "w", "r", "b?", "lens?", "h?", "c?", "peephole?"), ("y", "last_h", "last_c?"),
-                       ("kind", "direction", "linear_before_reset", "input_forget", "clip", "activations[6]", "alpha[6]", "beta[6]")),
+                       ("cell", "direction", "linear_before_reset", "input_forget", "clip", "activations[6]", "alpha[6]", "beta[6]")),
     # DFT along `axis` (not the last, which holds the real part, or real and imaginary). The signal is cut or zero-padded to `length`. inverse: divided by length. onesided: forward, of a real signal:
     # the first length // 2 + 1 bins; inverse: from such a half spectrum to a real signal (Y's last axis is 1).
     Kernel.FFT: Record(("x",), ("y",), ("axis", "length", "inverse", "onesided")),

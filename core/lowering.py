@@ -122,6 +122,12 @@ class View:
         made[0] = replace(made[0], start=old.start)
         return replace(self, axes=(*self.axes[:axis], *made, *self.axes[axis + 1:]), value=None)
 
+    def frames(self, axis: int, count: Dim, step: Dim, length: Dim) -> View:
+        """An axis as `count` frames of `length` positions each, `step` apart: two axes that may overlap (to be read, not written)."""
+        old = self.axes[axis]
+        made = (replace(old, size=count, step=old.step * step), replace(old, size=length, start=0))
+        return replace(self, axes=(*self.axes[:axis], *made, *self.axes[axis + 1:]), value=None)
+
     def refined(self, shape: Sequence[Dim]) -> View | None:
         """The same elements under `shape`, if that only splits axes and inserts or drops axes of size 1; else None."""
         axes: list[Axis] = []

@@ -335,7 +335,7 @@ def _(k: Lowering, indices: View, depth: View, values: View, *, axis: int = -1, 
 
     def body(index: E, off: E, on: E, *count: E) -> E:
         wanted = cast(index, Compute.I64)
-        size = cast(count[0], Compute.I64) if count else int(classes)  # type: ignore[call-overload]
+        size = cast(count[0], Compute.I64) if count else whole_number(classes, "depth")
         return select(binary(Op.EQ, select(binary(Op.LT, wanted, 0), wanted + size, wanted), coord(axis)), on, off)
     if indices.dtype is DType.UINT64:
         raise CannotLower("OneHot of uint64 indices")

@@ -10,6 +10,7 @@ import numpy as np
 from ..dim import Dim, fresh
 from ..dim import Shape as Dims
 from ..expr import E
+from ..kernels import Kernel
 from ..lowering import CannotLower, Lowering, View
 from ..types import DType
 from .common import broadcast_shapes, check_equal, same_type
@@ -207,3 +208,61 @@ def _(k: Lowering, A: View, B: View, C: View | None = None, *, alpha: float = 1.
         return total if not leaves else total + (leaves[0] if beta == 1 else leaves[0] * beta)
     plain = alpha == 1 and C is None
     return k.matmul(A.permute((1, 0)) if transA else A, B.permute((1, 0)) if transB else B, A.dtype, out.shape or (), None if plain else epilogue, [] if C is None else [C])
+
+
+@Det.lower
+def _(k: Lowering, X: View, *, out: Spec) -> View:
+    made = k.buffer(X.dtype, X.shape[:-2]).whole()
+    k.call(Kernel.LINALG, [X], [made], op=0)
+    return made
+
+
+@Einsum.lower
+def _(k: Lowering, *Inputs: View, equation: str, out: Spec) -> View:
+    terms, result = parse_einsum(equation, [v.rank for v in Inputs])
+    assert result is not None
+    labels = [t for t in terms if t is not None]
+    if any(len(set(t)) < len(t) for t in labels):
+        raise CannotLower("Einsum of a diagonal")
+    sizes = _einsum_sizes(labels, [v.shape for v in Inputs])
+    summed = [label for label in sizes if label not in result]
+    views = [_ordered(v, t, (*result, *summed)) for v, t in zip(Inputs, labels, strict=True)]
+    if len(views) == 2 and len(summed) == 1 and Inputs[0].dtype in FLOATS:
+        made = _contracted(k, views, labels, result, summed[0], sizes)
+        if made is not None:
+            return made
+    shape = [sizes[label] for label in (*result, *summed)]
+
+    def product_of(first: E, *rest: E) -> E:
+        for x in rest:
+            first = first * x
+        return first
+    if not summed:
+        return k.map(product_of, *views, dtype=Inputs[0].dtype, shape=shape)
+    total = k.reduce(0, views[0].expand(shape), range(len(result), len(shape)), Inputs[0].dtype, product_of, leaves=views[1:])
+    return k.reshape(total, out.shape or ())
+
+
+def _ordered(view: View, term: Term, labels: Sequence[str]) -> View:
+    """The view with one axis for each label, of size 1 where its term lacks it."""
+    view = view.permute([term.index(label) for label in labels if label in term])
+    for axis, label in enumerate(labels):
+        if label not in term:
+            view = view.unsqueeze(axis)
+    return view
+
+
+def _contracted(k: Lowering, views: Sequence[View], labels: Sequence[Term], result: Term, summed: str, sizes: dict[str, Dim]) -> View | None:
+    """A batched matrix product where one label is summed, one belongs to the left input alone and one to the right; None where it is none."""
+    left = [label for label in result if label in labels[0] and label not in labels[1]]
+    right = [label for label in result if label in labels[1] and label not in labels[0]]
+    if len(left) != 1 or len(right) != 1 or any(summed not in t for t in labels):
+        return None
+    batch = [i for i, label in enumerate(result) if label not in (left[0], right[0])]
+    row, column, inner = result.index(left[0]), result.index(right[0]), len(result)
+    full = [sizes[result[i]] for i in batch]
+    a = views[0].permute((*batch, row, inner, column)).squeeze(len(batch) + 2).expand((*full, sizes[left[0]], sizes[summed]))
+    b = views[1].permute((*batch, inner, column, row)).squeeze(len(batch) + 2).expand((*full, sizes[summed], sizes[right[0]]))
+    made = k.buffer(views[0].dtype, [sizes[label] for label in result]).whole()
+    k.call(Kernel.MATMUL, [a, b], [made.permute((*batch, row, column))], first_leaf=2, zero_a=-1, zero_b=-1)
+    return made

@@ -471,10 +471,11 @@ def joined(k: Lowering, inputs: Sequence[View], axis: int, out: Spec) -> View:
 @Split.lower
 def _(k: Lowering, input: View, split: View | None = None, *, num_outputs: int | None = None, axis: int = 0, n_outputs: int, out: Any) -> tuple[View, ...]:
     axis = normalize_axis(axis, input.rank)
-    made, at = [], 0
+    made: list[View] = []
+    at: Dim = 0
     for part in _parts(input.shape[axis], None if split is None else numbers(split, "split"), num_outputs, n_outputs):
         made.append(input.slice(axis, at, part))
-        at = at + part  # type: ignore[assignment]
+        at = at + part
     return tuple(made)
 
 

@@ -244,14 +244,14 @@ def _(k: Lowering, x: View, y_scale: View, y_zero_point: View | None = None, *, 
     made = k.buffer(dtype, x.shape).whole()
     for part, target, (scale, *zero) in _pieces(k, x, made, [y_scale] if y_zero_point is None else [y_scale, y_zero_point], axis, block_size):
         if kind in (DType.FLOAT16, DType.BFLOAT16):  # the quotient is rounded before it is rounded to an integer
-            part, scale = k.map(lambda v, s: v / s, part, scale, dtype=kind, shape=part.shape), None
+            part = k.map(lambda v, s: v / s, part, scale, dtype=kind, shape=part.shape)
+            scale = k.constant(np.ones((), np.float32))
 
-        def body(v: E, *rest: E, divided: bool = scale is None, wide: Compute = compute_type(kind) if kind.is_float else Compute.F64) -> E:
-            left = list(rest)
-            quotient = v if divided else cast(v, wide) / cast(left.pop(0), wide)
-            whole = unary(Op.ROUND, quotient)
-            return quantized(whole + cast(left[0], whole.type) if left else whole, dtype)
-        k.map(body, part, *([] if scale is None else [scale]), *zero, dtype=dtype, out=target)
+        def body(v: E, s: E, *z: E) -> E:
+            wide = compute_type(kind) if kind.is_float else Compute.F64
+            whole = unary(Op.ROUND, cast(v, wide) / cast(s, wide))
+            return quantized(whole + cast(z[0], wide) if z else whole, dtype)
+        k.map(body, part, scale, *zero, dtype=dtype, out=target)
     return made
 
 

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from ..dim import Dim, Undecidable, dim_floor, fresh
+from ..kernels import Kernel
+from ..lowering import CannotLower, Lowering, View
 from .common import fresh_shape, normalize_axes
 from .registry import Spec, operator, require
 
 MODES = ("nearest", "linear", "cubic")
 COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize")
+NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 POLICIES = ("stretch", "not_larger", "not_smaller")
 
 
@@ -41,10 +44,15 @@ def _target(lengths: Sequence[int], scales: Any, sizes: Any, policy: str) -> tup
 def _fit(lengths: Sequence[int], sizes: list[int], policy: str) -> tuple[list[int], list[float]]:
     require(policy in POLICIES, f"keep_aspect_ratio_policy '{policy}' is not one of {', '.join(POLICIES)}")
     ratios = [s / n if n else 1.0 for s, n in zip(sizes, lengths, strict=True)]
+    _check_sizes(sizes)
     if policy == "stretch":
         return sizes, ratios
     scale = min(ratios) if policy == "not_larger" else max(ratios)
     return [math.floor(scale * n + 0.5) for n in lengths], [scale] * len(lengths)
+
+
+def _check_sizes(sizes: Sequence[Dim]) -> None:
+    require(all(not isinstance(s, int) or s >= 0 for s in sizes), f"sizes {list(sizes)} must not be negative")
 
 
 def _origins(mode: str, length: int, count: int, scale: Any, start: Any, end: Any) -> np.ndarray:
@@ -132,24 +140,32 @@ def Resize(X: Any, roi: Any = None, scales: Any = None, sizes: Any = None, *, an
     crop = coordinate_transformation_mode == "tf_crop_and_resize"
     region = _present(roi) if crop else None
     require(not crop or region is not None and len(region) == 2 * len(along), f"tf_crop_and_resize needs a roi of {2 * len(along)} elements")
+    return resample(X, along, counts, factors, None if region is None else region.tolist(), mode, coordinate_transformation_mode, nearest_mode, antialias, exclude_outside,
+                    cubic_coeff_a, extrapolation_value)
+
+
+def resample(X: np.ndarray, along: Sequence[int], counts: Sequence[int], scales: Sequence[float], region: Sequence[float] | None, mode: str, coordinates: str, nearest: str,
+             antialias: int, exclude_outside: int, a: float, extrapolation: float) -> np.ndarray:
+    """X with counts[i] elements on axis along[i]. `region` (the starts, then the ends) is what tf_crop_and_resize looks at; outside of X that gives `extrapolation`."""
     outside: Any = False
     data = X if mode == "nearest" else X.astype(np.complex128 if X.dtype.kind == "c" else np.float64)
-    for i, (axis, length, count, scale) in enumerate(zip(along, lengths, counts, factors, strict=True)):
+    for i, (axis, count, scale) in enumerate(zip(along, counts, scales, strict=True)):
+        length = X.shape[axis]
         start, end = (float(region[i]), float(region[i + len(along)])) if region is not None else (0.0, 1.0)
         if scale == 1 and count == length and (start, end) == (0, 1):
             continue
         require(length or not count, f"axis {axis} has no elements to resize to {count}")
         # Scales are float32: whether 8.5 / 1.7 - 0.5 is a tie for `nearest` can only be asked in float32.
         precision = np.float32 if mode == "nearest" else np.float64
-        x = _origins(coordinate_transformation_mode, length, count, precision(scale), precision(start), precision(end))
+        x = _origins(coordinates, length, count, precision(scale), precision(start), precision(end))
         if mode == "nearest":
-            data = np.take(data, np.clip(_nearest(x, nearest_mode), 0, max(length - 1, 0)), axis)
+            data = np.take(data, np.clip(_nearest(x, nearest), 0, max(length - 1, 0)), axis)
         else:
-            data = _interpolate(data, axis, *_taps(mode, x, length, scale, antialias, exclude_outside, cubic_coeff_a))
-        if crop:
+            data = _interpolate(data, axis, *_taps(mode, x, length, scale, antialias, exclude_outside, a))
+        if region is not None:
             outside = outside | ((x < 0) | (x > length - 1)).reshape(-1, *[1] * (X.ndim - axis - 1))
-    if crop and np.any(outside):
-        data = np.where(outside, np.asarray(extrapolation_value, np.float64).astype(data.dtype), data)
+    if region is not None and np.any(outside):
+        data = np.where(outside, np.asarray(extrapolation, np.float64).astype(data.dtype), data)
     return np.array(data, X.dtype) if mode == "nearest" else _rounded(data, X.dtype)
 
 
@@ -169,6 +185,7 @@ def _resized(lengths: Sequence[Dim], scales: Spec | None, sizes: Spec | None, po
         if wanted is None or (policy != "stretch" and not all(isinstance(d, int) for d in (*wanted, *lengths))):
             return [fresh() for _ in lengths]
         require(len(wanted) == len(lengths), f"sizes has {len(wanted)} entries for {len(lengths)} axes")
+        _check_sizes(wanted)
         return wanted if policy == "stretch" else list(_fit(lengths, wanted, policy)[0])  # type: ignore[arg-type]
     if scales is None or scales.value is None:
         return [fresh() for _ in lengths]
@@ -196,3 +213,42 @@ def _(X: Spec, roi: Spec | None = None, scales: Spec | None = None, sizes: Spec 
     for axis, size in zip(along, _resized([shape[a] for a in along], scales, sizes, keep_aspect_ratio_policy), strict=True):
         shape[axis] = size
     return Spec(X.dtype, tuple(shape))
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+def _floats(view: View | None, what: str) -> list[float] | None:
+    """A known list of numbers; None where the input is absent or empty."""
+    if view is None or view.shape == (0,):
+        return None
+    if view.value is None or any(hasattr(v, "terms") for v in np.asarray(view.value, object).ravel().tolist()):
+        raise CannotLower(f"{what} is not known before the model runs")
+    return [float(v) for v in np.asarray(view.value, object).ravel().tolist()]
+
+
+@Resize.lower
+def _(k: Lowering, X: View, roi: View | None = None, scales: View | None = None, sizes: View | None = None, *, antialias: int = 0, axes: Any = None,
+      coordinate_transformation_mode: str = "half_pixel", cubic_coeff_a: float = -0.75, exclude_outside: int = 0, extrapolation_value: float = 0.0,
+      keep_aspect_ratio_policy: str = "stretch", mode: str = "nearest", nearest_mode: str = "round_prefer_floor", out: Spec) -> View:
+    along = list(range(X.rank)) if axes is None else normalize_axes(axes, X.rank)
+    # A scale of 0 stands for the quotient of the sizes.
+    factors, starts, ends = [1.0] * X.rank, [0.0] * X.rank, [1.0] * X.rank
+    if sizes is None or sizes.shape == (0,):
+        given = _floats(scales, "scales")
+    elif keep_aspect_ratio_policy == "stretch":
+        given = [0.0] * len(along)
+    else:
+        lengths, wanted = [X.shape[a] for a in along], _floats(sizes, "sizes")
+        if wanted is None or not all(isinstance(n, int) for n in lengths):
+            raise CannotLower("sizes that keep the aspect ratio of an image whose size only the run knows")
+        given = _fit(lengths, [int(s) for s in wanted], keep_aspect_ratio_policy)[1]  # type: ignore[arg-type]
+    crop = coordinate_transformation_mode == "tf_crop_and_resize"
+    region = _floats(roi, "roi") if crop else None
+    for i, axis in enumerate(along):
+        factors[axis] = given[i] if given is not None else 1.0
+        if region is not None:
+            starts[axis], ends[axis] = region[i], region[i + len(along)]
+    made = k.buffer(X.dtype, out.shape or ()).whole()
+    k.call(Kernel.RESIZE, [X], [made], mode=MODES.index(mode), coordinates=COORDINATES.index(coordinate_transformation_mode), nearest=NEAREST.index(nearest_mode), antialias=antialias,
+           exclude_outside=exclude_outside, scales=factors, roi=[*starts, *ends], a=cubic_coeff_a, extrapolation=extrapolation_value)
+    return made

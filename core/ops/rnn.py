@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import ACTIVATIONS, Kernel
+from ..lowering import Lowering, View
 from ..types import DType
+from .cast import cast_view
 from .common import fresh_shape, same_type
 from .precision import widened
 from .registry import Spec, operator, require
@@ -228,3 +231,39 @@ def _(X: Spec, W: Spec, R: Spec, B: Spec | None = None, sequence_lens: Spec | No
       activation_alpha: Any = None, activation_beta: Any = None, activations: Any = None, clip: Clip = None, direction: str = "forward", hidden_size: int | None = None,
       input_forget: int = 0, layout: int = 0) -> Any:
     return _outputs(X, W, R, hidden_size, direction, layout, 2)
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+def _recurrent_rule(kind: int, names: Sequence[str]) -> Any:
+    """A lowering rule; kind as in the RNN record, `names` the default activations of a direction."""
+    def rule(k: Lowering, X: View, W: View, R: View, B: View | None = None, sequence_lens: View | None = None, initial_h: View | None = None, initial_c: View | None = None,
+             P: View | None = None, *, activation_alpha: Any = None, activation_beta: Any = None, activations: Any = None, clip: Clip = None, direction: str = "forward",
+             hidden_size: int | None = None, layout: int = 0, input_forget: int = 0, linear_before_reset: int = 0, out: Any) -> tuple[View, ...]:
+        reversed_ = _directions(direction)
+        chosen = list(activations or list(names) * len(reversed_))[:len(names) * len(reversed_)]
+        defaults = [_ACTIVATIONS[n.lower()][1:] for n in chosen]
+        alphas, betas = iter(activation_alpha or ()), iter(activation_beta or ())
+        numbers = [i for n in chosen for i, known in enumerate(ACTIVATIONS) if known.lower() == n.lower()]
+        steps, batch = (X.shape[1], X.shape[0]) if layout else X.shape[:2]
+        shapes = [(steps, len(reversed_), batch, R.shape[2]), *[(len(reversed_), batch, R.shape[2])] * (2 if kind == 0 else 1)]
+        made, written = [], []
+        for shape in shapes:
+            order = ((2, 0, 1, 3) if len(shape) == 4 else (1, 0, 2)) if layout else tuple(range(len(shape)))
+            made.append(k.buffer(X.dtype, [shape[i] for i in order]).whole())
+            written.append(made[-1].permute([order.index(i) for i in range(len(shape))]))
+
+        def states(view: View | None) -> View | None:
+            return view if view is None or not layout else view.permute((1, 0, 2))
+        lens = None if sequence_lens is None else cast_view(k, sequence_lens, DType.INT32)
+        operands = [X.permute((1, 0, 2)) if layout else X, W, R, B, lens, states(initial_h), states(initial_c), P]
+        k.call(Kernel.RNN, operands, written, cell=kind, direction=("forward", "reverse", "bidirectional").index(direction), linear_before_reset=linear_before_reset,
+               input_forget=input_forget, clip=clip or 0.0, activations=numbers, alpha=[0.0 if a is None else next(alphas, a) for a, _ in defaults],
+               beta=[0.0 if b is None else next(betas, b) for _, b in defaults])
+        return tuple(made)
+    return rule
+
+
+LSTM.lower(_recurrent_rule(0, ("Sigmoid", "Tanh", "Tanh")))
+GRU.lower(_recurrent_rule(1, ("Sigmoid", "Tanh")))
+RNN.lower(_recurrent_rule(2, ("Tanh",)))

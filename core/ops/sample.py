@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import Kernel
+from ..lowering import Lowering, View
+from ..types import DType
+from .cast import cast_view
 from .common import fresh_shape, same_type
 from .precision import compute_dtype, widened
 from .registry import Spec, operator, require
@@ -186,3 +190,21 @@ def _(X: Spec, rois: Spec, batch_indices: Spec, *, coordinate_transformation_mod
     count, channels = fresh_shape(2)  # type: ignore[misc]
     named = next((s.shape[0] for s in (rois, batch_indices) if s.shape is not None), count)
     return Spec(same_type(X, rois, names="X and rois"), (named, X.shape[1] if X.shape is not None else channels, output_height, output_width))
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+@GridSample.lower
+def _(k: Lowering, X: View, grid: View, *, align_corners: int = 0, mode: str = "linear", padding_mode: str = "zeros", out: Spec) -> View:
+    made = k.buffer(X.dtype, out.shape or ()).whole()
+    k.call(Kernel.SAMPLE, [X, grid, None], [made], op=0, mode=MODES.index(mode), padding=PADDINGS.index(padding_mode), align_corners=align_corners)
+    return made
+
+
+@RoiAlign.lower
+def _(k: Lowering, X: View, rois: View, batch_indices: View, *, coordinate_transformation_mode: str = "half_pixel", mode: str = "avg", output_height: int = 1, output_width: int = 1,
+      sampling_ratio: int = 0, spatial_scale: float = 1.0, out: Spec) -> View:
+    made = k.buffer(X.dtype, out.shape or ()).whole()
+    k.call(Kernel.SAMPLE, [X, rois, cast_view(k, batch_indices, DType.INT64)], [made], op=1, mode=("avg", "max").index(mode), sampling_ratio=sampling_ratio,
+           coordinates=("half_pixel", "output_half_pixel").index(coordinate_transformation_mode), spatial_scale=spatial_scale)
+    return made

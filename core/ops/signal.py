@@ -8,8 +8,11 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..dim import Dim, fresh
+from ..kernels import Kernel
+from ..lowering import Lowering, View
 from ..types import DType
 from .common import check_equal, normalize_axis
+from .maps import numbers, whole_number
 from .precision import widened
 from .registry import Spec, operator, require
 
@@ -135,3 +138,31 @@ def MelWeightMatrix(num_mel_bins: Any, dft_length: Any, sample_rate: Any, lower_
 def _(num_mel_bins: Spec, dft_length: Spec, sample_rate: Spec, lower_edge_hertz: Spec, upper_edge_hertz: Spec, *, output_datatype: int = 1) -> Spec:
     bands, length = _known_scalar(num_mel_bins), _known_scalar(dft_length)
     return Spec(DType(output_datatype), (fresh() if length is None else length // 2 + 1, fresh() if bands is None else bands))
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+def _transformed(k: Lowering, x: View, axis: int, length: Dim, inverse: int, onesided: int, out: Spec) -> View:
+    made = k.buffer(x.dtype, out.shape or ()).whole()
+    k.call(Kernel.FFT, [x], [made], axis=axis, length=length, inverse=inverse, onesided=onesided)
+    return made
+
+
+@DFT.lower
+def _(k: Lowering, input: View, dft_length: View | None = None, axis: View | None = None, *, inverse: int = 0, onesided: int = 0, out: Spec) -> View:
+    at = _signal_axis(-2 if axis is None else whole_number(numbers(axis, "axis")[0], "axis"), input.rank)
+    size = input.shape[at]
+    length = numbers(dft_length, "dft_length")[0] if dft_length is not None else 2 * (size - 1) if inverse and onesided else size
+    return _transformed(k, input, at, length, inverse, onesided, out)
+
+
+@STFT.lower
+def _(k: Lowering, signal: View, frame_step: View, window: View | None = None, frame_length: View | None = None, *, onesided: int = 1, out: Spec) -> View:
+    batch, frames, _, _ = out.shape or ()
+    total, parts = signal.shape[1:]
+    step = numbers(frame_step, "frame_step")[0]
+    length = numbers(frame_length, "frame_length")[0] if frame_length is not None else total if window is None else window.shape[0]
+    view = signal.frames(1, frames, step, length)  # overlapping frames are a view
+    if window is not None:
+        view = k.map(lambda x, w: x * w, view, window.unsqueeze(1), dtype=signal.dtype, shape=(batch, frames, length, parts))
+    return _transformed(k, view, 2, length, 0, onesided, out)

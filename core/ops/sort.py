@@ -1,9 +1,13 @@
 """Operators that order elements: TopK, Unique, NonMaxSuppression."""
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..dim import Dim, dim_min, fresh, product, provably
+from ..kernels import Kernel
+from ..lowering import Lowering, View
 from ..types import DType
 from .common import normalize_axis
 from .registry import Spec, operator, require
@@ -137,3 +141,13 @@ def _(boxes: Spec, scores: Spec, max_output_boxes_per_class: Spec | None = None,
     require(len(scores.shape) == 3, f"scores must be [batch, classes, boxes], not {scores}")
     batches, kinds, count = scores.shape
     return Spec(DType.INT64, (fresh(0, batches * kinds * (count if limit is None else dim_min(count, limit[0]))), 3))
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+@TopK.lower
+def _(k: Lowering, X: View, K: View, *, axis: int = -1, largest: int = 1, sorted: int = 1, out: Any) -> tuple[View, View]:
+    first = out[0] if isinstance(out, list) else out
+    values, indices = k.buffer(X.dtype, first.shape).whole(), k.buffer(DType.INT64, first.shape).whole()
+    k.call(Kernel.SORT, [X], [values, indices], axis=normalize_axis(axis, X.rank), largest=largest)
+    return values, indices

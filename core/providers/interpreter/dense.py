@@ -124,7 +124,7 @@ def _pool(call: Call) -> None:
 @kernel(Kernel.RNN)
 def _rnn(call: Call) -> None:
     p = call.params
-    kind, directions = p["kind"], 2 if p["direction"] == 2 else 1
+    kind, directions = p["cell"], 2 if p["direction"] == 2 else 1
     count = (3, 2, 1)[kind] * directions
     # ONNX gives alphas and betas only to the functions that take one, in order.
     names = [ACTIVATIONS[i] for i in p["activations"][:count]]
