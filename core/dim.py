@@ -20,13 +20,20 @@ from typing import Any
 Number = int | Fraction
 
 
-class Symbol:
-    """A named size. Names that begin with "?" are anonymous (the model gave none). `upper` may be an expression; neither bound is identity."""
+#: An expression has at most this many parts (its weight), counted where it is used twice too; a product at most this many terms before like ones are joined; a factor at
+#: most this many bits. Far beyond what models say, and what keeps a short hostile chain (x·x, x + x//2, … repeated) from becoming an endless expression.
+MAX_WEIGHT, MAX_TERMS, MAX_BITS = 400, 4096, 256
 
-    __slots__ = ("name", "lower", "upper")
+
+class Symbol:
+    """A named size. Names that begin with "?" are anonymous (the model gave none). `upper` may be an expression (dropped where it is a long one); neither bound is identity."""
+
+    __slots__ = ("name", "lower", "upper", "weight")
 
     def __init__(self, name: str, lower: int = 0, upper: Dim | None = None) -> None:
-        self.name, self.lower, self.upper = name, lower, upper
+        if _weight(upper) > MAX_WEIGHT // 10:
+            upper = None
+        self.name, self.lower, self.upper, self.weight = name, lower, upper, 1 + (0 if upper is None else _weight(upper))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Symbol) and other.name == self.name
@@ -43,10 +50,11 @@ class Symbol:
 class Call:
     """An atom that is not a symbol: `floordiv(a, b)`, `mod(a, b)`, `min(...)`, `max(...)`."""
 
-    __slots__ = ("op", "args", "key", "_hash")
+    __slots__ = ("op", "args", "key", "weight", "_hash")
 
     def __init__(self, op: str, args: tuple[Dim, ...]) -> None:
         self.op, self.args = op, args
+        self.weight = _bounded(1 + sum(map(_weight, args)))
         self.key = (op, ",".join(str(a) for a in args))
         self._hash = hash(self.key)
 
@@ -76,11 +84,12 @@ def _paren(value: Dim) -> str:
 class Expr:
     """A canonical polynomial. Build it with `symbol(name)` and arithmetic; never empty, never constant (those are ints or Fractions)."""
 
-    __slots__ = ("terms", "_hash")
+    __slots__ = ("terms", "weight", "_hash")
     __array_ufunc__ = None  # numpy scalars defer to our reflected operators
 
     def __init__(self, terms: tuple[tuple[Monomial, Number], ...]) -> None:
         self.terms = terms
+        self.weight = _bounded(sum(1 + sum(atom.weight for atom in monomial) for monomial, _ in terms))
         self._hash = hash(terms)
 
     # -- identity and printing -------------------------------------------------------------------------------------------------------
@@ -120,9 +129,12 @@ class Expr:
     def __mul__(self, other: Any) -> Any:
         if not _is_dim(other):
             return NotImplemented
+        factor = _terms(other)
+        if len(self.terms) * len(factor) > MAX_TERMS:
+            raise Undecidable("a size expression is too long")
         out: dict[Monomial, Number] = {}
         for m1, f1 in self.terms:
-            for m2, f2 in _terms(other).items():
+            for m2, f2 in factor.items():
                 monomial = tuple(sorted(m1 + m2, key=_atom_key))
                 out[monomial] = out.get(monomial, 0) + f1 * f2
         return _build(out)
@@ -182,7 +194,17 @@ Shape = tuple[Dim, ...]
 
 
 class Undecidable(TypeError):
-    """A comparison of symbolic sizes that bounds do not settle."""
+    """A comparison of symbolic sizes that bounds do not settle, or an expression longer than MAX_WEIGHT."""
+
+
+def _weight(value: Any) -> int:
+    return value.weight if isinstance(value, Expr) else 1
+
+
+def _bounded(weight: int) -> int:
+    if weight > MAX_WEIGHT:
+        raise Undecidable(f"a size expression has more than {MAX_WEIGHT} parts")
+    return weight
 
 
 def _compare(a: Any, b: Any, strict: bool) -> bool:
@@ -246,6 +268,8 @@ def _build(terms: dict[Monomial, Number]) -> Any:
         return 0
     if len(kept) == 1 and () in kept:
         return kept[()]
+    if any(abs(f.numerator) >> MAX_BITS or f.denominator >> MAX_BITS for f in kept.values()):
+        raise Undecidable(f"a factor of a size expression has more than {MAX_BITS} bits")
     return Expr(tuple(sorted(kept.items(), key=_monomial_key)))
 
 

@@ -56,7 +56,7 @@ class EPFail(SardonyxError, RuntimeError):
 
 
 class MemoryLimit(SardonyxError, MemoryError):
-    """A plan or a tensor needs more memory than the stated limit; raised before anything is allocated."""
+    """A plan or a node needs more memory than `session.memory_limit` allows (raised before anything is allocated) or than the machine gives."""
 
 
 class Terminated(RuntimeException, Fail):

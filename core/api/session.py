@@ -85,7 +85,7 @@ class InferenceSession:
             _warn(f"{'; '.join(f'{name} is not available: {reason}' for name, reason in skipped.items())}. {chosen[0].name} takes over; session.explain() shows where each node runs", 4)
         for rank, choice in enumerate(chosen):
             try:
-                executor = choice.provider.compile(self._model, choice.options)
+                executor = choice.provider.compile(self._model, {**self._options._entries, **choice.options})
                 break
             except SardonyxError as error:
                 if rank == len(chosen) - 1:

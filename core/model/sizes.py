@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from ..dim import Atom, Call, Dim, Expr, Symbol, polynomial, symbol
+from ..dim import Atom, Call, Dim, Expr, Symbol, Undecidable, polynomial, symbol
 from .format import MAX_ALL_SIZES_WEIGHT, MAX_NESTING, MAX_SIZE_WEIGHT, SizeOp
 
 _OPS = {"floordiv": SizeOp.FLOORDIV, "mod": SizeOp.MOD, "min": SizeOp.MIN, "max": SizeOp.MAX}
@@ -111,7 +111,7 @@ def read_sizes(words: list[int], ends: list[int], strings: list[str], fail: Call
     for number, end in enumerate(ends):
         try:
             entries.append(_read_entry(words[start:end], entries, strings, limits))
-        except (ValueError, IndexError) as error:
+        except (ValueError, IndexError, Undecidable) as error:
             raise fail(number, f"not a size expression ({error})") from None
         start = end
     return entries

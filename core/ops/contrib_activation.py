@@ -14,7 +14,7 @@ from .conv import Conv
 from .linalg import Gemm, MatMul
 from .numeric import rounded
 from .precision import matmul, widened
-from .registry import Operator, Spec, operator, require
+from .registry import Ints, Operator, Spec, operator, require
 
 
 @operator("com.microsoft")
@@ -129,7 +129,7 @@ def _(A: Spec, B: Spec, C: Spec | None = None, *, activation: str | None = None,
 
 @operator("com.microsoft")
 def FusedConv(X: Any, W: Any, B: Any = None, Z: Any = None, *, activation: str | None = None, activation_params: Sequence[float] | None = None, auto_pad: str = "NOTSET",
-              dilations: Any = None, group: int = 1, kernel_shape: Any = None, pads: Any = None, strides: Any = None) -> Any:
+              dilations: Ints = None, group: int = 1, kernel_shape: Ints = None, pads: Ints = None, strides: Ints = None) -> Any:
     """Conv, plus Z, then the activation named."""
     y = Conv(X, W, B, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads, strides=strides)
     if Z is not None:
@@ -143,7 +143,7 @@ def FusedConv(X: Any, W: Any, B: Any = None, Z: Any = None, *, activation: str |
 
 @FusedConv.shape
 def _(X: Spec, W: Spec, B: Spec | None = None, Z: Spec | None = None, *, activation: str | None = None, activation_params: Sequence[float] | None = None, auto_pad: str = "NOTSET",
-      dilations: Any = None, group: int = 1, kernel_shape: Any = None, pads: Any = None, strides: Any = None) -> Spec:
+      dilations: Ints = None, group: int = 1, kernel_shape: Ints = None, pads: Ints = None, strides: Ints = None) -> Spec:
     _activation(activation)
     require(activation != "Clip" or len(activation_params or ()) == 2, f"activation 'Clip' needs two activation_params, not {activation_params}")
     assert Conv.shape_rule is not None

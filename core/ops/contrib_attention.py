@@ -16,7 +16,7 @@ from .common import check_equal, fresh_shape, like, same_type
 from .contrib_common import needed, sizes
 from .contrib_quantize import MatMulIntegerToFloat
 from .precision import widened
-from .registry import Spec, operator, require
+from .registry import Ints, Spec, operator, require
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: Any, scale: float | None, softcap: float = 0.0, sink: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
@@ -90,7 +90,7 @@ def _self_attention(projected: np.ndarray, dtype: Any, mask: Any, past: Any, att
 
 @operator("com.microsoft")
 def Attention(input: Any, weights: Any, bias: Any = None, mask_index: Any = None, past: Any = None, attention_bias: Any = None, past_sequence_length: Any = None, *,
-              do_rotary: int = 0, mask_filter_value: float | None = None, num_heads: int, past_present_share_buffer: int = 0, qkv_hidden_sizes: Any = None,
+              do_rotary: int = 0, mask_filter_value: float | None = None, num_heads: int, past_present_share_buffer: int = 0, qkv_hidden_sizes: Ints = None,
               rotary_embedding_dim: int = 0, scale: float | None = None, unidirectional: int = 0) -> Any:
     """Self-attention of input · weights + bias [B, S, Q + K + V]; outputs [B, S, V] and the keys and values [2, B, heads, T, D]."""
     require(not do_rotary, "do_rotary in Attention is not supported (nor is it on onnxruntime's CPU); export with MultiHeadAttention and RotaryEmbedding")
@@ -128,7 +128,7 @@ def _self_attention_shapes(input: Spec, weights: Spec, past: Spec | None, heads:
 @Attention.shape
 def _(input: Spec, weights: Spec, bias: Spec | None = None, mask_index: Spec | None = None, past: Spec | None = None, attention_bias: Spec | None = None,
       past_sequence_length: Spec | None = None, *, do_rotary: int = 0, mask_filter_value: float | None = None, num_heads: int, past_present_share_buffer: int = 0,
-      qkv_hidden_sizes: Any = None, rotary_embedding_dim: int = 0, scale: float | None = None, unidirectional: int = 0, n_outputs: int = 1) -> Any:
+      qkv_hidden_sizes: Ints = None, rotary_embedding_dim: int = 0, scale: float | None = None, unidirectional: int = 0, n_outputs: int = 1) -> Any:
     return _self_attention_shapes(input, weights, past, num_heads, qkv_hidden_sizes, past_present_share_buffer, same_type(input, weights, bias, past, attention_bias), n_outputs)
 
 

@@ -14,7 +14,7 @@ from .conv import QLinearConv as OnnxQLinearConv
 from .move import Concat
 from .pool import AveragePool, GlobalAveragePool, MaxPool
 from .quantize import to_quantized
-from .registry import Operator, Spec, operator, require
+from .registry import Ints, Operator, Spec, operator, require
 
 
 def real(x: np.ndarray, scale: np.ndarray, zero: np.ndarray | None) -> np.ndarray:
@@ -144,7 +144,7 @@ def _window_shape(operator: Operator, x: Spec, *inputs: Spec | None, channels_la
 
 @operator("com.microsoft")
 def QLinearAveragePool(X: Any, x_scale: Any, x_zero_point: Any = None, y_scale: Any = None, y_zero_point: Any = None, *, auto_pad: str = "NOTSET", ceil_mode: int = 0,
-                       channels_last: int = 0, count_include_pad: int = 0, kernel_shape: Any, pads: Any = None, strides: Any = None) -> Any:
+                       channels_last: int = 0, count_include_pad: int = 0, kernel_shape: Ints, pads: Ints = None, strides: Ints = None) -> Any:
     """Mean of each window."""
     needed(y_scale=y_scale)
     x = _first(real(X, x_scale, x_zero_point), channels_last)
@@ -154,7 +154,7 @@ def QLinearAveragePool(X: Any, x_scale: Any, x_zero_point: Any = None, y_scale: 
 
 @QLinearAveragePool.shape
 def _(X: Spec, x_scale: Spec, x_zero_point: Spec | None = None, y_scale: Spec | None = None, y_zero_point: Spec | None = None, *, auto_pad: str = "NOTSET", ceil_mode: int = 0,
-      channels_last: int = 0, count_include_pad: int = 0, kernel_shape: Any, pads: Any = None, strides: Any = None) -> Spec:
+      channels_last: int = 0, count_include_pad: int = 0, kernel_shape: Ints, pads: Ints = None, strides: Ints = None) -> Spec:
     needed(y_scale=y_scale)
     made = _window_shape(AveragePool, X, channels_last=channels_last, auto_pad=auto_pad, ceil_mode=ceil_mode, kernel_shape=kernel_shape, pads=pads, strides=strides)
     return Spec(same_type(X, x_zero_point, y_zero_point), made)
@@ -174,7 +174,7 @@ def _(X: Spec, x_scale: Spec, x_zero_point: Spec, y_scale: Spec, y_zero_point: S
 
 @operator("com.microsoft")
 def QLinearConv(x: Any, x_scale: Any, x_zero_point: Any, w: Any, w_scale: Any, w_zero_point: Any, y_scale: Any, y_zero_point: Any, B: Any = None, *, auto_pad: str = "NOTSET",
-                channels_last: int = 0, dilations: Any = None, group: int = 1, kernel_shape: Any = None, pads: Any = None, strides: Any = None) -> Any:
+                channels_last: int = 0, dilations: Ints = None, group: int = 1, kernel_shape: Ints = None, pads: Ints = None, strides: Ints = None) -> Any:
     """ai.onnx's QLinearConv, whose input and output may have their channels last (the weights do not)."""
     y = OnnxQLinearConv(_first(x, channels_last), x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B, auto_pad=auto_pad, dilations=dilations,
                         group=group, kernel_shape=kernel_shape, pads=pads, strides=strides)
@@ -183,19 +183,19 @@ def QLinearConv(x: Any, x_scale: Any, x_zero_point: Any, w: Any, w_scale: Any, w
 
 @QLinearConv.shape
 def _(x: Spec, x_scale: Spec, x_zero_point: Spec, w: Spec, w_scale: Spec, w_zero_point: Spec, y_scale: Spec, y_zero_point: Spec, B: Spec | None = None, *, auto_pad: str = "NOTSET",
-      channels_last: int = 0, dilations: Any = None, group: int = 1, kernel_shape: Any = None, pads: Any = None, strides: Any = None) -> Spec:
+      channels_last: int = 0, dilations: Ints = None, group: int = 1, kernel_shape: Ints = None, pads: Ints = None, strides: Ints = None) -> Spec:
     made = _window_shape(OnnxQLinearConv, x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, B, channels_last=channels_last, auto_pad=auto_pad,
                          dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads, strides=strides)
     return Spec(y_zero_point.dtype, made)
 
 
 @operator("com.microsoft")
-def NhwcMaxPool(x: Any, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Any = None, kernel_shape: Any, pads: Any = None, strides: Any = None) -> Any:
+def NhwcMaxPool(x: Any, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Ints = None, kernel_shape: Ints, pads: Ints = None, strides: Ints = None) -> Any:
     """MaxPool of [N, *sizes, C]."""
     return _last(MaxPool(_first(x, 1), auto_pad=auto_pad, ceil_mode=ceil_mode, dilations=dilations, kernel_shape=kernel_shape, pads=pads, strides=strides), 1)
 
 
 @NhwcMaxPool.shape
-def _(x: Spec, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Any = None, kernel_shape: Any, pads: Any = None, strides: Any = None) -> Spec:
+def _(x: Spec, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Ints = None, kernel_shape: Ints, pads: Ints = None, strides: Ints = None) -> Spec:
     made = _window_shape(MaxPool, x, channels_last=1, auto_pad=auto_pad, ceil_mode=ceil_mode, dilations=dilations, kernel_shape=kernel_shape, pads=pads, strides=strides)
     return Spec(x.dtype, made)

@@ -5,8 +5,10 @@ size that the body changes becomes a symbol that stands for "the size in this it
 """
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,13 @@ from ..graph import Graph, Value
 from ..types import DType, SequenceType, ValueType
 from .common import normalize_axis
 from .registry import Context, Spec, operator, require
-from .unify import anonymous, anonymous_of, element_type, join_types, map_dims, spec_of_type
+from .unify import anonymous, anonymous_of, element_type, join_types, map_dims, map_shapes, spec_of_type
 
 Infer = Callable[[Graph, Sequence[Spec]], list[Spec]]
+
+#: Rounds of an outermost loop's fixed point; each loop around it leaves a quarter.
+MAX_ROUNDS = 16
+_depth: ContextVar[int] = ContextVar("loops around the one being inferred", default=0)
 
 
 @operator()
@@ -190,7 +196,8 @@ def _fixed_point(body: Graph, head: Sequence[Spec], initial: Sequence[Spec], tai
     """(Specs of the carried values after the loop, Specs of the body's outputs), with the body inferred for any iteration.
 
     The body's inputs are head, carried, tail; its outputs from `offset` on are the carried values. Each round either ends or makes a size or a rank
-    unknown that was known, so it ends.
+    unknown that was known, so it ends. Rounds multiply where loops are nested, so they are few (MAX_ROUNDS), and the carried shapes
+    are given up after them.
     """
     declared = [(v, v.type) for g in body.graphs() for v in [*g.inputs, *(out for n in g.nodes for out in n.outputs)] if v is not None]
     varying: set[Dim] = set()
@@ -202,17 +209,23 @@ def _fixed_point(body: Graph, head: Sequence[Spec], initial: Sequence[Spec], tai
         varying.add(size)
         return size
     types = [s.as_type for s in initial]
-    first = len(head)
+    depth, first = _depth.get(), len(head)
     constant = [body.outputs[offset + i] is body.inputs[first + i] for i in range(len(types))]
-    while True:
-        for value, type in declared:
-            value.type = type  # an earlier round recorded types that hold for its sizes only
-        given = [s if same else spec_of_type(t) for s, t, same in zip(initial, types, constant, strict=True)]
-        made = infer(body, [*head, *given, *tail])
-        joined = [join_types(t, m.as_type, dim) for t, m in zip(types, made[offset:offset + len(types)], strict=True)]
-        if joined == types:
-            break
-        types = joined
+    token = _depth.set(depth + 1)
+    try:
+        for rounds in itertools.count():
+            for value, type in declared:
+                value.type = type  # an earlier round recorded types that hold for its sizes only
+            if rounds == MAX_ROUNDS >> 2 * depth:
+                types = [map_shapes(t, lambda _: None) for t in types]
+            given = [s if same else spec_of_type(t) for s, t, same in zip(initial, types, constant, strict=True)]
+            made = infer(body, [*head, *given, *tail])
+            joined = [join_types(t, m.as_type, dim) for t, m in zip(types, made[offset:offset + len(types)], strict=True)]
+            if joined == types:
+                break
+            types = joined
+    finally:
+        _depth.reset(token)
     after = [s if same else spec_of_type(_after(t, varying)) for s, t, same in zip(initial, types, constant, strict=True)]
     return after, made
 

@@ -110,7 +110,7 @@ def _(start: Spec, limit: Spec, delta: Spec, *, stash_type: int = 1) -> Spec:
     dtype = same_type(start, limit, delta)
     plain = [s.constant for s in (start, limit, delta)]
     if all(p is not None for p in plain):
-        return Spec(dtype, (_progression(*plain, stash_type)[3],))
+        return Spec(dtype, (_progression(plain[0], plain[1], plain[2], stash_type)[3],))
     if start.ints is None or limit.ints is None or delta.ints is None:
         return Spec(dtype, (fresh(),))
     first, last, step = start.ints[0], limit.ints[0], delta.ints[0]

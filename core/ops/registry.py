@@ -104,6 +104,14 @@ class Context:
             raise Terminated("the run was stopped by RunOptions.terminate")
 
 
+Ints = Any
+"""The annotation of an attribute that is a list of ints or absent, where the bodies' helpers take either."""
+
+#: Annotations of attributes (as text: `from __future__ import annotations`) → what such an attribute is, in words.
+_KINDS = {"int": "an int", "float": "a float", "str": "a string", "np.ndarray": "a tensor", "Graph": "a graph", "ValueType": "a type", "Clip": "a float", "Ints": "a list of ints"}
+_KINDS |= {f"{many}[{one}]": f"a list of {_KINDS[one].split()[-1]}s" for many in ("list", "Sequence") for one in ("int", "float", "str")}
+
+
 class Operator:
     """A registered operator: the reference body (call it), its shape rule, its lowering."""
 
@@ -154,6 +162,12 @@ class Operator:
     def attributes(self) -> dict[str, Any]:
         """Attribute name → default; `inspect.Parameter.empty` marks a required one."""
         return {p.name: p.default for p in self._parameters.values() if p.kind == p.KEYWORD_ONLY and p.name not in SPECIAL}
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """Attribute name → what it must be, in words, where its annotation says: "an int", "a list of floats", "a graph"."""
+        said = {name: str(self._parameters[name].annotation).removesuffix(" | None") for name in self.attributes}
+        return {name: _KINDS[text] for name, text in said.items() if text in _KINDS}
 
     @cached_property
     def wants(self) -> frozenset[str]:

@@ -5,25 +5,32 @@ Rules
 2. A node's rule turns input Specs into output Specs. What a rule leaves unknown (dtype, rank, one size) is filled from the type the file declared
    for that value; where both know and disagree on dtype, the model is wrong (InvalidGraph); on sizes the rule wins.
 3. Values: a `values` rule if the operator has one; else the body runs, on plain arrays where every input value is numeric, on object arrays
-   of Dims where the operator is `symbolic`; only where every output is known to have at most MAX_KNOWN elements.
+   of Dims where the operator is `symbolic`; only where every output is known to have at most MAX_KNOWN elements and no more is made on the way.
 4. Nested graphs: rules of If, Loop and Scan call `infer(graph, input specs)`.
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from inspect import Parameter
 from typing import Any
 
 import numpy as np
 
-from ..dim import Expr, Undecidable, as_exact, fresh_scope, product
+from ..dim import MAX_BITS, Expr, Undecidable, as_exact, fresh_scope, product
 from ..errors import InvalidGraph, SardonyxError
 from ..graph import Graph, Model, Node, Tensor, Value
 from ..ops import Operator, Spec, lookup
 from ..ops.registry import MAX_KNOWN
-from ..types import DType, TensorType
+from ..types import DType, TensorType, ValueType
 
 Specs = dict[Value, Spec]
+_WORDS: tuple[tuple[Any, str], ...] = ((str, "a string"), ((int, np.integer), "an int"), ((float, np.floating), "a float"), ((Tensor, np.ndarray), "a tensor"),
+                                       (Graph, "a graph"), (ValueType, "a type"))
+
+#: Families of operators (modules of `ops`) whose bodies work no more than their inputs and outputs are large. Others make much of little on the way (a pool with pads
+#: and strides of a billion), which a file must not be able to ask for while it is opened.
+_BOUNDED = frozenset({"activation", "cast", "create", "elementwise", "gather", "logic", "move", "reduce", "shape", "sort"})
 
 
 def infer_shapes(model: Model | Graph) -> Specs:
@@ -49,7 +56,7 @@ def constant_spec(tensor: Tensor) -> Spec:
 
 
 def attribute_arguments(node: Node, operator: Operator) -> dict[str, Any]:
-    """The node's attributes as keyword arguments; unknown or missing ones raise InvalidGraph."""
+    """The node's attributes as keyword arguments; unknown ones, missing ones and ones of a wrong type raise InvalidGraph."""
     known = operator.attributes
     for name in node.attributes:
         if name not in known:
@@ -57,7 +64,25 @@ def attribute_arguments(node: Node, operator: Operator) -> dict[str, Any]:
     for name, default in known.items():
         if default is Parameter.empty and name not in node.attributes:
             raise InvalidGraph(f"{node.label}: required attribute '{name}' is missing")
+    kinds = operator.kinds
+    for name, value in node.attributes.items():
+        kind = kinds.get(name)
+        if kind is not None and not _fits(kind, value):
+            raise InvalidGraph(f"{node.label}: attribute '{name}' must be {kind}, not {_kind(value)}")
     return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in node.attributes.items()}
+
+
+def _kind(value: Any) -> str:
+    """What an attribute is, in the words of `Operator.kinds`; the elements of a list are all of one kind in every file."""
+    if isinstance(value, (list, tuple)):
+        return f"a list of {_kind(value[0]).split(None, 1)[1]}s" if value else "an empty list"
+    return next((text for kind, text in _WORDS if isinstance(value, kind)), f"a {type(value).__name__}")
+
+
+def _fits(kind: str, value: Any) -> bool:
+    """An int may stand where a float must be."""
+    found = _kind(value)
+    return found == kind or (found == "an empty list" and kind.startswith("a list")) or (found, kind) in (("an int", "a float"), ("a list of ints", "a list of floats"))
 
 
 def check_arity(node: Node, operator: Operator) -> None:
@@ -181,12 +206,14 @@ def _known_values(node: Node, operator: Operator, inputs: Sequence[Spec | None],
     if operator.value_rule is not None:
         try:
             made = operator.value_rule(*inputs, **arguments)
-        except (Undecidable, ZeroDivisionError):
+        except Exception:  # as below
             return None
         if made is not None:
             made = made if isinstance(made, tuple) else (made,)
             return [_small(v, s.dtype) for v, s in zip(made, outputs, strict=False)] + [None] * len(outputs)
     if operator.random or operator.host_only or operator.wants or not inputs or any(s is not None and s.value is None for s in inputs):
+        return None
+    if not operator.symbolic and operator.function.__module__.rpartition(".")[2] not in _BOUNDED:
         return None
     for spec in outputs:
         if spec.dtype in (None, DType.STRING) or spec.shape is None or any(isinstance(d, Expr) for d in spec.shape) or product(spec.shape) > MAX_KNOWN:
@@ -227,4 +254,9 @@ def _small(value: Any, dtype: DType | None) -> Any:
             return array.astype(dtype.numpy)
         except (OverflowError, ValueError):  # beyond the type: left to the run
             return None
-    return array
+    return array if array.dtype != object or dtype is DType.STRING or all(map(_plausible, array.ravel().tolist())) else None
+
+
+def _plausible(number: Any) -> bool:
+    """False for numbers no element type holds, which a chain of exact products would only make longer."""
+    return isinstance(number, Expr) or (abs(number.numerator) < 1 << MAX_BITS and number.denominator < 1 << MAX_BITS if isinstance(number, Fraction) else -(1 << 63) <= number < 1 << 64)

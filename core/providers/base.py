@@ -63,4 +63,4 @@ class Provider(Protocol):
         """Empty where it works here; otherwise the reason it does not."""
 
     def compile(self, model: Model, options: Mapping[str, Any]) -> Executor:
-        """Make the model ready. Raises a SardonyxError naming the node where it can not."""
+        """Make the model ready. options: the session's configuration entries and the provider's own options. Raises a SardonyxError naming the node where it can not."""

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidGraph, RuntimeException, SardonyxError, Terminated
+from ..errors import InvalidGraph, MemoryLimit, RuntimeException, SardonyxError, Terminated
 from ..graph import Graph, Model, Node, Tensor, Value
 from ..ops import Context, lookup
 from ..plan.shapes import attribute_arguments, check_arity
 from ..types import DType
 from .base import Event, Placement, RunContext
+from .memory import Guard, guard, memory_limit
 
 NAME = "ReferenceExecutionProvider"
 
@@ -33,13 +34,14 @@ class Step:
     outputs: tuple[int, ...]     # -1: not wanted
     dead: tuple[int, ...]
     wants_context: bool
+    guard: Guard | None
 
 
 class Compiled:
-    """A graph as steps over slots. Slots: inputs, captures, constants, then node outputs."""
+    """A graph as steps over slots. Slots: inputs, captures, constants, then node outputs. limit: see `memory`."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, limit: int | None = None) -> None:
+        self.graph, self.limit = graph, limit
         self.captures = graph.captures()
         slot: dict[Value, int] = {}
         for value in [*graph.inputs, *self.captures]:
@@ -63,16 +65,17 @@ class Compiled:
         arguments = attribute_arguments(node, operator)
         inputs = [-1 if v is None else slot[v] for v in node.inputs]
         for graph in node.subgraphs():
-            compiled = self.nested[id(graph)] = Compiled(graph)
+            compiled = self.nested[id(graph)] = Compiled(graph, self.limit)
             inputs += [slot[v] for v in compiled.captures]  # kept alive until this node, dropped before the call
         outputs = []
         for value in node.outputs:
             if value is not None:
                 slot[value] = len(slot)
             outputs.append(-1 if value is None else slot[value])
+        checked = guard(node, operator, dict(arguments), self.limit)
         if "n_outputs" in operator.wants:
             arguments["n_outputs"] = len(node.outputs)
-        return Step(node, partial(operator.function, **arguments), tuple(inputs), tuple(outputs), (), "context" in operator.wants)
+        return Step(node, partial(operator.function, **arguments), tuple(inputs), tuple(outputs), (), "context" in operator.wants, checked)
 
     def _mark_dead(self) -> None:
         constants = range(self.n_given, self.n_given + len(self.constants))
@@ -98,6 +101,8 @@ class Compiled:
                 raise Terminated("the run was stopped by RunOptions.terminate")
             start = time.perf_counter_ns() if run.events is not None else 0
             inputs = [slots[s] if s >= 0 else None for s in step.inputs[:len(step.node.inputs)]]
+            if step.guard is not None:
+                step.guard.check(inputs)
             made = _call(step, inputs, context)
             for s, value in zip(step.outputs, made, strict=False):
                 if s >= 0:
@@ -131,12 +136,10 @@ class Compiled:
 def _call(step: Step, inputs: list[Any], context: Context) -> list[Any]:
     try:
         made = step.body(*inputs, context=context) if step.wants_context else step.body(*inputs)
-    except Terminated:
-        raise
-    except RuntimeException:
+    except (RuntimeException, MemoryLimit):
         raise  # a nested graph's node, already named
     except MemoryError as error:
-        raise RuntimeException(f"{step.node.label}: not enough memory ({error}); inputs: {', '.join(map(_describe, inputs))}") from error
+        raise MemoryLimit(f"{step.node.label}: not enough memory ({error}); inputs: {', '.join(map(_describe, inputs))}. Use smaller inputs or a larger machine") from error
     except SardonyxError as error:
         kind = RuntimeException if isinstance(error, InvalidGraph) else type(error)
         raise kind(f"{step.node.label}: {error}; inputs: {', '.join(map(_describe, inputs))}") from error
@@ -164,9 +167,9 @@ def _types_and_shapes(values: Sequence[Any]) -> list[dict[str, list[int]]]:
 class ReferenceExecutor:
     """See `Compiled`; this adds the session's side of the interface."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, limit: int | None = None) -> None:
         self.model = model
-        self._compiled = Compiled(model.graph)
+        self._compiled = Compiled(model.graph, limit)
 
     def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
         """See `Executor.run`."""
@@ -199,4 +202,4 @@ class ReferenceProvider:
 
     def compile(self, model: Model, options: Mapping[str, Any]) -> ReferenceExecutor:
         """Resolve every operator now, so that an unknown one is an error at load and not in the middle of a run."""
-        return ReferenceExecutor(model)
+        return ReferenceExecutor(model, memory_limit(options))

@@ -80,7 +80,7 @@ class SegmentedExecutor:
             node, why = refused[0]
             raise EPFail(f"fallback refused: {node.label} ({node.operator}) would run on NumPy: {why}" + (f" (and {len(refused) - 1} more nodes)" if len(refused) > 1 else ""))
         self.parts: list[ProgramSegment | Compiled] = [
-            Compiled(Graph(f"{model.graph.name}.{i}", s.inputs, s.outputs, s.nodes)) if s.host else ProgramSegment(s, specs, model.symbols, make, limit)
+            Compiled(Graph(f"{model.graph.name}.{i}", s.inputs, s.outputs, s.nodes), limit) if s.host else ProgramSegment(s, specs, model.symbols, make, limit)
             for i, s in enumerate(self.segments)]
 
     def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:

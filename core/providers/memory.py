@@ -1,0 +1,88 @@
+"""The memory limit of a session: a node whose outputs would take more is refused before it runs.
+
+The limit is the session configuration entry `session.memory_limit`, in bytes; "0" means none, and without the entry it is the machine's memory. What
+a node will make is asked of its shape rule, on the sizes and the small values at hand: so a huge runtime shape (ConstantOfShape, Expand, Range, Resize)
+is an error with a name instead of a machine that swaps. Nodes with nested graphs are left to the nodes in them.
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ..dim import Expr, product
+from ..errors import InvalidArgument, MemoryLimit, SardonyxError
+from ..graph import Node
+from ..ops import Operator, Spec
+from ..ops.common import like
+from ..ops.registry import MAX_KNOWN
+from ..plan.shapes import run_rule
+from ..types import DType
+
+MEMORY_LIMIT = "session.memory_limit"
+_POINTER = 8  # a string takes at least its place in the array
+
+
+def memory_limit(options: Mapping[str, Any]) -> int | None:
+    """The limit in bytes, None for none. InvalidArgument where the entry is not a number of bytes."""
+    text = str(options.get(MEMORY_LIMIT, "")).strip()
+    if not text:
+        return _physical_memory()
+    if not (text.isascii() and text.isdigit()):
+        raise InvalidArgument(f"'{MEMORY_LIMIT}' must be a number of bytes (0: no limit), not '{text[:40]}'; e.g. add_session_config_entry('{MEMORY_LIMIT}', '{1 << 30}')")
+    return int(text) or None
+
+
+@cache
+def _physical_memory() -> int | None:
+    """Bytes of the machine's memory, None where the system does not say (pages, Windows)."""
+    try:
+        return (os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) or None
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+class Guard:
+    """One node's check. `check(inputs)` raises MemoryLimit; sizes that passed are remembered, so equal ones cost only the comparison."""
+
+    __slots__ = ("node", "operator", "arguments", "limit", "_passed")
+
+    def __init__(self, node: Node, operator: Operator, arguments: dict[str, Any], limit: int) -> None:
+        self.node, self.operator, self.arguments, self.limit = node, operator, arguments, limit
+        self._passed: Any = None
+
+    def check(self, inputs: Sequence[Any]) -> None:
+        """inputs: what the body will be given (None where absent)."""
+        if any(not isinstance(x, np.ndarray) for x in inputs if x is not None):
+            return  # sequences and maps: their rules know no sizes
+        key = [None if x is None else (x.dtype, x.shape, x.tobytes() if x.size <= MAX_KNOWN and x.dtype != object else b"") for x in inputs]
+        if key == self._passed:
+            return
+        try:
+            made = run_rule(self.node, self.operator, [None if x is None else Spec(DType.of(x), x.shape, x if x.size <= MAX_KNOWN else None) for x in inputs], self.arguments)
+        except SardonyxError:
+            return  # the body says better what is wrong with these inputs
+        needed = sum(map(_bytes, made))
+        if needed > self.limit:
+            raise MemoryLimit(f"{self.node.label}: its output ({', '.join(map(str, made))}) would take {needed:,} bytes and the limit is {self.limit:,}; "
+                              f"check the sizes it is given, or raise the limit: SessionOptions.add_session_config_entry('{MEMORY_LIMIT}', '<bytes>')")
+        self._passed = key
+
+
+def guard(node: Node, operator: Operator, arguments: dict[str, Any], limit: int | None) -> Guard | None:
+    """The check of a node; None where there is no limit, no rule to ask, or nothing that could grow."""
+    rule = operator.shape_rule
+    if limit is None or rule is None or rule is like or "infer" in operator.rule_wants:
+        return None
+    return Guard(node, operator, arguments, limit)
+
+
+def _bytes(spec: Spec) -> int:
+    """Bytes of an output in memory; 0 where its size is known only afterwards, or wrong, which the body says better."""
+    sizes = [int(d) for d in spec.shape or () if not isinstance(d, Expr)]
+    if spec.dtype is None or spec.shape is None or len(sizes) < len(spec.shape) or min(sizes, default=0) < 0:
+        return 0
+    return int(product(sizes)) * (_POINTER if spec.dtype is DType.STRING else max(1, spec.dtype.bits // 8))
