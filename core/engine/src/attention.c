@@ -7,8 +7,8 @@
 #include "sx_math.h"
 #include "sx_vec.h"
 
-#define ROWS 96   /* of a tile */
-#define KEYS 512  /* of a block */
+#define ROWS 192 /* of a tile */
+#define KEYS 256 /* of a block */
 
 typedef struct {
     const sx_call *call;
@@ -66,9 +66,8 @@ int64_t SX_NAME(sx_scratch_attention)(const sx_call *call) {
     return j.gemm + floats(j.tile * j.d) + floats(j.tile * j.ld) + floats(j.tile * j.dv) + 2 * floats(j.tile);
 }
 
-/* Scaled, capped and masked scores of one query for keys [at, at + n). */
+/* Capped and masked scores of one query for keys [at, at + n). */
 static void prepare(const job *j, int64_t b, int64_t h, int64_t s, int64_t at, int64_t n, float *x) {
-    for (int64_t i = 0; i < n; i++) x[i] *= j->scale;
     if (j->softcap != 0) {
         float inverse = 1 / j->softcap;
         for (int64_t i = 0; i < n; i++) x[i] = sx_tanh_f32(x[i] * inverse) * j->softcap;
@@ -90,7 +89,7 @@ static void prepare(const job *j, int64_t b, int64_t h, int64_t s, int64_t at, i
 
 /* Scores become e^(score - maximum); the row's maximum and sum go on, and what was summed before is put under the new maximum. */
 static void soften(float *x, int64_t n, int64_t whole, float *top, float *total, float *sums, int64_t dv, int first) {
-    float largest = n ? sx_max_f32(x, n) : -SX_INF32, before = first ? -SX_INF32 : *top;
+    float largest = n ? sx_fmax_of(x, n) : -SX_INF32, before = first ? -SX_INF32 : *top;
     largest = largest > before || largest != largest ? largest : before;
     float base = largest == -SX_INF32 ? 0 : largest;
     for (int64_t i = 0; i < n; i++) x[i] = sx_exp_f32(x[i] - base);
@@ -113,6 +112,7 @@ static void tile_of(void *arg, int64_t index, int worker) {
     for (int64_t r = 0; r < rows; r++) {
         int64_t h = head * j->heads + (row + r) / j->s, s = (row + r) % j->s, at = b * j->q->stride[0] + h * j->q->stride[1] + s * j->q->stride[2];
         sx_widen_row(j->q->data + at * sx_size_of(j->q->dtype), j->q->dtype, j->q->stride[3], j->d, m.q + r * j->d);
+        for (int64_t i = 0; i < j->d; i++) m.q[r * j->d + i] *= j->scale; /* cheaper than scaling the scores */
         visible = sx_max64(visible, j->causal ? sx_min64(j->t, s + j->offset + 1) : j->t);
         m.total[r] = 0;
     }
@@ -131,12 +131,14 @@ static void tile_of(void *arg, int64_t index, int worker) {
         }
         SX_NAME(sx_gemm_block)(&values, 0, rows, 0, j->dv, m.sums, j->dv, m.gemm);
     }
+    int in_place = !j->call->epilogue && j->y->dtype == SX_FLOAT && j->y->stride[3] == 1;
     for (int64_t r = 0; r < rows; r++) {
-        float total = m.total[r], *sum = m.sums + r * j->dv;
+        float total = m.total[r], *sum = m.sums + r * j->dv, *to = sum;
+        if (in_place) to = (float *)j->y->data + b * j->y->stride[0] + (head * j->heads + (row + r) / j->s) * j->y->stride[1] + (row + r) % j->s * j->y->stride[2];
         total = total > 1e-38f || total != total ? total : 1e-38f;
-        for (int64_t i = 0; i < j->dv; i++) sum[i] /= total;
+        for (int64_t i = 0; i < j->dv; i++) to[i] = sum[i] / total;
     }
-    for (int64_t r = 0; r < rows;) {
+    for (int64_t r = 0; r < rows && !in_place;) {
         int64_t s = (row + r) % j->s, count = sx_min64(rows - r, j->s - s), start[4] = {b, head * j->heads + (row + r) / j->s, s, 0};
         sx_finish(j->call, m.sums + r * j->dv, 0, count, j->dv, j->dv, start, 2, 3);
         r += count;

@@ -208,10 +208,25 @@ static int direct(const sx_gemm *g, int64_t mc) {
     return mc <= GEMV_ROWS || g->a_row % 1024 != 0 || g->k < 64;
 }
 
+/* to[i * to_ld + j] = from[j * from_ld + i], i < count, j < cols. */
+static void transpose(const float *from, int64_t from_ld, int64_t cols, int64_t count, float *to, int64_t to_ld) {
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        int64_t j = 0;
+        for (; j + 4 <= cols; j += 4) sx_ftranspose4(from + j * from_ld + i, from_ld, to + i * to_ld + j, to_ld);
+        for (; j < cols; j++)
+            for (int u = 0; u < 4; u++) to[(i + u) * to_ld + j] = from[j * from_ld + i + u];
+    }
+    for (; i < count; i++)
+        for (int64_t j = 0; j < cols; j++) to[i * to_ld + j] = from[j * from_ld + i];
+}
+
 static void copy_rows(const sx_gemm *g, int64_t row, int64_t rows, int64_t at, int64_t count, float *to, int64_t ld) {
     int64_t size = sx_size_of(g->a_dtype);
     if (g->rows) {
         g->rows(g->rows_source, row, rows, at, count, to, ld);
+    } else if (g->a_row == 1 && g->a_dtype == SX_FLOAT) {
+        transpose((const float *)g->a + row + at * g->a_col, g->a_col, count, rows, to, ld);
     } else if (g->a_row == 1 && g->a_col != 1) { /* transposed: read along rows, 16 at a time so that what is written stays near */
         for (int64_t i = 0; i < rows; i += 16)
             for (int64_t k = 0; k < count; k++) {
@@ -221,12 +236,6 @@ static void copy_rows(const sx_gemm *g, int64_t row, int64_t rows, int64_t at, i
     } else {
         for (int64_t i = 0; i < rows; i++) sx_widen_row(g->a + ((row + i) * g->a_row + at * g->a_col) * size, g->a_dtype, g->a_col, count, to + i * ld);
     }
-}
-
-static void transpose_panel(const float *from, int64_t b_col, int64_t cols, int64_t count, float *to) {
-    for (int64_t k = 0; k < count; k += 16) /* 16 × 16 at a time: one line of each column */
-        for (int64_t j = 0; j < cols; j++)
-            for (int64_t i = k; i < sx_min64(k + 16, count); i++) to[i * SX_PANEL + j] = from[j * b_col + i];
 }
 
 /* One panel of B in float: K block [at, at + count) of 16 columns from n, zeros beyond N. */
@@ -239,7 +248,7 @@ static void copy_panel(const sx_gemm *g, int64_t n, int64_t at, int64_t count, f
     if (cols < SX_PANEL)
         for (int64_t i = 0; i < count * SX_PANEL; i++) to[i] = 0;
     if (g->panel) g->panel(g->panel_source, n, cols, at, count, to);
-    else if (plain_columns(g)) transpose_panel((const float *)g->b + at + n * g->b_col, g->b_col, cols, count, to);
+    else if (plain_columns(g)) transpose((const float *)g->b + at + n * g->b_col, g->b_col, cols, count, to, SX_PANEL);
     else if (cols == SX_PANEL && g->b_col == 1)
         for (int64_t i = 0; i < count; i++) sx_widen_row(g->b + ((at + i) * g->b_row + n) * size, g->b_dtype, 1, SX_PANEL, to + i * SX_PANEL);
     else

@@ -90,6 +90,31 @@ SX_INLINE sx_f sx_fmax(sx_f a, sx_f b) {
     sx_f larger = sx_fselect(a > b, a, b);
     return sx_fselect(a != a, a, larger);
 }
+/* The largest of n > 0 floats; NaN if there is one. */
+static inline float sx_fmax_of(const float *x, int64_t n) {
+    sx_f a = sx_fsplat(x[0]), b = a;
+    int64_t i = 0;
+    for (; i + 2 * SX_GW <= n; i += 2 * SX_GW) a = sx_fmax(a, sx_fload(x + i)), b = sx_fmax(b, sx_fload(x + i + SX_GW));
+    a = sx_fmax(a, b);
+    float best = a[0];
+    for (int l = 1; l < SX_GW; l++) best = best > a[l] || best != best ? best : a[l];
+    for (; i < n; i++) best = best > x[i] || best != best ? best : x[i];
+    return best;
+}
+
+/* A 4 × 4 square: to[i * to_ld + j] = from[j * from_ld + i]. */
+typedef float sx_f4 __attribute__((vector_size(16)));
+typedef float sx_f4_any __attribute__((vector_size(16), aligned(4), may_alias));
+SX_INLINE void sx_ftranspose4(const float *from, int64_t from_ld, float *to, int64_t to_ld) {
+    sx_f4 a = *(const sx_f4_any *)from, b = *(const sx_f4_any *)(from + from_ld), c = *(const sx_f4_any *)(from + 2 * from_ld), d = *(const sx_f4_any *)(from + 3 * from_ld);
+    sx_f4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+    sx_f4 ef = __builtin_shufflevector(a, b, 2, 6, 3, 7), gh = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    *(sx_f4_any *)to = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);
+    *(sx_f4_any *)(to + to_ld) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+    *(sx_f4_any *)(to + 2 * to_ld) = __builtin_shufflevector(ef, gh, 0, 1, 4, 5);
+    *(sx_f4_any *)(to + 3 * to_ld) = __builtin_shufflevector(ef, gh, 2, 3, 6, 7);
+}
+
 SX_INLINE float sx_fsum(sx_f v) {
     float s[SX_GW];
     sx_fstore(s, v);
