@@ -22,7 +22,7 @@ from ..kernels import Kernel
 from ..lowering import Buffer, CannotLower, KernelCall, Lowering, View
 from ..ops import Spec, lookup
 from ..program import RANK
-from ..types import DType, TensorType
+from ..types import DType
 from .shapes import Specs, attribute_arguments, spec_of
 
 #: Element types no kernel loads.
@@ -49,20 +49,23 @@ def lower(inputs: Sequence[Value], nodes: Sequence[Node], outputs: Sequence[Valu
     k = Lowering()
     views: dict[Value, View] = {}
     for i, value in enumerate(inputs):
-        views[value] = input_view(value, i)
+        views[value] = input_view(value, i, specs)
     for node in nodes:
         lower_node(k, node, views, specs)
     made = [_view(k, v, views, specs) for v in outputs]
     return Lowered(k.calls, [views[v] for v in inputs], made, [v.name for v in inputs], [v.name for v in outputs])
 
 
-def input_view(value: Value, number: int) -> View:
+def input_view(value: Value, number: int, specs: Specs) -> View:
     """The view of an input of a program; CannotLower for what is no tensor of known rank."""
-    if not isinstance(value.type, TensorType) or value.type.dtype is None or value.type.shape is None:
-        raise CannotLower(f"input '{value.name}' is {value.type}: programs take tensors of known rank")
-    if value.type.dtype in HOST_TYPES or len(value.type.shape) > RANK:
-        raise CannotLower(f"input '{value.name}' is {value.type.describe()}: programs take numbers of rank {RANK} at most")
-    return Buffer(value.name, value.type.dtype, value.type.shape, port=("input", number)).whole()
+    spec = spec_of(value, specs)
+    if spec.dtype is None or spec.shape is None:
+        raise CannotLower(f"input '{value.name}' is {spec}: programs take tensors of known rank")
+    if spec.dtype in HOST_TYPES:
+        raise CannotLower(f"input '{value.name}' is {spec}: {spec.dtype.text} runs on the host")
+    if len(spec.shape) > RANK:
+        raise CannotLower(f"input '{value.name}' is {spec}: programs take tensors of rank {RANK} at most")
+    return Buffer(value.name, spec.dtype, spec.shape, port=("input", number)).whole()
 
 
 def lower_node(k: Lowering, node: Node, views: dict[Value, View], specs: Specs) -> None:

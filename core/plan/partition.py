@@ -8,15 +8,15 @@ Rules
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..dim import symbols
 from ..graph import Graph, Node, Value
 from ..lowering import CannotLower, Lowering, View
-from ..types import TensorType
-from .lower import input_view, lower_node
-from .shapes import Specs
+from ..ops import lookup
+from .lower import HOST_TYPES, input_view, lower_node
+from .shapes import MAX_KNOWN, Specs, spec_of
 
 
 @dataclass
@@ -62,7 +62,7 @@ def host_nodes(graph: Graph, specs: Specs) -> dict[Node, str]:
             if value is None or value.const is not None or value in views or specs[value].value is not None:
                 continue
             try:
-                views[value] = input_view(value, 0)
+                views[value] = input_view(value, 0, specs)
             except CannotLower as reason:
                 reasons[node] = str(reason)
         if node in reasons:
@@ -74,6 +74,40 @@ def host_nodes(graph: Graph, specs: Specs) -> dict[Node, str]:
             del k.calls[kept:]
             reasons[node] = str(reason)
     return reasons
+
+
+#: Names of the operator inputs whose values decide sizes and axes: what lowering rules ask numbers of.
+DECIDING = frozenset({"axes", "axis", "shape", "starts", "ends", "steps", "repeats", "split", "pads", "K", "depth", "sizes", "scales", "roi", "size", "image_shape", "block_shape", "output_shape",
+                      "start", "limit", "delta", "dft_length", "frame_step", "frame_length"})
+
+
+def deciding_inputs(graph: Graph, specs: Specs, reasons: Mapping[Node, str]) -> list[Value]:
+    """Small graph inputs whose values host nodes need before they can be planned: with these given, they may have kernels."""
+    found: dict[Value, None] = {}
+    for node in reasons:
+        operator = lookup(node.domain, node.op_type)
+        for value, name in zip(node.inputs, operator.inputs, strict=False):
+            if value is not None and specs.get(value) is not None and specs[value].value is None and (name in DECIDING or node.op_type == "ConstantOfShape"):
+                found.update(dict.fromkeys(_sources(value, specs) or ()))
+    return list(found)
+
+
+def _sources(value: Value, specs: Specs) -> list[Value] | None:
+    """The graph inputs a value follows from, its shape arithmetic aside; None where one of them is not small."""
+    out, stack, seen = [], [value], set()
+    while stack:
+        at = stack.pop()
+        if at in seen or at.const is not None or specs[at].value is not None:
+            continue
+        seen.add(at)
+        if at.producer is not None:
+            stack += [] if at.producer.op_type in ("Shape", "Size") else _reads(at.producer)
+            continue
+        shape = specs[at].shape
+        if shape is None or len(shape) > 1 or any(isinstance(d, int) and d > MAX_KNOWN for d in shape) or specs[at].dtype in HOST_TYPES:
+            return None
+        out.append(at)
+    return out
 
 
 def _reads(node: Node) -> list[Value]:
@@ -132,10 +166,10 @@ def _size_sources(segment: Segment, specs: Specs, there: Sequence[Value]) -> lis
     """Values that bind a size the segment uses but no input of it has: some tensor that exists by then with that size as a dim."""
     used = {s.name for n in segment.nodes for v in n.outputs if v is not None for d in (specs[v].shape or ()) for s in symbols(d)}
     used |= {s.name for n in segment.nodes for v in n.inputs if v is not None and v in specs and specs[v].value is not None and v.const is None for d in (specs[v].ints or ()) for s in symbols(d)}
-    bound = {str(d) for v in segment.inputs if isinstance(v.type, TensorType) for d in v.type.shape or ()}
+    bound = {str(d) for v in segment.inputs for d in spec_of(v, specs).shape or ()}
     found = []
     for name in sorted(used - bound):
-        source = next((v for v in there if isinstance(v.type, TensorType) and v.type.shape and name in map(str, v.type.shape) and specs[v].value is None), None)
+        source = next((v for v in there if specs[v].shape and name in map(str, specs[v].shape or ()) and specs[v].value is None), None)
         if source is not None and source not in found:
             found.append(source)
     return found

@@ -6,11 +6,12 @@ Rules
    for that value; where both know and disagree on dtype, the model is wrong (InvalidGraph); on sizes the rule wins.
 3. Values: a `values` rule if the operator has one; else the body runs, on plain arrays where every input value is numeric, on object arrays
    of Dims where the operator is `symbolic`; only where every output is known to have at most MAX_KNOWN elements and no more is made on the way.
+   Values of inputs that a run gives (`given`) are used too, but what follows from them is computed here only where it is integers or bools: the rest is the run's work.
 4. Nested graphs: rules of If, Loop and Scan call `infer(graph, input specs)`.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from inspect import Parameter
 from typing import Any
@@ -33,12 +34,23 @@ _WORDS: tuple[tuple[Any, str], ...] = ((str, "a string"), ((int, np.integer), "a
 _BOUNDED = frozenset({"activation", "cast", "create", "elementwise", "gather", "logic", "move", "reduce", "shape", "sort"})
 
 
-def infer_shapes(model: Model | Graph) -> Specs:
-    """Infer and record `value.type` for every value; returns the Specs, known values included. Raises InvalidGraph naming the node."""
+class GivenSpecs(dict[Value, Spec]):
+    """Specs of a graph some of whose inputs have given values. They hold for some runs only: no type is recorded in the graph. `derived`: what follows from the given values."""
+
+    def __init__(self, given: Mapping[Value, np.ndarray]) -> None:
+        super().__init__()
+        self.given, self.derived = given, set(given)
+
+
+def infer_shapes(model: Model | Graph, given: Mapping[Value, np.ndarray] | None = None) -> Specs:
+    """Infer and record `value.type` for every value; returns the Specs, known values included. Raises InvalidGraph naming the node.
+    With values `given` for some inputs (at most MAX_KNOWN elements each) nothing is recorded."""
     graph = model.graph if isinstance(model, Model) else model
-    specs: Specs = {}
+    specs: Specs = {} if given is None else GivenSpecs(given)
     for value in graph.inputs:
         specs[value] = input_spec(value)
+        if given is not None and value in given:
+            specs[value] = Spec(specs[value].dtype, given[value].shape, given[value])
     _infer_graph(graph, specs)
     return specs
 
@@ -118,12 +130,20 @@ def infer_node(node: Node, specs: Specs) -> None:
     outputs = _run_rule(node, operator, inputs, arguments, specs)
     outputs = [_merge_declared(node, value, spec) for value, spec in zip(node.outputs, outputs, strict=True)]
     values = _known_values(node, operator, inputs, arguments, outputs)
+    run_decides = isinstance(specs, GivenSpecs) and any(v in specs.derived for v in node.inputs)
     for i, (value, spec) in enumerate(zip(node.outputs, outputs, strict=True)):
         if value is None:
             continue
-        if values is not None and values[i] is not None:
+        if values is not None and values[i] is not None and not (run_decides and spec.dtype is not None and spec.dtype.is_float):
             spec = Spec(spec.dtype, spec.shape, values[i])
-        specs[value] = spec
+            if run_decides:
+                specs.derived.add(value)  # type: ignore[attr-defined]
+        _record(value, spec, specs)
+
+
+def _record(value: Value, spec: Spec, specs: Specs) -> None:
+    specs[value] = spec
+    if not isinstance(specs, GivenSpecs):
         value.type = spec.as_type
 
 
@@ -140,6 +160,10 @@ def run_rule(node: Node, operator: Operator, inputs: Sequence[Spec | None], argu
 
 def _run_rule(node: Node, operator: Operator, inputs: Sequence[Spec | None], arguments: dict[str, Any], specs: Specs) -> list[Spec]:
     count = len(node.outputs)
+    if not operator.takes_strings:
+        for spec in inputs:
+            if spec is not None and spec.dtype is DType.STRING:
+                raise InvalidGraph(f"{node.label}: an input is {spec}, and {node.operator} takes no strings; make numbers of them first (Cast, LabelEncoder)")
     if operator.shape_rule is None:
         return [Spec(None)] * count
     special: dict[str, Any] = {}
@@ -172,8 +196,7 @@ def _infer_nested(graph: Graph, given: Sequence[Spec], specs: Specs) -> list[Spe
     """Output Specs of a nested graph whose inputs have the given Specs (fewer than declared: the rest as declared)."""
     for i, value in enumerate(graph.inputs):
         spec = given[i] if i < len(given) and given[i] is not None else input_spec(value)
-        specs[value] = spec
-        value.type = spec.as_type
+        _record(value, spec, specs)
     _infer_graph(graph, specs)
     return [spec_of(v, specs) for v in graph.outputs]
 

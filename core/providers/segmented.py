@@ -14,8 +14,9 @@ import numpy as np
 
 from ..dim import symbols
 from ..errors import EPFail, InvalidArgument, Terminated
-from ..graph import Graph, Model, Value
-from ..plan.partition import Segment, partition
+from ..graph import Graph, Model, Node, Value
+from ..ops.registry import MAX_KNOWN
+from ..plan.partition import Segment, deciding_inputs, partition
 from ..plan.planner import Plan, plan_nodes
 from ..plan.shapes import Specs, infer_shapes
 from .base import Event, Placement, RunContext
@@ -61,27 +62,67 @@ class ProgramSegment:
     def _bucket(self, inputs: Sequence[np.ndarray]) -> dict[str, tuple[int, int]]:
         found: dict[str, tuple[int, int]] = {}
         for value, array in zip(self.segment.inputs, inputs, strict=True):
-            for said, size in zip(value.shape or (), array.shape, strict=True):
+            for said, size in zip(self.specs[value].shape or (), array.shape, strict=True):
                 names = symbols(said)
                 if len(names) == 1 and str(said) == next(iter(names)).name:
                     found.setdefault(str(said), bucket(size))
         return found
 
 
+class Division:
+    """A graph divided into segments with what runs them, for given values of some inputs (none: for every run)."""
+
+    def __init__(self, model: Model, make: Callable[[Plan], Runner], limit: int | None, given: Mapping[Value, np.ndarray] | None = None) -> None:
+        self.specs = infer_shapes(model, given)
+        self.segments = partition(model.graph, self.specs)
+        self.parts: list[ProgramSegment | Compiled] = [
+            Compiled(Graph(f"{model.graph.name}.{i}", s.inputs, s.outputs, s.nodes), limit) if s.host else ProgramSegment(s, self.specs, model.symbols, make, limit)
+            for i, s in enumerate(self.segments)]
+        self.host = {n: why for s in self.segments for n, why in s.reasons.items()}
+
+    @property
+    def fallbacks(self) -> dict[Node, str]:
+        """Nodes that run on NumPy bodies, and why; shape arithmetic does not count."""
+        return {n: why for n, why in self.host.items() if not why.startswith("shape arithmetic")}
+
+
+#: How many values of deciding inputs are planned for; a model fed yet more runs the nodes concerned on the host.
+VALUES = 16
+
+
 class SegmentedExecutor:
-    """A model on programs where it can be, on NumPy bodies where not. `strict` refuses the latter, shape arithmetic excepted."""
+    """A model on programs where it can be, on NumPy bodies where not. `strict` refuses the latter, shape arithmetic excepted.
+
+    Where small inputs decide sizes or axes (Slice's starts, Range's limit), the graph is divided and planned again for each of their values."""
 
     def __init__(self, model: Model, name: str, make: Callable[[Plan], Runner], *, strict: bool = False, limit: int | None = None) -> None:
-        self.model, self.name = model, name
-        specs = infer_shapes(model)
-        self.segments = partition(model.graph, specs)
-        refused = [(n, why) for s in self.segments for n, why in s.reasons.items() if not why.startswith("shape arithmetic")]
-        if strict and refused:
-            node, why = refused[0]
-            raise EPFail(f"fallback refused: {node.label} ({node.operator}) would run on NumPy: {why}" + (f" (and {len(refused) - 1} more nodes)" if len(refused) > 1 else ""))
-        self.parts: list[ProgramSegment | Compiled] = [
-            Compiled(Graph(f"{model.graph.name}.{i}", s.inputs, s.outputs, s.nodes), limit) if s.host else ProgramSegment(s, specs, model.symbols, make, limit)
-            for i, s in enumerate(self.segments)]
+        self.model, self.name, self.make, self.strict, self.limit = model, name, make, strict, limit
+        self.general = self.latest = Division(model, make, limit)
+        self.deciding = deciding_inputs(model.graph, self.general.specs, self.general.fallbacks)
+        self.divisions: dict[Any, Division] = {}
+        self.lock = threading.Lock()
+        if not self.deciding:
+            self._check(self.general)
+
+    def _check(self, division: Division) -> None:
+        if self.strict and division.fallbacks:
+            node, why = next(iter(division.fallbacks.items()))
+            more = f" (and {len(division.fallbacks) - 1} more nodes)" if len(division.fallbacks) > 1 else ""
+            raise EPFail(f"fallback refused: {node.label} ({node.operator}) would run on NumPy: {why}{more}")
+
+    def _division(self, values: Mapping[Value, Any]) -> Division:
+        """The division for this run's values of the deciding inputs."""
+        given = {v: values[v] for v in self.deciding}
+        if not given or any(a.size > MAX_KNOWN for a in given.values()):
+            return self.general
+        key = tuple((a.shape, a.tobytes()) for a in given.values())
+        with self.lock:
+            found = self.divisions.get(key)
+            if found is None and len(self.divisions) < VALUES:
+                found = self.divisions[key] = Division(self.model, self.make, self.limit, given)
+        found = found or self.general
+        self._check(found)
+        return found
 
     def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
         """See `Executor.run`."""
@@ -90,7 +131,8 @@ class SegmentedExecutor:
 
         def generator(seed: float | None) -> np.random.Generator:
             return shared if seed is None else np.random.default_rng(int(np.float32(seed).view(np.uint32)))
-        for segment, part in zip(self.segments, self.parts, strict=True):
+        self.latest = division = self._division(values)
+        for segment, part in zip(division.segments, division.parts, strict=True):
             if context.terminated():
                 raise Terminated("the run was stopped by RunOptions.terminate")
             given = [values[v] for v in segment.inputs]
@@ -107,10 +149,11 @@ class SegmentedExecutor:
         return [outputs[i].const.numpy() if outputs[i].const is not None else values[outputs[i]] for i in wanted]  # type: ignore[union-attr]
 
     def placements(self) -> list[Placement]:
-        """Where each node runs; free nodes (shape arithmetic done at planning) count for the programs."""
-        host = {n: why for s in self.segments for n, why in s.reasons.items()}
+        """Where each node ran last (before the first run: would run, whatever small inputs say); free nodes (shape arithmetic done at planning) count for the programs."""
+        host = self.latest.host
         return [Placement(n, REFERENCE, host[n]) if n in host else Placement(n, self.name) for n in self.model.graph.walk()]
 
     def close(self) -> None:
         """Drop plans and constants."""
-        self.parts = []
+        self.general.parts = []
+        self.divisions = {}
