@@ -1,27 +1,49 @@
-"""`python -m tests.bench [SECTION…]`: run the benchmarks, print a table, write results.json and results.md. The exit code is 1 where a bar is missed."""
+"""`python -m tests.bench [SECTION…] [--only PART…] [--quick] [--providers NAME…]`: run the benchmarks, print tables, write results.json and results.md. The exit code is 1 where a bar is missed.
+
+Sections that ran whole replace theirs in the result files and leave the others; with --only or --quick nothing is written.
+"""
 from __future__ import annotations
 
+import argparse
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
 
-from . import foundation
+from . import engine, foundation
 from .measure import Row, table, write
 
-SECTIONS: dict[str, Callable[[], list[Row]]] = {"foundation": foundation.run}
+#: Each makes the tables under these titles.
+SECTIONS: dict[str, Callable[[engine.Options], dict[str, list[Row]]]] = {"foundation": lambda options: {"foundation": foundation.run()}, "engine": engine.run}
 
 
-def main(names: list[str]) -> int:
-    unknown = [name for name in names if name not in SECTIONS]
+def known() -> dict[str, list[Row]]:
+    """The tables in results.json."""
+    path, names = Path(__file__).with_name("results.json"), [f.name for f in fields(Row)]
+    stored = json.loads(path.read_text())["sections"] if path.exists() else {}
+    return {title: [Row(**{name: row[name] for name in names if name in row}) for row in rows] for title, rows in stored.items()}
+
+
+def main(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all if none is named")
+    parser.add_argument("--only", action="append", default=[], metavar="PART", help='engine: only rows whose "section: name" has this in it; may be repeated')
+    parser.add_argument("--quick", action="store_true", help="engine: fewer repetitions")
+    parser.add_argument("--providers", action="append", default=[], metavar="NAME", help="engine: what our sessions list, instead of the default; may be repeated")
+    given = parser.parse_args(words)
+    unknown = [name for name in given.sections if name not in SECTIONS]
     if unknown:
         raise SystemExit(f"unknown section {', '.join(unknown)}; there are: {', '.join(SECTIONS)}")
-    results = {}
-    for name in names or SECTIONS:
-        print(f"\n## {name}\n", flush=True)
-        results[name] = SECTIONS[name]()
-        print(table(results[name]), flush=True)
-    if not names:
-        write(results)
-    missed = [row.what for rows in results.values() for row in rows if row.verdict == "FAIL"]
+    options = engine.Options(tuple(given.only), given.quick, tuple(given.providers))
+    results: dict[str, list[Row]] = {}
+    for name in given.sections or SECTIONS:
+        for title, rows in SECTIONS[name](options).items():
+            print(f"\n## {title}\n\n{table(rows)}", flush=True)
+            results[title] = rows
+    if options == engine.Options():
+        write(known() | results)
+    missed = [f"{title}: {row.what}" for title, rows in results.items() for row in rows if row.verdict == "FAIL"]
     print(f"\n{len(missed)} bars missed{': ' + '; '.join(missed) if missed else ''}")
     return 1 if missed else 0
 
