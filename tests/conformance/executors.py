@@ -1,6 +1,6 @@
 """The executors that run the suite, by id. Each takes a model converted to `.sdx` once (a cache all executors share) and numpy inputs.
 
-Ids: reference; native, wasmtime, wgpu, chromium-wasm, chromium-webgpu join as they are built.
+Ids: reference; interpreter (planned programs by NumPy); native, wasmtime, wgpu, chromium-wasm, chromium-webgpu join as they are built.
 """
 from __future__ import annotations
 
@@ -56,7 +56,28 @@ def reference(case: Case, inputs: list[Any]) -> list[Any]:
     return outputs
 
 
-EXECUTORS: dict[str, Callable[[Case, list[Any]], list[Any]]] = {"reference": reference}
+#: Case name → where it ran last: "strict" (programs alone), "no kernel" (all of it known at planning), or why a node ran on the host.
+PLACES: dict[str, str] = {}
+
+
+def interpreter(case: Case, inputs: list[Any]) -> list[Any]:
+    """Planned programs on the NumPy interpreter, with a poisoned arena; nodes without kernels on their NumPy bodies (`PLACES` says so)."""
+    from sardonyx.model import read_model
+    from sardonyx.providers.base import RunContext
+    from sardonyx.providers.interpreter import Interpreter
+    from sardonyx.providers.segmented import SegmentedExecutor
+    model = read_model(converted(case))
+    executor = SegmentedExecutor(model, "interpreter", lambda plan: Interpreter(plan.program, plan.constants))
+    given = list(inputs) + [None] * (len(model.graph.inputs) - len(inputs))
+    given = [v.const.numpy() if x is None and v.const is not None else x for x, v in zip(given, model.graph.inputs, strict=True)]
+    outputs = executor.run(given, range(len(model.graph.outputs)), RunContext())
+    reasons = list(executor.latest.fallbacks.values())
+    PLACES[case.name] = reasons[0] if reasons else "strict" if any(not s.host for s in executor.latest.segments) else "no kernel"
+    executor.close()
+    return outputs
+
+
+EXECUTORS: dict[str, Callable[[Case, list[Any]], list[Any]]] = {"reference": reference, "interpreter": interpreter}
 
 
 def known_failures(executor: str) -> dict[str, str]:

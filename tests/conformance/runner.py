@@ -11,10 +11,10 @@ SECONDS = 60.0  # per case; the slowest (light_vgg19 on the reference) takes a f
 
 
 def _work(pipe: Connection, executor: str) -> None:
-    """Worker: receives case indices, answers (index, error or "")."""
+    """Worker: receives case indices, answers (index, error or "", where it ran)."""
     import os
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    from .executors import EXECUTORS
+    from .executors import EXECUTORS, PLACES
     from .suite import compare, load
     cases = load()
     run = EXECUTORS[executor]
@@ -26,9 +26,9 @@ def _work(pipe: Connection, executor: str) -> None:
         try:
             for inputs, expected in case.sets:
                 compare(case, expected, run(case, inputs))
-            pipe.send((index, ""))
+            pipe.send((index, "", PLACES.get(case.name, "")))
         except Exception as error:  # every failure is a result here
-            pipe.send((index, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
+            pipe.send((index, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", ""))
 
 
 class _Worker:
@@ -51,8 +51,9 @@ class _Worker:
         self.pipe.close()
 
 
-def run_suite(executor: str, indices: Sequence[int], workers: int = 2, progress: Callable[[int], Any] = lambda done: None) -> dict[int, str]:
-    """Index → "" (passed) or why it failed, for the given cases."""
+def run_suite(executor: str, indices: Sequence[int], workers: int = 2, progress: Callable[[int], Any] = lambda done: None,
+              places: dict[int, str] | None = None) -> dict[int, str]:
+    """Index → "" (passed) or why it failed, for the given cases. `places` is filled with where each passed case ran (see `executors.PLACES`)."""
     waiting = list(reversed(indices))
     results: dict[int, str] = {}
     pool = [_Worker(executor) for _ in range(workers)]
@@ -67,6 +68,8 @@ def run_suite(executor: str, indices: Sequence[int], workers: int = 2, progress:
             outcome = _outcome(worker)
             if outcome is not None:
                 results[worker.busy] = outcome[0]
+                if places is not None and outcome[2]:
+                    places[worker.busy] = outcome[2]
                 progress(len(results))
                 worker.busy = None
                 if outcome[1]:
@@ -77,14 +80,15 @@ def run_suite(executor: str, indices: Sequence[int], workers: int = 2, progress:
     return results
 
 
-def _outcome(worker: _Worker) -> tuple[str, bool] | None:
-    """(result, worker must be restarted), or None while the case still runs."""
+def _outcome(worker: _Worker) -> tuple[str, bool, str] | None:
+    """(result, worker must be restarted, where it ran), or None while the case still runs."""
     try:
         if worker.pipe.poll():
-            return worker.pipe.recv()[1], False
+            _, result, place = worker.pipe.recv()
+            return result, False, place
     except (EOFError, OSError):
         worker.process.join(5)
-        return f"crash: the worker ended with exit code {worker.process.exitcode}", True
+        return f"crash: the worker ended with exit code {worker.process.exitcode}", True, ""
     if time.monotonic() - worker.since > SECONDS:
-        return f"timeout: more than {SECONDS:.0f} s", True
+        return f"timeout: more than {SECONDS:.0f} s", True, ""
     return None
