@@ -85,7 +85,7 @@ struct sx_team {
     pthread_cond_t wake;
     int started, sleepers, failed;
     int threads;               /* workers this run may use */
-    const int *stop;
+    const int *stop;           /* of the job's call */
     void (*body)(void *, int64_t, int);
     void *arg;
     int64_t n;
@@ -106,10 +106,12 @@ static void pause_cpu(void) {
 #endif
 }
 
+static int stopped(const int *stop) { return stop && __atomic_load_n(stop, __ATOMIC_RELAXED); }
+
 static void claim(struct sx_team *t, int worker) {
     for (;;) {
         int64_t i = __atomic_fetch_add(&t->next, 1, __ATOMIC_RELAXED);
-        if (i >= t->n || (t->stop && __atomic_load_n(t->stop, __ATOMIC_RELAXED))) return;
+        if (i >= t->n || stopped(t->stop)) return;
         t->body(t->arg, i, worker);
     }
 }
@@ -164,11 +166,10 @@ static int grow(struct sx_team *t, int threads) {
     return t->started + 1;
 }
 
-sx_team *sx_host_join(int threads, const int *stop) {
+sx_team *sx_host_join(int threads) {
     if (pthread_mutex_trylock(&pool.owner)) return NULL;
     if (pool.started < threads - 1 && !pool.failed) grow(&pool, threads);
     pool.threads = threads;
-    pool.stop = stop;
     return &pool;
 }
 
@@ -177,13 +178,10 @@ void sx_host_leave(sx_team *team) { pthread_mutex_unlock(&team->owner); }
 void sx_for(const sx_call *call, int64_t n, void (*body)(void *, int64_t, int), void *arg) {
     struct sx_team *t = call->team;
     if (n <= 1 || !t || !t->started) {
-        for (int64_t i = 0; i < n; i++) {
-            if (t && t->stop && __atomic_load_n(t->stop, __ATOMIC_RELAXED)) return;
-            body(arg, i, 0);
-        }
+        for (int64_t i = 0; i < n && !stopped(call->stop); i++) body(arg, i, 0);
         return;
     }
-    t->body = body, t->arg = arg, t->n = n;
+    t->body = body, t->arg = arg, t->n = n, t->stop = call->stop;
     __atomic_store_n(&t->next, 0, __ATOMIC_RELAXED);
     __atomic_fetch_add(&t->epoch, 1, __ATOMIC_SEQ_CST); /* open */
     if (__atomic_load_n(&t->sleepers, __ATOMIC_SEQ_CST)) {

@@ -198,7 +198,7 @@ static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
         const sx_step_row *row = p->steps + i;
         sx_call *call = s->calls + i;
         *call = (sx_call){.kind = (int32_t)row->kind, .n_in = (int32_t)row->n_in, .n_out = (int32_t)row->n_out, .n_param = (int32_t)row->n_param, .in = view, .out = view + row->n_in,
-                          .param = param, .prologue = row->prologue < 0 ? NULL : p->made + row->prologue, .epilogue = row->epilogue < 0 ? NULL : p->made + row->epilogue, .fault = s->fault};
+                          .param = param, .prologue = row->prologue < 0 ? NULL : p->made + row->prologue, .epilogue = row->epilogue < 0 ? NULL : p->made + row->epilogue, .fault = s->fault, .stop = &s->stop};
         for (int64_t j = 0; j < row->n_param; j++) *param++ = s->sizes[p->lists[row->params + j]];
         int64_t group = row->kind == SX_CONV ? call->param[1] : 1;
         for (int64_t j = 0; j < row->n_in + row->n_out; j++, view++) {
@@ -359,7 +359,7 @@ static int fault(const sx_state *s, int code, sx_report *report) {
 int sx_continue(sx_state *s, int64_t budget, sx_report *report) {
     const sx_program *p = s->program;
     if (!s->arena) return sx_say(report, SX_E_ARGUMENT, SX_R_POINTER, -1, -1, 0, 0);
-    sx_team *team = p->threads > 1 ? sx_host_join(p->threads, &s->stop) : NULL;
+    sx_team *team = p->threads > 1 ? sx_host_join(p->threads) : NULL;
     int64_t until = budget ? sx_host_now() + budget : 0;
     int code = 0;
     for (; s->next < p->n_steps && !code; s->next++) {

@@ -10,6 +10,7 @@
 #define PIECE 1024
 #define WORK 16384
 #define ONE_ROW 65536 /* elements of a group kept in scratch */
+#define NOWHERE INT64_MIN /* the place of a statistic nobody wants */
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -131,8 +132,8 @@ static int advance(const plan *p, int64_t *index, int64_t *at) {
                 if (!p->stride[BIAS][p->rank - 1]) { T b = *(const T *)get(p, BIAS, at, 0, 1, more); for (int64_t i = 0; i < n; i++) y[i] += b; } \
                 else { const T *b = get(p, BIAS, at, done, n, more); for (int64_t i = 0; i < n; i++) y[i] += b[i]; } } \
             sx_store_row(p->view[Y]->dtype, p->type, p->view[Y]->data + (at[Y] + done * p->stride[Y][p->rank - 1]) * element(p, Y), p->stride[Y][p->rank - 1], y, n); }) \
-        if (mean_at >= 0) sx_store_row(c->out[1].dtype, p->type, c->out[1].data + mean_at * sx_element_bytes(c->out[1].dtype), 1, &mean, 1); \
-        if (inverse_at >= 0) sx_store_row(c->out[2].dtype, p->type, c->out[2].data + inverse_at * sx_element_bytes(c->out[2].dtype), 1, &inverse, 1); \
+        if (mean_at != NOWHERE) sx_store_row(c->out[1].dtype, p->type, c->out[1].data + mean_at * sx_element_bytes(c->out[1].dtype), 1, &mean, 1); \
+        if (inverse_at != NOWHERE) sx_store_row(c->out[2].dtype, p->type, c->out[2].data + inverse_at * sx_element_bytes(c->out[2].dtype), 1, &inverse, 1); \
     }
 GROUP(float, f32)
 GROUP(double, f64)
@@ -149,7 +150,7 @@ static void task(void *arg, int64_t number, int worker) {
             for (int v = 0; v < VIEWS; v++) at[v] += i * p->outer_stride[v][d];
             mean += i * p->mean_stride[d], inverse += i * p->inverse_stride[d];
         }
-        mean = c->n_out > 1 && c->out[1].dtype ? mean : -1, inverse = c->n_out > 2 && c->out[2].dtype ? inverse : -1;
+        mean = c->n_out > 1 && c->out[1].dtype ? mean : NOWHERE, inverse = c->n_out > 2 && c->out[2].dtype ? inverse : NOWHERE;
         /* A dense row of the compute type needs no copy. */
         int lies = p->rank == 1 && p->stride[X][0] == 1 && p->view[X]->dtype == sx_native_dtype(p->type) && !p->view[SKIP];
         void *keep = !lies && p->count <= ONE_ROW ? c->scratch + worker * c->scratch_bytes : NULL;

@@ -18,7 +18,7 @@ static int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
 typedef struct {
     const sx_call *call;
     int axis, near, mode, doubles;     /* near: the axis rows are grouped along; -1: none */
-    int64_t n, rows, per, group;
+    int64_t n, rows, per;
     double scale;
 } plan;
 
@@ -51,7 +51,7 @@ SOFTMAX(double, f64)
 #define SCALED(T) { \
     T *restrict y_ = (T *)y; const T *m_ = (const T *)m; T s = (T)scale; \
     if (m) for (int64_t i = 0; i < n; i++) y_[i] = y_[i] * s + m_[i]; \
-    else if (s != 1) for (int64_t i = 0; i < n; i++) y_[i] *= s; }
+    else if (!(s == 1)) for (int64_t i = 0; i < n; i++) y_[i] *= s; }
 
 static void scale_row(char *y, const char *m, double scale, int64_t n, int doubles) {
     if (doubles) SCALED(double) else SCALED(float)
@@ -104,7 +104,6 @@ int64_t SX_NAME(sx_scratch_softmax)(const sx_call *call) {
 int SX_NAME(sx_k_softmax)(const sx_call *call) {
     const sx_view *y = call->out;
     plan p = {.call = call, .axis = (int)call->param[0], .near = -1, .mode = (int)call->param[1], .doubles = y->dtype == SX_DOUBLE, .rows = 1, .scale = sx_param_float(call->param[2])};
-    if (p.scale == 0) p.scale = 1; /* absent */
     p.n = y->dim[p.axis];
     for (int d = 0; d < y->rank; d++) {
         if (!y->dim[d]) return 0;

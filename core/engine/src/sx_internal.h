@@ -12,8 +12,8 @@ void *sx_host_alloc(int64_t bytes);   /* 64-byte aligned, NULL where there is no
 void sx_host_free(void *memory, int64_t bytes);
 int64_t sx_host_now(void);            /* nanoseconds */
 int sx_host_cores(void);              /* cores this process may use */
-/* Join up to `threads` workers (the caller included) for a run; NULL: none to be had, run alone. `stop` is polled between tiles. */
-sx_team *sx_host_join(int threads, const int *stop);
+/* Join up to `threads` workers (the caller included) for a run; NULL: none to be had, run alone. */
+sx_team *sx_host_join(int threads);
 void sx_host_leave(sx_team *team);
 
 /* -- program ---------------------------------------------------------------------------------------------------------------------------------- */
@@ -100,7 +100,8 @@ int sx_item_bytes(int64_t dtype);            /* bytes of an element in memory; 0
 int sx_compute_of(int64_t dtype);            /* compute type (core/expr.py), -1 where none */
 int64_t sx_packed_bytes(int64_t packing, int item, const int64_t *dim, int rank, int64_t group); /* core/model/packing.py; -1: wrong */
 
-/* verify.c: every index of every table. check.c: dims and parameters of one bound step. */
+/* verify.c: every index of every table. check.c and check_data.c: dims and parameters of one bound step. */
 int sx_verify(sx_program *p, sx_report *report);
 int sx_check(const sx_call *call, int64_t step, sx_report *report);
+int sx_check_data(const sx_call *call, int64_t step, sx_report *report);
 #endif

@@ -67,6 +67,7 @@ typedef struct {
     char *scratch;            /* workers × scratch_bytes, 64-byte aligned; worker w uses scratch + w * scratch_bytes */
     int64_t scratch_bytes;
     int64_t *fault;           /* 4 words: where the error's operand and values go */
+    const int *stop;          /* not 0: the run is to end; sx_for polls it between tiles. May be NULL */
 } sx_call;
 
 typedef int (*sx_kernel)(const sx_call *call);
