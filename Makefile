@@ -3,7 +3,7 @@ PY := .venv/bin/python
 export PYTHONDONTWRITEBYTECODE := 1
 export PYTHONWARNINGS := ignore::DeprecationWarning
 
-.PHONY: help demo test test-all bench conformance lint generate clean setup-demo setup-test setup-all
+.PHONY: help demo test test-all bench conformance lint generate clean setup-demo setup-test setup-all setup-bench
 
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -14,6 +14,8 @@ setup-test:
 	@.ci/setup test
 setup-all:
 	@.ci/setup all
+setup-bench:
+	@.ci/setup bench
 
 demo: setup-demo  ## convert a real model (magika), run it on this repository's files, compare with onnxruntime
 	@$(PY) -m tests.models.registry magika magika-config >/dev/null
@@ -31,7 +33,7 @@ test-all: setup-all lint  ## `make test` and the slow extras
 	@$(PY) -m tests.models.registry --all >/dev/null
 	@$(PY) -m pytest -q tests
 
-bench: setup-test ## sardonyx beside its peers; writes tests/bench/results.{json,md}
+bench: setup-bench ## sardonyx beside its peers; writes tests/bench/results.{json,md}
 	@$(PY) -m tests.models.registry --all >/dev/null
 	@env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(PY) -m tests.bench
 
