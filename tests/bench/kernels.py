@@ -106,11 +106,14 @@ def conv(c: int, m: int, size: int, kernel: int, stride: int = 1, group: int = 1
     y = np.moveaxis(aligned(np.zeros((1, out, out, m), np.float32)), -1, 1)
     form = Packing.DEPTHWISE if group > 1 and c == group else Packing.CONV
     params = [2, group, kernel, kernel, 1, stride, stride, 1, 1, 1, 1, pad, pad, 0, 0, -1, -1]
+
+    def ours(isa: str) -> Callable[[], object]:
+        weights = harness.packed(w, form, 1 if form is Packing.DEPTHWISE else group)
+        return harness.Kernel("conv", isa, [last, harness.derived(isa, last, weights, y, params) or weights], [y], params).run
     node = helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4, group=group)
     name = f"{'depthwise' if group > 1 else 'conv'} {kernel}x{kernel}/{stride} {c}->{m}@{size}"
     return (name, 2.0 * m * out * out * c // group * kernel * kernel,
-            lambda isa: harness.Kernel("conv", isa, [last, harness.packed(w, form, 1 if form is Packing.DEPTHWISE else group)], [y], params).run,
-            lambda: session(node, {"x": x}, {"w": w}))
+            ours, lambda: session(node, {"x": x}, {"w": w}))
 
 
 def pool(op: str, c: int, size: int, kernel: int, stride: int) -> Case:

@@ -87,6 +87,24 @@ def packed(array: np.ndarray, packing: Packing, group: int = 1) -> View:
     return v
 
 
+def derived(isa: str, x: np.ndarray, weights: View, y: np.ndarray, params: Sequence[int], packing: int | None = None) -> View | None:
+    """A convolution's packed weights as opening a program would transform them (`packing`: as asked); None where they stay as they are."""
+    kernel = Kernel("conv", isa, [x, weights], [y], params)
+    packing = getattr(kernel.lib, f"sx_conv_derives_{isa}")(kernel.pointer) if packing is None else packing
+    if not packing:
+        return None
+    count = getattr(kernel.lib, f"sx_conv_derived_bytes_{isa}")
+    count.restype = c.c_int64
+    size = count(kernel.pointer, packing)
+    data = np.full(size + 128, 0xA5, np.uint8)
+    start = -data.ctypes.data % 64
+    getattr(kernel.lib, f"sx_conv_derive_{isa}")(kernel.pointer, packing, c.c_void_p(data.ctypes.data + start))
+    assert (data[start + size:] == 0xA5).all()
+    v = view(data[start:start + size].view(np.float32), [weights.dim[i] for i in range(weights.rank)], packing)
+    v.keep = data
+    return v
+
+
 def bits(value: float) -> int:
     """A float parameter."""
     return int(struct.unpack("<q", struct.pack("<d", value))[0])

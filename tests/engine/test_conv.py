@@ -9,7 +9,7 @@ import pytest
 
 from sardonyx.model.packing import Packing
 
-from .float_harness import machine_isas, packed, run, with_epilogue
+from .float_harness import derived, machine_isas, packed, run, with_epilogue
 
 ISAS = machine_isas()
 rng = np.random.default_rng(11)
@@ -160,3 +160,36 @@ def test_nan_and_infinity(isa: str) -> None:
     with np.errstate(invalid="ignore"):
         check(isa, x, w, pads=[1, 1])
         check(isa, x, d, 20, pads=[1, 1])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("size", [2, 4])
+def test_winograd_within_1e_4_of_scale(isa: str, size: int) -> None:
+    worst = 0.0
+    for n, c, m, h, w, pad in ((1, 64, 64, 56, 56, 1), (1, 16, 20, 5, 7, 1), (2, 33, 50, 13, 9, 0), (1, 128, 300, 14, 14, 1), (1, 256, 32, 7, 7, 1), (1, 20, 16, 40, 150, 2), (3, 17, 16, 1, 3, 1)):
+        for extra, epilogue, dtype in ((0, False, np.float32), (3, False, np.float32), (0, True, np.float32), (0, False, np.float16)):
+            x, weights = rng.standard_normal((n, c, h, w)).astype(dtype), rng.standard_normal((m, c, 3, 3)).astype(np.float32)
+            out = [h + 2 * pad - 2, w + 2 * pad - 2]
+            if min(out) < 1:
+                continue
+            expected = convolve(x, weights, 1, [1, 1], [1, 1], [pad, pad], out)
+            scale = np.abs(expected).max()
+            expected = with_epilogue(expected) if epilogue else expected
+            params = [2, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, pad, pad, 0, 0, -1, -1]
+            given = channels_last(x, extra)
+            results = []
+            for threads in (1, 2):
+                y = channels_last(np.full(expected.shape, 77, np.float32), extra)
+                run("conv", isa, [given, derived(isa, given, packed(weights, Packing.CONV), y, params, 64 + size)], [y], params, epilogue, threads)
+                results.append(np.ascontiguousarray(y))
+            worst = max(worst, float(np.abs(results[0] - expected).max() / scale / (2 if epilogue else 1)))
+            assert results[0].tobytes() == results[1].tobytes()
+    assert worst < 2e-5, worst
+
+
+def test_winograd_is_chosen_by_shape() -> None:
+    for c, size, kernel, stride, chosen in ((64, 56, 3, 1, 68), (64, 14, 3, 1, 66), (512, 7, 3, 1, 0), (64, 56, 3, 2, 0), (64, 56, 1, 1, 0), (3, 56, 3, 1, 0)):
+        x, y = channels_last(values(1, c, size, size)), channels_last(values(1, 32, size, size))
+        params = [2, 1, kernel, kernel, 1, stride, stride, 1, 1, 1, 1, 1, 1, 0, 0, -1, -1]
+        given = derived(ISAS[0], x, packed(values(32, c, kernel, kernel), Packing.CONV), y, params)
+        assert (given.packing if given else 0) == chosen

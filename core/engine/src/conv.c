@@ -1,6 +1,6 @@
 /* conv.c: convolutions of any rank up to 3-D, grouped, strided, dilated, transposed (kind CONV), float types, double.
 
-   X[N, C, spatial…] has channel stride 1 (other strides are free). W is packed as CONV or DEPTHWISE, derived WINOGRAD, or plain, logically [M, C/group, kernel…]; a transposed
+   X[N, C, spatial…] has channel stride 1 (other strides are free). W is packed as CONV or DEPTHWISE, derived as WINOGRAD, or plain, logically [M, C/group, kernel…]; a transposed
    convolution's is plain, [C, M/group, kernel…]. Y: any strides.
 
    Implicit GEMM: rows are output pixels of all images, columns features of a group, K runs over (kernel…, channel of the group). A row of A is gathered from X when its K block is due;
@@ -140,7 +140,7 @@ int64_t SX_NAME(sx_scratch_conv)(const sx_call *call) {
     if (v.rows == 0 || v.m == 0) return 0;
     if (is_double(&v)) return 8 * PIXELS * FEATURES;
     if (is_depthwise(&v)) return SX_NAME(sx_depthwise_scratch)(&v);
-    if (v.wv->packing == SX_PACK_WINOGRAD) return SX_NAME(sx_winograd_scratch)(&v);
+    if (v.wv->packing > SX_PACK_WINOGRAD) return SX_NAME(sx_winograd_scratch)(&v);
     job j = job_of(&v);
     return SX_NAME(sx_gemm_scratch)(&j.gemm, j.cut.mc, j.cut.nc) + (j.in_place ? 0 : sx_round_up(4 * j.cut.mc * j.cut.nc, 64));
 }
@@ -156,7 +156,7 @@ int SX_NAME(sx_k_conv)(const sx_call *call) {
     }
     if (!sx_is_float(v.xv->dtype) || !sx_is_float(v.wv->dtype)) return sx_fail(call, SX_E_DTYPE, 0, v.xv->dtype, v.wv->dtype);
     if (is_depthwise(&v)) return SX_NAME(sx_depthwise)(&v);
-    if (v.wv->packing == SX_PACK_WINOGRAD) return SX_NAME(sx_winograd)(&v);
+    if (v.wv->packing > SX_PACK_WINOGRAD) return SX_NAME(sx_winograd)(&v);
     job j = job_of(&v);
     sx_for(call, v.group * j.cut.down * j.cut.across, tile_of, &j);
     return SX_OK;

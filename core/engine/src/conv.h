@@ -3,7 +3,7 @@
 #define SX_CONV_H
 #include "gemm.h"
 
-enum { SX_PACK_CONV = 3, SX_PACK_DEPTHWISE = 4, SX_PACK_WINOGRAD = 64 }; /* core/model/packing.py; WINOGRAD is derived when a program is opened and never stored */
+enum { SX_PACK_CONV = 3, SX_PACK_DEPTHWISE = 4, SX_PACK_WINOGRAD = 64 }; /* core/model/packing.py; WINOGRAD + tile size is derived when a program is opened and never stored */
 
 typedef struct {
     const sx_call *call;
@@ -85,6 +85,11 @@ static inline void sx_conv_finish(const sx_conv *v, const float *block, int64_t 
 
 /* Results may be written in place: no epilogue, floats, features side by side. */
 static inline int sx_conv_in_place(const sx_conv *v) { return !v->call->epilogue && v->yv->dtype == SX_FLOAT && (v->yv->stride[1] == 1 || v->m == 1); }
+
+/* Weights worth transforming when a program is opened: the packing (0: none) that the operand gets once its data are those of sx_conv_derive; bytes; the transformation. dtype becomes FLOAT. */
+int SX_NAME(sx_conv_derives)(const sx_call *call);
+int64_t SX_NAME(sx_conv_derived_bytes)(const sx_call *call, int packing);
+void SX_NAME(sx_conv_derive)(const sx_call *call, int packing, void *derived);
 
 int SX_NAME(sx_depthwise)(const sx_conv *v);
 int64_t SX_NAME(sx_depthwise_scratch)(const sx_conv *v);

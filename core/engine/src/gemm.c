@@ -77,10 +77,14 @@ static void micro_keep(const float *a, int64_t rs, const float *b, int64_t bs, i
     micro(SX_MR, SX_NV, a, rs, b, SX_PANEL, bs, k, c, ldc, add, SX_GW, keep, keep_ps);
 }
 
-/* All rows of one K block for `cols` ≤ SX_NR columns. */
+/* All rows of one K block for `cols` ≤ SX_NR columns, in micro-tiles of nearly the same height. */
 static void column(const float *a, int64_t rs, int64_t rows, const float *b, int64_t ps, int64_t bs, int64_t k, int64_t cols, float *c, int64_t ldc, int add) {
     int v = (int)sx_ceil_div(cols, SX_GW), last = (int)cols - (v - 1) * SX_GW;
-    for (int64_t i = 0; i < rows; i += SX_MR) MICRO_OF[sx_min64(SX_MR, rows - i) - 1][v - 1](a + i * rs, rs, b, ps, bs, k, c + i * ldc, ldc, add, last);
+    for (int64_t i = 0, tiles = sx_ceil_div(rows, SX_MR); tiles > 0; tiles--) {
+        int64_t r = sx_ceil_div(rows - i, tiles);
+        MICRO_OF[r - 1][v - 1](a + i * rs, rs, b, ps, bs, k, c + i * ldc, ldc, add, last);
+        i += r;
+    }
 }
 
 /* ---- few rows: every element of B is used R times, so what counts is reading B in order ---- */

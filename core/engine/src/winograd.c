@@ -1,3 +1,228 @@
+/* winograd.c: 3×3 convolutions of stride 1 by fewer multiplications (part of kind CONV). F(4×4, 3×3) needs a quarter, F(2×2, 3×3) 4/9 of them.
+
+   How to think (Lavin and Gray, "Fast algorithms for convolutional neural networks", 2015; the construction is Toom's and Cook's)
+   - An edge² tile of the input (edge = size + 2, neighbours overlap by 2) is transformed, multiplied with transformed weights channel by channel, summed over channels, and transformed back to
+     size² outputs. The sums are edge² matrix products [tiles, C] · [C, M].
+   - The interpolation points of F(4×4) are 0, ±√½, ±√2, ∞: with products and quotients near 1 the error is several times smaller than with 0, ±1, ±2, ∞.
+   - Weights are transformed when a program is opened (sx_conv_derive), in double, to [edge²][M/16][C][16] floats: 4 times (F4) or 1.8 times (F2) the stored ones. Hence F4 for large images only,
+     F2 for middling ones, and neither where a layer has more weights than pixels. */
 #include "conv.h"
-int SX_NAME(sx_winograd)(const sx_conv *v) { return sx_fail(v->call, SX_E_UNSUPPORTED, 1, 0, 0); }
-int64_t SX_NAME(sx_winograd_scratch)(const sx_conv *v) { (void)v; return 0; }
+
+#define TILES 32     /* of a block, about */
+#define FEATURES 256 /* of a block, at most */
+#define LEAST 8      /* blocks wanted */
+enum { FOUR = SX_PACK_WINOGRAD + 4, TWO = SX_PACK_WINOGRAD + 2 };
+
+#define HALF_ROOT 0.70710678118654752440
+#define ROOT 1.41421356237309504880
+
+typedef struct {
+    const sx_conv *v;
+    int64_t size, edge, down, across;               /* outputs and inputs of a tile along an axis; tiles of an image */
+    int64_t rows, cols, row_blocks, col_blocks;     /* tiles of a block; blocks of an image */
+    int64_t features, feature_blocks;
+    int64_t tiles, plane_v, plane_m;                /* tiles of a block; floats of one of the edge² matrices */
+    int in_place;
+} job;
+
+/* ---- weights ---- */
+static void transform_weights(int size, const double g[9], double *u) {
+    static const double four[6][3] = {{1, 0, 0}, {-2.0 / 3, -HALF_ROOT * 2 / 3, -1.0 / 3}, {-2.0 / 3, HALF_ROOT * 2 / 3, -1.0 / 3}, {1.0 / 6, ROOT / 6, 1.0 / 3}, {1.0 / 6, -ROOT / 6, 1.0 / 3}, {0, 0, 1}};
+    static const double two[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+    const double(*side)[3] = size == 4 ? four : two;
+    int edge = size + 2;
+    for (int i = 0; i < edge; i++)
+        for (int j = 0; j < edge; j++) {
+            double sum = 0;
+            for (int a = 0; a < 3; a++)
+                for (int b = 0; b < 3; b++) sum += side[i][a] * g[a * 3 + b] * side[j][b];
+            u[i * edge + j] = sum;
+        }
+}
+
+int SX_NAME(sx_conv_derives)(const sx_call *call) {
+    sx_conv v = sx_conv_of(call);
+    if (v.spatial != 2 || v.transposed || v.group != 1 || v.wv->packing != SX_PACK_CONV || !sx_is_float(v.wv->dtype) || v.c < 16 || v.m < 16) return 0;
+    for (int i = 1; i < 3; i++)
+        if (v.k[i] != 3 || v.s[i] != 1 || v.d[i] != 1) return 0;
+    if (v.n * sx_ceil_div(v.out[1], 4) * sx_ceil_div(v.out[2], 4) >= 36) return FOUR;
+    return v.n * sx_ceil_div(v.out[1], 2) * sx_ceil_div(v.out[2], 2) >= 36 ? TWO : 0;
+}
+
+int64_t SX_NAME(sx_conv_derived_bytes)(const sx_call *call, int packing) {
+    int64_t edge = packing - SX_PACK_WINOGRAD + 2;
+    return 4 * edge * edge * sx_round_up(call->in[1].dim[0], SX_PANEL) * call->in[1].dim[1];
+}
+
+void SX_NAME(sx_conv_derive)(const sx_call *call, int packing, void *derived) {
+    const sx_view *w = &call->in[1];
+    int64_t m = sx_round_up(w->dim[0], SX_PANEL), c = w->dim[1];
+    int size = packing - SX_PACK_WINOGRAD, edge = size + 2;
+    for (int64_t panel = 0; panel < m; panel += SX_PANEL)
+        for (int64_t k = 0; k < c; k++)
+            for (int64_t j = 0; j < SX_PANEL; j++) {
+                double g[9], u[36];
+                for (int tap = 0; tap < 9; tap++) g[tap] = sx_element(w->data, w->dtype, (panel * 9 * c) + (tap * c + k) * SX_PANEL + j);
+                transform_weights(size, g, u);
+                for (int at = 0; at < edge * edge; at++) ((float *)derived)[at * m * c + panel * c + k * SX_PANEL + j] = (float)u[at];
+            }
+}
+
+/* ---- activations: one side of each transform; the other is the same over columns ---- */
+SX_INLINE void forward(const int size, const sx_f *d, sx_f *t) {
+    if (size == 4) {
+        const sx_f h = sx_fsplat((float)HALF_ROOT), r = sx_fsplat((float)ROOT), two = sx_fsplat(2), half = sx_fsplat(0.5f), more = sx_fsplat(2.5f);
+        sx_f even = d[4] - two * d[2], odd = h * d[3] - r * d[1], even2 = d[4] - half * d[2], odd2 = r * d[3] - h * d[1];
+        t[0] = d[0] - more * d[2] + d[4];
+        t[1] = even + odd, t[2] = even - odd;
+        t[3] = even2 + odd2, t[4] = even2 - odd2;
+        t[5] = d[1] - more * d[3] + d[5];
+    } else {
+        t[0] = d[0] - d[2], t[1] = d[1] + d[2], t[2] = d[2] - d[1], t[3] = d[3] - d[1];
+    }
+}
+
+SX_INLINE void backward(const int size, const sx_f *t, sx_f *y) {
+    if (size == 4) {
+        const sx_f h = sx_fsplat((float)HALF_ROOT), r = sx_fsplat((float)ROOT), two = sx_fsplat(2), half = sx_fsplat(0.5f);
+        sx_f plus = t[1] + t[2], minus = t[1] - t[2], plus2 = t[3] + t[4], minus2 = t[3] - t[4];
+        y[0] = t[0] + plus + plus2;
+        y[1] = h * minus + r * minus2;
+        y[2] = half * plus + two * plus2;
+        y[3] = sx_fsplat((float)(HALF_ROOT * 0.5)) * minus + sx_fsplat((float)(ROOT * 2)) * minus2 + t[5];
+    } else {
+        y[0] = t[0] + t[1] + t[2], y[1] = t[1] - t[2] + t[3];
+    }
+}
+
+SX_INLINE sx_f channels(const sx_conv *v, const char *x, int64_t at, int count) {
+    if (v->xv->dtype == SX_FLOAT) return count == SX_GW ? sx_fload((const float *)x + at) : sx_fload_part((const float *)x + at, count);
+    sx_f value = sx_fsplat(0);
+    for (int i = 0; i < count; i++) value[i] = sx_element(x, v->xv->dtype, at + i);
+    return value;
+}
+
+/* The input tile whose corner is (h, w), all channels, to `to`: [edge²][…] with `plane` floats between matrices. */
+SX_INLINE void input_tile(const int size, const sx_conv *v, const char *x, int64_t h, int64_t w, float *to, int64_t plane) {
+    enum { MOST = 6 };
+    const int edge = size + 2;
+    int inside = h >= 0 && w >= 0 && h + edge <= v->in[1] && w + edge <= v->in[2];
+    for (int64_t c = 0; c < v->c; c += SX_GW) {
+        int count = (int)sx_min64(SX_GW, v->c - c);
+        sx_f t[MOST][MOST], column[MOST], made[MOST];
+        SX_UNROLL for (int j = 0; j < edge; j++) {
+            SX_UNROLL for (int i = 0; i < edge; i++) {
+                int has = inside || (h + i >= 0 && h + i < v->in[1] && w + j >= 0 && w + j < v->in[2]);
+                column[i] = has ? channels(v, x, (h + i) * v->xs[1] + (w + j) * v->xs[2] + c, count) : sx_fsplat(0);
+            }
+            forward(size, column, made);
+            SX_UNROLL for (int i = 0; i < edge; i++) t[i][j] = made[i];
+        }
+        SX_UNROLL for (int i = 0; i < edge; i++) {
+            forward(size, t[i], made);
+            SX_UNROLL for (int j = 0; j < edge; j++) {
+                if (count == SX_GW) sx_fstore(to + (i * edge + j) * plane + c, made[j]);
+                else sx_fstore_part(to + (i * edge + j) * plane + c, made[j], count);
+            }
+        }
+    }
+}
+
+/* `features` sums of one tile to its outputs, of which rows × cols exist. */
+SX_INLINE void output_tile(const int size, const float *from, int64_t plane, int64_t features, float *y, int64_t row, int64_t column, int64_t rows, int64_t cols) {
+    enum { MOST = 6 };
+    const int edge = size + 2;
+    for (int64_t m = 0; m < features; m += SX_GW) {
+        int count = (int)sx_min64(SX_GW, features - m);
+        sx_f t[4][MOST], made[4], side[MOST];
+        SX_UNROLL for (int j = 0; j < edge; j++) {
+            SX_UNROLL for (int i = 0; i < edge; i++) side[i] = sx_fload(from + (i * edge + j) * plane + m);
+            backward(size, side, made);
+            SX_UNROLL for (int i = 0; i < size; i++) t[i][j] = made[i];
+        }
+        SX_UNROLL for (int i = 0; i < size; i++) {
+            if (i >= rows) break;
+            backward(size, t[i], made);
+            SX_UNROLL for (int j = 0; j < size; j++) {
+                if (j >= cols) break;
+                float *to = y + i * row + j * column + m;
+                if (count == SX_GW) sx_fstore(to, made[j]);
+                else sx_fstore_part(to, made[j], count);
+            }
+        }
+    }
+}
+
+#define TRANSFORMS(size) \
+    static __attribute__((noinline)) void input_##size(const sx_conv *v, const char *x, int64_t h, int64_t w, float *to, int64_t plane) { input_tile(size, v, x, h, w, to, plane); } \
+    static __attribute__((noinline)) void output_##size(const float *from, int64_t plane, int64_t features, float *y, int64_t row, int64_t column, int64_t rows, int64_t cols) { \
+        output_tile(size, from, plane, features, y, row, column, rows, cols); \
+    }
+TRANSFORMS(4)
+TRANSFORMS(2)
+
+/* ---- blocks ---- */
+static sx_gemm gemm_of(const job *j) {
+    return (sx_gemm){.m = j->tiles, .n = j->v->m, .k = j->v->c, .a_row = j->v->c, .a_col = 1, .a_dtype = SX_FLOAT, .b_dtype = SX_FLOAT, .b_packed = 1};
+}
+
+static job job_of(const sx_conv *v) {
+    job j = {.v = v, .size = v->wv->packing - SX_PACK_WINOGRAD};
+    j.edge = j.size + 2, j.down = sx_ceil_div(v->out[1], j.size), j.across = sx_ceil_div(v->out[2], j.size);
+    int64_t wanted = sx_max64(12, sx_min64(TILES, (640 << 10) / (4 * j.edge * j.edge * v->c)));
+    j.col_blocks = sx_ceil_div(j.across, wanted), j.cols = sx_ceil_div(j.across, j.col_blocks), j.col_blocks = sx_ceil_div(j.across, j.cols);
+    j.rows = sx_max64(1, wanted / j.cols);
+    j.row_blocks = sx_ceil_div(j.down, j.rows), j.rows = sx_ceil_div(j.down, j.row_blocks), j.row_blocks = sx_ceil_div(j.down, j.rows);
+    int64_t blocks = v->n * j.row_blocks * j.col_blocks;
+    j.feature_blocks = sx_max64(sx_ceil_div(v->m, FEATURES), sx_min64(sx_ceil_div(v->m, 64), sx_ceil_div(LEAST, blocks)));
+    j.features = sx_round_up(sx_ceil_div(v->m, j.feature_blocks), 32);
+    j.feature_blocks = sx_ceil_div(v->m, j.features);
+    j.tiles = j.rows * j.cols;
+    j.plane_v = sx_round_up(j.tiles * v->c, 32) + 16, j.plane_m = sx_round_up(j.tiles * j.features, 32) + 16; /* an odd number of lines: planes fall into different cache sets */
+    j.in_place = sx_conv_in_place(v);
+    return j;
+}
+
+static int64_t block_floats(const job *j) { return j->in_place ? 0 : sx_round_up(j->rows * j->size * j->cols * j->size * j->features, 16); }
+
+static void tile_of(void *arg, int64_t index, int worker) {
+    const job *j = arg;
+    const sx_conv *v = j->v;
+    int64_t feature = index % j->feature_blocks * j->features, features = sx_min64(j->features, v->m - feature), place = index / j->feature_blocks;
+    int64_t col = place % j->col_blocks * j->cols, row = place / j->col_blocks % j->row_blocks * j->rows, image = place / j->col_blocks / j->row_blocks;
+    int64_t cols = sx_min64(j->cols, j->across - col), rows = sx_min64(j->rows, j->down - row), edge2 = j->edge * j->edge;
+    float *inputs = (float *)(v->call->scratch + worker * v->call->scratch_bytes), *sums = inputs + edge2 * j->plane_v, *block = sums + edge2 * j->plane_m;
+    char *scratch = (char *)(block + block_floats(j));
+    const char *x = v->xv->data + image * v->xn * sx_size_of(v->xv->dtype);
+    for (int64_t i = 0; i < rows * cols; i++)
+        (j->size == 4 ? input_4 : input_2)(v, x, (row + i / cols) * j->size - v->p[1], (col + i % cols) * j->size - v->p[2], inputs + i * v->c, j->plane_v);
+    sx_gemm g = gemm_of(j);
+    for (int64_t at = 0; at < edge2; at++) {
+        g.a = (const char *)(inputs + at * j->plane_v);
+        g.b = v->wv->data + 4 * at * sx_round_up(v->m, SX_PANEL) * v->c;
+        SX_NAME(sx_gemm_block)(&g, 0, rows * cols, feature, features, sums + at * j->plane_m, j->features, scratch);
+    }
+    int64_t h = row * j->size, w = col * j->size, lines = sx_min64(rows * j->size, v->out[1] - h), pixels = sx_min64(cols * j->size, v->out[2] - w);
+    int64_t down = j->in_place ? v->ys[1] : pixels * features, across = j->in_place ? v->ys[2] : features;
+    float *y = j->in_place ? (float *)v->yv->data + image * v->yn + h * v->ys[1] + w * v->ys[2] + feature : block;
+    for (int64_t i = 0; i < rows * cols; i++) {
+        int64_t a = i / cols * j->size, b = i % cols * j->size;
+        (j->size == 4 ? output_4 : output_2)(sums + i * j->features, j->plane_m, features, y + a * down + b * across, down, across, lines - a, pixels - b);
+    }
+    for (int64_t line = 0; line < lines && !j->in_place; line++)
+        sx_conv_finish(v, block + line * pixels * features, (image * v->out[1] + h + line) * v->out[2] + w, pixels, feature, features, features);
+}
+
+int64_t SX_NAME(sx_winograd_scratch)(const sx_conv *v) {
+    job j = job_of(v);
+    sx_gemm g = gemm_of(&j);
+    return 4 * (j.edge * j.edge * (j.plane_v + j.plane_m) + block_floats(&j)) + SX_NAME(sx_gemm_scratch)(&g, j.tiles, j.features);
+}
+
+int SX_NAME(sx_winograd)(const sx_conv *v) {
+    job j = job_of(v);
+    for (int i = 1; i < 3; i++)
+        if (v->k[i] != 3 || v->s[i] != 1 || v->d[i] != 1 || v->group != 1 || v->spatial != 2 || v->transposed) return sx_fail(v->call, SX_E_UNSUPPORTED, 1, v->k[i], v->s[i]);
+    sx_for(v->call, v->n * j.row_blocks * j.col_blocks * j.feature_blocks, tile_of, &j);
+    return SX_OK;
+}
