@@ -36,13 +36,38 @@ SX_INLINE void gather_line(const sx_conv *v, const char *x, int64_t ow, int64_t 
     }
 }
 
+/* Whether all taps of an output pixel lie in the input. */
+SX_INLINE int inside(const sx_conv *v, int64_t od, int64_t oh, int64_t ow) {
+    int64_t at[3] = {od, oh, ow};
+    for (int i = 0; i < 3; i++) {
+        int64_t first = at[i] * v->s[i] - v->p[i];
+        if (first < 0 || first + (v->k[i] - 1) * v->d[i] >= v->in[i]) return 0;
+    }
+    return 1;
+}
+
+SX_INLINE void next_pixel(const sx_conv *v, int64_t *image, int64_t *od, int64_t *oh, int64_t *ow) {
+    if (++*ow == v->out[2]) *ow = 0, ++*oh;
+    if (*oh == v->out[1]) *oh = 0, ++*od;
+    if (*od == v->out[0]) *od = 0, ++*image;
+}
+
 static void gather(const void *source, int64_t row, int64_t rows, int64_t at, int64_t count, float *to, int64_t ld) {
     const sx_conv *v = ((const side *)source)->v;
     int64_t line = v->k[2] * v->cg, size = sx_size_of(v->xv->dtype), first0 = at / line / v->k[1], first1 = at / line % v->k[1], first = at % line;
     int64_t image = row / v->pixels, rest = row % v->pixels, ow = rest % v->out[2], oh = rest / v->out[2] % v->out[1], od = rest / v->out[2] / v->out[1];
+    int whole = at == 0 && count == v->taps * v->cg && !v->transposed && v->d[2] == 1 && v->xs[2] == v->cg;
     for (int64_t r = 0; r < rows; r++, to += ld) {
         const char *x = v->xv->data + (image * v->xn + ((const side *)source)->group * v->cg) * size;
         float *out = to;
+        if (whole && inside(v, od, oh, ow)) {
+            const char *corner = x + ((od * v->s[0] - v->p[0]) * v->xs[0] + (oh * v->s[1] - v->p[1]) * v->xs[1] + (ow * v->s[2] - v->p[2]) * v->xs[2]) * size;
+            for (int64_t t0 = 0; t0 < v->k[0]; t0++)
+                for (int64_t t1 = 0; t1 < v->k[1]; t1++, out += line)
+                    sx_widen_row(corner + (t0 * v->d[0] * v->xs[0] + t1 * v->d[1] * v->xs[1]) * size, v->xv->dtype, 1, line, out);
+            next_pixel(v, &image, &od, &oh, &ow);
+            continue;
+        }
         int64_t t0 = first0, t1 = first1, from = first;
         for (int64_t left = count; left > 0;) {
             int64_t end = sx_min64(line, from + left), id = sx_conv_at(v, 0, od, t0), ih = sx_conv_at(v, 1, oh, t1);
@@ -51,9 +76,7 @@ static void gather(const void *source, int64_t row, int64_t rows, int64_t at, in
             out += end - from, left -= end - from, from = 0;
             if (++t1 == v->k[1]) t1 = 0, t0++;
         }
-        if (++ow == v->out[2]) ow = 0, oh++;
-        if (oh == v->out[1]) oh = 0, od++;
-        if (od == v->out[0]) od = 0, image++;
+        next_pixel(v, &image, &od, &oh, &ow);
     }
 }
 
