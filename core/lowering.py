@@ -198,6 +198,7 @@ class Lowering:
         self.origin: tuple[str, ...] = ()
         self.name = ""
         self.inline: Callable[[Any, Sequence[View]], list[View]] = _no_graphs   # (nested graph, views of its inputs) → views of its outputs; set by the lower stage
+        self.sizes: dict[Buffer, Any] = {}      # buffers nobody has computed: their elements are known sizes (numbers and Dims)
         self._count = 0
 
     # -- making ------------------------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 Rules
 1. Graph inputs and constants become buffers; every other Value becomes what its node's rule returns.
-2. A value that shape inference knows as numbers or Dims is not computed: rules read it as `view.value`; if a kernel needs it after all, numbers become a constant.
+2. A value that shape inference knows as numbers or Dims is not computed: rules read it as `view.value`; if a kernel needs it after all, numbers become a constant,
+   and sizes are computed from the bound ones.
 3. A node whose outputs are all known this way, or unused, is not lowered (shape arithmetic disappears at planning).
 4. A node with no rule, or whose rule raises CannotLower, ends lowering with the node's name and the reason: the caller partitions or falls back.
 5. So does a node that makes a size data decide (NonZero, a Range to a computed limit): that size binds the next segment.
@@ -12,14 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import lcm
 from typing import Any
 
 import numpy as np
 
-from ..dim import Expr, Undecidable, symbols
+from ..dim import Expr, Undecidable, provably, symbols
+from ..expr import Compute, E, Op, cast, compute_type, const
 from ..graph import Graph, Node, Value
 from ..kernels import Kernel
-from ..lowering import Buffer, CannotLower, KernelCall, Lowering, View
+from ..lowering import Axis, Buffer, CannotLower, KernelCall, Lowering, View
 from ..ops import Spec, lookup
 from ..program import RANK
 from ..types import DType
@@ -53,6 +57,7 @@ def lower(inputs: Sequence[Value], nodes: Sequence[Node], outputs: Sequence[Valu
     for node in nodes:
         lower_node(k, node, views, specs)
     made = [_view(k, v, views, specs) for v in outputs]
+    _compute_sizes(k, "graph output", made, len(k.calls))
     return Lowered(k.calls, [views[v] for v in inputs], made, [v.name for v in inputs], [v.name for v in outputs])
 
 
@@ -104,8 +109,7 @@ def lower_node(k: Lowering, node: Node, views: dict[Value, View], specs: Specs) 
             raise CannotLower(f"{node.label}: no kernel computes with {moved.dtype.text}")
         if any(v is not None and v.rank > RANK for v in (*call.inputs, *call.outputs)):
             raise CannotLower(f"{node.label}: takes views of more than {RANK} axes")
-    if any(v is not None and v.buffer.port is not None and v.buffer.port[0] == "sizes" for call in k.calls[before:] for v in call.inputs):
-        raise CannotLower(f"{node.label}: computes with sizes as data")
+    _compute_sizes(k, node.label, [v for call in k.calls[before:] for v in call.inputs], before)
     for output, view in zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=False):
         if output is not None and view is not None:
             views[output] = replace(view, value=specs[output].value)
@@ -119,6 +123,33 @@ def inline(k: Lowering, graph: Graph, given: Sequence[View], views: dict[Value, 
         lower_node(k, node, views, specs)
     k.origin, k.name = origin, name
     return [_view(k, v, views, specs) for v in graph.outputs]
+
+
+def _compute_sizes(k: Lowering, label: str, views: Sequence[View | None], before: int) -> None:
+    """Kernels that read sizes as data (rule 2) get them from Reduces, put before the call number `before`: n is the sum of n ones."""
+    for buffer in dict.fromkeys(v.buffer for v in views if v is not None):
+        value = k.sizes.pop(buffer, None)
+        if value is None:
+            continue
+        rest, k.calls = k.calls[before:], k.calls[:before]
+        for place, size in np.ndenumerate(np.asarray(value, object)):
+            _write_size(k, label, View(buffer, (Axis(1, None),), tuple((dim, at) for dim, at in enumerate(place) if at)), size)
+        k.calls += rest
+
+
+def _write_size(k: Lowering, label: str, target: View, size: Any) -> None:
+    wide = compute_type(target.dtype)
+    if not isinstance(size, Expr):
+        k.call(Kernel.MAP, [], [target], epilogue=[const(size, wide)])
+        return
+    below = lcm(*(Fraction(f).denominator for _, f in size.terms))
+    count: Any = size * below
+    if not provably(lambda: count >= 0) or (below > 1 and not wide.is_float):
+        raise CannotLower(f"{label}: computes with the size {size}, which may be negative or a fraction")
+    total = E(Op.ACC, Compute.I64)
+    result = cast(total, wide) / below if below > 1 else cast(total, wide)
+    ones = k.constant(np.ones((), np.int64)).expand((count,))
+    k.call(Kernel.REDUCE, [ones], [target], epilogue=[result], op=0, axes=1, last=0)
 
 
 def _own_sizes(spec: Spec, inputs: Sequence[View | None]) -> set[Any]:
@@ -151,6 +182,7 @@ def _view(k: Lowering, value: Value, views: dict[Value, View], specs: Specs) -> 
             found = replace(k.constant(numbers, spec.dtype), value=spec.value)
         else:
             assert spec.dtype is not None and spec.shape is not None
-            found = replace(Buffer(value.name, spec.dtype, spec.shape, port=("sizes", 0)).whole(), value=spec.value)  # rules read .value; no kernel may read it
+            found = replace(Buffer(value.name, spec.dtype, spec.shape).whole(), value=spec.value)
+            k.sizes[found.buffer] = spec.value
     views[value] = found
     return found
