@@ -117,7 +117,7 @@ class Builder:
             self.inputs.add(value)
         elif value.const is None:
             raise InvalidGraph(f"{scope.title}: input '{info.name}' appears twice")
-        elif isinstance(declared, TensorType) and declared.dtype not in (None, value.const.dtype):
+        elif isinstance(declared, TensorType) and (declared.dtype not in (None, value.const.dtype) or not _may_be(declared.shape, value.const.shape)):
             raise InvalidGraph(f"{scope.title}: input '{info.name}' is declared {declared.describe()}, but its initializer is {value.const!r}")
         elif self.ir_version < 4:
             return None
@@ -279,6 +279,11 @@ class Builder:
 def declared_types(*groups: Iterable[ValueInfoProto]) -> dict[str, TypeProto | None]:
     """Name → declared type."""
     return {info.name: info.type for group in groups for info in group}
+
+
+def _may_be(declared: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a declared shape (symbolic sizes and unknown ranks included) allows this one."""
+    return declared is None or (len(declared) == len(shape) and all(d == n or not isinstance(d, int) for d, n in zip(declared, shape, strict=True)))
 
 
 def _constant_tensor(name: str, made: Any) -> Tensor | None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..dim import substitute
-from ..errors import InvalidArgument, NoSuchFile
+from ..errors import InvalidArgument, InvalidGraph, NoSuchFile
 from ..graph import Graph, Model, Tensor, Value
 from ..plan.shapes import infer_shapes
-from ..types import DType, OptionalType, SequenceType, SparseTensorType, TensorType, ValueType
+from ..types import DType, MapType, OptionalType, SequenceType, SparseTensorType, TensorType, ValueType
 from .environment import logger
 from .exceptions import InvalidType, ModelLoadCanceled
 from .nodes import NodeArg, node_arg
@@ -38,12 +38,24 @@ def load(source: Any, options: SessionOptions) -> Loaded:
         _share_initializers(model.graph, options._initializers)
     if options._sizes_by_name:
         bind_sizes(model, options._sizes_by_name)
+    for value in model.graph.inputs:
+        if not _is_complete(value.type):
+            raise InvalidGraph(f"the model's input '{value.name}' has no element type ({value.type}); every input must declare one")
     declared = {value: value.type for value in [*model.graph.inputs, *model.graph.outputs]}
     infer_shapes(model)
     def arg(value: Value) -> NodeArg:
         return node_arg(value, declared[value])
     inputs = model.graph.inputs
     return Loaded(model, [arg(v) for v in inputs if v.const is None], [arg(v) for v in inputs if v.const is not None], [arg(v) for v in model.graph.outputs])
+
+
+def _is_complete(kind: ValueType | None) -> bool:
+    """Whether a type says which elements a value has: what a feed is checked against."""
+    if isinstance(kind, (SequenceType, OptionalType)):
+        return _is_complete(kind.element)
+    if isinstance(kind, MapType):
+        return _is_complete(kind.value)
+    return kind is not None and kind.dtype is not None
 
 
 def read(source: Any) -> Model:

@@ -64,8 +64,9 @@ class InferenceSession:
             self._profiler.session("model_loading_uri" if self._model_path else "model_loading_array", begin)
         self._model, self._args = loaded.model, loaded
         self._inputs: list[Value] = loaded.model.graph.inputs
-        self._output_types: dict[str, ValueType | None] = {v.name: v.type for v in loaded.model.graph.outputs}
-        self._output_index = {v.name: i for i, v in enumerate(loaded.model.graph.outputs)}
+        outputs = loaded.model.graph.outputs  # one value may be among them twice
+        self._output_types: dict[str, ValueType | None] = {v.name: v.type for v in outputs}
+        self._output_index = {v.name: i for i, v in enumerate(outputs)}
         self._executor: Executor
         begin = self._profiler.now() if self._profiler else 0
         self._place(_requests(self._options, providers, provider_options))
@@ -203,8 +204,8 @@ class InferenceSession:
             expect(value, OrtValue, f"input '{name}' of run_with_ort_values")
         wanted = self._wanted(output_names)
         made = self._execute(collect(self._inputs, input_dict_ort_values), wanted, run_options)
-        kinds = list(self._output_types.values())
-        return [wrap(value, kinds[index]) for value, index in zip(made, wanted, strict=True)]
+        outputs = self._model.graph.outputs
+        return [wrap(value, outputs[index].type) for value, index in zip(made, wanted, strict=True)]
 
     def run_with_ortvaluevector(self, run_options: RunOptions, feed_names: Sequence[str], feeds: Sequence[OrtValue], fetch_names: Sequence[str], fetches: OrtValueVector,
                                 fetch_devices: Any = None) -> None:
@@ -255,14 +256,14 @@ class InferenceSession:
     def _wanted(self, output_names: Iterable[str] | None) -> list[int]:
         """Output names → indices."""
         if output_names is None:
-            return list(range(len(self._output_index)))
+            return list(range(len(self._args.outputs)))
         if isinstance(output_names, (str, bytes)) or not isinstance(output_names, Iterable):
             raise InvalidType(f"output_names must be a list of names or None, not {output_names!r:.60}; e.g. ['{next(iter(self._output_index), 'y')}']")
         names = list(output_names)
         wrong = [str(name) for name in names if name not in self._output_index]
         if wrong:
             raise InvalidArgument(f"Invalid output name: {', '.join(wrong)}. The outputs are {', '.join(self._output_index)}")
-        return [self._output_index[name] for name in names] or list(range(len(self._output_index)))
+        return [self._output_index[name] for name in names] or list(range(len(self._args.outputs)))
 
     def _execute(self, inputs: list[Any], wanted: Sequence[int], run_options: RunOptions | None) -> list[Any]:
         if run_options is not None:

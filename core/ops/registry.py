@@ -112,6 +112,18 @@ _KINDS = {"int": "an int", "float": "a float", "str": "a string", "np.ndarray": 
 _KINDS |= {f"{many}[{one}]": f"a list of {_KINDS[one].split()[-1]}s" for many in ("list", "Sequence") for one in ("int", "float", "str")}
 
 
+#: Operators with an input that may hold strings, by the specification's type constraints; the bodies of the others are not written for them. Domains not listed: not known.
+_TAKE_STRINGS = {
+    "": frozenset("""
+        Cast CastLike CenterCropPad Col2Im Compress Concat ConcatFromSequence DepthToSpace Equal Expand Flatten Gather GatherElements GatherND GridSample Identity Loop NonZero
+        OneHot Optional OptionalGetElement OptionalHasElement Pad RandomNormalLike RandomUniformLike RegexFullMatch Reshape Resize ReverseSequence Scan ScatterElements ScatterND
+        SequenceAt SequenceConstruct SequenceErase SequenceInsert SequenceLength SequenceMap Shape Size Slice SpaceToDepth Split SplitToSequence Squeeze StringConcat
+        StringNormalizer StringSplit TensorScatter TfIdfVectorizer Tile Transpose Trilu Unique Unsqueeze Where
+    """.split()),  # noqa: SIM905
+    "ai.onnx.ml": frozenset({"ArrayFeatureExtractor", "CastMap", "CategoryMapper", "DictVectorizer", "LabelEncoder", "OneHotEncoder"}),
+}
+
+
 class Operator:
     """A registered operator: the reference body (call it), its shape rule, its lowering."""
 
@@ -162,6 +174,11 @@ class Operator:
     def attributes(self) -> dict[str, Any]:
         """Attribute name → default; `inspect.Parameter.empty` marks a required one."""
         return {p.name: p.default for p in self._parameters.values() if p.kind == p.KEYWORD_ONLY and p.name not in SPECIAL}
+
+    @cached_property
+    def takes_strings(self) -> bool:
+        """Whether an input may hold strings."""
+        return self.host_only or self.name in _TAKE_STRINGS.get(self.domain, (self.name,))
 
     @cached_property
     def kinds(self) -> dict[str, str]:

@@ -189,6 +189,9 @@ def _run_rule(node: Node, operator: Operator, inputs: Sequence[Spec | None], arg
     outputs = list(made) if isinstance(made, tuple) else [made]
     if count > len(outputs):
         raise InvalidGraph(f"{node.label}: has {count} outputs; {node.operator} makes {len(outputs)}")
+    for spec in outputs:
+        if spec.shape is not None and not all(isinstance(d, (int, Expr)) for d in spec.shape):
+            raise InvalidGraph(f"{node.label}: its attributes or inputs give the shape {list(spec.shape)}; sizes are whole numbers (inputs: {', '.join(map(str, inputs))})")
     return outputs[:count]
 
 
