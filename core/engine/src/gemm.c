@@ -272,14 +272,14 @@ sx_gemm_cut SX_NAME(sx_gemm_cut_for)(const sx_gemm *g, int64_t batch) {
     if (g->m == 0 || g->n == 0) return cut;
     int64_t least_m = sx_min64(cut.mc, 3 * SX_MR), least_n = sx_min64(cut.nc, few_rows(g, g->m) && plain_rows(g) ? 1024 : 4 * SX_PANEL);
     int64_t least = few_rows(g, g->m) ? 1 << 16 : LEAST;
-    for (;;) { /* a packed B costs nothing to read again, so rows are cut first; a plain one is packed for each rectangle, so columns are */
+    for (;;) { /* a packed B costs little to read again, so rows are cut unless few; a plain one is packed for each rectangle, so columns are */
         cut.mc = sx_min64(cut.mc, sx_round_up(sx_ceil_div(g->m, sx_ceil_div(g->m, cut.mc)), SX_MR));
         cut.nc = sx_min64(cut.nc, sx_round_up(sx_ceil_div(g->n, sx_ceil_div(g->n, cut.nc)), SX_WIDE));
         int64_t rectangles = batch * sx_ceil_div(g->m, cut.mc) * sx_ceil_div(g->n, cut.nc);
         if (rectangles >= WANTED || cut.mc * cut.nc * sx_max64(g->k, 1) < 2 * least) break;
-        int rows_first = g->b_packed || g->n <= cut.nc / 2;
-        if (cut.nc > least_n && (!rows_first || cut.mc <= least_m)) cut.nc = sx_max64(least_n, cut.nc / 2);
-        else if (cut.mc > least_m) cut.mc = sx_max64(least_m, cut.mc / 2);
+        int rows_can = cut.mc >= 2 * least_m, columns_can = cut.nc >= 2 * least_n, rows_first = g->b_packed && cut.mc >= cut.nc / 4;
+        if (columns_can && !(rows_first && rows_can)) cut.nc /= 2;
+        else if (rows_can) cut.mc /= 2;
         else break;
     }
     if (cut.nc < g->n) cut.nc = sx_round_up(cut.nc, SX_PANEL);
