@@ -22,21 +22,32 @@ typedef struct { int64_t at, place; } tap;
 /* Taps of a pixel inside the input, from tap number *next on, and how many the average counts. Returns how many were listed. */
 static int list(const job *j, const int64_t *o, int64_t *next, tap *inside, int64_t *counted) {
     const sx_conv *v = &j->v;
+    int64_t t[3] = {*next / v->k[2] / v->k[1], *next / v->k[2] % v->k[1], *next % v->k[2]}, at[3];
     int n = 0;
     for (; *next < v->taps && n < LISTED; ++*next) {
-        int64_t t[3] = {*next / v->k[2] / v->k[1], *next / v->k[2] % v->k[1], *next % v->k[2]}, at[3];
         int in = 1, counts = 1;
         for (int i = 0; i < 3; i++) {
             at[i] = o[i] * v->s[i] - v->p[i] + t[i] * v->d[i];
             in &= at[i] >= 0 && at[i] < v->in[i];
             counts &= at[i] >= -v->p[i] && at[i] < v->in[i] + j->ends[i];
         }
+        if (++t[2] == v->k[2]) t[2] = 0, t[1]++;
+        if (t[1] == v->k[1]) t[1] = 0, t[0]++;
         *counted += j->include_pad ? counts : in;
         if (!in) continue;
         inside[n].place = j->column_major ? (at[2] * v->in[1] + at[1]) * v->in[0] + at[0] : (at[0] * v->in[1] + at[1]) * v->in[2] + at[2];
         inside[n++].at = at[0] * v->xs[0] + at[1] * v->xs[1] + at[2] * v->xs[2];
     }
     return n;
+}
+
+/* Whether the whole window of a pixel lies in the input. */
+static int interior(const sx_conv *v, const int64_t *o) {
+    for (int i = 0; i < 3; i++) {
+        int64_t first = o[i] * v->s[i] - v->p[i];
+        if (first < 0 || first + (v->k[i] - 1) * v->d[i] >= v->in[i]) return 0;
+    }
+    return 1;
 }
 
 SX_INLINE sx_f power(sx_f x, float p) {
@@ -47,11 +58,18 @@ SX_INLINE sx_f power(sx_f x, float p) {
     return a;
 }
 
+/* `count` channels from c over the listed taps, added to acc. */
 SX_INLINE sx_f fold(const int op, const char *x, int dtype, const tap *inside, int n, float p, sx_f acc, int64_t c, int count) {
+    if (dtype == SX_FLOAT && count == SX_GW) {
+        for (int i = 0; i < n; i++) {
+            sx_f value = sx_fload((const float *)x + inside[i].at + c);
+            acc = op == MAXIMUM ? sx_fmax(acc, value) : acc + (op == LP ? power(value, p) : value);
+        }
+        return acc;
+    }
     for (int i = 0; i < n; i++) {
         sx_f value = sx_fsplat(0);
-        if (dtype == SX_FLOAT) value = count == SX_GW ? sx_fload((const float *)x + inside[i].at + c) : sx_fload_part((const float *)x + inside[i].at + c, count);
-        else for (int l = 0; l < count; l++) value[l] = sx_element(x, dtype, inside[i].at + c + l);
+        for (int l = 0; l < count; l++) value[l] = sx_element(x, dtype, inside[i].at + c + l);
         acc = op == MAXIMUM ? sx_fmax(acc, value) : acc + (op == LP ? power(value, p) : value);
     }
     return acc;
@@ -64,19 +82,28 @@ static sx_f finished(const job *j, sx_f acc, int64_t counted) {
     return acc;
 }
 
-static void pixel(const job *j, const char *x, const int64_t *o, float *out) {
+/* One pixel; `window`: the taps of one that lies inside, from its first element on. */
+static void pixel(const job *j, const char *x, const int64_t *o, const tap *window, float *out) {
     const sx_conv *v = &j->v;
-    tap inside[LISTED];
+    tap listed[LISTED];
     int64_t next = 0, counted = 0;
     for (int add = 0; add == 0 || next < v->taps; add = 1) {
-        int n = list(j, o, &next, inside, &counted);
+        const tap *inside = listed;
+        const char *from = x;
+        int n;
+        if (v->taps <= LISTED && interior(v, o)) {
+            n = (int)v->taps, next = counted = n, inside = window;
+            for (int i = 0; i < 3; i++) from += (o[i] * v->s[i] - v->p[i]) * v->xs[i] * sx_size_of(v->xv->dtype);
+        } else {
+            n = list(j, o, &next, listed, &counted);
+        }
         for (int64_t c = 0; c < v->c; c += SX_GW) {
             int count = (int)sx_min64(SX_GW, v->c - c), whole = count == SX_GW;
             sx_f acc = sx_fsplat(j->op == MAXIMUM ? -SX_INF32 : 0);
             if (add) acc = whole ? sx_fload(out + c) : sx_fload_part(out + c, count);
-            if (j->op == MAXIMUM) acc = fold(MAXIMUM, x, v->xv->dtype, inside, n, j->p, acc, c, count);
-            else if (j->op == AVERAGE) acc = fold(AVERAGE, x, v->xv->dtype, inside, n, j->p, acc, c, count);
-            else acc = fold(LP, x, v->xv->dtype, inside, n, j->p, acc, c, count);
+            if (j->op == MAXIMUM) acc = fold(MAXIMUM, from, v->xv->dtype, inside, n, j->p, acc, c, count);
+            else if (j->op == AVERAGE) acc = fold(AVERAGE, from, v->xv->dtype, inside, n, j->p, acc, c, count);
+            else acc = fold(LP, from, v->xv->dtype, inside, n, j->p, acc, c, count);
             if (next >= v->taps) acc = finished(j, acc, counted);
             if (whole) sx_fstore(out + c, acc);
             else sx_fstore_part(out + c, acc, count);
@@ -118,6 +145,9 @@ static void tile_of(void *arg, int64_t at, int worker) {
     const sx_call *call = v->call;
     char *block = call->scratch + worker * call->scratch_bytes;
     int64_t total = v->n * v->out[0] * v->out[1];
+    tap window[LISTED];
+    for (int64_t t = 0; t < v->taps && v->taps <= LISTED; t++)
+        window[t].at = t / v->k[2] / v->k[1] * v->d[0] * v->xs[0] + t / v->k[2] % v->k[1] * v->d[1] * v->xs[1] + t % v->k[2] * v->d[2] * v->xs[2];
     int indexed = call->n_out > 1 && call->out[1].data, plain = indexed || is_integer(j);
     for (int64_t line = at * j->lines; line < sx_min64((at + 1) * j->lines, total); line++) {
         int64_t image = line / v->out[1] / v->out[0], o[3] = {line / v->out[1] % v->out[0], line % v->out[1], 0}, start[SX_RANK] = {image};
@@ -138,7 +168,7 @@ static void tile_of(void *arg, int64_t at, int worker) {
                     if (v->spatial > 2) index += o[0] * places->stride[last - 2];
                 }
                 if (plain) plain_pixel(j, x, o, image, index, indexed ? call->out[1].stride[1] : 0, block + 4 * i * v->c);
-                else pixel(j, x, o, j->in_place ? y + o[2] * v->ys[2] : (float *)block + i * v->c);
+                else pixel(j, x, o, window, j->in_place ? y + o[2] * v->ys[2] : (float *)block + i * v->c);
             }
             start[last] = ow;
             if (plain || !j->in_place) sx_finish(call, block, is_integer(j) ? 2 : 0, count, v->c, v->c, start, last, 1);
