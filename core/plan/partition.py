@@ -2,18 +2,18 @@
 
 Rules
 1. A node whose outputs shape inference knows (numbers or expressions of sizes) is *free*: nobody computes it, unless a host node or a graph output needs the value.
-2. A node whose rule lowers it runs in a program. Every other node runs on the host, with the rule's reason.
+2. A node whose rule lowers it, to kernels the device accepts, runs in a program. Every other node runs on the host, with the rule's or the device's reason.
 3. Nodes are ordered so that segments are long: the device of the last segment goes on while it has ready nodes.
 4. A free value that the host needs is computed on the host (integer shape tensors of at most MAX_KNOWN elements: the exemption of strict mode).
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..dim import symbols
 from ..graph import Graph, Node, Value
-from ..lowering import CannotLower, Lowering, View
+from ..lowering import CannotLower, KernelCall, Lowering, View
 from ..ops import lookup
 from .lower import HOST_TYPES, input_view, lower_node
 from .shapes import MAX_KNOWN, Specs, spec_of
@@ -30,9 +30,13 @@ class Segment:
     reasons: dict[Node, str] = field(default_factory=dict)
 
 
-def partition(graph: Graph, specs: Specs) -> list[Segment]:
+#: What a device says of a node's kernel calls: why it can not run them, or "". Asked of the nodes in the graph's order.
+Accepts = Callable[[Sequence[KernelCall]], str]
+
+
+def partition(graph: Graph, specs: Specs, accepts: Accepts | None = None) -> list[Segment]:
     """Segments in the order they run."""
-    reasons = host_nodes(graph, specs)
+    reasons = host_nodes(graph, specs, accepts)
     free = {n for n in graph.nodes if n not in reasons and n.outputs and all(v is None or specs[v].value is not None for v in n.outputs)}
     _revive(graph, free, reasons)                                                                         # 4
     segments = _order([n for n in graph.nodes if n not in free], reasons, free)
@@ -52,8 +56,8 @@ def partition(graph: Graph, specs: Specs) -> list[Segment]:
     return segments
 
 
-def host_nodes(graph: Graph, specs: Specs) -> dict[Node, str]:
-    """Node → why it has no kernels, for those that have none (2). Every rule is tried on views of its inputs' types."""
+def host_nodes(graph: Graph, specs: Specs, accepts: Accepts | None = None) -> dict[Node, str]:
+    """Node → why it has no kernels, for those that have none (2), or none the device accepts. Every rule is tried on views of its inputs' types."""
     k = Lowering()
     reasons: dict[Node, str] = {}
     views: dict[Value, View] = {}
@@ -73,6 +77,14 @@ def host_nodes(graph: Graph, specs: Specs) -> dict[Node, str]:
         except CannotLower as reason:
             del k.calls[kept:]
             reasons[node] = str(reason)
+            continue
+        refused = accepts(k.calls[kept:]) if accepts is not None else ""
+        if refused:
+            del k.calls[kept:]
+            reasons[node] = f"{node.label}: {refused}"
+            for value in node.outputs:
+                if value is not None:
+                    views.pop(value, None)
     return reasons
 
 

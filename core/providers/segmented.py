@@ -16,7 +16,7 @@ from ..dim import symbols
 from ..errors import EPFail, InvalidArgument, Terminated
 from ..graph import Graph, Model, Node, Value
 from ..ops.registry import MAX_KNOWN
-from ..plan.partition import Segment, deciding_inputs, partition
+from ..plan.partition import Accepts, Segment, deciding_inputs, partition
 from ..plan.planner import Plan, plan_nodes
 from ..plan.shapes import Specs, infer_shapes
 from .base import Event, Placement, RunContext
@@ -72,9 +72,10 @@ class ProgramSegment:
 class Division:
     """A graph divided into segments with what runs them, for given values of some inputs (none: for every run)."""
 
-    def __init__(self, model: Model, make: Callable[[Plan], Runner], limit: int | None, given: Mapping[Value, np.ndarray] | None = None) -> None:
+    def __init__(self, model: Model, make: Callable[[Plan], Runner], limit: int | None, given: Mapping[Value, np.ndarray] | None = None,
+                 accepts: Callable[[], Accepts] | None = None) -> None:
         self.specs = infer_shapes(model, given)
-        self.segments = partition(model.graph, self.specs)
+        self.segments = partition(model.graph, self.specs, accepts() if accepts is not None else None)
         self.parts: list[ProgramSegment | Compiled] = [
             Compiled(Graph(f"{model.graph.name}.{i}", s.inputs, s.outputs, s.nodes), limit) if s.host else ProgramSegment(s, self.specs, model.symbols, make, limit)
             for i, s in enumerate(self.segments)]
@@ -95,9 +96,10 @@ class SegmentedExecutor:
 
     Where small inputs decide sizes or axes (Slice's starts, Range's limit), the graph is divided and planned again for each of their values."""
 
-    def __init__(self, model: Model, name: str, make: Callable[[Plan], Runner], *, strict: bool = False, limit: int | None = None) -> None:
-        self.model, self.name, self.make, self.strict, self.limit = model, name, make, strict, limit
-        self.general = self.latest = Division(model, make, limit)
+    def __init__(self, model: Model, name: str, make: Callable[[Plan], Runner], *, strict: bool = False, limit: int | None = None,
+                 accepts: Callable[[], Accepts] | None = None) -> None:
+        self.model, self.name, self.make, self.strict, self.limit, self.accepts = model, name, make, strict, limit, accepts
+        self.general = self.latest = Division(model, make, limit, accepts=accepts)
         self.deciding = deciding_inputs(model.graph, self.general.specs, self.general.fallbacks)
         self.divisions: dict[Any, Division] = {}
         self.lock = threading.Lock()
@@ -119,7 +121,7 @@ class SegmentedExecutor:
         with self.lock:
             found = self.divisions.get(key)
             if found is None and len(self.divisions) < VALUES:
-                found = self.divisions[key] = Division(self.model, self.make, self.limit, given)
+                found = self.divisions[key] = Division(self.model, self.make, self.limit, given, self.accepts)
         found = found or self.general
         self._check(found)
         return found

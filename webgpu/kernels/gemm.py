@@ -1,0 +1,260 @@
+"""The product template MatMul, Conv and Attention share: out[batch, m, n] = finish(sum over k of A[batch, m, k] * B[batch, k, n]), where k runs over *taps* (a convolution's kernel
+positions; one for a matrix product) and the elements of a tap.
+
+Two variants, one table
+- *register*: each invocation computes a block of rows × columns straight from memory. No barriers: for software adapters, and where a side of the product is short.
+- *workgroup*: 256 invocations share a 64 × 64 tile (64 invocations a 32 × 32 one), 16 steps of k at a time in workgroup memory. The default on a GPU.
+`A` and `B` are *sides*: how a line (row of A, column of B) and a tap become an offset, and whether there is anything to read there.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ...dim import Dim
+from ...expr import Compute, Op, cast, compute_type, leaf, substitute
+from ...types import DType
+from ..wgsl.expression import Value, fit, real, whole
+from ..wgsl.shader import Built, Context, Shader, TooManyBindings
+from ..wgsl.space import Operand, Space, Temporary
+from .base import Step, compute_rep, emitter, most
+from .map import temporary_map
+
+DEPTH = 16
+
+
+class Side(Protocol):
+    """One operand of the product."""
+
+    operand: Operand
+
+    def line(self, s: Shader, batch: str, number: str) -> list[str]:
+        """What is known of a row or column: names that `tap` and `read` get. `batch` is the offset of the batch."""
+
+    def tap(self, s: Shader, line: list[str], kernel: list[str]) -> list[str]:
+        """The same at one tap, whose kernel coordinates are given (none for a matrix product)."""
+
+    def read(self, s: Shader, line: list[str], k: str) -> str:
+        """Element k of the tap, in the type of the sum."""
+
+
+@dataclass
+class Lines:
+    """A matrix: line number · stride + k · step. `zero`: its zero point (an operand with one element, or one a line)."""
+
+    operand: Operand
+    stride: Dim
+    step: Dim
+    zero: Operand | None = None
+
+    def line(self, s: Shader, batch: str, number: str) -> list[str]:
+        """See `Side`."""
+        made = [s.let(f"{batch} + {number} * {s.size(self.stride)}")]
+        if self.zero is not None:
+            one = self.zero.rank == 0 or all(d == 1 for d in self.zero.dims)
+            place = s.size(self.zero.start) if one else f"{s.size(self.zero.start)} + {number} * {s.size(self.zero.strides[-1])}"
+            made.append(as_sum(s, s.load(self.zero, s.let(place))))
+        return made
+
+    def tap(self, s: Shader, line: list[str], kernel: list[str]) -> list[str]:
+        """See `Side`."""
+        return line
+
+    def read(self, s: Shader, line: list[str], k: str) -> str:
+        """See `Side`."""
+        text = as_sum(s, s.load(self.operand, s.let(f"{line[0]} + {k} * {s.size(self.step)}")))
+        return f"({text} - {line[1]})" if len(line) > 1 else text
+
+
+def as_sum(s: Shader, value: Value) -> str:
+    """The element as the sum's type: u32 words as i32 bits."""
+    return value.text if value.rep != "u32" else f"bitcast<i32>({value.text})"
+
+
+@dataclass
+class Product:
+    """What is multiplied. `spaces`: batch, rows and columns over [output, leaves…, A, B] (A and B have strides in the batch only). `taps`: the kernel's sizes; `depth`: elements of a tap."""
+
+    step: Step
+    leaves: list[int]
+    spaces: tuple[Space, Space, Space]
+    a: Side
+    b: Side
+    taps: Sequence[Dim]
+    depth: Dim
+    kind: Compute | None = None
+
+
+def multiply(make: Callable[[Step], Product], step: Step, context: Context) -> list[Built]:
+    """The dispatches of a step that `make` turns into a Product; an epilogue with more operands than a dispatch may bind becomes a Map of its own."""
+    ranges = dict(context.ranges)
+    try:
+        return [_Writer(make(step), context).build()]
+    except TooManyBindings:
+        if not step.epilogue:
+            raise
+    context.ranges.clear()
+    context.ranges.update(ranges)
+    out, number = step.output(), len(step.inputs) - step.first
+    middle = Temporary.operand(out.dtype if out.dtype.is_float else DType.INT32, out.dims)
+    bare = make(replace(step, outputs=[middle], epilogue=[], inputs=step.inputs[:step.first]))
+    built = [_Writer(bare, context).build()]
+    low, high = context.ranges.get(middle.buffer, (middle.low, middle.high))
+    root = substitute(step.epilogue[0], lambda node: cast(leaf(number, middle.dtype), node.type) if node.op is Op.ACC else None)
+    return built + temporary_map(root, [*step.inputs[step.first:], replace(middle, low=low, high=high)], out, context, step.label)
+
+
+class _Writer:
+    def __init__(self, product: Product, context: Context) -> None:
+        self.product, self.context = product, context
+        self.m, self.n = product.spaces[1].count, product.spaces[2].count
+        self.rep = compute_rep(product.a.operand)
+        self.operands = [product.step.output(), *(product.step.there(i) for i in product.leaves)]
+
+    def build(self) -> Built:
+        short = min(most(self.context, self.m), most(self.context, self.n)) <= 4
+        return self.register() if self.context.cpu or short else self.workgroup()
+
+    # -- shared pieces -----------------------------------------------------------------------------------------------------------------------
+    def batch(self, s: Shader, number: str) -> tuple[str, str]:
+        """Offsets of the batch: those of output and leaves go to private variables, those of A and B are returned."""
+        space = self.product.spaces[0]
+        at = s.coordinates(space, number)
+        for i, operand in enumerate(self.operands):
+            s.declare(f"var<private> q{i}: i32;")
+            s.add(f"q{i} = {s.offset(space, i, at, s.size(operand.start))};")
+        own = [s.let(s.offset(space, len(self.operands) + i, at, s.size(side.operand.start))) for i, side in enumerate((self.product.a, self.product.b))]
+        return own[0], own[1]
+
+    def finish(self, s: Shader) -> None:
+        """The function that ends a sum: epilogue and store."""
+        _, rows, columns = self.product.spaces
+        step = self.product.step
+        with s.function(f"finish(acc: {self.rep}, m: i32, n: i32)"):
+            at_m, at_n = s.coordinates(rows, "m"), s.coordinates(columns, "n")
+            places = [s.let(s.offset(columns, i, at_n, s.offset(rows, i, at_m, f"q{i}"))) for i in range(len(self.operands))]
+            value = self.total("acc")
+            if step.epilogue:
+                value = emitter(s, step, dict(zip(self.product.leaves, places[1:], strict=True)), lambda axis: "0", step.output().dims, value).emit(step.epilogue[0])
+            s.write(self.operands[0], places[0], value)
+
+    def total(self, text: str) -> Value:
+        """The sum with the interval it lies in."""
+        if self.rep == "f32":
+            return real(text)
+        a, b = self.product.a.operand, self.product.b.operand
+        count = most(self.context, self.depth())
+        corner = (max(abs(a.low), abs(a.high)) + 256) * (max(abs(b.low), abs(b.high)) + 256) * count
+        kind = self.product.kind or compute_type(a.dtype)
+        return fit(whole(text), -corner, corner, kind is not Compute.I32)
+
+    def depth(self) -> Dim:
+        """Length of the sum."""
+        total = self.product.depth
+        for size in self.product.taps:
+            total = total * size
+        return total
+
+    def multiply_add(self, a: str, b: str, c: str) -> str:
+        return f"fma({a}, {b}, {c})" if self.rep == "f32" else f"{a} * {b} + {c}"
+
+    def taps(self, s: Shader, number: str) -> list[str]:
+        """Kernel coordinates of a tap."""
+        return s.coordinates(Space(list(self.product.taps), []), number)
+
+    # -- variants ----------------------------------------------------------------------------------------------------------------------------
+    def register(self) -> Built:
+        s = Shader(self.context)
+        self.finish(s)
+        height, width = (int(min(4, max(1, most(self.context, x)))) for x in (self.m, self.n))
+        down, across = (self.m + (height - 1)) // height, (self.n + (width - 1)) // width
+        batches = self.product.spaces[0].count
+        item = s.let("group * 64 + lane")
+        s.add(f"if ({item} >= {s.param(batches * down * across)}) {{ return; }}")
+        # Neighbouring invocations take neighbouring columns; where there is but one block of columns, neighbouring batches (the channels of a depthwise convolution).
+        if across == 1:
+            batch, row, column = s.let(f"{item} % {s.param(batches)}"), s.let(f"{item} / {s.param(batches)} * {height}"), "0"
+        else:
+            rest = s.let(f"{item} / {s.param(across)}")
+            column = s.let(f"{item} % {s.param(across)} * {width}")
+            batch, row = s.let(f"{rest} / {s.param(down)}"), s.let(f"{rest} % {s.param(down)} * {height}")
+        base_a, base_b = self.batch(s, batch)
+        m, n = s.param(self.m), s.param(self.n)
+        rows = [self.product.a.line(s, base_a, s.let(f"min({row} + {i}, {m} - 1)")) for i in range(height)]
+        columns = [self.product.b.line(s, base_b, s.let(f"min({column} + {j}, {n} - 1)")) for j in range(width)]
+        for i in range(height):
+            for j in range(width):
+                s.add(f"var c{i}{j}: {self.rep} = {'0.0' if self.rep == 'f32' else '0'};")
+        if self.product.taps:
+            count: Dim = 1
+            for size in self.product.taps:
+                count = count * size
+            with s.block(f"for (var t = 0; t < {s.param(count)}; t += 1)"):
+                kernel = self.taps(s, "t")
+                self._inner(s, [self.product.a.tap(s, r, kernel) for r in rows], [self.product.b.tap(s, c, kernel) for c in columns])
+        else:
+            self._inner(s, rows, columns)
+        for i in range(height):
+            for j in range(width):
+                inside = " && ".join([f"{row} + {i} < {m}"] * (i > 0) + [f"{column} + {j} < {n}"] * (j > 0)) or "true"
+                s.add(f"if ({inside}) {{ finish(c{i}{j}, {row} + {i}, {column} + {j}); }}")
+        return s.dispatch((batches * down * across + 63) // 64)
+
+    def _inner(self, s: Shader, rows: list[list[str]], columns: list[list[str]]) -> None:
+        with s.block(f"for (var k = 0; k < {s.param(self.product.depth)}; k += 1)"):
+            a = [s.let(self.product.a.read(s, r, "k"), self.rep) for r in rows]
+            b = [s.let(self.product.b.read(s, c, "k"), self.rep) for c in columns]
+            for i, x in enumerate(a):
+                for j, y in enumerate(b):
+                    s.add(f"c{i}{j} = {self.multiply_add(x, y, f'c{i}{j}')};")
+
+    def workgroup(self) -> Built:
+        large = min(most(self.context, self.m), most(self.context, self.n)) >= 128 and self.context.limits.invocations >= 256
+        side = 16 if large else 8
+        tile, lanes = side * 4, side * side
+        s = Shader(self.context, lanes)
+        self.finish(s)
+        zero = "0.0" if self.rep == "f32" else "0"
+        s.declare("var<private> base_a: i32;")
+        s.declare("var<private> base_b: i32;")
+        for name, which, size in (("a", self.product.a, self.m), ("b", self.product.b, self.n)):
+            with s.function(f"load_{name}(line: i32, k: i32) -> {self.rep}"):
+                s.add(f"if (line >= {s.param(size)} || k >= {s.param(self.depth())}) {{ return {zero}; }}")
+                found = which.line(s, f"base_{name}", "line")
+                k = "k"
+                if self.product.taps:
+                    inner = s.param(self.product.depth)
+                    found = which.tap(s, found, self.taps(s, s.let(f"k / {inner}")))
+                    k = s.let(f"k % {inner}")
+                s.add(f"return {which.read(s, found, k)};")
+        down, across = (self.m + (tile - 1)) // tile, (self.n + (tile - 1)) // tile
+        count = self.product.spaces[0].count * down * across
+        s.add(f"if (group >= {s.param(count)}) {{ return; }}")
+        rest = s.let(f"group / {s.param(across)}")
+        column, row = s.let(f"group % {s.param(across)} * {tile}"), s.let(f"{rest} % {s.param(down)} * {tile}")
+        base_a, base_b = self.batch(s, s.let(f"{rest} / {s.param(down)}"))
+        s.add(f"base_a = {base_a};")
+        s.add(f"base_b = {base_b};")
+        for name in "ab":
+            s.declare(f"var<workgroup> tile_{name}: array<{self.rep}, {DEPTH * tile}>;")
+        y, x = s.let(f"lane / {side} * 4"), s.let(f"lane % {side} * 4")
+        for i in range(4):
+            for j in range(4):
+                s.add(f"var c{i}{j}: {self.rep} = {zero};")
+        with s.block(f"for (var k0 = 0; k0 < {s.param(self.depth())}; k0 += {DEPTH})"):
+            with s.block(f"for (var e = lane; e < {DEPTH * tile}; e += {lanes})"):
+                s.add(f"tile_a[e % {DEPTH} * {tile} + e / {DEPTH}] = load_a({row} + e / {DEPTH}, k0 + e % {DEPTH});")
+                s.add(f"tile_b[e] = load_b({column} + e % {tile}, k0 + e / {tile});")
+            s.add("workgroupBarrier();")
+            with s.block(f"for (var k = 0; k < {DEPTH}; k += 1)"):
+                a = [s.let(f"tile_a[k * {tile} + {y} + {i}]", self.rep) for i in range(4)]
+                b = [s.let(f"tile_b[k * {tile} + {x} + {j}]", self.rep) for j in range(4)]
+                for i in range(4):
+                    for j in range(4):
+                        s.add(f"c{i}{j} = {self.multiply_add(a[i], b[j], f'c{i}{j}')};")
+            s.add("workgroupBarrier();")
+        for i in range(4):
+            for j in range(4):
+                s.add(f"if ({row} + {y} + {i} < {s.param(self.m)} && {column} + {x} + {j} < {s.param(self.n)}) {{ finish(c{i}{j}, {row} + {y} + {i}, {column} + {x} + {j}); }}")
+        return s.dispatch(count)

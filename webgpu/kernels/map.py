@@ -1,0 +1,152 @@
+"""Map and Copy: one invocation an element.
+
+A Map whose operands are more than a dispatch may bind is cut: the largest part of its expression that fits is computed into a temporary first.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ...dim import Dim
+from ...expr import Compute, E, Op, leaf, leaves, substitute
+from ...kernels import Kernel
+from ...lowering import CannotLower
+from ...types import DType
+from ..wgsl.expression import Value, whole
+from ..wgsl.shader import Built, Context, Shader, TooManyBindings, each, groups
+from ..wgsl.space import Operand, Space, Temporary, broadcast
+from .base import Step, coordinates_used, elements, emitter, kernel, offsets_in, strides_of
+
+_STORED = {Compute.F32: DType.FLOAT, Compute.I32: DType.INT32, Compute.I64: DType.INT64, Compute.U64: DType.UINT64}
+
+
+@kernel(Kernel.MAP)
+def map_(step: Step, context: Context) -> list[Built]:
+    """Outputs[i] = epilogue[i], position by position."""
+    ranges = dict(context.ranges)
+    try:
+        return [_map(step, context)]
+    except TooManyBindings:
+        context.ranges.clear()
+        context.ranges.update(ranges)
+        return _cut(step, context)
+
+
+def _map(step: Step, context: Context) -> Built:
+    outputs = [(root, o) for root, o in zip(step.epilogue, step.outputs, strict=True) if o is not None]
+    dims = outputs[0][1].dims
+    read, _ = elements(step.inputs, step.epilogue, step.first)
+    operands = [o for _, o in outputs] + [step.there(i) for i in read]
+    space = Space.of(dims, [broadcast(o, dims) for _, o in outputs] + strides_of(step.inputs, read, dims), coordinates_used(step.epilogue))
+    shader = Shader(context)
+    at = shader.coordinates(space, each(shader, space.count))
+    places = offsets_in(shader, space, operands, at)
+
+    def coordinate(axis: int) -> str:
+        where = space.where[axis]
+        return "0" if where is None else at[where]
+    expressions = emitter(shader, step, dict(zip(read, places[len(outputs):], strict=True)), coordinate, dims)
+    values = [expressions.emit(root) for root, _ in outputs]
+    for value, (_, out), place in zip(values, outputs, places, strict=False):
+        shader.write(out, place, value)
+    return shader.dispatch(groups(shader, space.count))
+
+
+def _cut(step: Step, context: Context) -> list[Built]:
+    """Compute a part of the first expression into a temporary, then the rest."""
+    dims = step.output().dims
+    part = _part(step.epilogue, context.limits.storage_buffers - 3)
+    if part is None:
+        raise CannotLower("one operation takes more operands than a dispatch may bind")
+    number = len(step.inputs) - step.first
+    middle = Temporary.operand(_STORED[part.type], dims)
+    before = replace(step, outputs=[middle], epilogue=[part])
+    built = map_(before, context)
+    low, high = context.ranges.get(middle.buffer, (middle.low, middle.high))
+    after = replace(step, inputs=[*step.inputs, replace(middle, low=low, high=high)],
+                    epilogue=[substitute(root, lambda n: leaf(number, middle.dtype) if n is part else None) for root in step.epilogue])
+    return built + map_(after, context)
+
+
+def _part(roots: Sequence[E], fit: int) -> E | None:
+    """The node with the most operands among those with at most `fit`."""
+    best: tuple[int, E] | None = None
+    seen: set[int] = set()
+    stack = list(roots)
+    while stack:
+        node = stack.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        count = len(leaves(node))
+        if 1 < count <= fit and node.args and (best is None or count > best[0]) and not any(node is r for r in roots):
+            best = count, node
+        stack += node.args
+    return best[1] if best else None
+
+
+@kernel(Kernel.COPY)
+def copy(step: Step, context: Context) -> list[Built]:
+    """A strided move; modes 1 to 4 pad."""
+    x, value, out, mode = step.there(0), step.input(1), step.output(), step.whole("mode")
+    if x.dtype != out.dtype:
+        raise CannotLower(f"a copy of {x.dtype.text} as {out.dtype.text}")
+    shader = Shader(context)
+    if mode == 0:
+        space = Space.of(out.dims, [broadcast(out, out.dims), broadcast(x, out.dims)])
+        at = shader.coordinates(space, each(shader, space.count))
+        to, source = offsets_in(shader, space, [out, x], at)
+        shader.write(out, to, shader.load(x, source))
+        return [shader.dispatch(groups(shader, space.count))]
+    moved = {a for a in range(out.rank) if step.params["begin"][a] != 0 or out.dims[a] != x.dims[a]}
+    space = Space.of(out.dims, [out.strides, tuple(0 if a in moved else s for a, s in enumerate(x.strides))], moved)
+    at = shader.coordinates(space, each(shader, space.count))
+    to, source = offsets_in(shader, space, [out, x], at)
+    inside = "true"
+    for axis in sorted(moved):
+        where = space.where[axis]
+        position = shader.let(f"{'0' if where is None else at[where]} - {shader.size(step.params['begin'][axis])}")
+        n = shader.size(x.dims[axis])
+        if mode == 1:
+            inside = shader.let(f"{inside} && {position} >= 0 && {position} < {n}", "bool")
+            position = shader.let(f"clamp({position}, 0, max({n} - 1, 0))")
+        else:
+            position = shader.let(_folded(shader, position, n, mode))
+        source = shader.let(f"{source} + {position} * {shader.size(x.strides[axis])}")
+    filler = _filler(shader, value, out)
+    empty = inside if mode == 1 else "true"
+    chosen = shader.name("x")
+    rep = filler.rep
+    shader.add(f"var {chosen}: {rep} = {filler.text};")
+    with shader.block(f"if ({empty})"):
+        found = shader.load(x, source)
+        shader.add(f"{chosen} = {found.text};")
+    shader.write(out, to, Value(chosen, rep, min(found.low, filler.low), max(found.high, filler.high)))
+    return [shader.dispatch(groups(shader, space.count))]
+
+
+def _filler(shader: Shader, value: Operand | None, out: Operand) -> Value:
+    if value is not None:
+        return shader.load(value, shader.let(shader.size(value.start)))
+    if out.dtype.is_float:
+        return Value("0.0", "f32", 0, 0)
+    return Value("0u", "u32", 0, 0) if out.dtype in (DType.UINT32, DType.UINT64) else whole("0", 0, 0)
+
+
+def _folded(shader: Shader, position: str, n: str, mode: int) -> str:
+    """The source coordinate of a padded one: 2 reflect, 3 edge, 4 wrap."""
+    if mode == 3:
+        return f"clamp({position}, 0, {n} - 1)"
+    if mode == 4:
+        return f"sx_modi({position}, {n})"
+    period = shader.let(f"max(2 * ({n} - 1), 1)")
+    folded = shader.let(f"sx_modi({position}, {period})")
+    return f"select({folded}, {period} - {folded}, {folded} >= {n})"
+
+
+def temporary_map(root: E, inputs: Sequence[Operand | None], out: Operand, context: Context, label: str) -> list[Built]:
+    """A Map another kernel needs as one of its dispatches."""
+    return map_(Step(Kernel.MAP, list(inputs), [out], {}, None, [root], 0, label), context)
+
+
+__all__ = ["Dim", "Op", "copy", "map_", "temporary_map"]

@@ -1,0 +1,69 @@
+"""`WebGpuExecutionProvider`: a session's programs on the shared device."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..graph import Model
+from ..lowering import CannotLower, KernelCall
+from ..plan.planner import Plan
+from ..providers.memory import memory_limit
+from ..providers.segmented import SegmentedExecutor
+from .device import open_device, unavailable
+from .device.base import Device
+from .executor import WebGpuProgram, Weights
+from .kernels import build
+from .steps import CallSteps
+from .wgsl.shader import Context
+
+NAME = "WebGpuExecutionProvider"
+STRICT = "session.disable_cpu_ep_fallback"
+
+
+class Acceptance:
+    """Says of a node's kernel calls, in the graph's order, why they can not run here ("" where they can). The kernels themselves are asked: they are built and thrown away."""
+
+    def __init__(self, device: Device) -> None:
+        self.context = Context(device.limits, device.adapter.is_cpu)
+        self.steps = CallSteps(self.context.ranges)
+
+    def __call__(self, calls: Sequence[KernelCall]) -> str:
+        try:
+            for call in calls:
+                if call.kind is not None:
+                    build(self.steps.step(call), self.context)
+                else:
+                    self.steps.operand(call.outputs[0])
+        except CannotLower as reason:
+            return str(reason)
+        return ""
+
+
+class WebGpuExecutor(SegmentedExecutor):
+    """Programs on the device, the rest on the NumPy bodies (refused when strict)."""
+
+    def __init__(self, device: Device, model: Model, *, strict: bool = False, limit: int | None = None) -> None:
+        self.device, self.weights = device, Weights(device)
+        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: Acceptance(device))
+
+    def _make(self, plan: Plan) -> WebGpuProgram:
+        return WebGpuProgram(self.device, plan.program, plan.constants, self.weights)
+
+    def close(self) -> None:
+        """Give device memory back."""
+        super().close()
+        self.weights.close()
+
+
+class WebGpuProvider:
+    """Programs on the GPU by WebGPU. Label: executed in CI (on a software adapter)."""
+
+    name = NAME
+
+    def available(self) -> str:
+        """Why there is no device here, or ""."""
+        return unavailable()
+
+    def compile(self, model: Model, options: Mapping[str, Any]) -> WebGpuExecutor:
+        """Partition and, at the first run of a size, plan and compile. Strict refuses nodes that would run on NumPy."""
+        return WebGpuExecutor(open_device(), model, strict=str(options.get(STRICT, "0")) == "1", limit=memory_limit(options))

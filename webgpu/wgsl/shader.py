@@ -1,0 +1,227 @@
+"""A shader module being written: bindings, uniforms, statements.
+
+How to think: ask for a `size` (a Dim becomes a uniform, 0 and 1 stay as they are), `read` and `write` elements of operands, `let` values, open blocks with `with`, and `dispatch` at the end.
+The text depends on types, ranks and which strides are 0 or 1, never on sizes or on which memory is bound, so equal kernels share one pipeline.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...dim import Dim, Expr
+from ...lowering import CannotLower
+from ..device.base import Limits
+from .expression import Value, real, stored, whole
+from .functions import used
+from .space import Operand, Space
+from .storage import PACKED, interval, read_packed, word
+
+#: What the status word says besides the step: status = step * FAULTS + fault.
+FAULTS = 4
+INDEX, DIVISION = 1, 2
+STATUS = "status"
+
+
+class TooManyBindings(CannotLower):
+    """A shader binds more memory than the device allows in one dispatch."""
+
+
+@dataclass
+class Built:
+    """A dispatch before there is a device: the source, what it binds in order (key, written), the sizes its uniforms hold, how many workgroups it needs."""
+
+    source: str
+    bindings: list[tuple[Any, bool]]
+    params: list[Dim]
+    groups: Dim
+    label: str
+
+
+@dataclass
+class Context:
+    """What kernels are built for, and what is known so far. `ranges`: where the integers of each buffer lie; `step`: the number a fault reports."""
+
+    limits: Limits
+    cpu: bool
+    ranges: dict[Any, tuple[float, float]] = field(default_factory=dict)
+    uppers: dict[str, tuple[int, int | None]] = field(default_factory=dict)
+    step: int = 0
+    label: str = ""
+
+
+class Shader:
+    """One compute shader."""
+
+    def __init__(self, context: Context, invocations: int = 64) -> None:
+        self.context, self.invocations = context, invocations
+        self.params: list[Dim] = []
+        self.bindings: dict[tuple[Any, str], tuple[str, bool]] = {}
+        self.functions: list[str] = []
+        self.globals: list[str] = []
+        self.lines: list[str] = []
+        self._depth = 1
+        self._count = 0
+        self._sizes: dict[Any, str] = {}
+
+    # -- statements --------------------------------------------------------------------------------------------------------------------------
+    def add(self, line: str) -> None:
+        """A statement."""
+        self.lines.append("    " * self._depth + line)
+
+    def name(self, prefix: str = "v") -> str:
+        """A fresh name."""
+        self._count += 1
+        return f"{prefix}{self._count}"
+
+    def let(self, text: str, rep: str = "i32") -> str:
+        """A named value."""
+        name = self.name()
+        self.add(f"let {name}: {rep} = {text};")
+        return name
+
+    @contextmanager
+    def block(self, head: str, tail: str = "}") -> Iterator[None]:
+        """`head {` … `}`."""
+        self.add(f"{head} {{")
+        self._depth += 1
+        yield
+        self._depth -= 1
+        self.add(tail)
+
+    @contextmanager
+    def function(self, head: str) -> Iterator[None]:
+        """A function of its own; statements inside the block belong to it."""
+        outer, self.lines, depth, self._depth = self.lines, [], self._depth, 1
+        yield
+        self.functions.append("\n".join([f"fn {head} {{", *self.lines, "}"]))
+        self.lines, self._depth = outer, depth
+
+    def declare(self, line: str) -> None:
+        """A module-scope declaration."""
+        if line not in self.globals:
+            self.globals.append(line)
+
+    # -- sizes -------------------------------------------------------------------------------------------------------------------------------
+    def size(self, value: Dim) -> str:
+        """A size as i32 text."""
+        return str(value) if not isinstance(value, Expr) and value in (0, 1) else self.param(value)
+
+    def param(self, value: Dim) -> str:
+        """A size as a uniform, whatever it is."""
+        if value not in self._sizes:
+            self._sizes[value] = f"p[{len(self.params) // 4}].{'xyzw'[len(self.params) % 4]}"
+            self.params.append(value)
+        return self._sizes[value]
+
+    def real(self, value: float) -> str:
+        """A float parameter as a uniform."""
+        return f"bitcast<f32>({self.param(int(np.float32(value).view(np.int32)))})"
+
+    # -- positions ---------------------------------------------------------------------------------------------------------------------------
+    def coordinates(self, space: Space, index: str) -> list[str]:
+        """The coordinates of position number `index` of a space."""
+        out: list[str] = []
+        rest = index
+        for axis in range(len(space.dims) - 1, 0, -1):
+            size = self.size(space.dims[axis])
+            out.insert(0, self.let(f"{rest} % {size}"))
+            rest = self.let(f"{rest} / {size}")
+        return [rest, *out] if space.dims else []
+
+    def offset(self, space: Space, operand: int, at: Sequence[str], base: str = "0") -> str:
+        """Where the operand's element at these coordinates lies, from `base`."""
+        terms = [] if base == "0" else [base]
+        for coordinate, stride in zip(at, space.strides[operand], strict=True):
+            if not isinstance(stride, Expr) and stride == 0:
+                continue
+            terms.append(coordinate if not isinstance(stride, Expr) and stride == 1 else f"{coordinate} * {self.size(stride)}")
+        return " + ".join(terms) or "0"
+
+    # -- memory ------------------------------------------------------------------------------------------------------------------------------
+    def binding(self, key: Any, element: str, write: bool = False) -> str:
+        """The name of a bound array of `element`s."""
+        name, written = self.bindings.get((key, element), (f"b{len(self.bindings)}", False))
+        self.bindings[key, element] = (name, written or write)
+        return name
+
+    def read(self, operand: Operand, at: str) -> Value:
+        """An element, as text that reads it; `at` is an i32 name or literal."""
+        element = word(operand.dtype)
+        if operand.packed and operand.dtype in PACKED:
+            text = read_packed(self.binding(operand.buffer, "u32"), operand.dtype, at if at.isidentifier() or at.isdigit() else f"({at})")
+        else:
+            text = f"{self.binding(operand.buffer, element)}[{at}]"
+        if element == "f32":
+            return real(text)
+        low, high = interval(operand.dtype)
+        return Value(text, element, max(low, operand.low), min(high, operand.high))
+
+    def load(self, operand: Operand, at: str) -> Value:
+        """An element in a named value."""
+        value = self.read(operand, at)
+        return Value(self.let(value.text, value.rep), value.rep, value.low, value.high)
+
+    def write(self, operand: Operand, at: str, value: Value) -> None:
+        """Store an element; what integers it may hold is remembered for the readers of the buffer."""
+        text, (low, high) = stored(value, operand.dtype)
+        self.add(f"{self.binding(operand.buffer, word(operand.dtype), True)}[{at}] = {text};")
+        if not operand.dtype.is_float:
+            before = self.context.ranges.get(operand.buffer)
+            self.context.ranges[operand.buffer] = (low, high) if before is None else (min(low, before[0]), max(high, before[1]))
+
+    def fault(self, condition: str, kind: int = DIVISION) -> None:
+        """Report a run-time error where the condition holds; the run goes on and its results are thrown away."""
+        name = self.binding(STATUS, "atomic<u32>", True)
+        self.add(f"if ({condition}) {{ atomicMin(&{name}[0], u32({self.param(self.context.step * FAULTS + kind)})); }}")
+
+    def index(self, operand: Operand, at: str, size: Dim) -> str:
+        """A checked index from memory: negative ones count from the end, outside is a fault (and 0)."""
+        value = self.load(operand, at)
+        text = value.text if value.rep == "i32" else self.let(f"bitcast<i32>(min({value.text}, 2147483647u))")
+        n = self.size(size)
+        wrapped = self.let(f"select({text}, {text} + {n}, {text} < 0)") if value.low < 0 else text
+        self.fault(f"{wrapped} < 0 || {wrapped} >= {n}", INDEX)
+        return self.let(f"clamp({wrapped}, 0, {n} - 1)")
+
+    # -- the end -----------------------------------------------------------------------------------------------------------------------------
+    def dispatch(self, groups: Dim, label: str = "") -> Built:
+        """The finished shader. TooManyBindings where the device does not allow as many."""
+        written = {key for (key, _), (_, write) in self.bindings.items() if write}
+        both = [key for key, _ in self.bindings if key in written and sum(k == key for k, _ in self.bindings) > 1]
+        if both:
+            raise CannotLower("one dispatch would read and write the same memory as two types")
+        if len(self.bindings) > self.context.limits.storage_buffers:
+            raise TooManyBindings(f"a kernel would bind {len(self.bindings)} buffers; the device allows {self.context.limits.storage_buffers} in a dispatch")
+        count = max(1, -(-len(self.params) // 4))
+        if count * 16 > self.context.limits.uniform_bytes:
+            raise CannotLower("a kernel takes more sizes than a uniform buffer holds")
+        head = [f"@group(0) @binding(0) var<uniform> p: array<vec4<i32>, {count}>;"]
+        bindings: list[tuple[Any, bool]] = []
+        for (key, element), (name, write) in self.bindings.items():
+            bindings.append((key, write))
+            head.append(f"@group(0) @binding({len(bindings)}) var<storage, {'read_write' if write else 'read'}> {name}: array<{element}>;")
+        body = "\n".join([*head, *self.globals, *self.functions,
+                          f"@compute @workgroup_size({self.invocations})",
+                          "fn main(@builtin(workgroup_id) w: vec3<u32>, @builtin(num_workgroups) g: vec3<u32>, @builtin(local_invocation_index) l: u32) {",
+                          "    let group = i32(w.x + w.y * g.x);", "    let lane = i32(l);", *self.lines, "}", ""])
+        library = used(body)
+        return Built(f"{library}\n{body}" if library else body, bindings, list(self.params), groups, label or self.context.label)
+
+
+def each(shader: Shader, count: Dim) -> str:
+    """Statements of a kernel with one invocation an item: the item's number. Give `groups(shader, count)` to dispatch."""
+    name = shader.let(f"group * {shader.invocations} + lane")
+    shader.add(f"if ({name} >= {shader.param(count)}) {{ return; }}")
+    return name
+
+
+def groups(shader: Shader, count: Dim) -> Dim:
+    """Workgroups for one invocation an item."""
+    return (count + (shader.invocations - 1)) // shader.invocations
+
+
+__all__ = ["Built", "Context", "Shader", "TooManyBindings", "each", "groups", "whole"]
