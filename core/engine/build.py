@@ -24,7 +24,7 @@ PACKAGED = Path(__file__).resolve().parent / "lib"
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "engine"
 
 #: Compiled once; every other C file is a kernel family or a part of one and is compiled once per instruction set.
-CORE = ("loader", "verify", "check", "text", "host_posix")
+CORE = ("loader", "verify", "check", "check_data", "text", "host_posix")
 
 COMMON = ("-std=c17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fwrapv", "-fno-stack-protector", "-ffunction-sections",
           "-fdata-sections", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-sign-compare", "-Wno-psabi", "-fno-sanitize=all", "-DNDEBUG")

@@ -222,7 +222,8 @@ int sx_check(const sx_call *c, int64_t step, sx_report *report) {
     case SX_NORM: return check_norm(c, step, report);
     case SX_ATTENTION: return check_attention(c, step, report);
     case SX_GATHER: return check_gather(c, step, report);
-    default: return check_copy(c, step, report);
+    case SX_COPY: return check_copy(c, step, report);
+    default: return sx_check_data(c, step, report);
     }
 }
 

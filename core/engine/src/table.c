@@ -31,6 +31,30 @@ DECLARE(pool)
 #ifdef SX_WITH_attention
 DECLARE(attention)
 #endif
+#ifdef SX_WITH_scan
+DECLARE(scan)
+#endif
+#ifdef SX_WITH_rnn
+DECLARE(rnn)
+#endif
+#ifdef SX_WITH_scatter
+DECLARE(scatter)
+#endif
+#ifdef SX_WITH_resize
+DECLARE(resize)
+#endif
+#ifdef SX_WITH_sample
+DECLARE(sample)
+#endif
+#ifdef SX_WITH_sort
+DECLARE(sort)
+#endif
+#ifdef SX_WITH_fft
+DECLARE(fft)
+#endif
+#ifdef SX_WITH_linalg
+DECLARE(linalg)
+#endif
 
 const sx_table SX_NAME(sx_table) = {NAME(SX_ISA), {
     [SX_MAP] = ENTRY(map), [SX_COPY] = ENTRY(copy),
@@ -57,5 +81,29 @@ const sx_table SX_NAME(sx_table) = {NAME(SX_ISA), {
 #endif
 #ifdef SX_WITH_attention
     [SX_ATTENTION] = ENTRY(attention),
+#endif
+#ifdef SX_WITH_scan
+    [SX_SCAN] = ENTRY(scan),
+#endif
+#ifdef SX_WITH_rnn
+    [SX_RNN] = ENTRY(rnn),
+#endif
+#ifdef SX_WITH_scatter
+    [SX_SCATTER] = ENTRY(scatter),
+#endif
+#ifdef SX_WITH_resize
+    [SX_RESIZE] = ENTRY(resize),
+#endif
+#ifdef SX_WITH_sample
+    [SX_SAMPLE] = ENTRY(sample),
+#endif
+#ifdef SX_WITH_sort
+    [SX_SORT] = ENTRY(sort),
+#endif
+#ifdef SX_WITH_fft
+    [SX_FFT] = ENTRY(fft),
+#endif
+#ifdef SX_WITH_linalg
+    [SX_LINALG] = ENTRY(linalg),
 #endif
 }};

@@ -1,0 +1,198 @@
+/* check_data.c: the part of sx_check for scans, scatters, resizing, sampling, sorting, recurrent cells, transforms and small matrices. */
+#include "sx_internal.h"
+#include "sx_expr.h"
+
+#define REFUSE(operand, a, b) return sx_say(report, SX_E_SHAPE, SX_R_DIMS, step, operand, a, b)
+#define REFUSE_TYPE(operand, a, b) return sx_say(report, SX_E_DTYPE, SX_R_TYPE, step, operand, a, b)
+#define REFUSE_PARAM(number, value) return sx_say(report, SX_E_FORMAT, SX_R_PARAM, step, number, value, 0)
+#define ANY (-1) /* a size that is not looked at */
+
+static int has(const sx_call *c, int operand) { return operand < c->n_in && c->in[operand].dtype != 0; }
+static int gives(const sx_call *c, int output) { return output < c->n_out && c->out[output].dtype != 0; }
+static int is_float(const sx_view *v) { return v->dtype && sx_compute_of(v->dtype) >= 0 && sx_compute_of(v->dtype) <= SX_F64; }
+
+static int fits(const sx_view *v, int rank, const int64_t *dim) {
+    if (v->rank != rank) return 0;
+    for (int d = 0; d < rank; d++) if (dim[d] != ANY && v->dim[d] != dim[d]) return 0;
+    return 1;
+}
+
+static int same_dims(const sx_view *a, const sx_view *b) { return fits(a, b->rank, b->dim); }
+
+static int empty(const sx_view *v) {
+    for (int d = 0; d < v->rank; d++) if (!v->dim[d]) return 1;
+    return 0;
+}
+
+static int finite(int64_t word, double low, double high) {
+    double value = sx_param_float(word);
+    return value >= low && value <= high;
+}
+
+static int check_linear_attention(const sx_call *c, int64_t step, sx_report *report) {
+    const sx_view *q = c->in, *y = c->out;
+    if (!has(c, 1) || !has(c, 2)) REFUSE(1, c->n_in, 6);
+    const sx_view *k = c->in + 1, *v = c->in + 2;
+    if (k->rank != 4 || v->rank != 4) REFUSE(1, k->rank, v->rank);
+    int64_t b = k->dim[0], h = k->dim[1], t = k->dim[2], dk = k->dim[3], dv = v->dim[3];
+    if (!fits(v, 4, (int64_t[]){b, h, t, dv})) REFUSE(2, v->dim[1], h);
+    if (!fits(q, 4, (int64_t[]){b, ANY, t, dk}) || (h ? q->dim[1] % h : q->dim[1])) REFUSE(0, q->dim[1], h);
+    if (!fits(y, 4, (int64_t[]){b, q->dim[1], t, dv})) REFUSE(0, y->dim[1], q->dim[1]);
+    if (has(c, 3) && !fits(c->in + 3, 4, (int64_t[]){b, h, dk, dv})) REFUSE(3, c->in[3].rank, 4);
+    if (has(c, 4) && (!fits(c->in + 4, 4, (int64_t[]){b, h, t, ANY}) || (c->in[4].dim[3] != 1 && c->in[4].dim[3] != dk))) REFUSE(4, c->in[4].rank, 4);
+    if (has(c, 5) && (!fits(c->in + 5, 4, (int64_t[]){b, ANY, t, 1}) || (c->in[5].dim[1] != 1 && c->in[5].dim[1] != h))) REFUSE(5, c->in[5].rank, 4);
+    if (gives(c, 1) && !fits(c->out + 1, 4, (int64_t[]){b, h, dk, dv})) REFUSE(1, c->out[1].rank, 4);
+    for (int i = 0; i < c->n_in; i++) if (has(c, i) && sx_compute_of(c->in[i].dtype) != SX_F32) REFUSE_TYPE(i, c->in[i].dtype, 0);
+    for (int i = 0; i < c->n_out; i++) if (gives(c, i) && sx_compute_of(c->out[i].dtype) != SX_F32) REFUSE_TYPE(i, c->out[i].dtype, 0);
+    return 0;
+}
+
+static int check_scan(const sx_call *c, int64_t step, sx_report *report) {
+    const sx_view *x = c->in, *y = c->out;
+    if (c->param[3] < 0 || c->param[3] > 2) REFUSE_PARAM(3, c->param[3]);
+    if (c->param[3] == 2) return check_linear_attention(c, step, report);
+    if (c->param[0] < 0 || c->param[0] >= x->rank) REFUSE_PARAM(0, c->param[0]);
+    if (!same_dims(x, y)) REFUSE(0, x->rank, y->rank);
+    if (sx_compute_of(x->dtype) < 0 || sx_compute_of(x->dtype) != sx_compute_of(y->dtype)) REFUSE_TYPE(0, x->dtype, y->dtype);
+    return 0;
+}
+
+static int check_scatter(const sx_call *c, int64_t step, sx_report *report) {
+    const sx_view *x = c->in, *i = c->in + 1, *u = c->in + 2, *y = c->out;
+    int64_t axis = c->param[0], mode = c->param[1], reduction = c->param[2], dim[SX_RANK];
+    if (mode < 0 || mode > 1) REFUSE_PARAM(1, mode);
+    if (reduction < 0 || reduction > 4) REFUSE_PARAM(2, reduction);
+    if (x->dtype != y->dtype || u->dtype != y->dtype) REFUSE_TYPE(2, u->dtype, y->dtype);
+    if (i->dtype != SX_INT64 && i->dtype != SX_INT32) REFUSE_TYPE(1, i->dtype, 0);
+    if (reduction && (sx_compute_of(x->dtype) < 0 || x->dtype > SX_BFLOAT16)) REFUSE_TYPE(0, x->dtype, 0);
+    if (!same_dims(x, y)) REFUSE(0, x->rank, y->rank);
+    if (mode == 0) {
+        if (axis < 0 || axis >= x->rank) REFUSE_PARAM(0, axis);
+        if (i->rank != x->rank || !same_dims(i, u)) REFUSE(1, i->rank, u->rank);
+        for (int d = 0; d < x->rank; d++) if (d != axis && i->dim[d] > x->dim[d]) REFUSE(1, i->dim[d], x->dim[d]);
+        return 0;
+    }
+    int64_t tuple = i->rank ? i->dim[i->rank - 1] : -1;
+    int rank = i->rank - 1 + x->rank - (int)tuple;
+    if (tuple < 0 || tuple > x->rank || rank > SX_RANK) REFUSE(1, tuple, x->rank);
+    for (int d = 0; d < rank; d++) dim[d] = d < i->rank - 1 ? i->dim[d] : x->dim[d - (i->rank - 1) + tuple];
+    if (!fits(u, rank, dim)) REFUSE(2, u->rank, rank);
+    return 0;
+}
+
+static int check_resize(const sx_call *c, int64_t step, sx_report *report) {
+    const sx_view *x = c->in, *y = c->out;
+    const int64_t most[5] = {2, 5, 3, 1, 1};
+    for (int i = 0; i < 5; i++) if (c->param[i] < 0 || c->param[i] > most[i]) REFUSE_PARAM(i, c->param[i]);
+    for (int i = 5; i < 13; i++) if (sx_param_float(c->param[i]) != 0 && !finite(c->param[i], 1e-6, 1e9)) REFUSE_PARAM(i, c->param[i]);
+    for (int i = 13; i < 30; i++) if (!finite(c->param[i], -1e9, 1e9)) REFUSE_PARAM(i, c->param[i]);
+    if (x->rank != y->rank) REFUSE(0, x->rank, y->rank);
+    if (x->dtype != y->dtype || (c->param[0] && (sx_compute_of(x->dtype) < 0 || x->dtype > SX_BFLOAT16))) REFUSE_TYPE(0, x->dtype, y->dtype);
+    for (int d = 0; d < x->rank; d++) if (!x->dim[d] && y->dim[d]) REFUSE(0, 0, y->dim[d]);
+    return 0;
+}
+
+static int check_sample(const sx_call *c, int64_t step, sx_report *report) {
+    const sx_view *x = c->in, *at = c->in + 1, *y = c->out;
+    int64_t op = c->param[0], dim[SX_RANK];
+    if (op < 0 || op > 2) REFUSE_PARAM(0, op);
+    if (c->param[1] < 0 || c->param[1] > (op ? 1 : 2)) REFUSE_PARAM(1, c->param[1]);
+    if (c->param[2] < 0 || c->param[2] > 2) REFUSE_PARAM(2, c->param[2]);
+    if (c->param[5] > 1 << 20) REFUSE_PARAM(5, c->param[5]);
+    if (!is_float(at)) REFUSE_TYPE(1, at->dtype, 0);
+    if (x->dtype != y->dtype || (op ? !is_float(x) : sx_compute_of(x->dtype) < 0 || x->dtype > SX_BFLOAT16)) REFUSE_TYPE(0, x->dtype, y->dtype);
+    if (x->rank < 3 || (op && x->rank != 4)) REFUSE(0, x->rank, 4);
+    if (op == 0) {
+        int r = x->rank - 2;
+        if (y->rank != x->rank || at->rank != x->rank || at->dim[0] != x->dim[0] || at->dim[at->rank - 1] != r) REFUSE(1, at->rank, x->rank);
+        dim[0] = x->dim[0], dim[1] = x->dim[1];
+        for (int d = 0; d < r; d++) dim[2 + d] = at->dim[1 + d];
+        if (!fits(y, x->rank, dim)) REFUSE(0, y->rank, x->rank);
+    } else {
+        if (at->rank != 2 || at->dim[1] != (op == 1 ? 4 : 5)) REFUSE(1, at->rank, 2);
+        if (!fits(y, 4, (int64_t[]){at->dim[0], x->dim[1], ANY, ANY})) REFUSE(0, y->rank, 4);
+        if (op == 1) {
+            if (!has(c, 2) || !fits(c->in + 2, 1, at->dim)) REFUSE(2, at->dim[0], 0);
+            if (c->in[2].dtype != SX_INT64) REFUSE_TYPE(2, c->in[2].dtype, SX_INT64);
+        }
+    }
+    if (!empty(y)) for (int d = 2; d < x->rank; d++) if (!x->dim[d] && op < 2) REFUSE(0, 0, d);
+    return 0;
+}
+
+static int check_sort(const sx_call *c, int64_t step, sx_report *report) {
+    const sx_view *x = c->in, *y = c->out;
+    int64_t axis = c->param[0];
+    if (axis < 0 || axis >= x->rank) REFUSE_PARAM(0, axis);
+    if (x->rank != y->rank) REFUSE(0, x->rank, y->rank);
+    for (int d = 0; d < x->rank; d++) if (d == axis ? y->dim[d] > x->dim[d] : y->dim[d] != x->dim[d]) REFUSE(0, y->dim[d], x->dim[d]);
+    if (x->dim[axis] > (int64_t)1 << 32) REFUSE(0, x->dim[axis], (int64_t)1 << 32);
+    if (x->dtype != y->dtype || sx_compute_of(x->dtype) < 0) REFUSE_TYPE(0, x->dtype, y->dtype);
+    if (gives(c, 1) && c->out[1].dtype != SX_INT64) REFUSE_TYPE(1, c->out[1].dtype, SX_INT64);
+    if (gives(c, 1) && !same_dims(y, c->out + 1)) REFUSE(1, y->rank, c->out[1].rank);
+    return 0;
+}
+
+static int check_rnn(const sx_call *c, int64_t step, sx_report *report) {
+    const sx_view *x = c->in, *w = c->in + 1, *r = c->in + 2;
+    int64_t kind = c->param[0], both = c->param[1] == 2 ? 2 : 1, gates = kind == 0 ? 4 : kind == 1 ? 3 : 1;
+    if (kind < 0 || kind > 2) REFUSE_PARAM(0, kind);
+    if (c->param[1] < 0 || c->param[1] > 2) REFUSE_PARAM(1, c->param[1]);
+    for (int i = 5; i < 11; i++) if (c->param[i] < 0 || c->param[i] > 10) REFUSE_PARAM(i, c->param[i]);
+    if (x->rank != 3 || r->rank != 3) REFUSE(0, x->rank, r->rank);
+    int64_t t = x->dim[0], b = x->dim[1], h = r->dim[2];
+    if (!fits(w, 3, (int64_t[]){both, gates * h, x->dim[2]})) REFUSE(1, w->dim[1], gates * h);
+    if (!fits(r, 3, (int64_t[]){both, gates * h, h})) REFUSE(2, r->dim[1], gates * h);
+    const int64_t dims[8][3] = {{0}, {0}, {0}, {both, 2 * gates * h}, {b}, {both, b, h}, {both, b, h}, {both, 3 * h}};
+    const int ranks[8] = {3, 3, 3, 2, 1, 3, 3, 2};
+    for (int i = 3; i < 8; i++) if (has(c, i) && !fits(c->in + i, ranks[i], dims[i])) REFUSE(i, c->in[i].rank, ranks[i]);
+    if (gives(c, 0) && !fits(c->out, 4, (int64_t[]){t, both, b, h})) REFUSE(0, c->out->rank, 4);
+    for (int i = 1; i < 3; i++) if (gives(c, i) && !fits(c->out + i, 3, dims[5])) REFUSE(i, c->out[i].rank, 3);
+    if (gives(c, 2) && kind) REFUSE(2, kind, 0);
+    if (has(c, 4) && c->in[4].dtype != SX_INT32) REFUSE_TYPE(4, c->in[4].dtype, SX_INT32);
+    int type = sx_compute_of(x->dtype);
+    if (!is_float(x)) REFUSE_TYPE(0, x->dtype, 0);
+    for (int i = 1; i < 8; i++) if (i != 4 && has(c, i) && sx_compute_of(c->in[i].dtype) != type) REFUSE_TYPE(i, c->in[i].dtype, x->dtype);
+    for (int i = 0; i < 3; i++) if (gives(c, i) && sx_compute_of(c->out[i].dtype) != type) REFUSE_TYPE(i, c->out[i].dtype, x->dtype);
+    return 0;
+}
+
+static int check_fft(const sx_call *c, int64_t step, sx_report *report) {
+    const sx_view *x = c->in, *y = c->out;
+    int64_t axis = c->param[0], length = c->param[1], inverse = c->param[2], half = c->param[3];
+    if (x->rank < 2 || x->rank != y->rank) REFUSE(0, x->rank, y->rank);
+    if (axis < 0 || axis >= x->rank - 1) REFUSE_PARAM(0, axis);
+    if (length < 1 || length > (int64_t)1 << 32) REFUSE_PARAM(1, length);
+    int64_t parts = x->dim[x->rank - 1];
+    if (parts < 1 || parts > 2 || (half && !inverse && parts != 1)) REFUSE(0, parts, 1);
+    for (int d = 0; d < x->rank; d++) {
+        int64_t want = d == x->rank - 1 ? (half && inverse ? 1 : 2) : d == axis ? (half && !inverse ? length / 2 + 1 : length) : x->dim[d];
+        if (y->dim[d] != want) REFUSE(0, y->dim[d], want);
+    }
+    if (!is_float(x) || sx_compute_of(x->dtype) != sx_compute_of(y->dtype)) REFUSE_TYPE(0, x->dtype, y->dtype);
+    return 0;
+}
+
+static int check_linalg(const sx_call *c, int64_t step, sx_report *report) {
+    const sx_view *x = c->in, *y = c->out;
+    int64_t op = c->param[0];
+    if (op < 0 || op > 1) REFUSE_PARAM(0, op);
+    if (x->rank < 2 || x->dim[x->rank - 1] != x->dim[x->rank - 2]) REFUSE(0, x->rank, 2);
+    if (!fits(y, x->rank - (op ? 0 : 2), x->dim)) REFUSE(0, y->rank, x->rank);
+    if (!is_float(x) || sx_compute_of(x->dtype) != sx_compute_of(y->dtype)) REFUSE_TYPE(0, x->dtype, y->dtype);
+    return 0;
+}
+
+int sx_check_data(const sx_call *c, int64_t step, sx_report *report) {
+    switch (c->kind) {
+    case SX_SCAN: return check_scan(c, step, report);
+    case SX_SCATTER: return check_scatter(c, step, report);
+    case SX_RESIZE: return check_resize(c, step, report);
+    case SX_SAMPLE: return check_sample(c, step, report);
+    case SX_SORT: return check_sort(c, step, report);
+    case SX_RNN: return check_rnn(c, step, report);
+    case SX_FFT: return check_fft(c, step, report);
+    case SX_LINALG: return check_linalg(c, step, report);
+    default: return sx_say(report, SX_E_UNSUPPORTED, SX_R_KERNEL, step, -1, c->kind, 0);
+    }
+}

@@ -1,0 +1,453 @@
+/* rnn.c: LSTM, GRU and RNN, one or both directions, in float (halves widened) or double.
+
+   How to think
+   - The input's share of all gates, X · Wᵀ, is a matrix product over as many steps as fit into CHUNK bytes; what remains for a step is R times the state, and the cell.
+   - A step is cut into blocks of hidden units: a block multiplies its rows of R with the last state, applies the activations and writes its part of the new state. Blocks of one step run side by
+     side; the state is double-buffered. A GRU that resets before R needs a second pass.
+   - For a few sequences R is read as it lies, SX_GW rows at once; for more it is packed once per direction and goes through the matrix product of gemm.h.
+   - Sequences end at their own length: states stay, outputs are 0. A reverse direction runs over each sequence from its own end. */
+#include "gemm.h"
+#include "sx_expr.h"
+#include "sx_math.h"
+
+#define CHUNK (1 << 20)
+#define FEW 4              /* sequences up to which R is read as it lies */
+#define WORK (1 << 16)     /* multiplications a block should do at least */
+#define BLOCKS 8
+#define MOST ((int64_t)1 << 46)
+
+enum { LSTM, GRU, RNN };
+enum { RELU, TANH, SIGMOID, AFFINE, LEAKY_RELU, THRESHOLDED_RELU, SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN, SOFTPLUS };
+
+typedef struct { int which; double alpha, beta, clip; } activation;
+
+typedef struct {
+    const sx_call *call;
+    int kind, gates, type, direction, back, linear, input_forget, copied, packed;  /* copied: R is in `r`, dense or (packed) in panels */
+    int64_t t, b, i, h, chunk, block, blocks, wide;
+    activation act[3];
+    /* shared by all workers, in the first one's scratch; elements of the compute type */
+    char *share, *bias, *late, *state[2], *cell, *reset, *update, *peep, *r;
+    int64_t shared, own, gemm;                          /* bytes: of these, of each worker's own, and of that for matrix products */
+    int64_t first, step;                                /* step of the chunk's start; the step being done */
+    const char *recurrent;                              /* R dense: gates · h rows of h elements */
+    sx_gemm input;
+    sx_gemm_cut cut;
+    int64_t cut_rows;
+} plan;
+
+static int present(const sx_call *c, int operand) { return operand < c->n_in && c->in[operand].dtype != 0; }
+static int wanted(const sx_call *c, int output) { return output < c->n_out && c->out[output].dtype != 0; }
+
+/* a · b, at most MOST. */
+static int64_t times(int64_t a, int64_t b) {
+    int64_t made;
+    return __builtin_mul_overflow(a, b, &made) || made > MOST ? MOST : made;
+}
+static int64_t plus(int64_t a, int64_t b) { return sx_min64(MOST, a + b); }
+
+static int64_t length_of(const plan *p, int64_t sequence) {
+    if (!present(p->call, 4)) return p->t;
+    const sx_view *lens = p->call->in + 4;
+    return ((const int32_t *)lens->data)[sequence * lens->stride[0]];
+}
+
+/* Where step `step` of a sequence lies in time. */
+static int64_t time_of(const plan *p, int64_t step, int64_t sequence) {
+    int64_t length = length_of(p, sequence);
+    return p->back && step < length ? length - 1 - step : step;
+}
+
+/* ---- sizes and memory: pure functions of the call ---- */
+
+static int64_t place(int64_t *at, int64_t bytes) {
+    int64_t here = *at;
+    *at = plus(*at, sx_round_up(bytes, 64));
+    return here;
+}
+
+static plan plan_of(const sx_call *call) {
+    const sx_view *x = call->in, *w = call->in + 1, *r = call->in + 2;
+    plan p = {.call = call, .kind = (int)call->param[0], .linear = (int)call->param[2], .input_forget = (int)call->param[3]};
+    p.gates = p.kind == LSTM ? 4 : p.kind == GRU ? 3 : 1;
+    p.type = x->dtype == SX_DOUBLE ? SX_F64 : SX_F32, p.wide = p.type == SX_F64 ? 8 : 4;
+    p.t = x->dim[0], p.b = x->dim[1], p.i = x->dim[2], p.h = r->dim[2];
+    int64_t gh = times(p.gates, p.h), bh = times(p.b, p.h), row = times(p.b, gh);
+    p.chunk = sx_max64(1, sx_min64(p.t, CHUNK / sx_max64(1, times(row, p.wide))));
+    int64_t tiles = sx_max64(1, sx_min64(BLOCKS, times(row, p.h) / WORK));
+    p.block = sx_round_up(sx_max64(1, sx_ceil_div(p.h, tiles)), SX_PANEL);
+    p.blocks = sx_ceil_div(p.h, p.block);
+    p.packed = p.type == SX_F32 && p.b > FEW;
+    p.copied = p.packed || r->dtype != sx_native_dtype(p.type) || r->stride[2] != 1 || r->stride[1] != p.h;
+    p.input = (sx_gemm){.m = times(p.chunk, p.b), .n = gh, .k = p.i, .a_dtype = SX_FLOAT, .b_row = w->stride[2], .b_col = w->stride[1], .b_dtype = w->dtype};
+    int64_t at = 0;
+    char *base = call->scratch;
+    p.share = base + place(&at, times(times(p.chunk, row), p.wide));
+    p.bias = base + place(&at, times(gh, p.wide));
+    p.late = base + place(&at, times(p.h, p.wide));
+    for (int k = 0; k < 2; k++) p.state[k] = base + place(&at, times(bh, p.wide));
+    p.cell = base + place(&at, times(bh, p.wide));
+    p.reset = base + place(&at, p.kind == GRU ? times(bh, p.wide) : 0);
+    p.update = base + place(&at, p.kind == GRU ? times(bh, p.wide) : 0);
+    p.peep = base + place(&at, times(3 * p.wide, p.h));
+    p.r = base + place(&at, !p.copied ? 0 : times(times(p.gates * p.wide, p.packed ? sx_round_up(p.h, SX_PANEL) : p.h), p.h));
+    p.shared = at;
+    return p;
+}
+
+static sx_gemm recurrent_gemm(const plan *p, int gate, const char *state) {
+    return (sx_gemm){.m = p->b, .n = p->h, .k = p->h, .a = state, .a_row = p->h, .a_col = 1, .a_dtype = SX_FLOAT, .b = p->r + gate * sx_round_up(p->h, SX_PANEL) * p->h * 4, .b_dtype = SX_FLOAT,
+                     .b_packed = 1};
+}
+
+static void input_rows(const void *source, int64_t row, int64_t rows, int64_t at, int64_t count, float *to, int64_t ld) {
+    const plan *p = source;
+    const sx_view *x = p->call->in;
+    for (int64_t k = 0; k < rows; k++) {
+        int64_t sequence = (row + k) % p->b, time = time_of(p, p->first + (row + k) / p->b, sequence);
+        const char *from = x->data + (time * x->stride[0] + sequence * x->stride[1] + at * x->stride[2]) * sx_size_of(x->dtype);
+        sx_widen_row(from, x->dtype, x->stride[2], count, to + k * ld);
+    }
+}
+
+static void plan_products(plan *p) {
+    if (p->type == SX_F32) {
+        p->input.rows = input_rows, p->input.rows_source = p;
+        p->cut = SX_NAME(sx_gemm_cut_for)(&p->input, 1);
+        p->gemm = SX_NAME(sx_gemm_scratch)(&p->input, p->cut.mc, p->cut.nc);
+        if (p->packed) {
+            sx_gemm g = recurrent_gemm(p, 0, p->state[0]);
+            p->gemm = sx_max64(p->gemm, SX_NAME(sx_gemm_scratch)(&g, p->b, p->block));
+        }
+    }
+    p->gemm = sx_round_up(sx_min64(p->gemm, MOST), 64);
+    p->own = plus(p->gemm, times(times(p->b, p->gates * p->wide), p->block));
+}
+
+int64_t SX_NAME(sx_scratch_rnn)(const sx_call *call) {
+    plan p = plan_of(call);
+    plan_products(&p);
+    return plus(p.shared, p.own);
+}
+
+static char *own_of(const plan *p, int worker) { return p->call->scratch + worker * p->call->scratch_bytes + p->shared; }
+
+/* ---- activations and cells, for float and double ---- */
+
+#define EACH(expression) for (int64_t i = 0; i < n; i++) { T v = x[i]; x[i] = (T)(expression); } break;
+#define ACTIVATE(S) \
+    static void activate_##S(const activation *f, double clip, T *restrict x, int64_t n) { \
+        T a = (T)f->alpha, b = (T)f->beta, c = (T)clip; \
+        if (c != 0) for (int64_t i = 0; i < n; i++) x[i] = x[i] < -c ? -c : x[i] > c ? c : x[i]; \
+        switch (f->which) { \
+        case RELU: EACH(v < 0 ? (T)0 : v) \
+        case TANH: EACH(sx_tanh_##S(v)) \
+        case SIGMOID: EACH(sx_sigmoid_##S(v)) \
+        case AFFINE: EACH(a * v + b) \
+        case LEAKY_RELU: EACH(v >= 0 ? v : a * v) \
+        case THRESHOLDED_RELU: EACH(v >= a ? v : (T)0) \
+        case SCALED_TANH: EACH(a * sx_tanh_##S(b * v)) \
+        case HARD_SIGMOID: EACH(a * v + b < 0 ? (T)0 : a * v + b > 1 ? (T)1 : a * v + b) \
+        case ELU: EACH(v >= 0 ? v : a * sx_expm1_f64(v > 0 ? (T)0 : v)) \
+        case SOFTSIGN: EACH(v / (1 + (v < 0 ? -v : v))) \
+        default: EACH((v < 0 ? (T)0 : v) + sx_log1p_f64(sx_exp_f64(v < 0 ? v : -v))) } }
+
+/* The gates of one sequence: `g[k]`, R's share, gets X's and the bias. `n` units from `u` on. */
+#define CELLS(S) \
+    static void add_share_##S(const plan *p, int gate, int64_t b, int64_t u, T *restrict to, int64_t n) { \
+        const T *share = (const T *)p->share + ((p->step - p->first) * p->b + b) * p->gates * p->h + gate * p->h + u, *bias = (const T *)p->bias + gate * p->h + u; \
+        for (int64_t i = 0; i < n; i++) to[i] += share[i] + bias[i]; } \
+    static void lstm_##S(const plan *p, int64_t b, int64_t u, T **g, T *restrict made, int64_t n) { \
+        T *restrict in = g[0], *restrict out = g[1], *restrict forget = g[2], *restrict fresh = g[3], *restrict c = (T *)p->cell + b * p->h + u; \
+        const T *pi = (const T *)p->peep + u, *po = pi + p->h, *pf = po + p->h; \
+        double clip = p->act[0].clip; \
+        for (int k = 0; k < 4; k++) add_share_##S(p, k, b, u, g[k], n); \
+        if (present(p->call, 7)) for (int64_t i = 0; i < n; i++) in[i] += pi[i] * c[i], forget[i] += pf[i] * c[i]; \
+        activate_##S(p->act, clip, in, n); \
+        if (p->input_forget) for (int64_t i = 0; i < n; i++) forget[i] = 1 - in[i]; \
+        else activate_##S(p->act, clip, forget, n); \
+        activate_##S(p->act + 1, clip, fresh, n); \
+        for (int64_t i = 0; i < n; i++) fresh[i] = c[i] = forget[i] * c[i] + in[i] * fresh[i]; \
+        if (present(p->call, 7)) for (int64_t i = 0; i < n; i++) out[i] += po[i] * c[i]; \
+        activate_##S(p->act, clip, out, n); \
+        activate_##S(p->act + 2, 0, fresh, n); /* the cell state enters as it is, as in onnxruntime */ \
+        for (int64_t i = 0; i < n; i++) made[i] = out[i] * fresh[i]; } \
+    /* update and reset gates; the state times reset goes to p->reset, or where R comes first, reset stays in g[1] */ \
+    static void gru_gates_##S(const plan *p, int64_t b, int64_t u, T **g, int64_t n) { \
+        const T *h = (const T *)p->state[p->step & 1] + b * p->h + u; \
+        T *reset = (T *)p->reset + b * p->h + u, *update = (T *)p->update + b * p->h + u; \
+        for (int k = 0; k < 2; k++) { \
+            add_share_##S(p, k, b, u, g[k], n); \
+            activate_##S(p->act, p->act[0].clip, g[k], n); } \
+        for (int64_t i = 0; i < n; i++) reset[i] = g[1][i] * h[i], update[i] = g[0][i]; } \
+    static void gru_##S(const plan *p, int64_t b, int64_t u, T **g, T *restrict made, int64_t n) { \
+        const T *h = (const T *)p->state[p->step & 1] + b * p->h + u, *late = (const T *)p->late + u, *update = (const T *)p->update + b * p->h + u; \
+        T *restrict fresh = g[2]; \
+        if (p->linear) for (int64_t i = 0; i < n; i++) fresh[i] = g[1][i] * (fresh[i] + late[i]); \
+        add_share_##S(p, 2, b, u, fresh, n); \
+        activate_##S(p->act + 1, p->act[0].clip, fresh, n); \
+        for (int64_t i = 0; i < n; i++) made[i] = (1 - update[i]) * fresh[i] + update[i] * h[i]; } \
+    static void rnn_##S(const plan *p, int64_t b, int64_t u, T **g, T *restrict made, int64_t n) { \
+        add_share_##S(p, 0, b, u, g[0], n); \
+        activate_##S(p->act, p->act[0].clip, g[0], n); \
+        for (int64_t i = 0; i < n; i++) made[i] = g[0][i]; } \
+    /* One block of one step, all sequences. `rec`: R's share, [gate][sequence][block]. `part`: 0 all; of a GRU in two passes, 1 the gates and 2 the rest. */ \
+    static void cells_##S(const plan *p, int64_t u, int64_t n, char *rec, int part) { \
+        for (int64_t b = 0; b < p->b; b++) { \
+            T *g[4], *made = (T *)p->state[1 - (p->step & 1)] + b * p->h + u; \
+            for (int k = 0; k < p->gates; k++) g[k] = (T *)rec + (k * p->b + b) * p->block; \
+            if (p->kind == GRU && part < 2) gru_gates_##S(p, b, u, g, n); \
+            if (part == 1) continue; \
+            if (p->step >= length_of(p, b)) { \
+                const T *h = (const T *)p->state[p->step & 1] + b * p->h + u; \
+                for (int64_t i = 0; i < n; i++) made[i] = h[i]; } \
+            else if (p->kind == LSTM) lstm_##S(p, b, u, g, made, n); \
+            else if (p->kind == GRU) gru_##S(p, b, u, g, made, n); \
+            else rnn_##S(p, b, u, g, made, n); } }
+
+#define T float
+ACTIVATE(f32)
+CELLS(f32)
+#undef T
+#define T double
+ACTIVATE(f64)
+CELLS(f64)
+#undef T
+
+/* ---- R times the state ---- */
+
+/* Vectors a and b, each of groups of G elements, with the halves of every group added: the groups of a, then those of b. */
+#if SX_GW == 16
+#define FOLD16(a, b) (__builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) + __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
+#define FOLD8(a, b) (__builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) + __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31))
+#define FOLD4(a, b) (__builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) + __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31))
+#define FOLD2(a, b) (__builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) + __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31))
+#elif SX_GW == 8
+#define FOLD8(a, b) (__builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15))
+#define FOLD4(a, b) (__builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13) + __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15))
+#define FOLD2(a, b) (__builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) + __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15))
+#else
+#define FOLD4(a, b) (__builtin_shufflevector(a, b, 0, 1, 4, 5) + __builtin_shufflevector(a, b, 2, 3, 6, 7))
+#define FOLD2(a, b) (__builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7))
+#endif
+
+/* Lane i: the sum of v[i]. */
+SX_INLINE sx_f sums_of(sx_f *v) {
+    int n = SX_GW;
+#if SX_GW == 16
+    SX_UNROLL for (int i = 0; i < 8; i++) v[i] = FOLD16(v[2 * i], v[2 * i + 1]);
+    n = 8;
+#endif
+#if SX_GW >= 8
+    SX_UNROLL for (int i = 0; i < 4; i++) v[i] = FOLD8(v[2 * i], v[2 * i + 1]);
+    n = 4;
+#endif
+    (void)n;
+    v[0] = FOLD4(v[0], v[1]), v[1] = FOLD4(v[2], v[3]);
+    return FOLD2(v[0], v[1]);
+}
+
+/* to[j] = row j · x for SX_GW rows of k elements side by side. */
+static void dot_rows(const float *restrict r, const float *restrict x, int64_t k, float *restrict to) {
+    sx_f acc[SX_GW];
+    SX_UNROLL for (int j = 0; j < SX_GW; j++) acc[j] = sx_fsplat(0);
+    int64_t at = 0;
+    for (; at + SX_GW <= k; at += SX_GW) {
+        sx_f v = sx_fload(x + at);
+        SX_UNROLL for (int j = 0; j < SX_GW; j++) acc[j] += v * sx_fload(r + j * k + at);
+    }
+    if (at < k) {
+        sx_f v = sx_fload_part(x + at, (int)(k - at));
+        SX_UNROLL for (int j = 0; j < SX_GW; j++) acc[j] += v * sx_fload_part(r + j * k + at, (int)(k - at));
+    }
+    sx_fstore(to, sums_of(acc));
+}
+
+static float dot_one(const float *r, const float *x, int64_t k) {
+    sx_f acc = sx_fsplat(0);
+    int64_t at = 0;
+    for (; at + SX_GW <= k; at += SX_GW) acc += sx_fload(x + at) * sx_fload(r + at);
+    if (at < k) acc += sx_fload_part(x + at, (int)(k - at)) * sx_fload_part(r + at, (int)(k - at));
+    return sx_fsum(acc);
+}
+
+static double dot_double(const double *r, const double *x, int64_t k) {
+    double s[4] = {0};
+    int64_t at = 0;
+    for (; at + 4 <= k; at += 4) for (int j = 0; j < 4; j++) s[j] += r[at + j] * x[at + j];
+    for (; at < k; at++) s[0] += r[at] * x[at];
+    return (s[0] + s[1]) + (s[2] + s[3]);
+}
+
+/* rec[b][0 … n) of one gate: rows u … of its part of R times each sequence's `state`. */
+static void recurrent(const plan *p, int gate, const char *state, int64_t u, int64_t n, char *rec, char *scratch) {
+    if (p->packed) {
+        sx_gemm g = recurrent_gemm(p, gate, state);
+        SX_NAME(sx_gemm_block)(&g, 0, p->b, u, n, (float *)rec, p->block, scratch);
+        return;
+    }
+    const char *rows = p->recurrent + (gate * p->h + u) * p->h * p->wide;
+    if (p->type == SX_F64) {
+        for (int64_t b = 0; b < p->b; b++)
+            for (int64_t j = 0; j < n; j++) ((double *)rec)[b * p->block + j] = dot_double((const double *)rows + j * p->h, (const double *)state + b * p->h, p->h);
+        return;
+    }
+    int64_t j = 0;
+    for (; j + SX_GW <= n; j += SX_GW)
+        for (int64_t b = 0; b < p->b; b++) dot_rows((const float *)rows + j * p->h, (const float *)state + b * p->h, p->h, (float *)rec + b * p->block + j);
+    for (; j < n; j++)
+        for (int64_t b = 0; b < p->b; b++) ((float *)rec)[b * p->block + j] = dot_one((const float *)rows + j * p->h, (const float *)state + b * p->h, p->h);
+}
+
+/* ---- steps ---- */
+
+static void write_output(const plan *p, int64_t u, int64_t n) {
+    const sx_view *y = p->call->out;
+    if (!wanted(p->call, 0)) return;
+    static const double zero[64];
+    for (int64_t b = 0; b < p->b; b++) {
+        int past = p->step >= length_of(p, b);
+        int64_t at = time_of(p, p->step, b) * y->stride[0] + p->direction * y->stride[1] + b * y->stride[2] + u * y->stride[3], item = sx_element_bytes(y->dtype);
+        if (!past) sx_store_row(y->dtype, p->type, y->data + at * item, y->stride[3], p->state[1 - (p->step & 1)] + (b * p->h + u) * p->wide, n);
+        else for (int64_t i = 0; i < n; i += 64) sx_store_row(y->dtype, p->type, y->data + (at + i * y->stride[3]) * item, y->stride[3], zero, sx_min64(64, n - i));
+    }
+}
+
+static void step_block(const plan *p, int64_t number, int worker, int part) {
+    char *scratch = own_of(p, worker), *rec = scratch + p->gemm;
+    const char *state = p->state[p->step & 1];
+    int64_t u = number * p->block, n = sx_min64(p->block, p->h - u), gate = p->b * p->block * p->wide;
+    int from = part == 2 ? 2 : 0, to = part == 1 ? 2 : p->gates;
+    for (int k = from; k < to; k++) recurrent(p, k, part == 2 ? p->reset : state, u, n, rec + k * gate, scratch);
+    if (p->type == SX_F64) cells_f64(p, u, n, rec, part);
+    else cells_f32(p, u, n, rec, part);
+    if (part != 1) write_output(p, u, n);
+}
+
+static void whole_step(void *arg, int64_t number, int worker) { step_block(arg, number, worker, 0); }
+static void first_part(void *arg, int64_t number, int worker) { step_block(arg, number, worker, 1); }
+static void second_part(void *arg, int64_t number, int worker) { step_block(arg, number, worker, 2); }
+
+/* ---- X · Wᵀ of a chunk ---- */
+
+static void project_rectangle(void *arg, int64_t number, int worker) {
+    const plan *p = arg;
+    sx_gemm g = p->input;
+    int64_t m = number / p->cut.across * p->cut.mc, n = number % p->cut.across * p->cut.nc;
+    SX_NAME(sx_gemm_block)(&g, m, sx_min64(p->cut.mc, g.m - m), n, sx_min64(p->cut.nc, g.n - n), (float *)p->share + m * g.n + n, g.n, own_of(p, worker));
+}
+
+static void project_double(void *arg, int64_t row, int worker) {
+    (void)worker;
+    const plan *p = arg;
+    const sx_view *x = p->call->in, *w = p->call->in + 1;
+    int64_t sequence = row % p->b, time = time_of(p, p->first + row / p->b, sequence);
+    const double *from = (const double *)x->data + time * x->stride[0] + sequence * x->stride[1];
+    for (int64_t j = 0; j < p->gates * p->h; j++) {
+        const double *weights = (const double *)w->data + p->direction * w->stride[0] + j * w->stride[1];
+        double sum = 0;
+        for (int64_t k = 0; k < p->i; k++) sum += from[k * x->stride[2]] * weights[k * w->stride[2]];
+        ((double *)p->share)[row * p->gates * p->h + j] = sum;
+    }
+}
+
+static void project(plan *p, int64_t steps) {
+    p->input.m = steps * p->b;
+    if (p->type == SX_F64) {
+        sx_for(p->call, p->input.m, project_double, p);
+        return;
+    }
+    p->cut.down = sx_ceil_div(p->input.m, p->cut.mc);
+    sx_for(p->call, p->cut.down * p->cut.across, project_rectangle, p);
+}
+
+/* ---- one direction ---- */
+
+static void load(const plan *p, const sx_view *v, int64_t at, int64_t stride, int64_t n, char *to) {
+    if (n) sx_load_row(v->dtype, p->type, to, v->data + at * sx_element_bytes(v->dtype), stride, n);
+}
+
+static void zero(char *to, int64_t bytes) {
+    for (int64_t i = 0; i < bytes / 4; i++) ((uint32_t *)to)[i] = 0;
+}
+
+/* Panels of 16 units, each [k][16], the units past the last zero; or dense rows. */
+static void copy_recurrent(void *arg, int64_t number, int worker) {
+    (void)worker;
+    const plan *p = arg;
+    const sx_view *r = p->call->in + 2;
+    int64_t panels = sx_ceil_div(p->h, SX_PANEL), gate = number / panels, u = number % panels * SX_PANEL;
+    float *to = (float *)p->r + number * p->h * SX_PANEL;
+    for (int64_t j = 0; j < SX_PANEL; j++) {
+        int64_t row = gate * p->h + u + j, at = p->direction * r->stride[0] + row * r->stride[1];
+        if (!p->packed) {
+            if (u + j < p->h) load(p, r, at, r->stride[2], p->h, p->r + row * p->h * p->wide);
+            continue;
+        }
+        const char *from = r->data + at * sx_size_of(r->dtype);
+        for (int64_t k = 0; k < p->h; k++) to[k * SX_PANEL + j] = u + j < p->h ? sx_element(from, r->dtype, k * r->stride[2]) : 0;
+    }
+}
+
+static void prepare(plan *p) {
+    const sx_call *c = p->call;
+    int64_t gh = p->gates * p->h, d = p->direction;
+    if (present(c, 3)) { /* Wb, then Rb; together, but for a GRU that resets after R */
+        const sx_view *b = c->in + 3;
+        int64_t joined = p->kind == GRU && p->linear ? 2 * p->h : gh;
+        load(p, b, d * b->stride[0] + gh * b->stride[1], b->stride[1], gh, p->share);
+        load(p, b, d * b->stride[0], b->stride[1], gh, p->bias);
+        if (p->type == SX_F64) for (int64_t i = 0; i < joined; i++) ((double *)p->bias)[i] += ((double *)p->share)[i];
+        else for (int64_t i = 0; i < joined; i++) ((float *)p->bias)[i] += ((float *)p->share)[i];
+        if (joined < gh) __builtin_memcpy(p->late, p->share + joined * p->wide, (uint64_t)(p->h * p->wide));
+    } else zero(p->bias, gh * p->wide), zero(p->late, p->h * p->wide);
+    for (int k = 0; k < 2; k++) {
+        char *to = k ? p->cell : p->state[0];
+        const sx_view *v = c->in + 5 + k;
+        if (present(c, 5 + k)) for (int64_t b = 0; b < p->b; b++) load(p, v, d * v->stride[0] + b * v->stride[1], v->stride[2], p->h, to + b * p->h * p->wide);
+        else zero(to, p->b * p->h * p->wide);
+    }
+    if (present(c, 7)) load(p, c->in + 7, d * c->in[7].stride[0], c->in[7].stride[1], 3 * p->h, p->peep);
+    if (p->copied) sx_for(c, p->gates * sx_ceil_div(p->h, SX_PANEL), copy_recurrent, p);
+    p->recurrent = p->copied ? p->r : c->in[2].data + d * c->in[2].stride[0] * p->wide;
+    p->input.b = c->in[1].data + d * c->in[1].stride[0] * sx_element_bytes(c->in[1].dtype);
+}
+
+static void run_direction(plan *p, int number) {
+    const sx_call *c = p->call;
+    int each = p->kind == LSTM ? 3 : p->kind == GRU ? 2 : 1;
+    p->direction = number, p->back = c->param[1] == 1 || number == 1;
+    for (int k = 0; k < each; k++) {
+        int at = number * each + k;
+        p->act[k] = (activation){(int)c->param[5 + at], sx_param_float(c->param[11 + at]), sx_param_float(c->param[17 + at]), sx_param_float(c->param[4])};
+    }
+    prepare(p);
+    int twice = p->kind == GRU && !p->linear;
+    for (p->first = 0; p->first < p->t; p->first += p->chunk) {
+        int64_t end = sx_min64(p->t, p->first + p->chunk);
+        project(p, end - p->first);
+        for (p->step = p->first; p->step < end; p->step++) {
+            sx_for(c, p->blocks, twice ? first_part : whole_step, p);
+            if (twice) sx_for(c, p->blocks, second_part, p);
+        }
+    }
+    for (int k = 0; k < 2; k++) {
+        if (!wanted(c, 1 + k)) continue;
+        const sx_view *y = c->out + 1 + k;
+        const char *from = k ? p->cell : p->state[p->t & 1];
+        for (int64_t b = 0; b < p->b; b++)
+            sx_store_row(y->dtype, p->type, y->data + (number * y->stride[0] + b * y->stride[1]) * sx_element_bytes(y->dtype), y->stride[2], from + b * p->h * p->wide, p->h);
+    }
+}
+
+int SX_NAME(sx_k_rnn)(const sx_call *call) {
+    plan p = plan_of(call);
+    plan_products(&p);
+    if (!p.b || !p.h) return SX_OK;
+    for (int64_t b = 0; b < p.b; b++) {
+        int64_t length = length_of(&p, b);
+        if (length < 0 || length > p.t) return sx_fail(call, SX_E_INDEX, 4, length, p.t);
+    }
+    for (int d = 0; d < (call->param[1] == 2 ? 2 : 1); d++) run_direction(&p, d);
+    return SX_OK;
+}
