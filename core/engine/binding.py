@@ -231,12 +231,15 @@ class EngineProgram:
 
 def _constant(program: Program, number: int, tensor: Tensor) -> np.ndarray:
     """A constant as the engine reads it: dense, or packed where the program's views say so."""
-    array = np.ascontiguousarray(tensor.numpy())
     view = next((i for i, v in enumerate(program.views) if v.packing and program.buffers[v.buffer][:2] == (Home.DATA, number)), None)
     if view is None:
-        return array
+        return np.ascontiguousarray(tensor.numpy())
     group = 1
     for step in program.steps:
         if step.kind is Kernel.CONV and view in step.inputs:
             group = program.sizes[step.params[1]][1]
-    return np.ascontiguousarray(pack(array, Packing(program.views[view].packing), group))
+    packing = Packing(program.views[view].packing)
+    stored = tensor.storage
+    if stored is not None and (stored.packing, stored.group) == (packing, group):  # used in place, from the map
+        return stored.data
+    return np.ascontiguousarray(pack(tensor.numpy(), packing, group))

@@ -2,7 +2,7 @@
 
 Rules
 1. Symbols are bound by the inputs' dims; a size an input fixes becomes a guard, as does each end of the planned range.
-2. A constant MatMul or Conv operand is packed (core/model/packing.py) unless it is stored packed already; everything else is a plain constant.
+2. A packed constant's view has its packing id and logical dims; its strides mean nothing.
 3. Parameters follow the kind's record; unused positions of a counted parameter are 1 (kernel, strides, dilations) or 0.
 """
 from __future__ import annotations

@@ -13,6 +13,7 @@ from .fuse import fuse
 from .layout import choose_layout
 from .lower import Lowered, lower
 from .memory import Placed, place
+from .pack import pack_constants
 from .shapes import Specs, infer_shapes
 
 
@@ -40,6 +41,7 @@ def plan_nodes(inputs: Sequence[Value], nodes: Sequence[Node], outputs: Sequence
     own_outputs(lowered)
     fuse(lowered)
     choose_layout(lowered)
+    pack_constants(lowered)
     placed = place(lowered, ranges, limit)
     program, constants = encode(lowered, placed, ranges)
     return Plan(program, constants, placed)

@@ -1,0 +1,60 @@
+"""Stage 5, pack: constant right-hand sides of MatMul and Conv are read packed (core/model/packing.py), as they are stored in a `.sdx`.
+
+Rules
+1. MatMul: a constant B of rank 2, whole or transposed, becomes MATRIX or MATRIX_T. The view's dims stay the logical [K, N].
+2. Conv: constant whole weights become DEPTHWISE (one input channel a group) or CONV; a transposed convolution's stay plain.
+3. The packed constant is a buffer of its own: other readers of the same constant keep the plain one. Element types: f32, f16, bf16, and 8-bit integers for integer products.
+"""
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..kernels import Kernel
+from ..lowering import Buffer, KernelCall, View
+from ..model.packing import Packing, problem
+from ..types import DType
+from .lower import Lowered
+
+PACKED_TYPES = frozenset({DType.FLOAT, DType.FLOAT16, DType.BFLOAT16})
+
+
+def pack_constants(lowered: Lowered) -> None:
+    """Give the constants of rules 1 and 2 packed buffers."""
+    made: dict[tuple[Buffer, Packing, int], Buffer] = {}
+    for call in lowered.calls:
+        packing = choose(call)
+        if packing is Packing.NONE:
+            continue
+        view = call.inputs[1]
+        assert view is not None
+        key = (view.buffer, packing, call.params.get("group", 1))
+        if key not in made:
+            made[key] = Buffer(view.buffer.name, view.dtype, view.buffer.shape, tensor=view.buffer.tensor)
+            made[key].packing = int(packing)
+        call.inputs[1] = replace(view, buffer=made[key])
+
+
+def choose(call: KernelCall) -> Packing:
+    """How the call's second operand is packed."""
+    if call.kind not in (Kernel.MATMUL, Kernel.CONV) or call.params.get("transposed"):
+        return Packing.NONE
+    view = call.inputs[1]
+    if view is None or view.buffer.tensor is None or view.dtype not in PACKED_TYPES or view.dtype is not call.inputs[0].dtype:  # type: ignore[union-attr]
+        return Packing.NONE
+    tensor = view.buffer.tensor
+    group = call.params.get("group", 1) if call.kind is Kernel.CONV else 1
+    packing = _matrix(view) if call.kind is Kernel.MATMUL else _weights(view, group)
+    fits = packing is not Packing.NONE and not problem(packing, view.dtype.numpy.itemsize, tensor.shape, group)
+    return packing if fits else Packing.NONE
+
+
+def _matrix(view: View) -> Packing:                                                                       # 1
+    if view.rank != 2 or len(view.buffer.shape) != 2:
+        return Packing.NONE
+    return Packing.MATRIX if view.is_whole else Packing.MATRIX_T if view.permute((1, 0)).is_whole else Packing.NONE
+
+
+def _weights(view: View, group: int) -> Packing:                                                          # 2
+    if not view.is_whole:
+        return Packing.NONE
+    return Packing.DEPTHWISE if view.shape[1] == 1 and group > 1 else Packing.CONV
