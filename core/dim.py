@@ -21,8 +21,8 @@ Number = int | Fraction
 
 
 #: An expression has at most this many parts (its weight), counted where it is used twice too; a product at most this many terms before like ones are joined; a factor at
-#: most this many bits. Far beyond what models say, and what keeps a short hostile chain (x·x, x + x//2, … repeated) from becoming an endless expression.
-MAX_WEIGHT, MAX_TERMS, MAX_BITS = 400, 4096, 256
+#: most this many bits, an extreme this many undecided cases. Far beyond what models say, and what keeps a short hostile chain (x·x, x + x//2, … repeated) from becoming an endless expression.
+MAX_WEIGHT, MAX_TERMS, MAX_BITS, MAX_CASES = 400, 4096, 256, 64
 
 
 class Symbol:
@@ -424,6 +424,8 @@ def _extreme(op: str, values: Iterable[Any]) -> Any:
                 break
         else:
             kept.append(value)
+            if len(kept) > MAX_CASES:
+                raise Undecidable(f"{op} of more than {MAX_CASES} sizes")
     numbers = [v for v in kept if not isinstance(v, Expr)]
     symbolic = sorted({v for v in kept if isinstance(v, Expr)}, key=str)
     args: list[Any] = symbolic + ([pick(numbers)] if numbers else [])

@@ -30,6 +30,8 @@ FLOAT, INT, STRING, TENSOR, GRAPH, FLOATS, INTS, STRINGS, TENSORS, GRAPHS, SPARS
 _FIELD_TYPES = {"f": FLOAT, "i": INT, "s": STRING, "t": TENSOR, "g": GRAPH, "floats": FLOATS, "ints": INTS, "strings": STRINGS, "tensors": TENSORS,
                 "graphs": GRAPHS, "sparse_tensor": SPARSE_TENSOR, "sparse_tensors": SPARSE_TENSORS, "tp": TYPE_PROTO, "type_protos": TYPE_PROTOS}
 _MISSING = object()
+#: Longer names are not compared with each other for suggestions.
+MAX_NAME = 100
 
 
 def canonical(domain: str) -> str:
@@ -308,5 +310,5 @@ def _label(proto: NodeProto) -> str:
 
 
 def _near(name: str, scope: Scope) -> str:
-    near = get_close_matches(name, scope.names()[:5000], 2)
+    near = get_close_matches(name, [n for n in scope.names()[:2000] if len(n) <= MAX_NAME], 2) if len(name) <= MAX_NAME else []  # comparing long names takes long
     return f"; did the model mean {' or '.join(repr(n) for n in near)}?" if near else "; the model is incomplete"

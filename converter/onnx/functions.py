@@ -29,6 +29,7 @@ class Inliner:
         self.builder, self.upgrade, self.opsets_of = builder, upgrade, opsets_of
         values = [v for graph in model.graphs() for v in [*graph.inputs, *graph.constants(), *(v for node in graph.nodes for v in node.outputs if v is not None)]]
         self.owner: dict[str, Value] = {v.name: v for v in values}
+        self.numbers: dict[str, int] = {}  # the last number a name was made unique with
         self.room = MAX_NODES + MAX_GROWTH * sum(1 for _ in model.walk())
 
     def run(self, graph: Graph, chain: tuple[FunctionKey, ...] = ()) -> None:
@@ -99,9 +100,9 @@ class Inliner:
                     self._claim(value)
 
     def _claim(self, value: Value) -> None:
-        base, number = value.name, 0
+        base = value.name
         while self.owner.setdefault(value.name, value) is not value:
-            number += 1
+            self.numbers[base] = number = self.numbers.get(base, 0) + 1
             value.name = f"{base}_{number}"
 
 

@@ -62,6 +62,8 @@ def read(source: Any) -> Model:
     """The Model of a `.sdx` or `.onnx` path, bytes or binary file, told apart by its first bytes."""
     if callable(getattr(source, "read", None)):
         source = source.read()
+        if isinstance(source, str):
+            raise InvalidType("the file object gives text; open the model in binary mode ('rb')")
     if isinstance(source, (bytes, bytearray, memoryview)):
         head = bytes(source[:16])
     elif isinstance(source, (str, os.PathLike)):
@@ -83,7 +85,7 @@ def _head(path: str) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         raise NoSuchFile(f"Load model from {path} failed: File doesn't exist (current folder: {os.getcwd()})") from None
     except (OSError, ValueError) as error:
-        raise NoSuchFile(f"Load model from {path[:300]!r} failed: {error}") from None
+        raise NoSuchFile(f"Load model from {path[:300]!r} failed: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _share_initializers(graph: Graph, shared: Mapping[str, OrtValue]) -> None:
