@@ -34,6 +34,13 @@ static inline uint16_t narrow_brain(float f) {
     else for (int64_t i = 0; i < n; i++) { storage v = from_[i * stride]; to_[i] = (compute)(expression); } \
     return; }
 
+/* 4- and 2-bit integers lie in the low bits of a byte; what is above them counts for nothing. */
+#define SMALL(compute) switch (dtype) { \
+    case 21: LOAD(uint8_t, compute, v & 15) \
+    case 22: LOAD(uint8_t, compute, ((v & 15) ^ 8) - 8) \
+    case 25: LOAD(uint8_t, compute, v & 3) \
+    default: LOAD(uint8_t, compute, ((v & 3) ^ 2) - 2) }
+
 void sx_load_row(int dtype, int type, void *restrict to, const void *restrict from, int64_t stride, int64_t n) {
     if (type == SX_I64 && dtype != SX_UINT32 && dtype != SX_INT64) { /* a reduction adds small integers in 64 bits */
         switch (dtype) {
@@ -41,8 +48,9 @@ void sx_load_row(int dtype, int type, void *restrict to, const void *restrict fr
         case SX_INT16: LOAD(int16_t, int64_t, v)
         case SX_UINT16: LOAD(uint16_t, int64_t, v)
         case SX_BOOL: LOAD(uint8_t, int64_t, v != 0)
-        case SX_UINT8: case 21: case 25: LOAD(uint8_t, int64_t, v)
-        default: LOAD(int8_t, int64_t, v)
+        case SX_UINT8: LOAD(uint8_t, int64_t, v)
+        case SX_INT8: LOAD(int8_t, int64_t, v)
+        default: SMALL(int64_t)
         }
     }
     switch (dtype) {
@@ -53,8 +61,9 @@ void sx_load_row(int dtype, int type, void *restrict to, const void *restrict fr
     case SX_FLOAT16: LOAD(uint16_t, float, widen_half(v))
     case SX_BFLOAT16: LOAD(uint16_t, float, widen_brain(v))
     case SX_BOOL: LOAD(uint8_t, int32_t, v != 0)
-    case SX_UINT8: case 21: case 25: LOAD(uint8_t, int32_t, v)
-    case SX_INT8: case 22: case 26: LOAD(int8_t, int32_t, v)
+    case SX_UINT8: LOAD(uint8_t, int32_t, v)
+    case SX_INT8: LOAD(int8_t, int32_t, v)
+    case 21: case 22: case 25: case 26: SMALL(int32_t)
     case SX_UINT16: LOAD(uint16_t, int32_t, v)
     case SX_INT16: LOAD(int16_t, int32_t, v)
     case SX_UINT32: LOAD(uint32_t, int64_t, v)
