@@ -31,6 +31,9 @@ def machine_isas() -> list[str]:
 
 
 class View(c.Structure):
+    """sx_view; `keep` holds the memory it points into."""
+
+    keep: np.ndarray
     _fields_ = [("data", c.c_void_p), ("dim", c.c_int64 * RANK), ("stride", c.c_int64 * RANK), ("rank", c.c_int32), ("dtype", c.c_int32), ("packing", c.c_int32), ("reserved", c.c_int32),
                 ("extent", c.c_int64)]
 

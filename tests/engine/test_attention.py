@@ -2,12 +2,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+from sardonyx.kernels import Kernel
+from sardonyx.types import DType
 
 from .float_harness import bits, machine_isas, run, with_epilogue
+from .one_step import OneStep
 
 ISAS = machine_isas()
 rng = np.random.default_rng(3)
@@ -28,7 +32,7 @@ def expected(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | Non
 
 
 def check(isa: str, b: int = 1, h: int = 2, hk: int = 2, s: int = 5, t: int = 7, d: int = 16, dv: int = 0, mask: np.ndarray | None = None, softcap: float = 0, causal: bool = False, offset: int = 0,
-          packed_heads: bool = False, epilogue: bool = False, dtype: object = np.float32, tolerance: float = 2e-6) -> None:
+          packed_heads: bool = False, epilogue: bool = False, dtype: Any = np.float32, tolerance: float = 2e-6) -> None:
     def operand(heads: int, length: int, depth: int) -> np.ndarray:
         if packed_heads:  # heads side by side in a row, as projections leave them
             return rng.standard_normal((b, length, heads, depth)).astype(dtype).transpose(0, 2, 1, 3)
@@ -105,3 +109,12 @@ def test_empty(isa: str) -> None:
     check(isa, b=0)
     check(isa, s=0)
     check(isa, t=0)
+
+
+def test_in_the_engine() -> None:
+    for s, t in ((1, 40), (37, 300)):
+        made = OneStep(rng)
+        given = [made.operand(rng.standard_normal(shape).astype(np.float32), broadcast=False) for shape in ((2, 4, s, 20), (2, 2, t, 20), (2, 2, t, 17))]
+        given += [made.operand(rng.random((2, 4, s, t)) < 0.8)]
+        made.step(Kernel.ATTENTION, given, [made.result((2, 4, s, 17), DType.FLOAT)], {"scale": 0.2, "softcap": 3.0, "causal": 1, "offset": t - s})
+        made.check(1e-5, 1e-6)

@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-
 from sardonyx.model.packing import Packing
 
 from .float_harness import derived, machine_isas, packed, run, with_epilogue
@@ -15,7 +15,7 @@ ISAS = machine_isas()
 rng = np.random.default_rng(11)
 
 
-def values(*shape: int, dtype: object = np.float32) -> np.ndarray:
+def values(*shape: int, dtype: Any = np.float32) -> np.ndarray:
     return (rng.integers(-4, 5, shape) / 4).astype(dtype)  # sums are exact: results are compared bit for bit
 
 
@@ -57,8 +57,8 @@ def convolve_transposed(x: np.ndarray, w: np.ndarray, group: int, strides: Seque
     return total[(slice(None), slice(None), *(slice(p, p + o) for p, o in zip(pads, out, strict=True)))]
 
 
-def check(isa: str, x: np.ndarray, w: np.ndarray, group: int = 1, strides: Sequence[int] = (), dilations: Sequence[int] = (), pads: Sequence[int] = (), ends: Sequence[int] = (), transposed: bool = False,
-          epilogue: bool = False, form: str = "packed", extra: int = 0, dtype: object = np.float32, out_last: bool = True) -> None:
+def check(isa: str, x: np.ndarray, w: np.ndarray, group: int = 1, strides: Sequence[int] = (), dilations: Sequence[int] = (), pads: Sequence[int] = (), ends: Sequence[int] = (),
+          transposed: bool = False, epilogue: bool = False, form: str = "packed", extra: int = 0, dtype: Any = np.float32, out_last: bool = True) -> None:
     n = x.ndim - 2
     strides, dilations, pads = strides or [1] * n, dilations or [1] * n, pads or [0] * n
     ends = ends or pads

@@ -1,20 +1,26 @@
 """MATMUL in C against NumPy: ragged shapes, strides, storage types, packed and plain right-hand sides, every ISA of the machine, one and two threads."""
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
+from sardonyx.expr import Op, acc, leaf, unary
+from sardonyx.kernels import Kernel
 from sardonyx.model.packing import Packing
+from sardonyx.types import DType
 
-from .float_harness import machine_isas, packed, run, with_epilogue
+from .float_harness import View, machine_isas, packed, run, with_epilogue
+from .one_step import OneStep
 
 ISAS = machine_isas()
 rng = np.random.default_rng(7)
 
 
-def values(*shape: int, dtype: object = np.float32) -> np.ndarray:
+def values(*shape: int, dtype: Any = np.float32) -> np.ndarray:
     return (rng.integers(-8, 9, shape) / 4).astype(dtype)  # small multiples of 1/4: every sum below is exact, so results are compared bit for bit
 
 
-def check(isa: str, a: np.ndarray, b: np.ndarray, given: object = None, epilogue: bool = False, dtype: object = np.float32) -> None:
+def check(isa: str, a: np.ndarray, b: np.ndarray, given: View | None = None, epilogue: bool = False, dtype: Any = np.float32) -> None:
     wide = np.float64
     expected = np.matmul(a.astype(wide), b.astype(wide))
     expected = with_epilogue(expected) if epilogue else expected
@@ -119,3 +125,15 @@ def test_rounding_error_is_that_of_f32(isa: str) -> None:
         run("matmul", isa, [a[:rows], packed(b, Packing.MATRIX)], [y], [-1, -1])
         bound = np.abs(a[:rows].astype(np.float64)) @ np.abs(b.astype(np.float64)) * 2000 * 2.0**-24
         assert np.all(np.abs(y - a[:rows].astype(np.float64) @ b.astype(np.float64)) <= bound)
+
+
+def test_in_the_engine_with_an_epilogue() -> None:
+    """Random views, batches and storage types; bias, residual and a function follow the product while it is hot."""
+    for m, n, k in ((1, 70, 33), (13, 50, 20), (40, 33, 300), (3, 1, 5)):
+        for out in (DType.FLOAT, DType.FLOAT16, DType.DOUBLE):
+            made = OneStep(rng)
+            given = [made.operand(values(*shape, dtype=t), broadcast=False) for shape, t in (((2, 3, m, k), out.numpy), ((2, 3, k, n), out.numpy))]
+            leaves = [made.operand(values(2, 3, m, n, dtype=out.numpy)) for _ in range(2)]
+            y = unary(Op.ABS, acc(out) + leaf(0, out)) * leaf(1, out)
+            made.step(Kernel.MATMUL, [*given, *leaves], [made.result((2, 3, m, n), out)], {"zero_a": -1, "zero_b": -1}, [y], first_leaf=2)
+            made.check(1e-6, 1e-6)

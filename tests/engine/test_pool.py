@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def pooled(x: np.ndarray, op: int, kernel: Sequence[int], strides: Sequence[int]
 
 
 def check(isa: str, x: np.ndarray, op: int, kernel: Sequence[int], strides: Sequence[int] = (), dilations: Sequence[int] = (), pads: Sequence[int] = (), ends: Sequence[int] = (), over: int = 0,
-          include: int = 0, p: int = 2, order: int = 0, indices: bool = False, epilogue: bool = False, dtype: object = None) -> None:
+          include: int = 0, p: int = 2, order: int = 0, indices: bool = False, epilogue: bool = False, dtype: Any = None) -> None:
     n = x.ndim - 2
     strides, dilations, pads = strides or [1] * n, dilations or [1] * n, pads or [0] * n
     ends = ends or pads
@@ -76,7 +77,7 @@ def test_random(isa: str, op: int) -> None:
         pads, ends = ([int(rng.integers(0, k)) for k in kernel] for _ in range(2))
         x = rng.integers(-20, 20, (int(rng.integers(1, 3)), int(rng.integers(1, 40)), *space)).astype(np.float32)
         check(isa, x, op, kernel, strides, dilations, pads, ends, int(rng.integers(0, 2)), int(rng.integers(2)), int(rng.integers(1, 4)), int(rng.integers(2)), op == 0 and bool(rng.integers(2)),
-              bool(rng.integers(2)) and not (op == 2))
+              op != 2 and bool(rng.integers(2)))
 
 
 @pytest.mark.parametrize("isa", ISAS)
