@@ -141,13 +141,11 @@ SX_INLINE void output_tile(const int size, const float *from, int64_t plane, int
             SX_UNROLL for (int i = 0; i < size; i++) t[i][j] = made[i];
         }
         SX_UNROLL for (int i = 0; i < size; i++) {
-            if (i >= rows) break;
             backward(size, t[i], made);
             SX_UNROLL for (int j = 0; j < size; j++) {
-                if (j >= cols) break;
                 float *to = y + i * row + j * column + m;
-                if (count == SX_GW) sx_fstore(to, made[j]);
-                else sx_fstore_part(to, made[j], count);
+                if (i < rows && j < cols && count == SX_GW) sx_fstore(to, made[j]);
+                else if (i < rows && j < cols) sx_fstore_part(to, made[j], count);
             }
         }
     }
