@@ -21,7 +21,9 @@ import numpy as np
 from ..dim import bounds
 from ..errors import InvalidArgument, RuntimeException
 from ..graph import Tensor
+from ..kernels import Kernel
 from ..lowering import CannotLower
+from ..model.packing import Packing, pack, packed_shape
 from ..program import Home, Program
 from ..types import DType
 from .device.base import Buffer, Device, Dispatch, Pipeline
@@ -36,21 +38,45 @@ POOLED = 1 << 16
 CLEAR = np.full(1, 0xFFFFFFFF, np.uint32)
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a constant lies: plain, or packed for `group` groups (core/model/packing.py)."""
+
+    packing: Packing = Packing.NONE
+    group: int = 1
+
+    def bytes(self, tensor: Tensor) -> np.ndarray:
+        """What is uploaded."""
+        array = tensor.numpy()
+        if self.packing is not Packing.NONE:
+            array = pack(np.ascontiguousarray(array), self.packing, self.group).view(tensor.dtype.numpy)
+        return upload(array, tensor.dtype)
+
+    def count(self, tensor: Tensor) -> int:
+        """Elements of that."""
+        return tensor.size if self.packing is Packing.NONE else math.prod(packed_shape(self.packing, tensor.dtype.numpy.itemsize, tensor.shape, self.group))
+
+
 class Weights:
     """Constants on the device, each once a session."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self._held: dict[int, tuple[Tensor, Buffer]] = {}
+        self._held: dict[tuple[int, Form], tuple[Tensor, Buffer]] = {}
 
-    def get(self, tensor: Tensor) -> Buffer:
-        """The buffer of a constant, uploaded at the first call."""
-        if id(tensor) not in self._held:
-            data = upload(tensor.numpy(), tensor.dtype)
+    def get(self, tensor: Tensor, form: Form) -> Buffer:
+        """The buffer of a constant in a form, uploaded at the first call."""
+        key = id(tensor), form
+        if key not in self._held:
+            data = form.bytes(tensor)
             made = self.device.buffer(data.nbytes, label="a constant")
             self.device.write(made, data)
-            self._held[id(tensor)] = (tensor, made)
-        return self._held[id(tensor)][1]
+            self._held[key] = (tensor, made)
+        return self._held[key][1]
+
+    def buffers(self) -> set[int]:
+        """Identities of the buffers held here."""
+        return {id(made) for _, made in self._held.values()}
 
     def close(self) -> None:
         """Give the memory back."""
@@ -220,16 +246,18 @@ class WebGpuProgram:
 
     def _upload_constants(self, constants: Sequence[Tensor]) -> None:
         used = {key for b in self.built for key, _ in b.bindings}
+        forms = _forms(self.program)
         pools: dict[str, list[np.ndarray]] = {}
         for row, (home, at, _, _) in enumerate(self.program.buffers):
             if home != Home.DATA:
                 continue
-            pool = pool_of(constants[at])
+            form = forms.get(row, Form())
+            pool = pool_of(constants[at], form)
             if pool is not None and pool in used:
-                data = upload(constants[at].numpy(), constants[at].dtype).view(np.uint8)
+                data = form.bytes(constants[at]).view(np.uint8).reshape(-1)
                 pools.setdefault(pool, []).append(np.concatenate([data, np.zeros(-data.size % 16, np.uint8)]))
             elif pool is None and row in used:
-                self._fixed[row] = self._weights.get(constants[at])
+                self._fixed[row] = self._weights.get(constants[at], form)
         for pool, parts in pools.items():
             data = np.concatenate(parts)
             self._fixed[pool] = self.device.buffer(data.nbytes, label="small constants")
@@ -258,7 +286,7 @@ class WebGpuProgram:
         if self._closed:
             return
         self._closed = True
-        shared = {id(made) for _, made in self._weights._held.values()}
+        shared = self._weights.buffers()
         for made in [*self._fixed.values(), *self._slabs]:
             if made is not None and id(made) not in shared:
                 made.destroy()
@@ -271,11 +299,22 @@ class WebGpuProgram:
             self.close()
 
 
-def pool_of(tensor: Tensor) -> str | None:
+def pool_of(tensor: Tensor, form: Form) -> str | None:
     """The pool a small constant lies in; None for a large one."""
-    if tensor.size * word_bytes(tensor.dtype, True) > POOLED:
+    if form.count(tensor) * word_bytes(tensor.dtype, True) > POOLED:
         return None
     return f"pool {'u32 packed' if tensor.dtype in PACKED else word(tensor.dtype)}"
+
+
+def _forms(program: Program) -> dict[int, Form]:
+    """The forms of packed constants, by buffer row."""
+    found: dict[int, Form] = {}
+    for step in program.steps:
+        view = program.views[step.inputs[1]] if step.kind in (Kernel.MATMUL, Kernel.CONV) and step.inputs[1] >= 0 else None
+        if view is not None and view.packing:
+            group = program.sizes[step.params[1]][1] if step.kind is Kernel.CONV else 1
+            found[view.buffer] = Form(Packing(view.packing), group)
+    return found
 
 
 def _build(device: Device, program: Program, constants: Sequence[Tensor]) -> tuple[Sizes, int, list[list[Built]]]:
@@ -314,15 +353,17 @@ def _homes(program: Program, constants: Sequence[Tensor]) -> dict[int, Operand]:
     """Constants as operands of whole buffers: where they lie, and between which numbers."""
     homes: dict[int, Operand] = {}
     offsets: dict[str, int] = {}
+    forms = _forms(program)
     for row, (home, at, _, _) in enumerate(program.buffers):
         if home != Home.DATA:
             continue
         tensor = constants[at]
         low, high = constant_interval(tensor)
-        pool = pool_of(tensor)
+        form = forms.get(row, Form())
+        pool = pool_of(tensor, form)
         each = word_bytes(tensor.dtype, True)
         start = offsets.get(pool, 0) // each if pool is not None else 0
         homes[row] = Operand(pool if pool is not None else row, tensor.dtype, (), (), start, 0, True, low, high)
         if pool is not None:
-            offsets[pool] = offsets.get(pool, 0) + -(-tensor.size * each // 16) * 16
+            offsets[pool] = offsets.get(pool, 0) + -(-form.count(tensor) * each // 16) * 16
     return homes

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..graph import Model
-from ..lowering import CannotLower, KernelCall
+from ..lowering import CannotLower, KernelCall, View
 from ..plan.planner import Plan
 from ..providers.memory import memory_limit
 from ..providers.segmented import SegmentedExecutor
@@ -21,19 +21,19 @@ STRICT = "session.disable_cpu_ep_fallback"
 
 
 class Acceptance:
-    """Says of a node's kernel calls, in the graph's order, why they can not run here ("" where they can). The kernels themselves are asked: they are built and thrown away."""
+    """Says of a node's kernel calls and outputs, in the graph's order, why they can not run here ("" where they can). The kernels themselves are asked: they are built and thrown away."""
 
     def __init__(self, device: Device) -> None:
         self.context = Context(device.limits, device.adapter.is_cpu)
         self.steps = CallSteps(self.context.ranges)
 
-    def __call__(self, calls: Sequence[KernelCall]) -> str:
+    def __call__(self, calls: Sequence[KernelCall], outputs: Sequence[View]) -> str:
         try:
             for call in calls:
                 if call.kind is not None:
                     build(self.steps.step(call), self.context)
-                else:
-                    self.steps.operand(call.outputs[0])
+            for view in outputs:
+                self.steps.operand(view)
         except CannotLower as reason:
             return str(reason)
         return ""

@@ -16,7 +16,7 @@ from ..providers.interpreter.call import decode
 from ..types import DType
 from .kernels import Step
 from .wgsl.space import Operand
-from .wgsl.storage import INT32, PLAIN, UINT32, extent, interval
+from .wgsl.storage import INT32, PLAIN, UINT32, extent, interval, word
 
 #: How far from 0 the 64-bit integers of a program's inputs may lie, as a power of two: the first with which everything is proved to fit 32 bits is checked when inputs are uploaded.
 REACH = (31, 30, 28, 24, 20, 15)
@@ -136,6 +136,7 @@ class CallSteps:
         if view is None:
             return None
         base = root(view.buffer)
+        word(base.dtype)
         if base.dtype != view.dtype and not {base.dtype, view.dtype} <= PLAIN:
             raise CannotLower(f"memory is read as {base.dtype.text} and as {view.dtype.text}")
         steps = strides_of(view.buffer)

@@ -42,7 +42,7 @@ _ENTRIES = (
     Entry("OpenVINOExecutionProvider", aliases=("openvino",)), Entry("DnnlExecutionProvider", aliases=("dnnl",)), Entry("VitisAIExecutionProvider", aliases=("vitisai",)),
     Entry("QNNExecutionProvider", aliases=("qnn",)), Entry("NnapiExecutionProvider", aliases=("nnapi",)), Entry("VSINPUExecutionProvider", aliases=("vsinpu",)),
     Entry("JsExecutionProvider", aliases=("js",)), Entry("CoreMLExecutionProvider", aliases=("coreml",)), Entry("DmlExecutionProvider", aliases=("dml", "directml")),
-    Entry("RknpuExecutionProvider", aliases=("rknpu",)), Entry("WebNNExecutionProvider", aliases=("webnn",)), Entry("WebGpuExecutionProvider", aliases=("webgpu",)),
+    Entry("RknpuExecutionProvider", aliases=("rknpu",)), Entry("WebNNExecutionProvider", aliases=("webnn",)), Entry("WebGpuExecutionProvider", "sardonyx.webgpu.provider", "WebGpuProvider", ("webgpu",), "this installation of sardonyx has no WebGPU part; reinstall sardonyx"),
     Entry("XnnpackExecutionProvider", aliases=("xnnpack",)), Entry("CANNExecutionProvider", aliases=("cann",)), Entry("AzureExecutionProvider", aliases=("azure",)),
     Entry(REFERENCE, "sardonyx.providers.reference", "ReferenceProvider", ("reference",)),
     Entry(CPU, "sardonyx.providers.cpu", "CpuProvider", ("cpu",), "the C engine is not built in this version"),

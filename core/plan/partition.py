@@ -30,8 +30,8 @@ class Segment:
     reasons: dict[Node, str] = field(default_factory=dict)
 
 
-#: What a device says of a node's kernel calls: why it can not run them, or "". Asked of the nodes in the graph's order.
-Accepts = Callable[[Sequence[KernelCall]], str]
+#: What a device says of a node's kernel calls and the views of its outputs: why it can not run them, or "". Asked of the nodes in the graph's order.
+Accepts = Callable[[Sequence[KernelCall], Sequence[View]], str]
 
 
 def partition(graph: Graph, specs: Specs, accepts: Accepts | None = None) -> list[Segment]:
@@ -78,7 +78,7 @@ def host_nodes(graph: Graph, specs: Specs, accepts: Accepts | None = None) -> di
             del k.calls[kept:]
             reasons[node] = str(reason)
             continue
-        refused = accepts(k.calls[kept:]) if accepts is not None else ""
+        refused = accepts(k.calls[kept:], [views[v] for v in node.outputs if v is not None and v in views]) if accepts is not None else ""
         if refused:
             del k.calls[kept:]
             reasons[node] = f"{node.label}: {refused}"

@@ -9,6 +9,7 @@ from ...dim import Dim, Expr, bounds
 from ...expr import Compute, E, Op, compute_type, leaves, substitute
 from ...kernels import Kernel
 from ...lowering import CannotLower
+from ...model.packing import Packing
 from ..wgsl.expression import Emitter, Value, whole
 from ..wgsl.shader import INDEX, Built, Context, Shader
 from ..wgsl.space import Operand, Space, broadcast
@@ -51,6 +52,8 @@ class Step:
         return int(value)
 
 
+#: Packings (core/model/packing.py) that MatMul and Conv read.
+READ = frozenset({Packing.NONE, Packing.MATRIX, Packing.MATRIX_T, Packing.CONV, Packing.DEPTHWISE})
 KERNELS: dict[Kernel, Callable[[Step, Context], list[Built]]] = {}
 
 
@@ -68,8 +71,8 @@ def build(step: Step, context: Context) -> list[Built]:
     if found is None:
         raise CannotLower(f"there is no WGSL for {step.kind.name.lower()} kernels")
     for operand in (*step.inputs, *step.outputs):
-        if operand is not None and operand.packing:
-            raise CannotLower("packed weights are not read by this version's WGSL")
+        if operand is not None and operand.packing not in READ:
+            raise CannotLower(f"weights of packing {operand.packing} are not read by this version's WGSL")
     context.label = f"{step.kind.name.lower()} of {step.label}"
     return found(step, context)
 

@@ -2,16 +2,18 @@
 nothing is unfolded in memory. Transposed convolutions gather: an output position asks which input positions reach it."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ...dim import Dim
+from ...dim import Dim, ceildiv
+from ...dim import product as _product
 from ...kernels import Kernel
 from ...lowering import CannotLower
+from ...model.packing import PANEL, Packing
 from ..wgsl.shader import Built, Context, Shader
 from ..wgsl.space import Operand, Space, broadcast
 from .base import Step, elements, kernel
-from .gemm import Product, as_sum, multiply
+from .gemm import Panels, Product, Side, as_sum, multiply
 
 
 @dataclass
@@ -100,7 +102,7 @@ def product_of(step: Step) -> Product:
     channels = out.dims[1] // group
     depth = x.dims[1] // group
     strides = [broadcast(o, out.dims) for o in (out, *(step.there(i) for i in by_position))]
-    batch = Space.of([group], [*([s[1] * channels] for s in strides), [x.strides[1] * depth], [w.strides[0] * (depth if transposed else channels)]])
+    batch = Space.of([group], [*([s[1] * channels] for s in strides), [x.strides[1] * depth], [_group_stride(w, depth, channels, transposed)]])
     kept = [0, *range(2, out.rank)]
     rows = Space.of([out.dims[a] for a in kept], [[s[a] for a in kept] for s in strides], ordered=True)
     columns = Space.of([channels], [[s[1]] for s in strides])
@@ -110,5 +112,19 @@ def product_of(step: Step) -> Product:
         raise CannotLower("zero points a channel of a grouped convolution")
     taps = list(w.dims[2:])
     window = Window(x, [out.dims[a] for a in kept], step.params, transposed, zero_x)
-    weights = Weights(w, 1 if transposed else 0, zero_w, per_channel)
+    weights: Side = Panels(w, taps, _product(taps) * depth, depth) if w.packing == Packing.CONV else Weights(_depthwise(w) if w.packing else w, 1 if transposed else 0, zero_w, per_channel)
     return Product(step, by_position, (batch, rows, columns), window, weights, taps, depth)
+
+
+def _group_stride(w: Operand, depth: Dim, channels: Dim, transposed: bool) -> Dim:
+    """How far apart the weights of two groups lie."""
+    if w.packing == Packing.CONV:
+        return ceildiv(channels, PANEL) * PANEL * _product(w.dims[2:]) * depth
+    return channels if w.packing else w.strides[0] * (depth if transposed else channels)
+
+
+def _depthwise(w: Operand) -> Operand:
+    """Packed [kernel][C] as strides of W[C, 1, kernel…]."""
+    count = w.dims[0]
+    steps = [count * _product(w.dims[3 + i:]) for i in range(w.rank - 2)]
+    return replace(w, strides=(1, 0, *steps))

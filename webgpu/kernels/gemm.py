@@ -14,6 +14,7 @@ from typing import Protocol
 
 from ...dim import Dim
 from ...expr import Compute, Op, cast, compute_type, leaf, substitute
+from ...model.packing import PANEL
 from ...types import DType
 from ..wgsl.expression import Value, fit, real, whole
 from ..wgsl.shader import Built, Context, Shader, TooManyBindings
@@ -65,6 +66,32 @@ class Lines:
         """See `Side`."""
         text = as_sum(s, s.load(self.operand, s.let(f"{line[0]} + {k} * {s.size(self.step)}")))
         return f"({text} - {line[1]})" if len(line) > 1 else text
+
+
+@dataclass
+class Panels:
+    """Packed weights (core/model/packing.py): [groups][columns / 16][depth][16]. Four neighbouring columns lie side by side; `depth`: the whole sum, `inner`: elements of a tap, which come
+    one tap after another. The batch is the group."""
+
+    operand: Operand
+    taps: Sequence[Dim]
+    depth: Dim
+    inner: Dim
+
+    def line(self, s: Shader, batch: str, number: str) -> list[str]:
+        """See `Side`."""
+        return [s.let(f"{batch} + ({number} >> 4u) * {s.size(self.depth * PANEL)} + ({number} & 15)")]
+
+    def tap(self, s: Shader, line: list[str], kernel: list[str]) -> list[str]:
+        """See `Side`."""
+        number = kernel[0]
+        for size, k in zip(self.taps[1:], kernel[1:], strict=True):
+            number = f"({number} * {s.size(size)} + {k})"
+        return [s.let(f"{line[0]} + {number} * {s.size(self.inner * PANEL)}")]
+
+    def read(self, s: Shader, line: list[str], k: str) -> str:
+        """See `Side`."""
+        return as_sum(s, s.load(self.operand, s.let(f"{line[0]} + {k} * {PANEL}")))
 
 
 def as_sum(s: Shader, value: Value) -> str:

@@ -6,7 +6,7 @@ from ...lowering import CannotLower
 from ..wgsl.shader import Built, Context
 from ..wgsl.space import Operand, Space, broadcast
 from .base import Step, elements, kernel
-from .gemm import Lines, Product, multiply
+from .gemm import Lines, Panels, Product, Side, multiply
 
 
 @kernel(Kernel.MATMUL)
@@ -28,7 +28,7 @@ def product_of(step: Step) -> Product:
     rows = Space.of([out.dims[-2]], [[s[-2]] for s in strides])
     columns = Space.of([out.dims[-1]], [[s[-1]] for s in strides])
     left = Lines(a, a.strides[-2], a.strides[-1], _zero(step, "zero_a"))
-    right = Lines(b, b.strides[-1], b.strides[-2], _zero(step, "zero_b"))
+    right: Side = Panels(b, (), a.dims[-1], a.dims[-1]) if b.packing else Lines(b, b.strides[-1], b.strides[-2], _zero(step, "zero_b"))
     return Product(step, by_position, (batch, rows, columns), left, right, (), a.dims[-1])
 
 

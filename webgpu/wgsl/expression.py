@@ -140,7 +140,7 @@ class Emitter:
             a, b = _together(args, op)
             return Value(f"{op.name.lower()}({a.text}, {b.text})", a.rep, low, high)
         if op is Op.SHR:
-            a, n = args[0], _as(args[1], "u32", "a shift")
+            a, n = args[0], _places(args[1])
             if not a.exact:
                 raise _too_wide("a shift to the right", a)
             return Value(f"{a.text} >> min({n.text}, 31u)" if a.rep == "i32" else f"select({a.text} >> ({n.text} & 31u), 0u, {n.text} > 31u)", a.rep, low, high)
@@ -225,11 +225,18 @@ def _ring(op: Op, args: list[Value]) -> Value:
     elif op is Op.FMA:
         text = f"{a} * {_bits(args[1], 'i32')} + {_bits(args[2], 'i32')}"
     elif op is Op.SHL:
-        n = _as(args[1], "u32", "a shift").text
+        n = _places(args[1]).text
         text = f"select({a} << ({n} & 31u), 0i, {n} > 31u)"
     else:
         text = f"{a} {_RING[op]} {_bits(args[1], 'i32')}"
     return Value(text, "i32", 0, 0)
+
+
+def _places(value: Value) -> Value:
+    """How far to shift, as u32: a negative number shifts everything out."""
+    if not value.exact:
+        raise _too_wide("a shift", value)
+    return replace(value, text=_bits(value, "u32"), rep="u32")
 
 
 def _interval(op: Op, args: list[Value]) -> tuple[float, float]:
