@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from ..expr import E, Op, binary, unary
+from ..lowering import Lowering, View
 from . import lookup
 from .activation import Gelu as OnnxGelu
 from .activation import sigmoid
 from .common import broadcast_shapes, broadcasting, like, same_type
 from .conv import Conv
 from .linalg import Gemm, MatMul
+from .maps import elementwise
 from .numeric import rounded
 from .precision import matmul, widened
 from .registry import Ints, Operator, Spec, operator, require
@@ -151,3 +154,59 @@ def _(X: Spec, W: Spec, B: Spec | None = None, Z: Spec | None = None, *, activat
     if Z is not None:
         broadcast_shapes(made.shape, Z.shape)
     return Spec(same_type(X, W, B, Z), made.shape)
+
+
+# -- lowering: the standard operators' rules, composed ----------------------------------------------------------------------------------------------
+
+def _gelu(x: E) -> E:
+    return 0.5 * x * (1 + unary(Op.ERF, x * 0.7071067811865476))
+
+
+def _fast_gelu(x: E) -> E:
+    return 0.5 * x * (1 + unary(Op.TANH, 0.7978845608028654 * (x + 0.044715 * x * x * x)))
+
+
+Gelu.lower(elementwise(_gelu))
+QuickGelu.lower(elementwise(lambda x, alpha=1.702: x * unary(Op.SIGMOID, x * alpha)))
+BiasGelu.lower(elementwise(lambda a, b: _gelu(a + b)))
+FastGelu.lower(elementwise(lambda x, *bias: _fast_gelu(x + bias[0] if bias else x)))
+
+
+@FusedMatMul.lower
+@TransposeMatMul.lower
+def _(k: Lowering, A: View, B: View, *, alpha: float = 1.0, transA: int = 0, transB: int = 0, transBatchA: int = 0, transBatchB: int = 0, out: Spec) -> View:
+    left, right = A.permute(_rotation(A.rank, transBatchA, transA)), B.permute(_rotation(B.rank, transBatchB, transB))
+    assert MatMul.lowering is not None
+    made: View = MatMul.lowering(k, left, right, out=out)
+    return made if alpha == 1 else k.map(lambda x: x * alpha, made, dtype=A.dtype)
+
+
+def activated(k: Lowering, x: View, name: str | None, attributes: dict[str, Any], out: Spec) -> View:
+    """The activation a fused operator names, of x."""
+    function = _activation(name)
+    if function is None:
+        return x
+    if function.name == "Clip":
+        low, high = (k.constant(np.asarray(attributes[n], x.dtype.numpy), x.dtype) for n in ("min", "max"))
+        return k.map(lambda v, a, b: binary(Op.MIN, binary(Op.MAX, v, a), b), x, low, high, dtype=x.dtype)
+    assert function.lowering is not None
+    made: View = function.lowering(k, x, **{n: v for n, v in attributes.items() if v is not None and n in function.attributes}, out=out)
+    return made
+
+
+@FusedGemm.lower
+def _(k: Lowering, A: View, B: View, C: View | None = None, *, activation: str | None = None, activation_alpha: float | None = None, activation_beta: float | None = None,
+      activation_gamma: float | None = None, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0, out: Spec) -> View:
+    assert Gemm.lowering is not None
+    made = Gemm.lowering(k, A, B, C, alpha=alpha, beta=beta, transA=transA, transB=transB, out=out)
+    return activated(k, made, activation, {"alpha": activation_alpha, "beta": activation_beta, "gamma": activation_gamma}, out)
+
+
+@FusedConv.lower
+def _(k: Lowering, X: View, W: View, B: View | None = None, Z: View | None = None, *, activation: str | None = None, activation_params: Sequence[float] | None = None,
+      out: Spec, **attributes: Any) -> View:
+    assert Conv.lowering is not None
+    made = Conv.lowering(k, X, W, B, **attributes, out=out)
+    if Z is not None:
+        made = k.map(lambda x, z: x + z, made, Z, dtype=X.dtype, shape=out.shape)
+    return activated(k, made, activation, dict(zip(ACTIVATIONS[activation], activation_params or (), strict=False)) if activation else {}, out)

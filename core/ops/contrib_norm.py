@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from ..dim import Dim
+from ..expr import Compute, E, Op, binary, const, select
+from ..lowering import CannotLower, Lowering, View
 from ..types import DType
 from .common import broadcast_shapes, fresh_shape, same_type
 from .contrib_common import needed
-from .norm import LayerNormalization
+from .gather import gathered
+from .norm import LayerNormalization, normalized
 from .norm import SimplifiedLayerNormalization as OnnxSimplifiedLayerNormalization
 from .precision import widened
 from .registry import Spec, operator, require
@@ -97,3 +101,62 @@ def _(input_ids: Spec, segment_ids: Spec | None = None, word_embedding: Spec | N
     hidden = fresh_shape(1)[0] if hidden is None else hidden  # type: ignore[index]
     shape = (*ids, hidden)  # type: ignore[misc]
     return Spec(dtype, shape), Spec(DType.INT32, shape[:1]), Spec(dtype, shape)
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+SimplifiedLayerNormalization.lower(OnnxSimplifiedLayerNormalization.lowering)  # type: ignore[arg-type]
+
+
+def _wide(dtype: DType) -> DType:
+    if dtype is DType.DOUBLE:
+        raise CannotLower("statistics of doubles in float")
+    return DType.FLOAT
+
+
+def _skip_rule(mode: int) -> Any:
+    """A lowering rule: the sum as a Map, then NORM of it in the given mode."""
+    def rule(k: Lowering, input: View, skip: View, gamma: View, *rest: View | None, epsilon: float = 1e-12, out: Any) -> tuple[View | None, ...]:
+        beta, bias = (*rest, None, None)[:2] if mode == 0 else (None, (*rest, None)[0])
+        wanted = [spec is not None for spec in out] if isinstance(out, list) else [True]
+        total = k.map(lambda a, b, *c: _sum(a, b, *c), input, skip, *([] if bias is None else [bias]), dtype=_wide(input.dtype), shape=input.shape)
+        made = normalized(k, total, gamma, beta, mode, input.rank - 1, epsilon, input.dtype, DType.FLOAT, any(wanted[1:3]))
+        statistics: tuple[View | None, ...] = made[1:] or (None, None)
+        if mode == 1 and len(made) > 1:
+            statistics = (k.constant(np.zeros((), np.float32)).expand(made[2].shape), made[2])
+        residual = total if total.dtype is input.dtype else k.map(lambda x: x, total, dtype=input.dtype)
+        return made[0], *statistics, residual
+    return rule
+
+
+def _sum(a: E, b: E, *rest: E) -> E:
+    total = a + b
+    for x in rest:
+        total = total + x
+    return total
+
+
+SkipLayerNormalization.lower(_skip_rule(0))
+SkipSimplifiedLayerNormalization.lower(_skip_rule(1))
+
+
+@EmbedLayerNormalization.lower
+def _(k: Lowering, input_ids: View, segment_ids: View | None = None, word_embedding: View | None = None, position_embedding: View | None = None, segment_embedding: View | None = None,
+      gamma: View | None = None, beta: View | None = None, mask: View | None = None, position_ids: View | None = None, *, epsilon: float = 1e-12, mask_index_type: int | None = None,
+      out: Any) -> tuple[View, View, View]:
+    assert word_embedding is not None and position_embedding is not None and gamma is not None
+    shape: tuple[Dim, ...] = (*input_ids.shape, word_embedding.shape[1])
+    parts = [gathered(k, word_embedding, input_ids, 0, 0, shape)]
+    if position_ids is None:
+        parts.append(position_embedding.slice(0, 0, shape[1]).unsqueeze(0))
+    else:
+        parts.append(gathered(k, position_embedding, position_ids, 0, 0, (*position_ids.shape, shape[2])))
+    if segment_embedding is not None and segment_ids is not None:
+        parts.append(gathered(k, segment_embedding, segment_ids, 0, 0, shape))
+    total = k.map(_sum, *parts, dtype=_wide(gamma.dtype), shape=shape)
+    (y,) = normalized(k, total, gamma, beta, 0, 2, epsilon, gamma.dtype, DType.FLOAT)
+    if mask is None:
+        kept = k.constant(np.zeros((), np.int32)).expand(shape[:1])
+    else:
+        kept = k.reduce(0, mask, (1,), DType.INT32, lambda m: select(binary(Op.EQ, m, 1), const(1, Compute.I32), const(0, Compute.I32))).squeeze(1)
+    return y, kept, total if total.dtype is gamma.dtype else k.map(lambda x: x, total, dtype=gamma.dtype)

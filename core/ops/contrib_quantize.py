@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from ..dim import Dim, ceildiv
+from ..expr import Compute, E, Op, cast, unary
+from ..lowering import Lowering, View
 from ..types import DType
 from .common import check_equal, normalize_axis, same_type
 from .contrib_common import ruled, sizes
 from .precision import matmul, widened
 from .quantize import DequantizeLinear as OnnxDequantizeLinear
-from .quantize import DynamicQuantizeLinear, MatMulInteger, integer_matmul, matmul_shape, requantize
+from .quantize import DynamicQuantizeLinear, MatMulInteger, integer_matmul, integer_product, matmul_shape, quantized, requantize
 from .quantize import QuantizeLinear as OnnxQuantizeLinear
 from .registry import Spec, operator, require
 
@@ -209,3 +211,52 @@ def _(data: Spec, indices: Spec, scales: Spec, zero_points: Spec | None = None, 
         require(len(scales.shape) == len(rows), f"scales {scales} must have the rank of data {data}")
         check_equal(scales.shape[along], ceildiv(rows[along], block_size), f"scales {scales} do not fit data {data} with block_size {block_size}")
     return Spec(scales.dtype, (*rows[:axis], *indices.shape, *rows[axis + 1:]))
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+QuantizeLinear.lower(OnnxQuantizeLinear.lowering)  # type: ignore[arg-type]
+DequantizeLinear.lower(OnnxDequantizeLinear.lowering)  # type: ignore[arg-type]
+
+
+def _plain(k: Lowering, view: View) -> View:
+    """A parameter of one element as a scalar, so that it broadcasts to anything."""
+    return k.reshape(view, ()) if all(d == 1 for d in view.shape) else view
+
+
+@MatMulIntegerToFloat.lower
+def _(k: Lowering, A: View, B: View, a_scale: View, b_scale: View, a_zero_point: View | None = None, b_zero_point: View | None = None, bias: View | None = None, *, out: Spec) -> View:
+    assert out.dtype is not None
+    if B.rank > 2 and b_scale.rank == B.rank - 1:
+        b_scale = b_scale.unsqueeze(b_scale.rank - 1)
+
+    def scaled(total: E, a: E, b: E, *rest: E) -> E:
+        y = cast(total, Compute.F32) * (cast(a, Compute.F32) * cast(b, Compute.F32))
+        return y + cast(rest[0], Compute.F32) if rest else y
+    leaves = [_plain(k, a_scale), _plain(k, b_scale), *([] if bias is None else [bias])]
+    return integer_product(k, A, B, None if a_zero_point is None else _plain(k, a_zero_point), b_zero_point, out.shape or (), out.dtype, scaled, leaves)
+
+
+@DynamicQuantizeMatMul.lower
+def _(k: Lowering, A: View, B: View, b_scale: View, b_zero_point: View | None = None, bias: View | None = None, *, out: Spec) -> View:
+    assert DynamicQuantizeLinear.lowering is not None and MatMulIntegerToFloat.lowering is not None
+    whole, scale, zero = DynamicQuantizeLinear.lowering(k, A, out=None)
+    made: View = MatMulIntegerToFloat.lowering(k, whole, B, scale, b_scale, zero, b_zero_point, bias, out=out)
+    return made
+
+
+@QGemm.lower
+def _(k: Lowering, A: View, a_scale: View, a_zero_point: View, B: View, b_scale: View, b_zero_point: View, C: View | None = None, y_scale: View | None = None,
+      y_zero_point: View | None = None, *, alpha: float = 1.0, transA: int = 0, transB: int = 0, out: Spec) -> View:
+    assert out.dtype is not None
+    dtype = out.dtype
+
+    def finished(total: E, a: E, b: E, *rest: E) -> E:
+        left = list(rest)
+        total = total + left.pop(0) if C is not None else total
+        scale = a * alpha * b
+        if y_scale is None:
+            return cast(total, Compute.F32) * scale
+        return quantized(unary(Op.ROUND, cast(total, Compute.F32) * (scale / left[0])) + cast(left[1], Compute.F32), dtype)
+    leaves = [_plain(k, v) for v in (a_scale, b_scale)] + [v for v in (C,) if v is not None] + [_plain(k, v) for v in (y_scale, y_zero_point) if v is not None]
+    return integer_product(k, A.permute((1, 0)) if transA else A, B.permute((1, 0)) if transB else B, _plain(k, a_zero_point), _plain(k, b_zero_point), out.shape or (), dtype, finished, leaves)

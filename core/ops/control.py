@@ -16,6 +16,7 @@ import numpy as np
 from ..dim import Dim, dim_max, fresh
 from ..errors import InvalidGraph
 from ..graph import Graph, Value
+from ..lowering import CannotLower, Lowering, View
 from ..types import DType, SequenceType, ValueType
 from .common import normalize_axis
 from .registry import Context, Spec, operator, require
@@ -257,3 +258,10 @@ def _scanned(element: Spec, count: Dim, axis: int, outer: set[str]) -> Spec:
     return Spec(element.dtype, tuple(shape))
 
 
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+@If.lower
+def _(k: Lowering, cond: View, *, then_branch: Graph, else_branch: Graph, out: Any) -> tuple[View, ...]:
+    if cond.value is None:
+        raise CannotLower("a condition that only the run knows")
+    return tuple(k.inline(then_branch if _truth(np.asarray(cond.value)) else else_branch, []))

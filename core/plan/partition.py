@@ -90,7 +90,7 @@ def host_nodes(graph: Graph, specs: Specs, accepts: Accepts | None = None) -> di
 
 #: Names of the operator inputs whose values decide sizes and axes: what lowering rules ask numbers of.
 DECIDING = frozenset({"axes", "axis", "shape", "starts", "ends", "steps", "repeats", "split", "pads", "K", "depth", "sizes", "scales", "roi", "size", "image_shape", "block_shape", "output_shape",
-                      "start", "limit", "delta", "dft_length", "frame_step", "frame_length"})
+                      "start", "limit", "delta", "dft_length", "frame_step", "frame_length", "cond"})
 
 
 def deciding_inputs(graph: Graph, specs: Specs, reasons: Mapping[Node, str]) -> list[Value]:
