@@ -86,8 +86,11 @@ def lower_node(k: Lowering, node: Node, views: dict[Value, View], specs: Specs) 
     arguments: dict[str, Any] = attribute_arguments(node, operator)
     if "n_outputs" in operator.lowering_wants:
         arguments["n_outputs"] = len(node.outputs)
+    nested = next(node.subgraphs(), None) is not None   # inlined: its own nodes answer for their types and sizes
     for value in wanted:
         spec = specs[value]
+        if nested:
+            continue
         if spec.dtype is None or spec.shape is None:
             raise CannotLower(f"{node.label}: the type of '{value.name}' is not known before the model runs ({spec})")
         if _own_sizes(spec, inputs):                                                                      # 5

@@ -6,7 +6,7 @@ Rules
    for that value; where both know and disagree on dtype, the model is wrong (InvalidGraph); on sizes the rule wins.
 3. Values: a `values` rule if the operator has one; else the body runs, on plain arrays where every input value is numeric, on object arrays
    of Dims where the operator is `symbolic`; only where every output is known to have at most MAX_KNOWN elements and no more is made on the way.
-   Values of inputs that a run gives (`given`) are used too, but what follows from them is computed here only where it is integers or bools: the rest is the run's work.
+   Values of inputs that a run gives are used too, but what follows from them is computed here only where it is integers or bools: the rest is the run's work.
 4. Nested graphs: rules of If, Loop and Scan call `infer(graph, input specs)`.
 """
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dim import MAX_BITS, Expr, Undecidable, as_exact, fresh_scope, product
+from ..dim import MAX_BITS, Expr, Symbol, Undecidable, as_exact, fresh_scope, product, substitute
 from ..errors import InvalidGraph, SardonyxError
 from ..graph import Graph, Model, Node, Tensor, Value
 from ..ops import Operator, Spec, lookup
@@ -35,22 +35,29 @@ _BOUNDED = frozenset({"activation", "cast", "create", "elementwise", "gather", "
 
 
 class GivenSpecs(dict[Value, Spec]):
-    """Specs of a graph some of whose inputs have given values. They hold for some runs only: no type is recorded in the graph. `derived`: what follows from the given values."""
+    """Specs of a graph some of whose inputs have given values or shapes. They hold for some runs only: no type is recorded in the graph.
+    `derived`: what follows from the given values; `sizes`: the numbers of the symbols the given shapes bind."""
 
-    def __init__(self, given: Mapping[Value, np.ndarray]) -> None:
+    def __init__(self, values: Mapping[Value, np.ndarray], shapes: Mapping[Value, tuple[int, ...]]) -> None:
         super().__init__()
-        self.given, self.derived = given, set(given)
+        self.values_given, self.shapes_given, self.derived = values, shapes, set(values)
+        self.sizes = {str(said): size for value, shape in shapes.items() for said, size in zip(value.shape or (), shape, strict=False) if isinstance(said, Expr) and _one_symbol(said)}
+
+    def input_spec(self, value: Value) -> Spec:
+        """The Spec of a graph input."""
+        spec = input_spec(value)
+        if value in self.values_given:
+            return Spec(spec.dtype, self.values_given[value].shape, self.values_given[value])
+        return spec.with_shape(self.shapes_given[value]) if value in self.shapes_given else spec
 
 
-def infer_shapes(model: Model | Graph, given: Mapping[Value, np.ndarray] | None = None) -> Specs:
+def infer_shapes(model: Model | Graph, values: Mapping[Value, np.ndarray] | None = None, shapes: Mapping[Value, tuple[int, ...]] | None = None) -> Specs:
     """Infer and record `value.type` for every value; returns the Specs, known values included. Raises InvalidGraph naming the node.
-    With values `given` for some inputs (at most MAX_KNOWN elements each) nothing is recorded."""
+    With given `values` (at most MAX_KNOWN elements each) or `shapes` of some inputs nothing is recorded."""
     graph = model.graph if isinstance(model, Model) else model
-    specs: Specs = {} if given is None else GivenSpecs(given)
+    specs: Specs = {} if values is None and shapes is None else GivenSpecs(values or {}, shapes or {})
     for value in graph.inputs:
-        specs[value] = input_spec(value)
-        if given is not None and value in given:
-            specs[value] = Spec(specs[value].dtype, given[value].shape, given[value])
+        specs[value] = specs.input_spec(value) if isinstance(specs, GivenSpecs) else input_spec(value)
     _infer_graph(graph, specs)
     return specs
 
@@ -142,9 +149,11 @@ def infer_node(node: Node, specs: Specs) -> None:
 
 
 def _record(value: Value, spec: Spec, specs: Specs) -> None:
-    specs[value] = spec
     if not isinstance(specs, GivenSpecs):
         value.type = spec.as_type
+    elif specs.sizes and spec.shape is not None:  # declared types speak of symbols that are numbers here
+        spec = Spec(spec.dtype, tuple(substitute(d, specs.sizes) for d in spec.shape), spec.value)
+    specs[value] = spec
 
 
 def rule_specs(node: Node, specs: Specs) -> list[Spec]:
@@ -225,7 +234,11 @@ def _merge_declared(node: Node, value: Value | None, spec: Spec) -> Spec:
 
 def _anonymous(size: Any) -> bool:
     """True for a size that is nothing but one anonymous symbol."""
-    return isinstance(size, Expr) and str(size).startswith("?") and len(size.terms) == 1 and len(size.terms[0][0]) == 1 and size.terms[0][1] == 1
+    return isinstance(size, Expr) and str(size).startswith("?") and _one_symbol(size)
+
+
+def _one_symbol(size: Expr) -> bool:
+    return len(size.terms) == 1 and len(size.terms[0][0]) == 1 and size.terms[0][1] == 1 and isinstance(size.terms[0][0][0], Symbol)
 
 
 def _known_values(node: Node, operator: Operator, inputs: Sequence[Spec | None], arguments: dict[str, Any], outputs: Sequence[Spec]) -> list[Any] | None:

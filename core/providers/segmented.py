@@ -70,11 +70,11 @@ class ProgramSegment:
 
 
 class Division:
-    """A graph divided into segments with what runs them, for given values of some inputs (none: for every run)."""
+    """A graph divided into segments with what runs them, for given values and shapes of some inputs (none: for every run)."""
 
-    def __init__(self, model: Model, make: Callable[[Plan], Runner], limit: int | None, given: Mapping[Value, np.ndarray] | None = None,
-                 accepts: Callable[[], Accepts] | None = None) -> None:
-        self.specs = infer_shapes(model, given)
+    def __init__(self, model: Model, make: Callable[[Plan], Runner], limit: int | None, values: Mapping[Value, np.ndarray] | None = None,
+                 shapes: Mapping[Value, tuple[int, ...]] | None = None, accepts: Callable[[], Accepts] | None = None) -> None:
+        self.specs = infer_shapes(model, values, shapes)
         self.segments = partition(model.graph, self.specs, accepts() if accepts is not None else None)
         self.parts: list[ProgramSegment | Compiled] = [
             Compiled(Graph(f"{model.graph.name}.{i}", s.inputs, s.outputs, s.nodes), limit) if s.host else ProgramSegment(s, self.specs, model.symbols, make, limit)
@@ -87,23 +87,26 @@ class Division:
         return {n: why for n, why in self.host.items() if not why.startswith("shape arithmetic")}
 
 
-#: How many values of deciding inputs are planned for; a model fed yet more runs the nodes concerned on the host.
+#: How many values and shapes of deciding inputs are planned for; a model fed yet more runs the nodes concerned on the host.
 VALUES = 16
 
 
 class SegmentedExecutor:
     """A model on programs where it can be, on NumPy bodies where not. `strict` refuses the latter, shape arithmetic excepted.
 
-    Where small inputs decide sizes or axes (Slice's starts, Range's limit), the graph is divided and planned again for each of their values."""
+    Where small inputs decide sizes or axes (Slice's starts, Range's limit), the graph is divided and planned again for each of their values; where nodes have kernels only for
+    known sizes (an If that asks for a size), for each set of the inputs' shapes."""
 
     def __init__(self, model: Model, name: str, make: Callable[[Plan], Runner], *, strict: bool = False, limit: int | None = None,
                  accepts: Callable[[], Accepts] | None = None) -> None:
         self.model, self.name, self.make, self.strict, self.limit, self.accepts = model, name, make, strict, limit, accepts
         self.general = self.latest = Division(model, make, limit, accepts=accepts)
         self.deciding = deciding_inputs(model.graph, self.general.specs, self.general.fallbacks)
+        symbolic = [v for v in model.graph.inputs if any(symbols(d) for d in self.general.specs[v].shape or ())]
+        self.shaped = symbolic if self.general.fallbacks else []
         self.divisions: dict[Any, Division] = {}
         self.lock = threading.Lock()
-        if not self.deciding:
+        if not self.deciding and not self.shaped:
             self._check(self.general)
 
     def _check(self, division: Division) -> None:
@@ -113,18 +116,29 @@ class SegmentedExecutor:
             raise EPFail(f"fallback refused: {node.label} ({node.operator}) would run on NumPy: {why}{more}")
 
     def _division(self, values: Mapping[Value, Any]) -> Division:
-        """The division for this run's values of the deciding inputs."""
-        given = {v: values[v] for v in self.deciding}
-        if not given or any(a.size > MAX_KNOWN for a in given.values()):
+        """The division for this run's values and shapes of the inputs that decide."""
+        given = {v: values[v] for v in self.deciding if values[v].size <= MAX_KNOWN}
+        shapes = {v: values[v].shape for v in self.shaped}
+        if not given and not shapes:
+            self._check(self.general)
             return self.general
-        key = tuple((a.shape, a.tobytes()) for a in given.values())
+        key = (tuple((a.shape, a.tobytes()) for a in given.values()), tuple(shapes.values()))
         with self.lock:
             found = self.divisions.get(key)
             if found is None and len(self.divisions) < VALUES:
-                found = self.divisions[key] = Division(self.model, self.make, self.limit, given, self.accepts)
+                found = self.divisions[key] = self._divide(given, shapes)
         found = found or self.general
         self._check(found)
         return found
+
+    def _divide(self, values: Mapping[Value, np.ndarray], shapes: Mapping[Value, tuple[int, ...]]) -> Division:
+        """The division for these values and shapes; shapes are looked at no more where they win nothing."""
+        made = Division(self.model, self.make, self.limit, values, shapes, self.accepts)
+        if shapes:
+            without = Division(self.model, self.make, self.limit, values, None, self.accepts) if values else self.general
+            if len(made.fallbacks) >= len(without.fallbacks):
+                self.shaped, made = [], without
+        return made
 
     def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
         """See `Executor.run`."""
