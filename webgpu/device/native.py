@@ -229,13 +229,13 @@ def _first_line(error: Exception) -> str:
 
 
 def _complaint(error: Exception, source: str) -> str:
-    """The compiler's message with the WGSL line it means."""
+    """The compiler's message without its drawing, and the WGSL line it means."""
     text = str(error)
-    at = text.partition("wgsl:")[2]
-    number = int(at.split(":")[0]) if at and at.split(":")[0].isdigit() else 0
+    said = " ".join(line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] not in "┌│=0123456789" and not line.strip().startswith(("Validation Error", "Caused by", "In wgpu")))
+    at = text.partition("wgsl:")[2].partition(":")[0]
     lines = source.split("\n")
-    line = f"; line {number}: {lines[number - 1].strip()[:200]}" if 0 < number <= len(lines) else ""
-    return _first_line(error) + line
+    line = f"; line {at}: {lines[int(at) - 1].strip()[:200]}" if at.isdigit() and 0 < int(at) <= len(lines) else ""
+    return (said or _first_line(error))[:400] + line
 
 
 __all__ = ["DeviceError", "NativeDevice"]

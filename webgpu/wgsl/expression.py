@@ -275,6 +275,8 @@ def _interval(op: Op, args: list[Value]) -> tuple[float, float]:
         if a.low >= 0 and b.low >= 0:
             most = (1 << max(int(a.high), int(b.high)).bit_length()) - 1
             return 0, (min(a.high, b.high) if op is Op.AND else most)
+        if op is Op.AND and (a.low >= 0 or b.low >= 0):
+            return 0, a.high if a.low >= 0 else b.high
         bits = max(int(abs(v)).bit_length() for v in (a.low, a.high, b.low, b.high))
         return -(1 << bits), (1 << bits) - 1
     if op is Op.SHL:

@@ -1,0 +1,330 @@
+"""Every kernel kind against the NumPy interpreter: random, ragged and empty shapes, special values, barrier-free and workgroup variants."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sardonyx.errors import RuntimeException
+from sardonyx.expr import Compute, E, Op, acc, binary, cast, leaf, unary
+from sardonyx.kernels import Kernel
+from sardonyx.lowering import Lowering, View
+from sardonyx.types import DType
+
+from .programs import agree, both
+
+RNG = np.random.default_rng(7)
+
+
+def f(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def out(k: Lowering, dtype: DType, *shape: Any) -> View:
+    return k.buffer(dtype, shape).whole()
+
+
+# -- Map and Copy ---------------------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 1, 4, 3), (0, 4), (1000,), (2, 3, 1, 2, 2, 3)])
+def test_map_over_views(device: Any, shape: tuple[int, ...]) -> None:
+    rank = len(shape)
+    turned = list(range(rank))[::-1]
+    agree(device, lambda k, x, y: k.map(lambda a, b: a * b + a, x, y.permute(turned), dtype=DType.FLOAT), f(*shape), f(*shape[::-1]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
+def test_every_type_is_moved(device: Any, dtype: str) -> None:
+    x = (RNG.integers(0, 2, (5, 7)) if dtype == "bool" else RNG.integers(0, 100, (5, 7))).astype(dtype)
+
+    def rule(k: Lowering, v: View) -> list[View]:
+        joined = out(k, DType.of(x), 10, 7)
+        k.move(v, joined.slice(0, 0, 5))
+        k.move(v.slice(1, 6, 7, -1), joined.slice(0, 5, 5))
+        return [joined, k.move(v.permute((1, 0)), out(k, DType.of(x), 7, 5))]
+    agree(device, rule, x)
+
+
+@pytest.mark.parametrize(("mode", "begin"), [(mode, begin) for mode in (1, 2, 3, 4) for begin in ((1, 2), (0, 3), (-1, 1)) if mode != 2 or min(begin) >= 0])
+def test_pads(device: Any, mode: int, begin: tuple[int, int]) -> None:
+    x, value = f(5, 6), np.array(2.5, np.float32)
+    agree(device, lambda k, v, c: k.move(v, out(k, DType.FLOAT, 8, 10), mode, begin, c if mode == 1 else None), x, value)
+
+
+# -- rows -----------------------------------------------------------------------------------------------------------------------------------------
+
+SHAPES: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((7,), (0,)), ((3, 5, 4), (1,)), ((3, 5, 4), (0, 2)), ((2, 900), (1,)), ((300, 3), (0,)), ((3, 0, 2), (1,)), ((0, 4), (1,))]
+
+
+@pytest.mark.parametrize(("op", "shape", "axes"), [(op, shape, axes) for op in range(7) for shape, axes in SHAPES if op not in (4, 5) or (len(axes) == 1 and 0 not in shape)])
+def test_reduce(variant: Any, op: int, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    x = f(*shape)
+    if op == 1:
+        x = np.abs(x) * 0.1 + 0.95
+    agree(variant, lambda k, v: k.reduce(op, v, axes, DType.INT64 if op in (4, 5) else DType.FLOAT), x, rtol=1e-4)
+
+
+@pytest.mark.parametrize("op", [2, 3, 4, 5])
+@pytest.mark.parametrize("last", [0, 1])
+def test_extremes_of_nan_and_equal_values(variant: Any, op: int, last: int) -> None:
+    x = RNG.integers(0, 3, (20, 50)).astype(np.float32)
+    x[::3, 17] = np.nan
+    x[::5, 30] = np.inf
+    axes = (1,)
+    if op < 4:
+        agree(variant, lambda k, v: k.reduce(op, v, axes, DType.FLOAT), x)
+    else:
+        agree(variant, lambda k, v: k.reduce(op, v, axes, DType.INT64, last=last), np.nan_to_num(x, nan=1.0) if last else x)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "float16", "bool"])
+def test_reduce_of_other_types(variant: Any, dtype: str) -> None:
+    x = RNG.integers(0, 2 if dtype == "bool" else 100, (4, 60)).astype(dtype)
+    kind = DType.of(x)
+    agree(variant, lambda k, v: [k.reduce(op, v, (1,), kind) for op in (2, 3)], x)
+    if dtype not in ("bool", "float16"):
+        agree(variant, lambda k, v: k.reduce(0, v, (1,), kind), x)
+
+
+def test_prologue_and_epilogue(variant: Any) -> None:
+    x, y, z = f(6, 80), f(80), f(6, 1)
+    agree(variant, lambda k, a, b, c: k.reduce(0, a, (1,), DType.FLOAT, lambda p, q: unary(Op.EXP, p * q * 0.3), lambda total, r: total * 0.1 + r, [b], [c]), x, y, z, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2])
+@pytest.mark.parametrize(("shape", "axis"), [((3, 5), 1), ((4, 7, 3), 1), ((2, 500), 1), ((70, 2), 0), ((2, 0), 1), ((1, 1), 1)])
+def test_softmax(variant: Any, mode: int, shape: tuple[int, ...], axis: int) -> None:
+    def rule(k: Lowering, x: View, mask: View) -> View:
+        y = out(k, DType.FLOAT, *shape)
+        k.call(Kernel.SOFTMAX, [x, mask.expand(shape)], [y], axis=axis, mode=mode, scale=0.7)
+        return y
+    agree(variant, rule, f(*shape) * 5, f(*shape[1:]), rtol=1e-4)
+
+
+def test_softmax_of_infinities(variant: Any) -> None:
+    x = f(4, 40)
+    x[0, 3], x[1, :], x[2, 5], x[3, 1:] = np.inf, -np.inf, np.nan, -np.inf
+    agree(variant, lambda k, v: _softmax(k, v), x)
+    agree(variant, lambda k, v: _softmax(k, v), f(3, 50).astype(np.float16), rtol=2e-3, atol=1e-4)
+
+
+def _softmax(k: Lowering, x: View) -> View:
+    y = k.buffer(x.dtype, x.shape).whole()
+    k.call(Kernel.SOFTMAX, [x, None], [y], axis=1, mode=0, scale=1.0)
+    return y
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+@pytest.mark.parametrize(("shape", "axis"), [((3, 5), 1), ((2, 3, 40), 1), ((4, 300), 1), ((2, 3, 4, 5), 2)])
+def test_norm(variant: Any, mode: int, shape: tuple[int, ...], axis: int) -> None:
+    def rule(k: Lowering, x: View, scale: View, bias: View, skip: View) -> list[View]:
+        kept = [*shape[:axis], *[1] * (len(shape) - axis)]
+        made = [out(k, DType.FLOAT, *shape), out(k, DType.FLOAT, *kept), out(k, DType.FLOAT, *kept), out(k, DType.FLOAT, *shape)]
+        k.call(Kernel.NORM, [x, scale.expand(shape), bias.expand(shape), skip], made, mode=mode, axis=axis, groups=0, epsilon=1e-5)
+        return made
+    agree(variant, rule, f(*shape), f(*shape[axis:]), f(*shape[axis:]), f(*shape), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_group_norm(variant: Any, groups: int) -> None:
+    def rule(k: Lowering, x: View, scale: View) -> View:
+        y = out(k, DType.FLOAT, 2, 6, 5, 7)
+        k.call(Kernel.NORM, [x, scale.unsqueeze(1).unsqueeze(2).expand((2, 6, 5, 7)), None, None], [y], mode=2, axis=1, groups=groups, epsilon=1e-5)
+        return y
+    agree(variant, rule, f(2, 6, 5, 7), f(6), rtol=1e-4, atol=1e-5)
+
+
+# -- products -------------------------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 1, 1), (5, 7, 3), (1, 65, 33), (33, 20, 66), (130, 40, 150), (4, 0, 5), (0, 3, 4), (37, 100, 2)])
+@pytest.mark.parametrize("constant", [False, True])
+def test_matmul(variant: Any, m: int, k: int, n: int, constant: bool) -> None:
+    weights = f(k, n)
+
+    def rule(lowering: Lowering, a: View, b: View, bias: View) -> View:
+        right = lowering.constant(weights) if constant and weights.size else b
+        return lowering.matmul(a, right, DType.FLOAT, (m, n), lambda total, c: unary(Op.TANH, total * 0.1 + c), [bias])
+    agree(variant, rule, f(m, k), weights, f(n), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_batched_and_broadcast_matmul(variant: Any, transposed: bool) -> None:
+    def rule(k: Lowering, a: View, b: View) -> View:
+        return k.matmul(a, b.permute((0, 2, 1)) if transposed else b, DType.FLOAT, (2, 3, 17, 40))
+    agree(variant, rule, f(2, 3, 17, 9), f(3, 40, 9) if transposed else f(3, 9, 40), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("zeros", ["none", "scalars", "lines"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_integer_matmul(variant: Any, zeros: str, signed: bool) -> None:
+    dtype = np.int8 if signed else np.uint8
+    a, b = RNG.integers(0, 127, (9, 33)).astype(np.uint8), RNG.integers(0, 127, (33, 21)).astype(dtype)
+    zero_a, zero_b = (np.array(3, np.uint8), np.array(5, dtype)) if zeros != "lines" else (RNG.integers(0, 9, 9).astype(np.uint8), RNG.integers(0, 9, 21).astype(dtype))
+
+    def rule(k: Lowering, x: View, y: View, zx: View, zy: View) -> View:
+        made = out(k, DType.INT32, 9, 21)
+        inputs = [x, y] if zeros == "none" else [x, y, zx, zy]
+        k.call(Kernel.MATMUL, inputs, [made], first_leaf=len(inputs), zero_a=-1 if zeros == "none" else 2, zero_b=-1 if zeros == "none" else 3)
+        return made
+    agree(variant, rule, a, b, zero_a, zero_b)
+
+
+def test_narrow_floats_multiply_in_f32(variant: Any) -> None:
+    a, b = f(20, 30).astype(np.float16), f(30, 40).astype(np.float16)
+    agree(variant, lambda k, x, y: k.matmul(x, y, DType.FLOAT16, (20, 40)), a, b, rtol=2e-3, atol=2e-3)
+    agree(variant, lambda k, x: k.matmul(x, k.constant(b), DType.FLOAT16, (20, 40)), a, rtol=2e-3, atol=2e-3)
+
+
+def test_an_epilogue_of_many_operands_is_cut(variant: Any) -> None:
+    leaves = [f(6, 8) for _ in range(8)]
+
+    def rule(k: Lowering, a: View, b: View, *more: View) -> View:
+        def body(total: E, *rest: E) -> E:
+            for x in rest:
+                total = total * 0.5 + x
+            return total
+        return k.matmul(a, b, DType.FLOAT, (6, 8), body, more)
+    agree(variant, rule, f(6, 5), f(5, 8), *leaves, rtol=1e-4, atol=1e-5)
+
+
+CONVS = [
+    # x, w, group, strides, dilations, pads, transposed
+    ((1, 3, 8, 8), (4, 3, 3, 3), 1, (1, 1), (1, 1), (1, 1), 0), ((2, 4, 9, 7), (6, 4, 3, 2), 1, (2, 1), (1, 2), (1, 0), 0), ((2, 4, 6, 6), (8, 2, 3, 3), 2, (1, 1), (1, 1), (0, 0), 0),
+    ((2, 8, 10, 10), (8, 1, 3, 3), 8, (2, 2), (1, 1), (1, 1), 0), ((1, 5, 12), (7, 5, 3), 1, (2,), (1,), (1,), 0), ((1, 2, 5, 5, 5), (3, 2, 2, 2, 2), 1, (1, 1, 1), (1, 1, 1), (0, 0, 0), 0),
+    ((1, 16, 20, 20), (40, 16, 1, 1), 1, (1, 1), (1, 1), (0, 0), 0), ((1, 3, 5, 5), (3, 4, 3, 3), 1, (2, 2), (1, 1), (1, 1), 1), ((2, 4, 5, 4), (4, 3, 2, 3), 2, (1, 2), (2, 1), (0, 1), 1),
+]
+
+
+@pytest.mark.parametrize(("x", "w", "group", "strides", "dilations", "pads", "transposed"), CONVS)
+@pytest.mark.parametrize("constant", [False, True])
+def test_conv(variant: Any, x: Any, w: Any, group: int, strides: Any, dilations: Any, pads: Any, transposed: int, constant: bool) -> None:
+    weights, n = f(*w), len(x) - 2
+    kernel = w[2:]
+    if transposed:
+        spatial = [(x[2 + i] - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1 - 2 * pads[i] for i in range(n)]
+        channels = w[1] * group
+    else:
+        spatial = [(x[2 + i] + 2 * pads[i] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1 for i in range(n)]
+        channels = w[0]
+
+    def rule(k: Lowering, a: View, b: View, bias: View) -> View:
+        shape = (x[0], channels, *spatial)
+        made = out(k, DType.FLOAT, *shape)
+        leafs = bias
+        for _ in spatial:
+            leafs = leafs.unsqueeze(leafs.rank)
+        k.call(Kernel.CONV, [a, k.constant(weights) if constant else b, leafs.expand(shape)], [made], epilogue=[binary(Op.MAX, acc(DType.FLOAT) + leaf(0, DType.FLOAT), 0.0)], first_leaf=2,
+               spatial=n, group=group, kernel=list(kernel), strides=list(strides), dilations=list(dilations), pads=list(pads), transposed=transposed, zero_x=-1, zero_w=-1)
+        return k.map(lambda v: v * 2.0, made, dtype=DType.FLOAT)
+    agree(variant, rule, f(*x), weights, f(channels), rtol=1e-4, atol=1e-5)
+
+
+def test_integer_conv(variant: Any) -> None:
+    x, w = RNG.integers(0, 255, (1, 3, 6, 6)).astype(np.uint8), RNG.integers(-128, 127, (5, 3, 3, 3)).astype(np.int8)
+
+    def rule(k: Lowering, a: View, b: View, zx: View, zw: View) -> View:
+        made = out(k, DType.INT32, 1, 5, 6, 6)
+        k.call(Kernel.CONV, [a, b, zx, zw], [made], first_leaf=4, spatial=2, group=1, kernel=[3, 3], strides=[1, 1], dilations=[1, 1], pads=[1, 1], transposed=0, zero_x=2, zero_w=3)
+        return made
+    agree(variant, rule, x, w, np.array(7, np.uint8), RNG.integers(-5, 5, 5).astype(np.int8))
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("mask", ["none", "bool", "float"])
+def test_attention(variant: Any, causal: int, mask: str) -> None:
+    masks = {"bool": RNG.random((2, 1, 5, 9)) > 0.3, "float": f(5, 9), "none": f(1)}
+    if mask == "bool":
+        masks["bool"][0, 0, 2] = False
+
+    def rule(k: Lowering, q: View, key: View, v: View, m: View) -> View:
+        made = out(k, DType.FLOAT, 2, 4, 5, 6)
+        k.call(Kernel.ATTENTION, [q, key, v, None if mask == "none" else m.expand((2, 4, 5, 9))], [made], scale=0.3, softcap=2.0 if mask == "float" else 0.0, causal=causal, offset=4)
+        return made
+    agree(variant, rule, f(2, 4, 5, 8), f(2, 2, 9, 8), f(2, 2, 9, 6), masks[mask], rtol=1e-4, atol=1e-5)
+
+
+# -- windows, indices, order ------------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("op", [0, 1, 2])
+@pytest.mark.parametrize(("x", "kernel", "strides", "dilations", "pads", "ends"), [
+    ((2, 3, 8, 8), (3, 3), (2, 2), (1, 1), (1, 1), (1, 1)), ((1, 2, 9), (4,), (3,), (2,), (1,), (0,)), ((1, 2, 5, 6, 4), (2, 3, 2), (1, 2, 1), (1, 1, 1), (0, 1, 1), (1, 1, 0)),
+])
+@pytest.mark.parametrize("include", [0, 1])
+def test_pool(device: Any, op: int, x: Any, kernel: Any, strides: Any, dilations: Any, pads: Any, ends: Any, include: int) -> None:
+    n = len(kernel)
+    spatial = [(x[2 + i] + pads[i] + ends[i] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1 for i in range(n)]
+
+    def rule(k: Lowering, a: View) -> list[View]:
+        made = [out(k, DType.FLOAT, *x[:2], *spatial), *([out(k, DType.INT64, *x[:2], *spatial)] if op == 0 else [])]
+        k.call(Kernel.POOL, [a], made, spatial=n, op=op, kernel=list(kernel), strides=list(strides), dilations=list(dilations), pads=list(pads), pads_end=list(ends), count_include_pad=include, p=3.0,
+               storage_order=include if op == 0 else 0)
+        return made
+    given = f(*x)
+    if op == 0:
+        given.reshape(-1)[5] = np.nan
+    agree(device, rule, given, rtol=1e-4)
+
+
+def test_pool_of_bytes(device: Any) -> None:
+    def rule(k: Lowering, a: View) -> View:
+        made = out(k, DType.INT8, 1, 3, 3, 3)
+        k.call(Kernel.POOL, [a], [made], spatial=2, op=0, kernel=[2, 2], strides=[2, 2], dilations=[1, 1], pads=[0, 0], pads_end=[0, 0], count_include_pad=0, p=2.0, storage_order=0)
+        return made
+    agree(device, rule, RNG.integers(-128, 127, (1, 3, 6, 6)).astype(np.int8))
+
+
+@pytest.mark.parametrize("kind", ["int64", "int32"])
+def test_gather(device: Any, kind: str) -> None:
+    x = f(4, 5, 6)
+
+    def call(k: Lowering, x: View, i: View, axis: int, mode: int, *shape: int) -> View:
+        made = k.buffer(x.dtype, shape).whole()
+        k.call(Kernel.GATHER, [x, i], [made], axis=axis, mode=mode)
+        return made
+    agree(device, lambda k, a, i: [call(k, a, i, 0, 0, 2, 3, 5, 6), call(k, a.slice(0, 0, 3), i.slice(0, 0, 1), 1, 0, 3, 1, 3, 6)], x, RNG.integers(-4, 4, (2, 3)).astype(kind))
+    agree(device, lambda k, a, i: call(k, a, i, 1, 1, 4, 3, 6), x, RNG.integers(-5, 5, (4, 3, 6)).astype(kind))
+    agree(device, lambda k, a, i: call(k, a, i, 0, 2, 7, 6), x, RNG.integers(-4, 4, (7, 2)).astype(kind))
+    agree(device, lambda k, a, i: call(k, a, i, 1, 2, 4, 6), x, RNG.integers(-5, 5, (4, 1)).astype(kind))
+    agree(device, lambda k, a, i: call(k, a, i, 0, 0, 0, 5, 6), x, np.zeros(0, kind))
+    with pytest.raises(RuntimeException, match="the node: an index is outside"):
+        both(device, lambda k, a, i: call(k, a, i, 0, 0, 2, 5, 6), x, np.array([0, 4], kind))
+
+
+@pytest.mark.parametrize("reduction", range(5))
+def test_scatter_walks_updates_in_order(device: Any, reduction: int) -> None:
+    def call(k: Lowering, x: View, i: View, u: View, axis: int, mode: int) -> View:
+        made = k.buffer(x.dtype, x.shape).whole()
+        k.call(Kernel.SCATTER, [x, i, u], [made], axis=axis, mode=mode, reduction=reduction)
+        return made
+    agree(device, lambda k, x, i, u: call(k, x, i, u, 1, 0), f(4, 5), RNG.integers(-5, 5, (3, 9)), f(3, 9), rtol=1e-4)
+    agree(device, lambda k, x, i, u: call(k, x, i, u, 0, 1), f(4, 5, 2), RNG.integers(0, 2, (11, 2)), f(11, 2), rtol=1e-4)
+    with pytest.raises(RuntimeException, match="an index is outside"):
+        both(device, lambda k, x, i, u: call(k, x, i, u, 0, 0), f(4), np.array([1, 9]), f(2))
+
+
+@pytest.mark.parametrize("op", [0, 1])
+@pytest.mark.parametrize("exclusive", [0, 1])
+@pytest.mark.parametrize("reverse", [0, 1])
+def test_scan(device: Any, op: int, exclusive: int, reverse: int) -> None:
+    def rule(k: Lowering, x: View) -> View:
+        made = k.buffer(x.dtype, x.shape).whole()
+        k.call(Kernel.SCAN, [x], [made], axis=1, exclusive=exclusive, reverse=reverse, op=op, scale=0.0)
+        return made
+    agree(device, rule, f(3, 9, 4), rtol=1e-4)
+    agree(device, rule, RNG.integers(1, 4, (3, 9)).astype(np.int32))
+
+
+@pytest.mark.parametrize("largest", [0, 1])
+def test_sort(device: Any, largest: int) -> None:
+    def rule(k: Lowering, x: View) -> list[View]:
+        made = [k.buffer(x.dtype, (3, 7)).whole(), k.buffer(DType.INT64, (3, 7)).whole()]
+        k.call(Kernel.SORT, [x], made, axis=1, largest=largest)
+        return made
+    x = RNG.integers(-4, 4, (3, 20)).astype(np.float32)
+    x[1, 3] = np.nan
+    agree(device, rule, x)
+    agree(device, rule, x[:, :].round().astype(np.float32).astype(np.int32) if not np.isnan(x).any() else np.nan_to_num(x).astype(np.int32))
+
+
+def test_cast_of_an_accumulator(device: Any) -> None:
+    agree(device, lambda k, a, b: k.matmul(a, b, DType.FLOAT, (3, 4), lambda total: cast(cast(total, Compute.I32), Compute.F32)), f(3, 5) * 9, f(5, 4))

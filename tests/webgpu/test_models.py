@@ -1,0 +1,162 @@
+"""Small models end to end on the device: through planned programs and through sessions, with sizes that change."""
+from __future__ import annotations
+
+import gc
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import sardonyx
+from onnx import parser
+from sardonyx.converter.onnx import load_model
+from sardonyx.errors import EPFail
+from sardonyx.providers.base import RunContext
+from sardonyx.providers.reference import ReferenceExecutor
+
+RNG = np.random.default_rng(11)
+MLP = """g (float[batch, 20] x) => (float[batch, 5] y) <float[20, 32] w1 = {%s}, float[32] b1 = {%s}, float[32, 5] w2 = {%s}> {
+    a = MatMul(x, w1) b = Add(a, b1) c = Gelu(b) d = MatMul(c, w2) y = Softmax<axis = 1>(d) }"""
+CONV = """g (float[batch, 3, 12, 12] x, float[8, 3, 3, 3] w, float[8] b, float[8, 1, 3, 3] v, float[16, 8, 1, 1] u) => (float[batch, 16] y) {
+    a = Conv<pads = [1, 1, 1, 1], strides = [2, 2]>(x, w, b) r = Relu(a) d = Conv<group = 8, pads = [1, 1, 1, 1]>(r, v) e = Clip(d, low, high) s = Add(e, r)
+    p = Conv(s, u) q = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(p) m = GlobalAveragePool(q) y = Flatten(m) }"""
+BERT = """g (float[batch, seq, 24] x, int64[batch, seq] mask, float[24, 72] wq, float[24, 24] wo, float[24, 48] w1, float[48, 24] w2, float[24] s, float[24] t) => (float[batch, seq, 24] y) {
+    qkv = MatMul(x, wq) q, k, v = Split<axis = 2, num_outputs = 3>(qkv)
+    q4 = Reshape(q, heads) k4 = Reshape(k, heads) v4 = Reshape(v, heads)
+    qt = Transpose<perm = [0, 2, 1, 3]>(q4) kt = Transpose<perm = [0, 2, 3, 1]>(k4) vt = Transpose<perm = [0, 2, 1, 3]>(v4)
+    scores = MatMul(qt, kt) scaled = Mul(scores, factor)
+    m3 = Unsqueeze(mask, axes) m = Cast<to = 1>(m3) flipped = Sub(one, m) bias = Mul(flipped, large) masked = Add(scaled, bias)
+    p = Softmax<axis = -1>(masked) c = MatMul(p, vt) ct = Transpose<perm = [0, 2, 1, 3]>(c) merged = Reshape(ct, flat)
+    o = MatMul(merged, wo) r = Add(o, x) n = LayerNormalization<axis = -1>(r, s, t)
+    h = MatMul(n, w1) e = Gelu(h) f = MatMul(e, w2) z = Add(f, n) y = LayerNormalization<axis = -1>(z, s, t) }"""
+
+
+def model(text: str, *constants: str) -> bytes:
+    """ONNX bytes of a graph in onnx's text form; constants go after its inputs."""
+    if constants:
+        head, _, body = text.partition("{\n    ")
+        text = f"{head}<{', '.join(constants)}> {{\n    {body}"
+    return parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]>\n{text}').SerializeToString()  # type: ignore[no-any-return]
+
+
+def floats(*shape: int) -> np.ndarray:
+    return (RNG.normal(size=shape) * 0.3).astype(np.float32)
+
+
+def written(*shape: int) -> str:
+    return ", ".join(f"{x:.6g}" for x in floats(*shape).ravel())
+
+
+@cache
+def mlp() -> bytes:
+    return model(MLP % (written(20, 32), written(32), written(32, 5)))
+
+
+def conv() -> bytes:
+    return model(CONV, "float low = {0}", "float high = {6}")
+
+
+def bert() -> bytes:
+    return model(BERT, "int64[4] heads = {0, 0, 4, 6}", "int64[3] flat = {0, 0, 24}", "float factor = {0.408}", "float one = {1}", "float large = {-10000}", "int64[2] axes = {1, 2}")
+
+
+def bert_weights() -> list[np.ndarray]:
+    return [floats(24, 72), floats(24, 24), floats(24, 48), floats(48, 24), floats(24) + 1, floats(24)]
+
+
+def check(executor: Any, data: bytes, inputs: list[np.ndarray]) -> None:
+    mine = executor.run(inputs, [0], RunContext())[0]
+    wanted = ReferenceExecutor(load_model(data)).run(inputs, [0], RunContext())[0]
+    np.testing.assert_allclose(mine, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_mlp_of_any_batch(variant: Any) -> None:
+    from sardonyx.webgpu.provider import WebGpuExecutor
+    executor = WebGpuExecutor(variant, load_model(mlp()), strict=True)
+    for batch in (3, 4, 1, 17, 32):
+        check(executor, mlp(), [floats(batch, 20)])
+    executor.close()
+
+
+def test_conv_block_of_any_batch(variant: Any) -> None:
+    from sardonyx.webgpu.provider import WebGpuExecutor
+    data = conv()
+    executor = WebGpuExecutor(variant, load_model(data), strict=True)
+    weights = [floats(8, 3, 3, 3), floats(8), floats(8, 1, 3, 3), floats(16, 8, 1, 1)]
+    for batch in (2, 1, 5):
+        check(executor, data, [floats(batch, 3, 12, 12), *weights])
+    executor.close()
+
+
+def test_bert_layer_and_new_sizes_compile_nothing(variant: Any) -> None:
+    from sardonyx.webgpu.provider import WebGpuExecutor
+    data = bert()
+    executor = WebGpuExecutor(variant, load_model(data), strict=True)
+    weights = bert_weights()
+
+    def run(batch: int, seq: int) -> None:
+        mask = (RNG.random((batch, seq)) > 0.2).astype(np.int64)
+        mask[:, 0] = 1
+        check(executor, data, [floats(batch, seq, 24), mask, *weights])
+    run(2, 13)
+    compiled = variant.compiled
+    for seq in (9, 16, 10, 13):
+        run(2, seq)
+    assert variant.compiled == compiled, "a size of the same bucket compiled a pipeline"
+    executor.close()
+
+
+def test_runs_leak_no_buffer(device: Any) -> None:
+    from sardonyx.webgpu.provider import WebGpuExecutor
+    gc.collect()
+    before = device.buffers
+    data = mlp()
+    executor = WebGpuExecutor(device, load_model(data), strict=True)
+    check(executor, data, [floats(3, 20)])
+    after_one = device.buffers
+    for i in range(200):
+        executor.run([floats(3 + i % 2, 20)], [0], RunContext())
+    assert device.buffers == after_one
+    executor.close()
+    del executor
+    gc.collect()
+    assert device.buffers == before
+
+
+def test_equal_models_share_pipelines_and_sizes_repeat(device: Any) -> None:
+    from sardonyx.webgpu.provider import WebGpuExecutor
+    data = mlp()
+    first = WebGpuExecutor(device, load_model(data))
+    check(first, data, [floats(3, 20)])
+    compiled = device.compiled
+    second = WebGpuExecutor(device, load_model(data))
+    check(second, data, [floats(3, 20)])
+    check(first, data, [floats(3, 20)])
+    assert device.compiled == compiled
+
+
+def test_session(device: Any) -> None:
+    assert "WebGpuExecutionProvider" in sardonyx.get_available_providers()
+    options = sardonyx.SessionOptions()
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    session = sardonyx.InferenceSession(mlp(), options, providers=["WebGpuExecutionProvider"])
+    x = floats(3, 20)
+    np.testing.assert_allclose(session.run(None, {"x": x})[0].sum(1), np.ones(3), rtol=1e-5)
+
+
+def test_strict_refuses_doubles_by_name(device: Any) -> None:
+    from sardonyx.webgpu.provider import WebGpuExecutor
+    data = model("g (double[3] x, double[3] y) => (double[3] z) {\n    z = Add(x, y) }")
+    with pytest.raises(EPFail, match="fallback refused: .*Add.*double"):
+        WebGpuExecutor(device, load_model(data), strict=True)
+    loose = WebGpuExecutor(device, load_model(data))
+    assert loose.run([np.ones(3), np.ones(3)], [0], RunContext())[0].tolist() == [2, 2, 2]
+    assert "double" in loose.placements()[0].reason
+
+
+def test_host_and_device_segments_mix(device: Any) -> None:
+    from sardonyx.webgpu.provider import WebGpuExecutor
+    data = model("g (float[n] x) => (double[n] z) {\n    a = Exp(x) b = Cast<to = 11>(a) c = Add(b, b) z = Sin(c) }")
+    executor = WebGpuExecutor(device, load_model(data))
+    x = floats(9)
+    np.testing.assert_allclose(executor.run([x], [0], RunContext())[0], np.sin(2 * np.exp(x).astype(np.float64)), rtol=1e-5)
