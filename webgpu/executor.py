@@ -107,6 +107,7 @@ class WebGpuProgram:
         self._fixed: dict[Any, Buffer] = {}
         self._slabs: list[Buffer | None] = []
         self._recorded: list[Dispatch] = []
+        self._output_shapes: list[list[int]] = []
         self._shapes: list[tuple[int, ...]] | None = None
         self._closed = False
         self.sizes, self.reach, built = _build(device, program, constants)
@@ -279,7 +280,6 @@ class WebGpuProgram:
         self._groups: list[Any] = [None] * len(self.built)
         self._uniform_rows = np.array(rows, np.int64)
         self._fixed["uniforms"] = self.device.buffer(max(16, 4 * len(rows)), uniform=True, label="sizes")
-        self._output_shapes: list[list[int]] = []
 
     def close(self) -> None:
         """Give the memory back."""

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from .base import Adapter, Buffer, Device, DeviceError, DeviceLost, Dispatch, LimitExceeded, Limits, MissingFeature, NoAdapter, OutOfDeviceMemory, Pipeline, ShaderRejected, Span
+from .base import Adapter, Buffer, Device, DeviceLost, Dispatch, LimitExceeded, Limits, MissingFeature, NoAdapter, OutOfDeviceMemory, Pipeline, ShaderRejected, Span
 
 ADAPTER = "SARDONYX_WEBGPU_ADAPTER"
 #: Limits → wgpu's names.
@@ -236,6 +236,3 @@ def _complaint(error: Exception, source: str) -> str:
     lines = source.split("\n")
     line = f"; line {at}: {lines[int(at) - 1].strip()[:200]}" if at.isdigit() and 0 < int(at) <= len(lines) else ""
     return (said or _first_line(error))[:400] + line
-
-
-__all__ = ["DeviceError", "NativeDevice"]

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from ...dim import Dim
-from ...expr import Compute, E, Op, acc, binary, cast, const, coord, leaf, select, unary
+from ...expr import Compute, E, Op, binary, const, coord, leaf, select, unary
 from ...kernels import Kernel
 from ...lowering import CannotLower
 from ...types import DType
@@ -53,6 +53,3 @@ def _masked(step: Step, mask: Operand | None) -> E:
         offset: Dim = step.whole("offset")
         root = select(binary(Op.LE, coord(3), coord(2) + const(offset, Compute.I64)), root, nothing)
     return root
-
-
-__all__ = ["acc", "attention", "cast"]

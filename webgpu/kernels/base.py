@@ -97,7 +97,7 @@ def coordinates_used(roots: Sequence[E]) -> set[int]:
     """Axes whose coordinates expressions ask for."""
     found: set[int] = set()
     for root in roots:
-        substitute(root, lambda node: found.add(node.data) if node.op is Op.COORD else None)  # type: ignore[func-returns-value]
+        substitute(root, lambda node: found.add(node.data) if node.op is Op.COORD else None)
     return found
 
 
@@ -121,6 +121,11 @@ def least(context: Context, size: Dim) -> float:
     """A lower bound of a size."""
     low = bounds(size, context.uppers)[0]
     return 0.0 if low is None else float(low)
+
+
+def repeated(value: Value, count: float) -> tuple[float, float]:
+    """Where the sum of up to `count` such integers lies."""
+    return (value.low * count if value.low < 0 else 0), (value.high * count if value.high > 0 else 0)
 
 
 def emitter(shader: Shader, step: Step, offsets: dict[int, str], coordinate: Callable[[int], str], dims: Sequence[Dim], acc: Value | None = None, first: int | None = None) -> Emitter:

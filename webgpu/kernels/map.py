@@ -7,8 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...dim import Dim
-from ...expr import Compute, E, Op, leaf, leaves, substitute
+from ...expr import Compute, E, leaf, leaves, substitute
 from ...kernels import Kernel
 from ...lowering import CannotLower
 from ...types import DType
@@ -147,6 +146,3 @@ def _folded(shader: Shader, position: str, n: str, mode: int) -> str:
 def temporary_map(root: E, inputs: Sequence[Operand | None], out: Operand, context: Context, label: str) -> list[Built]:
     """A Map another kernel needs as one of its dispatches."""
     return map_(Step(Kernel.MAP, list(inputs), [out], {}, None, [root], 0, label), context)
-
-
-__all__ = ["Dim", "Op", "copy", "map_", "temporary_map"]

@@ -6,7 +6,7 @@ from ...kernels import Kernel
 from ...lowering import CannotLower
 from ..wgsl.expression import fit, real, whole
 from ..wgsl.shader import Built, Context
-from .base import Step, kernel, most
+from .base import Step, kernel, most, repeated
 from .rows import Rows
 
 
@@ -37,7 +37,7 @@ def scan(step: Step, context: Context) -> list[Built]:
             if op == 1 and wide:
                 raise CannotLower("running products of 64-bit integers")
             count = most(context, rows.run.count)
-            value = fit(whole(acc), min(v.low * count, 0), max(v.high * count, 0), wide) if op == 0 else whole(acc)
+            value = fit(whole(acc), *repeated(v, count), wide) if op == 0 else whole(acc)
         s.write(out, to, value)
         if exclusive:
             s.add(update)

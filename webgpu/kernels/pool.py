@@ -1,11 +1,15 @@
 """Pool: one invocation an output element, over the taps of its window."""
 from __future__ import annotations
 
+from contextlib import ExitStack
+
+from ...dim import product
 from ...kernels import Kernel
 from ...lowering import CannotLower
 from ..wgsl.expression import Value, real, whole
 from ..wgsl.shader import Built, Context, Shader, each, groups
 from ..wgsl.space import Space
+from ..wgsl.storage import interval
 from .base import Step, compute_rep, kernel, most, offsets_in
 
 MAX, AVERAGE, LP = range(3)
@@ -33,19 +37,17 @@ def pool(step: Step, context: Context) -> list[Built]:
     s.add("var count: f32 = 0.0;")
     s.add("var place: i32 = -1;")
     power = s.real(step.params["p"]) if op == LP else ""
-    blocks = []
+    windows = ExitStack()
     offset, plane, inside, within = places[-1], "0", [], []
     for i in range(spatial):
         k = f"k{i}"
-        block = s.block(f"for (var {k} = 0; {k} < {s.param(step.params['kernel'][i])}; {k} += 1)")
-        block.__enter__()
-        blocks.append(block)
+        windows.enter_context(s.block(f"for (var {k} = 0; {k} < {s.param(step.params['kernel'][i])}; {k} += 1)"))
         size, pad = s.size(x.dims[2 + i]), s.size(step.params["pads"][i])
         position = s.let(f"{where[2 + i]} * {s.size(step.params['strides'][i])} - {pad} + {k} * {s.size(step.params['dilations'][i])}")
         inside.append(f"{position} >= 0 && {position} < {size}")
         within.append(f"{position} < {size} + {s.size(step.params['pads_end'][i])}")
         offset = s.let(f"{offset} + {position} * {s.size(x.strides[2 + i])}")
-        plane = s.let(f"{plane} * {size} + {position}") if not step.whole("storage_order") else s.let(f"{plane} + {position} * {_product(s, [x.dims[2 + j] for j in range(i)])}")
+        plane = s.let(f"{plane} * {size} + {position}") if not step.whole("storage_order") else s.let(f"{plane} + {position} * {s.size(product(x.dims[2:2 + i]))}")
     if op == AVERAGE and step.whole("count_include_pad"):
         s.add(f"if ({' && '.join(within)}) {{ count += 1.0; }}")
     with s.block(f"if ({' && '.join(inside)})"):
@@ -60,12 +62,11 @@ def pool(step: Step, context: Context) -> list[Built]:
             s.add(f"total += {text if op == AVERAGE else f'sx_pow(abs({text}), {power})'};")
             if op == AVERAGE and not step.whole("count_include_pad"):
                 s.add("count += 1.0;")
-    for block in reversed(blocks):
-        block.__exit__(None, None, None)
+    windows.close()
     if op == MAX:
-        s.write(out, places[0], real("total") if rep == "f32" else Value("total", rep, *_range(x)))
+        s.write(out, places[0], real("total") if rep == "f32" else Value("total", rep, max(interval(x.dtype)[0], x.low), min(interval(x.dtype)[1], x.high)))
         if indices is not None:
-            image = _product(s, [x.dims[2 + j] for j in range(spatial)])
+            image = s.size(product(x.dims[2:]))
             total = s.let(f"({where[0]} * {s.size(x.dims[1])} + {where[1]}) * {image} + place")
             bound = 1.0
             for d in x.dims:
@@ -76,16 +77,3 @@ def pool(step: Step, context: Context) -> list[Built]:
     else:
         s.write(out, places[0], real("total / count" if op == AVERAGE else f"sx_pow(total, 1.0 / {power})"))
     return [s.dispatch(groups(s, space.count))]
-
-
-def _range(x: object) -> tuple[float, float]:
-    from ..wgsl.storage import interval
-    low, high = interval(x.dtype)  # type: ignore[attr-defined]
-    return max(low, x.low), min(high, x.high)  # type: ignore[attr-defined]
-
-
-def _product(s: Shader, dims: list[object]) -> str:
-    total: object = 1
-    for d in dims:
-        total = total * d  # type: ignore[operator]
-    return s.size(total)  # type: ignore[arg-type]

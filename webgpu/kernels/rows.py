@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ...dim import Dim
-from ...expr import Compute, E, Op, compute_type
+from ...expr import Compute, compute_type
 from ...kernels import Kernel
 from ...lowering import CannotLower
 from ...types import DType
-from ..wgsl.expression import Value, fit, number, real, whole
+from ..wgsl.expression import Value, fit, real, whole
 from ..wgsl.shader import Built, Context, Shader, groups
 from ..wgsl.space import Operand, Space, broadcast
 from ..wgsl.storage import INT32
-from .base import Step, coordinates_used, elements, emitter, kernel, least, most
+from .base import Step, coordinates_used, elements, emitter, kernel, least, most, repeated
 
 #: Runs at most this long are one invocation's work on any adapter.
 SHORT = 32
@@ -176,9 +176,9 @@ def _accumulate(rows: Rows, op: int, kind: Compute, inside: list[int], value: Ca
             raise CannotLower("the extreme of no 64-bit integers at all does not fit 32 bits")
         return Value(total, rep, *(INT32 if shortest < 1 else (v.low, v.high)))
     if op == SUM:
-        return fit(whole(total), min(v.low * longest, 0), max(v.high * longest, 0), kind is not Compute.I32)
-    most_of = max(abs(v.low), abs(v.high), 1)
-    bound = most_of ** int(longest) if longest * most_of.bit_length() < 64 else 1 << 64  # type: ignore[union-attr, operator]
+        return fit(whole(total), *repeated(v, longest), kind is not Compute.I32)
+    factor = int(max(abs(v.low), abs(v.high), 1))
+    bound = factor ** int(longest) if longest * factor.bit_length() < 64 else 1 << 64
     return fit(whole(total), -bound if v.low < 0 else 0, bound, kind is not Compute.I32)
 
 
@@ -334,6 +334,3 @@ def _grouped(operand: Operand, x: Operand, count: Dim) -> Operand:
     channels = x.dims[1]
     axis = operand.rank - x.rank + 1
     return operand.split(axis, count, channels // count) if axis >= 0 else operand
-
-
-__all__ = ["E", "Op", "Rows", "number", "softmax_of"]

@@ -125,7 +125,7 @@ class Emitter:
         low, high = _interval(op, args)
         wide = node.type is not Compute.I32
         if op is Op.NOT and node.type is Compute.U64:
-            low, high = (1 << 64) - 1 - high, (1 << 64) - 1 - low  # type: ignore[assignment]
+            low, high = (1 << 64) - 1 - high, (1 << 64) - 1 - low
         if op in _RING or op in (Op.NEG, Op.NOT, Op.SHL, Op.FMA):
             return fit(_ring(op, args), low, high, wide)
         if op in (Op.DIV, Op.MOD, Op.FMOD):
@@ -402,6 +402,3 @@ def stored(value: Value, dtype: DType) -> tuple[str, tuple[float, float]]:
         return _bits(value, "i32"), (value.low, value.high)
     text = f"extractBits({_bits(value, 'i32')}, 0u, {dtype.bits}u)" if dtype.is_signed_integer else f"({_bits(value, 'i32')} & {(1 << dtype.bits) - 1})"
     return text, bounds
-
-
-__all__ = ["Emitter", "Value", "constant", "fit", "number", "real", "stored", "whole"]

@@ -15,7 +15,7 @@ import numpy as np
 from ...dim import Dim, Expr
 from ...lowering import CannotLower
 from ..device.base import Limits
-from .expression import Value, real, stored, whole
+from .expression import Value, real, stored
 from .functions import used
 from .space import Operand, Space
 from .storage import PACKED, interval, read_packed, word
@@ -222,6 +222,3 @@ def each(shader: Shader, count: Dim) -> str:
 def groups(shader: Shader, count: Dim) -> Dim:
     """Workgroups for one invocation an item."""
     return (count + (shader.invocations - 1)) // shader.invocations
-
-
-__all__ = ["Built", "Context", "Shader", "TooManyBindings", "each", "groups", "whole"]
