@@ -12,8 +12,9 @@
 
 #define CHUNK (1 << 20)
 #define FEW 4              /* sequences up to which R is read as it lies */
-#define WORK (1 << 16)     /* multiplications a block should do at least */
+#define WORK (1 << 17)     /* multiplications a block should do at least */
 #define BLOCKS 8
+#define MANY_STEPS 8       /* from here on R, if its rows straddle cache lines, is moved */
 #define MOST ((int64_t)1 << 46)
 
 enum { LSTM, GRU, RNN };
@@ -23,7 +24,8 @@ typedef struct { int which; double alpha, beta, clip; } activation;
 
 typedef struct {
     const sx_call *call;
-    int kind, gates, type, direction, back, linear, input_forget, copied, packed;  /* copied: R is in `r`, dense or (packed) in panels */
+    int kind, gates, type, direction, back, linear, input_forget, copied, packed, in_order;
+    int room;                                           /* `r` has room for R. copied: R is there, dense or (packed) in panels. in_order: rows of X lie as steps follow */
     int64_t t, b, i, h, chunk, block, blocks, wide;
     activation act[3];
     /* shared by all workers, in the first one's scratch; elements of the compute type */
@@ -75,11 +77,12 @@ static plan plan_of(const sx_call *call) {
     int64_t gh = times(p.gates, p.h), bh = times(p.b, p.h), row = times(p.b, gh);
     p.chunk = sx_max64(1, sx_min64(p.t, CHUNK / sx_max64(1, times(row, p.wide))));
     int64_t tiles = sx_max64(1, sx_min64(BLOCKS, times(row, p.h) / WORK));
-    p.block = sx_round_up(sx_max64(1, sx_ceil_div(p.h, tiles)), SX_PANEL);
+    p.block = sx_round_up(sx_max64(1, sx_ceil_div(p.h, tiles)), SX_WIDE);
     p.blocks = sx_ceil_div(p.h, p.block);
     p.packed = p.type == SX_F32 && p.b > FEW;
     p.copied = p.packed || r->dtype != sx_native_dtype(p.type) || r->stride[2] != 1 || r->stride[1] != p.h;
-    p.input = (sx_gemm){.m = times(p.chunk, p.b), .n = gh, .k = p.i, .a_dtype = SX_FLOAT, .b_row = w->stride[2], .b_col = w->stride[1], .b_dtype = w->dtype};
+    p.room = p.copied || p.t >= MANY_STEPS;
+    p.input = (sx_gemm){.m = times(p.chunk, p.b), .n = gh, .k = p.i, .b_row = w->stride[2], .b_col = w->stride[1], .b_dtype = w->dtype};
     int64_t at = 0;
     char *base = call->scratch;
     p.share = base + place(&at, times(times(p.chunk, row), p.wide));
@@ -90,7 +93,7 @@ static plan plan_of(const sx_call *call) {
     p.reset = base + place(&at, p.kind == GRU ? times(bh, p.wide) : 0);
     p.update = base + place(&at, p.kind == GRU ? times(bh, p.wide) : 0);
     p.peep = base + place(&at, times(3 * p.wide, p.h));
-    p.r = base + place(&at, !p.copied ? 0 : times(times(p.gates * p.wide, p.packed ? sx_round_up(p.h, SX_PANEL) : p.h), p.h));
+    p.r = base + place(&at, !p.room ? 0 : times(times(p.gates * p.wide, p.packed ? sx_round_up(p.h, SX_PANEL) : p.h), p.h));
     p.shared = at;
     return p;
 }
@@ -112,7 +115,10 @@ static void input_rows(const void *source, int64_t row, int64_t rows, int64_t at
 
 static void plan_products(plan *p) {
     if (p->type == SX_F32) {
-        p->input.rows = input_rows, p->input.rows_source = p;
+        const sx_view *x = p->call->in;
+        p->in_order = p->call->param[1] == 0 && (p->b == 1 || x->stride[0] == p->b * x->stride[1]);
+        p->input.a_row = p->b == 1 ? x->stride[0] : x->stride[1], p->input.a_col = x->stride[2], p->input.a_dtype = x->dtype;
+        if (!p->in_order) p->input.rows = input_rows, p->input.rows_source = p;
         p->cut = SX_NAME(sx_gemm_cut_for)(&p->input, 1);
         p->gemm = SX_NAME(sx_gemm_scratch)(&p->input, p->cut.mc, p->cut.nc);
         if (p->packed) {
@@ -247,18 +253,24 @@ SX_INLINE sx_f sums_of(sx_f *v) {
     return FOLD2(v[0], v[1]);
 }
 
+#define TOGETHER (SX_GW < 8 ? SX_GW : 8) /* rows read at once, four vectors of each: lines come in runs, and the sums hide each other's latency */
+
 /* to[j] = row j · x for SX_GW rows of k elements side by side. */
 static void dot_rows(const float *restrict r, const float *restrict x, int64_t k, float *restrict to) {
     sx_f acc[SX_GW];
-    SX_UNROLL for (int j = 0; j < SX_GW; j++) acc[j] = sx_fsplat(0);
-    int64_t at = 0;
-    for (; at + SX_GW <= k; at += SX_GW) {
-        sx_f v = sx_fload(x + at);
-        SX_UNROLL for (int j = 0; j < SX_GW; j++) acc[j] += v * sx_fload(r + j * k + at);
-    }
-    if (at < k) {
-        sx_f v = sx_fload_part(x + at, (int)(k - at));
-        SX_UNROLL for (int j = 0; j < SX_GW; j++) acc[j] += v * sx_fload_part(r + j * k + at, (int)(k - at));
+    SX_UNROLL for (int part = 0; part < SX_GW; part += TOGETHER) {
+        const float *rows = r + part * k;
+        int64_t at = 0;
+        SX_UNROLL for (int j = 0; j < TOGETHER; j++) acc[part + j] = sx_fsplat(0);
+        for (; at + 4 * SX_GW <= k; at += 4 * SX_GW)
+            SX_UNROLL for (int j = 0; j < TOGETHER; j++)
+                SX_UNROLL for (int u = 0; u < 4; u++) acc[part + j] += sx_fload(x + at + u * SX_GW) * sx_fload(rows + j * k + at + u * SX_GW);
+        for (; at + SX_GW <= k; at += SX_GW)
+            SX_UNROLL for (int j = 0; j < TOGETHER; j++) acc[part + j] += sx_fload(x + at) * sx_fload(rows + j * k + at);
+        if (at < k) {
+            sx_f v = sx_fload_part(x + at, (int)(k - at));
+            SX_UNROLL for (int j = 0; j < TOGETHER; j++) acc[part + j] += v * sx_fload_part(rows + j * k + at, (int)(k - at));
+        }
     }
     sx_fstore(to, sums_of(acc));
 }
@@ -358,6 +370,7 @@ static void project(plan *p, int64_t steps) {
         return;
     }
     p->cut.down = sx_ceil_div(p->input.m, p->cut.mc);
+    p->input.a = p->call->in[0].data + p->first * p->call->in[0].stride[0] * sx_size_of(p->call->in[0].dtype);
     sx_for(p->call, p->cut.down * p->cut.across, project_rectangle, p);
 }
 
@@ -408,8 +421,10 @@ static void prepare(plan *p) {
         else zero(to, p->b * p->h * p->wide);
     }
     if (present(c, 7)) load(p, c->in + 7, d * c->in[7].stride[0], c->in[7].stride[1], 3 * p->h, p->peep);
+    const char *r = c->in[2].data + d * c->in[2].stride[0] * sx_element_bytes(c->in[2].dtype);
+    p->copied |= p->room && (uintptr_t)r % 64;
     if (p->copied) sx_for(c, p->gates * sx_ceil_div(p->h, SX_PANEL), copy_recurrent, p);
-    p->recurrent = p->copied ? p->r : c->in[2].data + d * c->in[2].stride[0] * p->wide;
+    p->recurrent = p->copied ? p->r : r;
     p->input.b = c->in[1].data + d * c->in[1].stride[0] * sx_element_bytes(c->in[1].dtype);
 }
 
