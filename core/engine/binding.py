@@ -55,6 +55,7 @@ def library() -> Any:
         "sx_run": (c_int, [c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_void_p]), "sx_continue": (c_int, [c_void_p, c_int64, c_void_p]),
         "sx_terminate": (None, [c_void_p]), "sx_profile": (None, [c_void_p, POINTER(c_int64)]), "sx_counts": (c_int64, [c_void_p, c_int]),
         "sx_error_text": (c_int64, [POINTER(_Report), c_void_p, POINTER(c_char), c_int64]), "sx_isa_name": (c_char_p, [c_int]), "sx_isa_available": (c_int, [c_int]),
+        "sx_kernel_available": (c_int, [c_int]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(found, name)
@@ -71,6 +72,12 @@ def isas() -> tuple[str, ...]:
             made.append(name.decode())
         number += 1
     return tuple(made)
+
+
+@cache
+def kernels() -> frozenset[Kernel]:
+    """The kernel kinds this build has."""
+    return frozenset(kind for kind in Kernel if library().sx_kernel_available(int(kind)))
 
 
 def _isa_number(name: str | None) -> int:
@@ -115,7 +122,7 @@ class EngineProgram:
     def __init__(self, program: Program, constants: Sequence[Tensor], *, threads: int = 0, isa: str | None = None, memory_limit: int = 0) -> None:
         packed = program.pack()
         self.program = program
-        self._open(packed, [_constant(program, i, t) for i, t in enumerate(constants)], _Options(threads, _isa_number(isa), memory_limit))
+        self._open(packed, [constant(program, i, t) for i, t in enumerate(constants)], _Options(threads, _isa_number(isa), memory_limit))
 
     @classmethod
     def from_bytes(cls, packed: bytes, constants: Sequence[np.ndarray], program: Program, *, threads: int = 0, isa: str | None = None) -> EngineProgram:
@@ -229,7 +236,7 @@ class EngineProgram:
             self.close()
 
 
-def _constant(program: Program, number: int, tensor: Tensor) -> np.ndarray:
+def constant(program: Program, number: int, tensor: Tensor) -> np.ndarray:
     """A constant as the engine reads it: dense, or packed where the program's views say so."""
     view = next((i for i, v in enumerate(program.views) if v.packing and program.buffers[v.buffer][:2] == (Home.DATA, number)), None)
     if view is None:

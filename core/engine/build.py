@@ -117,8 +117,8 @@ def build(target: Target | None = None, extra: tuple[str, ...] = (), verbose: bo
         made = list(pool.map(compile_unit, plan))
     library.parent.mkdir(parents=True, exist_ok=True)
     part = library.with_suffix(f".{os.getpid()}")
-    strip = [] if extra else ["-s"]
-    _run([*command, "-target", target.triple, *extra, "-shared", *strip, "-Wl,--gc-sections", "-Wl,-z,defs", *map(str, made), "-o", str(part)] + (["-lpthread"] if "linux" in target.triple else []), environment, verbose)
+    options = ["-shared", "-Wl,--gc-sections", "-Wl,-z,defs", "-lpthread", *([] if extra else ["-s"])] if "linux" in target.triple else ["-shared", "-s"]
+    _run([*command, "-target", target.triple, *extra, *map(str, made), *options, "-o", str(part)], environment, verbose)
     part.replace(library)
     return library
 

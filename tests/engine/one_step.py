@@ -79,7 +79,8 @@ class OneStep:
         self.results.append(made)
         return made.index
 
-    def step(self, kind: Kernel, inputs: Sequence[int], outputs: Sequence[int], params: dict[str, Any] | None = None, epilogue: Sequence[E] = (), prologue: E | None = None, first_leaf: int = 0) -> OneStep:
+    def step(self, kind: Kernel, inputs: Sequence[int], outputs: Sequence[int], params: dict[str, Any] | None = None, epilogue: Sequence[E] = (),
+             prologue: E | None = None, first_leaf: int = 0) -> OneStep:
         """Add the step; parameters by name as in RECORDS."""
         p, words = self.program, []
         for name in RECORDS[kind].params:

@@ -84,6 +84,8 @@ int sx_set_constant(sx_program *p, int64_t number, const void *data, uint64_t by
 int64_t sx_counts(const sx_program *p, int what) { return what == 0 ? p->n_inputs : what == 1 ? p->n_outputs : what == 2 ? p->n_steps : p->n_constants; }
 const char *sx_isa_name(int number) { return number >= 0 && number < SX_ISAS ? sx_tables[number]->name : NULL; }
 
+int sx_kernel_available(int kind) { return kind > 0 && kind < SX_KINDS && sx_tables[0]->kernels[kind].run != NULL; }
+
 /* -- bind ----------------------------------------------------------------------------------------------------------------------------------------- */
 
 static int64_t floor_div(int64_t a, int64_t b) { int64_t q = a / b; return a % b < 0 ? q - 1 : q; }
@@ -362,12 +364,12 @@ int sx_continue(sx_state *s, int64_t budget, sx_report *report) {
     sx_team *team = p->threads > 1 ? sx_host_join(p->threads) : NULL;
     int64_t until = budget ? sx_host_now() + budget : 0;
     int code = 0;
-    for (; s->next < p->n_steps && !code; s->next++) {
+    for (int64_t first = s->next; s->next < p->n_steps && !code; s->next++) {
         if (__atomic_load_n(&s->stop, __ATOMIC_RELAXED)) {
             code = sx_say(report, SX_E_TERMINATED, SX_R_STOPPED, s->next, -1, 0, 0);
             break;
         }
-        if (until && sx_host_now() > until) {
+        if (until && s->next > first && sx_host_now() > until) { /* one step at least, so that every call gets on */
             if (team) sx_host_leave(team);
             return SX_YIELD;
         }

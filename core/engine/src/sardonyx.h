@@ -64,6 +64,7 @@ SX_API int64_t sx_counts(const sx_program *program, int what); /* 0 inputs, 1 ou
 SX_API int64_t sx_error_text(const sx_report *report, const sx_program *program, char *text, int64_t size);
 SX_API const char *sx_isa_name(int number);  /* NULL past the last */
 SX_API int sx_isa_available(int number);     /* whether this machine runs it */
+SX_API int sx_kernel_available(int kind);    /* whether this build has kernels of a kind (core/kernels.py) */
 
 #ifdef __cplusplus
 }

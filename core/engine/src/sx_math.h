@@ -31,11 +31,12 @@ SX_FN float sx_exp_parts_f32(float x, float *scale, float *scale2) {
     int32_t k = (int32_t)(sx_bits32(t) - 0x4b400000u);
     float kf = t - 0x1.8p23f;
     float r = (x - kf * 0x1.62e4p-1f) - kf * 0x1.7f7d1cp-20f;
-    /* (expm1(r) - r) / r², error 6.6e-8 */
-    float p = 0x1.6d1270p-10f;
-    p = p * r + 0x1.120cd4p-7f;
-    p = p * r + 0x1.555518p-5f;
-    p = p * r + 0x1.5554dcp-3f;
+    /* (expm1(r) - r) / r², error 1.4e-9 */
+    float p = 0x1.a12670p-13f;
+    p = p * r + 0x1.6d44d2p-10f;
+    p = p * r + 0x1.1110e0p-7f;
+    p = p * r + 0x1.5554e8p-5f;
+    p = p * r + 0x1.555556p-3f;
     p = p * r + 0x1p-1f;
     int32_t half = k >> 1;
     *scale = sx_float32((uint32_t)(half + 127) << 23);

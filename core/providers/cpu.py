@@ -1,0 +1,95 @@
+"""CPUExecutionProvider: programs on the C engine, the nodes it has no kernels for on their NumPy bodies (refused when strict).
+
+Programs are planned when a run first needs a range of sizes (segmented.py) and bound for each new size inside it (engine/binding.py).
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..engine.binding import EngineProgram, kernels
+from ..engine.build import BuildError
+from ..errors import InvalidArgument
+from ..graph import Model
+from ..kernels import Kernel
+from ..lowering import KernelCall, View
+from ..plan.planner import Plan
+from ..program import RANK
+from ..types import DType
+from .memory import memory_limit
+from .segmented import SegmentedExecutor
+
+NAME = "CPUExecutionProvider"
+#: Session configuration entry: "1" refuses nodes that would run on NumPy.
+STRICT = "session.disable_cpu_ep_fallback"
+THREADS = "session.intra_op_num_threads"
+
+#: Element types expressions and most kinds compute with (the dtype matrix, core/expr.py).
+COMPUTED = frozenset({DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BFLOAT16, DType.BOOL, DType.INT8, DType.UINT8, DType.INT16, DType.UINT16, DType.INT32, DType.UINT32, DType.INT64, DType.UINT64,
+                      DType.INT4, DType.UINT4, DType.INT2, DType.UINT2})
+#: Kinds that only move elements take every type with a fixed size.
+MOVED = frozenset(set(DType) - {DType.STRING})
+MOVING = frozenset({Kernel.COPY, Kernel.GATHER})
+SHORT_FLOATS = frozenset({DType.FLOAT, DType.FLOAT16, DType.BFLOAT16})
+#: What the operands before `first_leaf` may be, where that is less than COMPUTED.
+OWN_TYPES: Mapping[Kernel, frozenset[DType]] = {
+    Kernel.MATMUL: SHORT_FLOATS, Kernel.CONV: SHORT_FLOATS, Kernel.ATTENTION: SHORT_FLOATS | {DType.BOOL}, Kernel.POOL: SHORT_FLOATS | {t for t in COMPUTED if t.is_integer},
+    Kernel.SOFTMAX: SHORT_FLOATS | {DType.DOUBLE}, Kernel.NORM: SHORT_FLOATS | {DType.DOUBLE},
+}
+
+
+def refusal(call: KernelCall) -> str:
+    """Why the engine can not run a kernel call, or ""."""
+    if call.kind is None:
+        return ""
+    name = call.kind.name.lower()
+    if call.kind not in kernels():
+        return f"the C engine has no {name} kernel"
+    views = [v for v in (*call.inputs, *call.outputs) if v is not None]
+    if any(v.rank > RANK or len(v.buffer.shape) > RANK for v in views):
+        return f"the C engine takes at most {RANK} dims"
+    allowed = MOVED if call.kind in MOVING else COMPUTED
+    own = OWN_TYPES.get(call.kind, allowed)
+    operands = call.first_leaf if call.epilogue or call.first_leaf else len(call.inputs)
+    for i, view in enumerate(call.inputs):
+        if view is not None and view.dtype not in (own if i < operands else allowed):
+            return f"the C engine has no {name} of {view.dtype.text}"
+    wrong = next((v.dtype for v in call.outputs if v.dtype not in allowed), None)
+    return f"the C engine has no {name} that makes {wrong.text}" if wrong is not None else ""
+
+
+def accepts(calls: Sequence[KernelCall], outputs: Sequence[View]) -> str:
+    """Why a node's kernel calls can not run here, or ""."""
+    return next((why for why in map(refusal, calls) if why), "")
+
+
+class EngineExecutor(SegmentedExecutor):
+    """A model on the C engine."""
+
+    def __init__(self, model: Model, *, threads: int = 0, strict: bool = False, limit: int | None = None) -> None:
+        self.threads = threads
+        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: accepts)
+
+    def _make(self, plan: Plan) -> EngineProgram:
+        return EngineProgram(plan.program, plan.constants, threads=self.threads, memory_limit=self.limit or 0)
+
+
+class CpuProvider:
+    """The C engine. Label: executed in CI."""
+
+    name = NAME
+
+    def available(self) -> str:
+        """Why the engine is not there, or ""."""
+        try:
+            kernels()
+        except (BuildError, OSError) as reason:
+            return str(reason)
+        return ""
+
+    def compile(self, model: Model, options: Mapping[str, Any]) -> EngineExecutor:
+        """Partition now; plan at the first run of a range of sizes. Strict refuses nodes that would run on NumPy."""
+        threads = str(options.get(THREADS, "0"))
+        if not threads.isascii() or not threads.isdigit():
+            raise InvalidArgument(f"'{THREADS}' must be a number of threads (0: one for each core), not '{threads[:40]}'")
+        return EngineExecutor(model, threads=int(threads), strict=str(options.get(STRICT, "0")) == "1", limit=memory_limit(options))
