@@ -86,7 +86,7 @@ class InferenceSession:
             _warn(f"{'; '.join(f'{name} is not available: {reason}' for name, reason in skipped.items())}. {chosen[0].name} takes over; session.explain() shows where each node runs", 4)
         for rank, choice in enumerate(chosen):
             try:
-                executor = choice.provider.compile(self._model, {**self._options._entries, **choice.options})
+                executor = choice.provider.compile(self._model, {"session.intra_op_num_threads": self._options.intra_op_num_threads, **self._options._entries, **choice.options})
                 break
             except SardonyxError as error:
                 if rank == len(chosen) - 1:
@@ -111,6 +111,8 @@ class InferenceSession:
             raise EPFail(f"{first.label} would need a fallback, and '{STRICT}' is '1' ({why}). List '{providers.REFERENCE}' to run on NumPy, or remove the entry")
 
     def _refuse_placements(self, allowed: set[str]) -> None:
+        if getattr(self._executor, "strict", False):  # it refuses by itself, knowing what shape arithmetic is and what the inputs' values decide
+            return
         for placement in self._executor.placements():
             if placement.provider not in allowed:
                 self._executor.close()
@@ -260,7 +262,7 @@ class InferenceSession:
         if isinstance(output_names, (str, bytes)) or not isinstance(output_names, Iterable):
             raise InvalidType(f"output_names must be a list of names or None, not {output_names!r:.60}; e.g. ['{next(iter(self._output_index), 'y')}']")
         names = list(output_names)
-        wrong = [str(name) for name in names if name not in self._output_index]
+        wrong = [str(name) for name in names if not isinstance(name, str) or name not in self._output_index]
         if wrong:
             raise InvalidArgument(f"Invalid output name: {', '.join(wrong)}. The outputs are {', '.join(self._output_index)}")
         return [self._output_index[name] for name in names] or list(range(len(self._args.outputs)))

@@ -6,6 +6,8 @@ import copy
 import random
 from typing import Any
 
+from sardonyx import ops
+
 #: message → {field number: message it holds}. Facts of onnx.proto; other length-delimited fields are bytes.
 MESSAGES: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 8: "OperatorSet", 14: "Entry", 25: "Function"},
@@ -24,6 +26,7 @@ MESSAGES: dict[str, dict[int, str]] = {
     "OperatorSet": {}, "Entry": {}, "Dim": {},
 }
 NUMBERS = (0, 1, 2, 3, 5, 16, 17, 29, 100, 127, 128, 1 << 16, 1 << 31, (1 << 32) - 1, 1 << 40, (1 << 62), (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
+OPERATORS = tuple(name.encode() for _, name in ops.names())
 
 
 class Message:
@@ -117,9 +120,13 @@ def _change_value(field: list[Any], rng: random.Random) -> None:
             del value.fields[rng.randrange(len(value.fields)):]
     elif wire == 2:
         data = bytearray(value)
-        action = rng.randrange(5)
+        action = rng.randrange(7)
         if action == 0:
             data = data[:rng.randrange(len(data) + 1)]
+        elif action == 5 and len(data) % 8 == 0:  # elements: sizes, axes, pads at the ends of their range
+            data = bytearray(b"".join(rng.choice((*NUMBERS, 7)).to_bytes(8, "little") for _ in range(len(data) // 8)))
+        elif action == 6:
+            data = bytearray(rng.choice(OPERATORS))
         elif action == 1:
             data += rng.randbytes(rng.choice((1, 4, 8, 1000)))
         elif action == 2 and data:
