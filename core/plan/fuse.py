@@ -4,17 +4,21 @@ Rules
 1. Map into Map: a Map whose one output is read once, by a Map over the same positions, moves into the reader's expression.
 2. Epilogue: a Map that is the only reader of a MatMul, Conv, Pool, Norm, Softmax, Reduce or Attention result, over the same positions, becomes that call's epilogue
    (again and again: bias, activation, residual add).
+3. Written in place: where a whole result is read only by a Copy, its kernel writes where the Copy would (a part of a Concat, a transposed graph output), and the Copy goes. Axes may change
+   places for Maps, Copies and Reduces; for other kinds the last must stay the last, and a Conv's or Pool's all, because they write runs of it.
 A result that is a graph output is never fused away, nor one whose element type is narrower than it is computed in: storing rounds, and fusion must not
 change results. An expression stays below MAX_REGISTERS and a call below MAX_OPERANDS.
 """
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..expr import MAX_REGISTERS, E, Op, acc, cast, compute_type, encode, leaf, substitute
 from ..kernels import Kernel
-from ..lowering import Buffer, KernelCall, View
+from ..lowering import Axis, Buffer, KernelCall, View
 from ..types import DType
+from .layout import SPATIAL
 from .lower import Lowered
 
 #: Kinds that run an epilogue on a finished block.
@@ -34,6 +38,8 @@ def _fuse_once(lowered: Lowered) -> bool:
     aliased = {c.outputs[0].buffer.alias for c in lowered.calls if c.kind is None}
     writers = {v.buffer: c for c in lowered.calls for v in c.outputs}
     for call in lowered.calls:
+        if call.kind is Kernel.COPY and _into_copy(lowered, call, readers, aliased, outputs):
+            return True
         if call.kind is not Kernel.MAP or len(call.outputs) != 1:
             continue
         for i, view in enumerate(call.inputs):
@@ -50,6 +56,42 @@ def _fuse_once(lowered: Lowered) -> bool:
     return False
 
 
+def _into_copy(lowered: Lowered, copy: KernelCall, readers: dict[Buffer, list[tuple[KernelCall, int]]], aliased: set[Buffer | None], outputs: set[Buffer]) -> bool:   # 3
+    view, target = copy.inputs[0], copy.outputs[0]
+    assert view is not None
+    buffer = view.buffer
+    if copy.params.get("mode") or buffer.alias is not None or buffer.port is not None or buffer.tensor is not None or buffer in aliased or buffer in outputs or len(readers[buffer]) != 1:
+        return False
+    place = {axis.dim: i for i, axis in enumerate(view.axes) if axis.dim is not None}
+    if not _covers(view, place):
+        return False
+    writers = [(c, i) for c in lowered.calls for i, v in enumerate(c.outputs) if v.buffer is buffer]
+    others = [c for c in lowered.calls if c is not copy and any(v.buffer is target.buffer and v.is_whole for v in c.outputs)]
+    if len(writers) != 1 or others:
+        return False
+    source, number = writers[0]
+    if source.kind is None or not source.outputs[number].is_whole or not _may_write(source.kind, list(place[d] for d in sorted(place))):
+        return False
+    axes = tuple(target.axes[place[d]] if d in place else Axis(1, None) for d in range(len(buffer.shape)))
+    source.outputs[number] = replace(target, axes=axes)._fix([axis for axis, read in zip(target.axes, view.axes, strict=True) if read.dim is None])
+    source.origin = tuple(dict.fromkeys((*source.origin, *copy.origin)))
+    lowered.calls.remove(copy)
+    return True
+
+
+def _covers(view: View, place: dict[int, int]) -> bool:
+    """Whether the view is all of its buffer, its axes in any order, axes of size 1 put in or left out; `place`: dim → axis."""
+    shape = view.buffer.shape
+    whole = all(a.start == 0 and a.step == 1 and a.size == shape[a.dim] if a.dim is not None else a.size == 1 for a in view.axes)
+    return whole and not view.fixed and len(place) == sum(a.dim is not None for a in view.axes) and all(d in place or size == 1 for d, size in enumerate(shape))
+
+
+def _may_write(kind: Kernel, order: list[int]) -> bool:
+    if kind in (Kernel.MAP, Kernel.COPY, Kernel.REDUCE) or order == sorted(order):
+        return True
+    return kind not in SPATIAL and order[-1] == max(order)
+
+
 def _readers(calls: list[KernelCall]) -> dict[Buffer, list[tuple[KernelCall, int]]]:
     found: dict[Buffer, list[tuple[KernelCall, int]]] = {}
     for call in calls:
@@ -61,7 +103,7 @@ def _readers(calls: list[KernelCall]) -> dict[Buffer, list[tuple[KernelCall, int
 
 def _same_positions(view: View, written: View, target: View) -> bool:
     """Whether `view` reads exactly what `written` wrote, position by position, over the target's iteration space."""
-    return written.is_whole and view.is_whole and target.is_whole and view.buffer is written.buffer and view.shape == target.shape
+    return written.is_whole and view.is_whole and view.buffer is written.buffer and view.shape == target.shape
 
 
 def _rounds(dtype: DType) -> bool:

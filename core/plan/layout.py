@@ -2,9 +2,10 @@
 
 Rules
 1. Graph inputs, outputs and constants are row-major (constants of a Conv's weights are packed, see encode).
-2. Conv and Pool read and write channels-last: their outputs are given that order; an input buffer that is not takes a Copy (one a buffer, shared by all readers). An order is
-   the same as another where they differ only in dims of size 1.
-3. A Map's (and a Softmax's, Norm's, Reduce's) output takes the order of its first whole input of the same dims, so channels-last runs through elementwise chains.
+2. Conv and Pool read and write channels-last: their outputs (whole, or parts of a Concat) are given that order; an input whose channels are not innermost takes a Copy (one a
+   buffer, shared by all readers). Dims of size 1 do not matter.
+3. The output of any other kernel (or the buffer it writes a part of) takes the order of its first input that lies so and has the same dims, so channels-last runs through
+   elementwise chains, slices and Concats.
 4. An alias needs its source row-major: where it is not, the alias becomes a Copy. So does what an expression loads from by index.
 """
 from __future__ import annotations
@@ -37,8 +38,8 @@ def choose_layout(lowered: Lowered) -> None:
             _resolve_alias(call, calls)
             continue
         for out in call.outputs:                                                                          # 3
-            if out.buffer.order is None and out.buffer not in outputs and out.buffer.port is None and call.kind is not Kernel.COPY:
-                out.buffer.order = next((v.buffer.order for v in call.inputs if v is not None and v.is_whole and v.shape == out.buffer.shape and v.buffer.order is not None), None)
+            if out.buffer.order is None and out.buffer not in outputs and out.buffer.port is None and _is_part(out):
+                out.buffer.order = next((v.buffer.order for v in call.inputs if v is not None and _is_part(v) and v.shape == out.shape and v.buffer.order is not None), None)
         if call.kind is Kernel.MAP:                                                                       # 4
             for i in loaded(call):
                 view = call.inputs[i]
@@ -59,9 +60,23 @@ def same_order(shape: tuple[Dim, ...], a: tuple[int, ...] | None, b: tuple[int, 
     return [d for d in a or row_major if shape[d] != 1] == [d for d in b or row_major if shape[d] != 1]
 
 
+def _is_part(view: View) -> bool:
+    """Whether axis i runs along dim i, for all dims: the whole buffer or a slice of it."""
+    return len(view.axes) == len(view.buffer.shape) and all(a.dim == i for i, a in enumerate(view.axes))
+
+
+def _channels_innermost(view: View) -> bool:
+    """Whether axis 1 runs along the innermost dim, one element after the other."""
+    dims = [a.dim for a in view.axes if a.dim is not None]
+    if len(set(dims)) < len(dims):
+        return False
+    inner = [d for d in view.buffer.order or range(len(view.buffer.shape)) if view.buffer.shape[d] != 1]
+    return view.is_whole and not inner or bool(inner) and view.axes[1].dim == inner[-1] and view.axes[1].step == 1
+
+
 def _channels_last_input(view: View, calls: list[KernelCall], copies: dict[Buffer, Buffer], call: KernelCall) -> View:
     wanted = channels_last(view.rank)
-    if view.is_whole and same_order(view.buffer.shape, view.buffer.order, wanted):
+    if _channels_innermost(view) or view.is_whole and same_order(view.buffer.shape, view.buffer.order, wanted):
         return view
     if view.is_whole and view.buffer in copies:
         return copies[view.buffer].whole()
@@ -75,9 +90,9 @@ def _channels_last_input(view: View, calls: list[KernelCall], copies: dict[Buffe
 
 def _channels_last_output(view: View, outputs: set[Buffer], calls: list[KernelCall]) -> View:
     wanted = channels_last(view.rank)
-    if view.is_whole and view.buffer.order is None and view.buffer not in outputs:
+    if _is_part(view) and view.buffer.order is None and view.buffer not in outputs and view.buffer.port is None:
         view.buffer.order = wanted
-    if view.is_whole and same_order(view.buffer.shape, view.buffer.order, wanted):
+    if _channels_innermost(view) or view.is_whole and same_order(view.buffer.shape, view.buffer.order, wanted):
         return view
     made = Buffer(f"{view.buffer.name}.nhwc", view.dtype, view.shape)
     made.order = wanted
