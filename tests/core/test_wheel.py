@@ -36,6 +36,6 @@ def test_wheel_is_complete(tmp_path: Path) -> None:
         archive.extractall(folder)
     expected = {f"sardonyx/{p.relative_to(ROOT / 'core')}" for p in (ROOT / "core").rglob("*.py")} | {f"sardonyx/{p.relative_to(ROOT)}" for p in (ROOT / "converter").rglob("*.py")}
     assert expected <= names, sorted(expected - names)
-    assert {"sardonyx/py.typed", "sardonyx/model/sdx.fbs"} <= names
+    assert {"sardonyx/py.typed", "sardonyx/model/sdx.fbs", "sardonyx/engine/src/sardonyx.h"} <= names
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", PROGRAM, str(folder)], capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(folder), "PATH": "/usr/bin"})
     assert run.stdout.strip() == "[1.0, 1.0, 1.0]", run.stderr
