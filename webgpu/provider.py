@@ -64,6 +64,10 @@ class WebGpuProvider:
         """Why there is no device here, or ""."""
         return unavailable()
 
+    def emulated(self) -> bool:
+        """Whether the adapter is a processor that plays a GPU (lavapipe, SwiftShader): it works, slower than the CPU provider."""
+        return open_device().adapter.is_cpu
+
     def compile(self, model: Model, options: Mapping[str, Any]) -> WebGpuExecutor:
         """Partition and, at the first run of a size, plan and compile. Strict refuses nodes that would run on NumPy."""
         return WebGpuExecutor(open_device(), model, strict=str(options.get(STRICT, "0")) == "1", limit=memory_limit(options))

@@ -113,7 +113,13 @@ def get_available_providers() -> list[str]:
 
     The CPU is always there: where its engine is missing, the NumPy operators stand in, with a warning, and `session.explain()` says so.
     """
-    return [name for name in REGISTRY if name not in (REFERENCE, CPU) and not reason_missing(name)] + [CPU]
+    return [name for name in REGISTRY if name not in (REFERENCE, CPU) and not reason_missing(name) and _worth_listing(name)] + [CPU]
+
+
+def _worth_listing(name: str) -> bool:
+    """Programs pass the whole list of available providers on: one that only emulates its device (WebGPU on a software adapter) has to be asked for by name."""
+    emulated: bool = getattr(_make(REGISTRY[name]), "emulated", lambda: False)()
+    return not emulated
 
 
 def requests(providers: Any, provider_options: Any = None) -> list[Request]:

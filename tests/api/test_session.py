@@ -16,6 +16,7 @@ import sardonyx
 from onnx import TensorProto
 from sardonyx import errors
 from sardonyx.api import session as session_module
+from sardonyx.providers.cpu import CpuProvider
 
 from . import models
 
@@ -105,30 +106,48 @@ def test_providers_as_onnxruntime(providers: Any, capfd: Any) -> None:
 
 def test_unavailable_providers_warn_once_with_the_reason() -> None:
     with pytest.warns(UserWarning) as caught:
-        session = sardonyx.InferenceSession(models.scaled(), providers=["cuda", "webgpu", "reference"])
+        session = sardonyx.InferenceSession(models.scaled(), providers=["cuda", "coreml", "reference"])
     about = [str(w.message) for w in caught if "not available" in str(w.message)]
-    assert len(about) == 1 and "CUDAExecutionProvider" in about[0] and "WebGpuExecutionProvider" in about[0] and "takes over" in about[0]
+    assert len(about) == 1 and "CUDAExecutionProvider" in about[0] and "CoreMLExecutionProvider" in about[0] and "takes over" in about[0]
     assert caught[0].filename == __file__
     assert session.get_providers() == REFERENCE
     assert "CUDAExecutionProvider is not used" in str(session.explain())
 
 
-def test_the_cpu_is_honest() -> None:
+@pytest.fixture
+def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the engine can not be loaded."""
+    monkeypatch.setattr(CpuProvider, "available", lambda self: "the C engine is not built here")
+
+
+def test_the_cpu_runs_on_the_engine() -> None:
+    session = quiet(None)
+    assert session.get_providers() == ["CPUExecutionProvider"]
+    row, = session.explain()
+    assert (row.names, row.operator, row.provider, row.reason) == (("q",), "Mul", "CPUExecutionProvider", "")
+    options = sardonyx.SessionOptions()
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    for threads in (1, 2):
+        options.intra_op_num_threads = threads
+        assert sardonyx.InferenceSession(models.scaled(), options).run(None, {"x": np.ones(3, np.float32)})[0].tolist() == [2, 2, 2]
+
+
+def test_the_cpu_is_honest(no_engine: None) -> None:
     session_module._warned.clear()
-    with pytest.warns(UserWarning, match="CPUExecutionProvider runs the NumPy reference operators: the C engine is not built"):
+    with pytest.warns(UserWarning, match="CPUExecutionProvider runs the NumPy reference operators: the C engine is not built here"):
         session = sardonyx.InferenceSession(models.scaled())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sardonyx.InferenceSession(models.scaled())  # once a process
     row, = session.explain()
-    assert (row.names, row.operator, row.provider, row.reason) == (("q",), "Mul", "ReferenceExecutionProvider", "the C engine is not built in this version")
+    assert (row.names, row.operator, row.provider, row.reason) == (("q",), "Mul", "ReferenceExecutionProvider", "the C engine is not built here")
     assert "Mul" in str(session.explain()) and "the C engine is not built" in str(session.explain())
     assert session.get_providers() == ["CPUExecutionProvider"]
-    assert sardonyx.get_available_providers() == ["CPUExecutionProvider"]
+    assert sardonyx.get_available_providers()[-1] == "CPUExecutionProvider"
     assert set(onnxruntime.get_all_providers()) <= set(sardonyx.get_all_providers()) and sardonyx.get_all_providers()[-1] == "CPUExecutionProvider"
 
 
-def test_strict_sessions_refuse_to_fall_back() -> None:
+def test_strict_sessions_refuse_to_fall_back(no_engine: None) -> None:
     options = sardonyx.SessionOptions()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     for providers in (None, ["cpu"], ["cuda"], ["cuda", "cpu"]):
