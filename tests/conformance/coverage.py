@@ -66,9 +66,11 @@ def main() -> None:
             f"Written by `make conformance` from a run of all {len(cases)} cases on each executor, compared by onnx's own `assert_similar_outputs`.",
             "For orientation, on the same cases: onnx.reference passes 2,015, onnxruntime 1.32.0 (CPU) 1,855.", "",
             "Strict: no node of the case runs on a NumPy body; cases without a kernel step (everything is known at planning) are counted apart.", "",
-            "| executor | passed | failed | strict | no kernel step |", "|---|--:|--:|--:|--:|", *summary, "", "## Remaining failures", "", "| executor | case | reason |", "|---|---|---|", *reasons, "",
+            "| executor | passed | failed | strict | no kernel step |", "|---|--:|--:|--:|--:|", *summary, "",
+            "## Remaining failures", "", "| executor | case | reason |", "|---|---|---|", *reasons, "",
             "## Why nodes run on the host", "", "| executor | reason | cases |", "|---|---|--:|",
-            *(f"| {executor} | {why} | {count} |" for executor, found in hosts.items() for why, count in found.most_common()), "", "## Node cases by operator", "", "Expanded functions are left out here (they count above).", "", *table(cases, results), ""]
+            *(f"| {executor} | {why} | {count} |" for executor, found in hosts.items() for why, count in found.most_common()), "",
+            "## Node cases by operator", "", "Expanded functions are left out here (they count above).", "", *table(cases, results), ""]
     (ROOT / "COVERAGE.md").write_text("\n".join(text))
     print("\n".join(summary))
     if new:
