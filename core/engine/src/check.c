@@ -30,6 +30,7 @@ static int leaves_fit(const sx_code *code, const sx_call *call, const sx_view *s
 /* An output no two positions of which share memory: threads may write them in any order. Strides, sorted, each step over all that lies below. */
 static int injective(const sx_view *v) {
     int64_t reach = 0, done = 0;
+    for (int d = 0; d < v->rank; d++) if (v->dim[d] == 0) return 1; /* nothing is written */
     for (int k = 0; k < v->rank; k++) {
         int best = -1;
         for (int d = 0; d < v->rank; d++) {
@@ -46,15 +47,29 @@ static int injective(const sx_view *v) {
     return 1;
 }
 
+/* Two operands whose products are summed: both floats, both doubles, or both integers computed alike. */
+static int products_fit(const sx_view *a, const sx_view *b) { return sx_compute_of(a->dtype) >= 0 && sx_compute_of(a->dtype) == sx_compute_of(b->dtype); }
+
+static int is_byte(const sx_view *v) { return v->dtype == SX_UINT8 || v->dtype == SX_INT8; }
+
+/* Operand i is a zero point of `v`, an integer: of its type, one for all or one for each of n. */
+static int zero_fits(const sx_call *c, int i, const sx_view *v, int64_t n) {
+    const sx_view *zero = c->in + i;
+    if (!has(c, i) || zero->dtype != v->dtype || zero->packing || sx_compute_of(v->dtype) < SX_I32) return 0;
+    return zero->rank == 0 || (zero->rank == 1 && (zero->dim[0] == 1 || zero->dim[0] == n));
+}
+
 static int check_matmul(const sx_call *c, int64_t step, sx_report *report) {
     const sx_view *a = c->in, *b = c->in + 1, *y = c->out;
     int r = y->rank;
-    if (a->rank != r || r < 2 || b->rank < 2 || (b->rank != r && b->rank != 2) || (b->packing && b->rank != 2)) REFUSE(0, a->rank, b->rank);
+    if (a->rank != r || r < 2 || b->rank < 2 || (b->rank != r && b->rank != 2) || (b->packing && (b->rank != 2 || b->packing > 2))) REFUSE(0, a->rank, b->rank);
     if (a->dim[r - 2] != y->dim[r - 2] || b->dim[b->rank - 1] != y->dim[r - 1] || a->dim[r - 1] != b->dim[b->rank - 2]) REFUSE(1, a->dim[r - 1], b->dim[b->rank - 2]);
     for (int d = 0; d < r - 2; d++) if (a->dim[d] != y->dim[d] || (b->rank == r && b->dim[d] != y->dim[d])) REFUSE(d, a->dim[d], y->dim[d]);
+    if (!products_fit(a, b)) REFUSE_TYPE(1, a->dtype, b->dtype);
     for (int z = 0; z < 2; z++) {
         int64_t operand = c->param[z];
-        if (operand != -1 && (operand < 2 || operand >= c->n_in || !has(c, (int)operand))) REFUSE_PARAM(z, operand);
+        if (operand == -1) continue;
+        if (operand < 2 || operand >= c->n_in || !zero_fits(c, (int)operand, z ? b : a, z ? y->dim[r - 1] : y->dim[r - 2])) REFUSE_PARAM(z, operand);
     }
     return 0;
 }
@@ -81,9 +96,11 @@ static int check_conv(const sx_call *c, int64_t step, sx_report *report) {
     if (transposed ? w->dim[0] != x->dim[1] || w->dim[1] * group != y->dim[1] || x->dim[1] % group : w->dim[0] != y->dim[1] || w->dim[1] * group != x->dim[1] || y->dim[1] % group)
         REFUSE(1, w->dim[0], w->dim[1]);
     for (int i = 0; i < spatial; i++) if (w->dim[2 + i] != p[2 + i]) REFUSE(1, w->dim[2 + i], p[2 + i]);
+    if (!products_fit(x, w) || (sx_compute_of(x->dtype) >= SX_I32 && !(is_byte(x) && is_byte(w)))) REFUSE_TYPE(1, x->dtype, w->dtype);
     for (int z = 0; z < 2; z++) {
         int64_t operand = p[15 + z];
-        if (operand != -1 && (operand < 2 || operand >= c->n_in || !has(c, (int)operand))) REFUSE_PARAM(15 + z, operand);
+        if (operand == -1) continue;
+        if (operand < 2 || operand >= c->n_in || !zero_fits(c, (int)operand, z ? w : x, z && !transposed ? w->dim[0] : 1)) REFUSE_PARAM(15 + z, operand);
     }
     return 0;
 }

@@ -1,4 +1,4 @@
-/* conv.c: convolutions of any rank up to 3-D, grouped, strided, dilated, transposed (kind CONV), float types, double.
+/* conv.c: convolutions of any rank up to 3-D, grouped, strided, dilated, transposed (kind CONV), float types, double; bytes go to conv_int.c.
 
    X[N, C, spatial…] has channel stride 1 (other strides are free). W is packed as CONV or DEPTHWISE, derived as WINOGRAD, or plain, logically [M, C/group, kernel…]; a transposed
    convolution's is plain, [C, M/group, kernel…]. Y: any strides.
@@ -162,6 +162,7 @@ int64_t SX_NAME(sx_scratch_conv)(const sx_call *call) {
     sx_conv v = sx_conv_of(call);
     if (v.rows == 0 || v.m == 0) return 0;
     if (is_double(&v)) return 8 * PIXELS * FEATURES;
+    if (!sx_is_float(v.xv->dtype)) return SX_NAME(sx_conv_int_scratch)(&v);
     if (is_depthwise(&v)) return SX_NAME(sx_depthwise_scratch)(&v);
     if (v.wv->packing > SX_PACK_WINOGRAD) return SX_NAME(sx_winograd_scratch)(&v);
     job j = job_of(&v);
@@ -177,6 +178,7 @@ int SX_NAME(sx_k_conv)(const sx_call *call) {
         sx_for(call, v.n * v.out[0] * v.out[1], double_tile, &v);
         return SX_OK;
     }
+    if (!sx_is_float(v.xv->dtype) && v.xv->dtype != SX_DOUBLE) return SX_NAME(sx_conv_int)(&v); /* bytes, sx_check says */
     if (!sx_is_float(v.xv->dtype) || !sx_is_float(v.wv->dtype)) return sx_fail(call, SX_E_DTYPE, 0, v.xv->dtype, v.wv->dtype);
     if (is_depthwise(&v)) return SX_NAME(sx_depthwise)(&v);
     if (v.wv->packing > SX_PACK_WINOGRAD) return SX_NAME(sx_winograd)(&v);

@@ -96,4 +96,8 @@ int64_t SX_NAME(sx_depthwise_scratch)(const sx_conv *v);
 int SX_NAME(sx_winograd)(const sx_conv *v);
 int64_t SX_NAME(sx_winograd_scratch)(const sx_conv *v);
 
+/* conv_int.c: convolutions of bytes. */
+int SX_NAME(sx_conv_int)(const sx_conv *v);
+int64_t SX_NAME(sx_conv_int_scratch)(const sx_conv *v);
+
 #endif

@@ -8,6 +8,9 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 #include <time.h>
 #include <unistd.h>
 #include "sx_internal.h"
@@ -71,8 +74,31 @@ static int has_isa(const char *name) {
     if (equal(name, "avx512")) return zmm && b7 >> 16 & 1 && b7 >> 17 & 1 && b7 >> 30 & 1 && b7 >> 31 & 1 && c7 >> 11 & 1; /* F, DQ, BW, VL, VNNI */
     return 0;
 }
+
+/* AMX for bytes: the machine has it, the system saves tiles, and grants them to this process (Linux, since their state is large). SARDONYX_AMX=0 does without. */
+static int find_amx(void) {
+    unsigned a, b, c, d, xcr0 = 0, high;
+    const char *asked = getenv("SARDONYX_AMX");
+    if ((asked && equal(asked, "0")) || !has_isa("avx512")) return 0;
+    __cpuid_count(7, 0, a, b, c, d);
+    __asm__("xgetbv" : "=a"(xcr0), "=d"(high) : "c"(0));
+    if (!(d >> 24 & 1) || !(d >> 25 & 1) || (xcr0 & 0x60000) != 0x60000) return 0;
+#ifdef __linux__
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+#else
+    return 0;
+#endif
+}
+int sx_host_amx(void) {
+    static int found; /* 0: not looked for yet, 1: no, 2: yes. Several threads looking find the same */
+    int known = __atomic_load_n(&found, __ATOMIC_RELAXED);
+    if (!known) __atomic_store_n(&found, known = 1 + find_amx(), __ATOMIC_RELAXED);
+    return known == 2;
+}
 #else
 static int has_isa(const char *name) { return equal(name, "neon"); }
+int sx_host_amx(void) { return 0; }
 #endif
 
 int sx_isa_available(int number) { return number >= 0 && number < SX_ISAS && has_isa(sx_tables[number]->name); }

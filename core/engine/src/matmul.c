@@ -1,8 +1,8 @@
-/* matmul.c: out[..., M, N] = A[..., M, K] · B[..., K, N] (kind MATMUL), float types.
+/* matmul.c: out[..., M, N] = A[..., M, K] · B[..., K, N] (kind MATMUL), float types; integers go to matmul_int.c.
 
    Operands have the same rank ≥ 2 or B is packed (rank 2); batch dims of A and B may have stride 0. A and B: any strides, float, half or bfloat16 in any mix, computed in float; or double.
    Without an epilogue and with columns of Y side by side, results are written in place; otherwise a finished rectangle goes through sx_finish. */
-#include "gemm.h"
+#include "gemm_int.h"
 
 #define ROWS 8 /* of a double rectangle */
 
@@ -51,7 +51,7 @@ static job job_of(const sx_call *call) {
 
 int64_t SX_NAME(sx_scratch_matmul)(const sx_call *call) {
     if (call->in[0].dtype == SX_DOUBLE) return ROWS * 8 * sx_min64(256, call->out[0].dim[call->out[0].rank - 1]) + 64;
-    if (!sx_is_float(call->in[0].dtype)) return 0;
+    if (!sx_is_float(call->in[0].dtype)) return SX_NAME(sx_matmul_int_scratch)(call);
     job j = job_of(call);
     return SX_NAME(sx_gemm_scratch)(&j.gemm, j.cut.mc, j.cut.nc) + (j.in_place ? 0 : sx_round_up(4 * j.cut.mc * j.cut.nc, 64));
 }
@@ -116,6 +116,7 @@ int SX_NAME(sx_k_matmul)(const sx_call *call) {
         sx_for(call, batches(call) * sx_ceil_div(m, ROWS) * sx_ceil_div(n, sx_min64(256, n)), double_tile, (void *)call);
         return SX_OK;
     }
+    if (!sx_is_float(a->dtype) && a->dtype != SX_DOUBLE) return SX_NAME(sx_matmul_int)(call); /* sx_check: B's type is of its kind */
     if (!sx_is_float(a->dtype) || !sx_is_float(b->dtype)) return sx_fail(call, SX_E_DTYPE, 0, a->dtype, b->dtype);
     job j = job_of(call);
     int64_t tiles = j.cut.down * j.cut.across;

@@ -76,6 +76,9 @@ typedef int64_t (*sx_scratch)(const sx_call *call); /* bytes per worker */
 /* Run body(arg, i, worker) for i in 0 … n-1, each once, on the workers joined to this run. Tiles should take at least a few microseconds. With no team it is a loop. */
 void sx_for(const sx_call *call, int64_t n, void (*body)(void *arg, int64_t i, int worker), void *arg);
 
+/* Whether the machine has tiles of bytes (AMX) and this process may use them. */
+int sx_host_amx(void);
+
 static inline int sx_fail(const sx_call *call, int code, int64_t operand, int64_t a, int64_t b) {
     if (call->fault) { call->fault[0] = code; call->fault[1] = operand; call->fault[2] = a; call->fault[3] = b; }
     return code;

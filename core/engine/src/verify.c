@@ -203,9 +203,7 @@ static int check_results(const sx_program *p, const sx_step_row *s, int64_t code
 /* The type a kind's own result has before its epilogue. */
 static int accumulated(const sx_program *p, const sx_step_row *s) {
     const sx_view_row *x = p->views + p->lists[s->inputs];
-    int type = sx_compute_of(x->dtype);
-    if (s->kind == SX_MATMUL || s->kind == SX_CONV) return type == SX_I64 || type == SX_U64 ? -1 : type;
-    return type;
+    return sx_compute_of(x->dtype);
 }
 
 static int check_step(const sx_program *p, int64_t i, sx_report *report) {

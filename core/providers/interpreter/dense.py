@@ -25,16 +25,18 @@ def _zero(call: Call, name: str) -> np.ndarray | None:
 def _matmul(call: Call) -> None:
     a, b = call.wide(0), call.wide(1)
     zero_a, zero_b = _zero(call, "zero_a"), _zero(call, "zero_b")
-    a = a if zero_a is None else a - (zero_a.reshape(-1, 1) if zero_a.ndim == 1 and zero_a.size > 1 else zero_a)
+    a = a if zero_a is None else a - (zero_a.reshape(-1, 1) if zero_a.ndim == 1 and zero_a.size != 1 else zero_a)
     call.finish(np.matmul(a, b if zero_b is None else b - zero_b))
 
 
 @kernel(Kernel.CONV)
 def _conv(call: Call) -> None:
+    if 0 in call.shape():
+        return
     x, w, p = call.wide(0), call.wide(1), call.params
     zero_x, zero_w = _zero(call, "zero_x"), _zero(call, "zero_w")
     x = x if zero_x is None else x - zero_x.reshape(())  # padding stands for the zero point: 0 after the subtraction
-    w = w if zero_w is None else w - zero_w.reshape([-1, *[1] * (w.ndim - 1)] if zero_w.size > 1 else ())
+    w = w if zero_w is None else w - zero_w.reshape([-1, *[1] * (w.ndim - 1)] if zero_w.size != 1 else ())
     call.finish(_transposed(call, x, w) if p["transposed"] else _correlated(call, x, w))
 
 
@@ -58,7 +60,7 @@ def _transposed(call: Call, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     group, taps = p["group"], w.shape[2:]
     spans = [(i - 1) * s + 1 for i, s in zip(x.shape[2:], p["strides"], strict=False)]
     canvas = np.zeros((x.shape[0], shape[1], *(max(spans[i] + p["dilations"][i] * (taps[i] - 1), p["pads"][i] + shape[2 + i]) for i in range(n))), x.dtype)
-    split = x.reshape(x.shape[0], group, -1, *x.shape[2:])
+    split = x.reshape(x.shape[0], group, x.shape[1] // group, *x.shape[2:])
     for tap in np.ndindex(*taps):
         part = np.einsum("ngc...,gcm->ngm...", split, w[(slice(None), slice(None), *tap)].reshape(group, -1, w.shape[1])).reshape(x.shape[0], shape[1], *x.shape[2:])
         canvas[(slice(None), slice(None), *(slice(t * p["dilations"][i], t * p["dilations"][i] + spans[i], p["strides"][i]) for i, t in enumerate(tap)))] += part

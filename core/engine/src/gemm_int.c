@@ -1,0 +1,356 @@
+/* gemm_int.c: the integer matrix product of gemm_int.h. */
+#include "gemm_int.h"
+#include "sx_amx.h"
+
+#define KW 256 /* words of a K block */
+#define AT_ONCE 8 /* rows of A widened at once */
+
+/* ---- micro-tile: R rows of words, V registers of columns. Starts at `base` (one row for all; NULL: 0) or adds to C. `last` lanes of the last register are stored. ---- */
+#define B_AT(v) ((v) * SX_GW / SX_PANEL * ps + (v) * SX_GW % SX_PANEL)
+SX_INLINE void micro(const int R, const int V, const int S, const uint8_t *a, int64_t rs, const int32_t *b, int64_t ps, int64_t words, int32_t *c, int64_t ldc, const int32_t *base, int add, int last) {
+    sx_i acc[SX_MR][SX_NV];
+    const uint8_t *group[(SX_MR + 2) / 3]; /* as in gemm.c */
+    SX_UNROLL for (int g = 0; g < (R + 2) / 3; g++) {
+        group[g] = a + 3 * g * rs;
+        __asm__("" : "+r"(group[g]));
+    }
+    SX_UNROLL for (int i = 0; i < R; i++)
+        SX_UNROLL for (int v = 0; v < V; v++) acc[i][v] = base ? sx_iload(base + v * SX_GW) : sx_isplat(0);
+    _Pragma("clang loop unroll(disable)") for (int64_t at = 0; at < words; at++, b += SX_PANEL) {
+        sx_i bv[SX_NV];
+        SX_UNROLL for (int v = 0; v < V; v++) bv[v] = sx_iload(b + B_AT(v));
+        SX_UNROLL for (int i = 0; i < R; i++) {
+            sx_i x = sx_isplat(((const sx_word *)(group[i / 3] + i % 3 * rs))[at]);
+            SX_UNROLL for (int v = 0; v < V; v++) acc[i][v] = sx_dot(acc[i][v], x, bv[v], S);
+        }
+    }
+    SX_UNROLL for (int i = 0; i < R; i++)
+        SX_UNROLL for (int v = 0; v < V; v++) {
+            int32_t *to = c + i * ldc + v * SX_GW;
+            if (v == V - 1 && last != SX_GW) sx_istore_part(to, add ? sx_iload_part(to, last) + acc[i][v] : acc[i][v], last);
+            else sx_istore(to, add ? sx_iload(to) + acc[i][v] : acc[i][v]);
+        }
+}
+
+typedef void (*micro_fn)(const uint8_t *a, int64_t rs, const int32_t *b, int64_t ps, int64_t words, int32_t *c, int64_t ldc, const int32_t *base, int add, int last);
+#define MICRO(R, V, S) \
+    static void micro_##R##_##V##_##S(const uint8_t *a, int64_t rs, const int32_t *b, int64_t ps, int64_t words, int32_t *c, int64_t ldc, const int32_t *base, int add, int last) { \
+        micro(R, V, S, a, rs, b, ps, words, c, ldc, base, add, last); }
+#if SX_NV == 4
+#define MICROS_(R, S) MICRO(R, 1, S) MICRO(R, 2, S) MICRO(R, 3, S) MICRO(R, 4, S)
+#define ROW(R, S) {micro_##R##_1_##S, micro_##R##_2_##S, micro_##R##_3_##S, micro_##R##_4_##S}
+#else
+#define MICROS_(R, S) MICRO(R, 1, S) MICRO(R, 2, S)
+#define ROW(R, S) {micro_##R##_1_##S, micro_##R##_2_##S}
+#endif
+#if SX_DEPTH == 4 /* who is signed matters only there */
+#define MICROS(R) MICROS_(R, 0) MICROS_(R, 1)
+#define SIGNS 2
+#else
+#define MICROS(R) MICROS_(R, 0)
+#define SIGNS 1
+#endif
+MICROS(1) MICROS(2) MICROS(3) MICROS(4)
+#if SX_MR >= 5
+MICROS(5)
+#endif
+#if SX_MR >= 6
+MICROS(6)
+#endif
+#if SX_MR >= 12
+MICROS(7) MICROS(8) MICROS(9) MICROS(10) MICROS(11) MICROS(12)
+#endif
+#if SX_MR >= 12
+#define ROWS(S) {ROW(1, S), ROW(2, S), ROW(3, S), ROW(4, S), ROW(5, S), ROW(6, S), ROW(7, S), ROW(8, S), ROW(9, S), ROW(10, S), ROW(11, S), ROW(12, S)}
+#elif SX_MR >= 6
+#define ROWS(S) {ROW(1, S), ROW(2, S), ROW(3, S), ROW(4, S), ROW(5, S), ROW(6, S)}
+#elif SX_MR >= 5
+#define ROWS(S) {ROW(1, S), ROW(2, S), ROW(3, S), ROW(4, S), ROW(5, S)}
+#else
+#define ROWS(S) {ROW(1, S), ROW(2, S), ROW(3, S), ROW(4, S)}
+#endif
+static const micro_fn MICRO_OF[SIGNS][SX_MR][SX_NV] = {
+    ROWS(0),
+#if SIGNS == 2
+    ROWS(1),
+#endif
+};
+
+/* All rows of one K block for `cols` ≤ SX_NR columns, in micro-tiles of nearly the same height. */
+static void column(int b_signed, const uint8_t *a, int64_t rs, int64_t rows, const int32_t *b, int64_t ps, int64_t words, int64_t cols, int32_t *c, int64_t ldc, const int32_t *base, int add) {
+    int v = (int)sx_ceil_div(cols, SX_GW), last = (int)cols - (v - 1) * SX_GW;
+    for (int64_t i = 0, tiles = sx_ceil_div(rows, SX_MR); tiles > 0; tiles--) {
+        int64_t r = sx_ceil_div(rows - i, tiles);
+        MICRO_OF[SIGNS == 2 && b_signed][r - 1][v - 1](a + i * rs, rs, b, ps, words, c + i * ldc, ldc, base, add, last);
+        i += r;
+    }
+}
+
+/* ---- operands ---- */
+static int64_t words_of(const sx_igemm *g) { return sx_ceil_div(g->k, 4); }      /* of a packed panel */
+static int64_t panel_bytes(const sx_igemm *g) { return words_of(g) * 4 * SX_PANEL; }
+static int64_t row_bytes(const sx_igemm *g) { return (SX_DEPTH == 4 ? sx_round_up(g->k, 64) : sx_round_up(2 * g->k, 64)) + 64; } /* of a copied row; no two rows in the same cache sets */
+
+/* Whether A's bytes go in as they lie: for VNNI, whole words and exactly one signed side; for AMX any signs, and the rest of the last 64 is copied. */
+static int uses_amx(const sx_igemm *g, int64_t mc) { return sx_amx() && mc >= 8 && g->k >= 16; }
+static int flips(const sx_igemm *g, int amx) { return SX_DEPTH == 4 && !amx && !g->a_signed == !g->b_signed; }
+static int direct(const sx_igemm *g, int amx) { return SX_DEPTH == 4 && !g->rows && (g->a_col == 1 || g->k == 1) && (amx || (g->k % 4 == 0 && !flips(g, 0))); }
+
+static void copy_bytes(uint8_t *to, const uint8_t *from, int64_t n) {
+    int64_t i = 0;
+    for (; i + 4 * SX_GW <= n; i += 4 * SX_GW) sx_istore(to + i, sx_iload(from + i));
+    for (; i < n; i++) to[i] = from[i];
+}
+
+static void copy_rows(const sx_igemm *g, int64_t row, int64_t rows, uint8_t *to, int64_t ld) {
+    if (g->rows) {
+        g->rows(g->rows_source, row, rows, to, ld);
+        return;
+    }
+    const uint8_t *a = g->a + row * g->a_row;
+    if (g->a_col == 1) for (int64_t i = 0; i < rows; i++) copy_bytes(to + i * ld, a + i * g->a_row, g->k);
+    else if (g->a_row == 1) for (int64_t k = 0; k < g->k; k++) for (int64_t i = 0; i < rows; i++) to[i * ld + k] = a[k * g->a_col + i];
+    else for (int64_t i = 0; i < rows; i++) for (int64_t k = 0; k < g->k; k++) to[i * ld + k] = a[i * g->a_row + k * g->a_col];
+}
+
+/* Rows of words: bytes with one sign or the other, or 16-bit numbers less the zero point. `bytes` has room for AT_ONCE rows of bytes. */
+static void copy_words(const sx_igemm *g, int64_t row, int64_t rows, int flip, uint8_t *to, int64_t ld, uint8_t *bytes) {
+#if SX_DEPTH == 4
+    (void)bytes;
+    copy_rows(g, row, rows, to, ld);
+    if (flip) for (int64_t i = 0; i < rows; i++) for (int64_t k = 0; k < g->k; k += 4 * SX_GW) sx_istore(to + i * ld + k, sx_iload(to + i * ld + k) ^ sx_isplat((int32_t)0x80808080));
+#else
+    (void)flip;
+    int64_t bytes_ld = sx_round_up(g->k, 64);
+    for (int64_t i = 0; i < rows; i += AT_ONCE) {
+        int64_t count = sx_min64(AT_ONCE, rows - i);
+        copy_rows(g, row + i, count, bytes, bytes_ld);
+        for (int64_t x = 0; x < count; x++) {
+            int16_t zero = (int16_t)sx_zero_at(g->za, g->za_step, g->a_signed, row + i + x);
+            int16_t *made = (int16_t *)(to + (i + x) * ld);
+            const uint8_t *from = bytes + x * bytes_ld;
+            if (g->a_signed) for (int64_t k = 0; k < g->k; k++) made[k] = (int16_t)((int8_t)from[k] - zero);
+            else for (int64_t k = 0; k < g->k; k++) made[k] = (int16_t)(from[k] - zero);
+            if (g->k % 2) made[g->k] = 0;
+        }
+    }
+#endif
+}
+
+/* 16 rows of K, 4 at a time, as a panel: bytes of four rows alternate. */
+typedef uint8_t b16 __attribute__((vector_size(16)));
+typedef uint8_t b16_any __attribute__((vector_size(16), aligned(1), may_alias));
+SX_INLINE void interleave(const uint8_t *from, int64_t row, uint8_t *to) {
+    b16 r0 = *(const b16_any *)from, r1 = *(const b16_any *)(from + row), r2 = *(const b16_any *)(from + 2 * row), r3 = *(const b16_any *)(from + 3 * row);
+#define LOW(x, y) __builtin_shufflevector(x, y, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define HIGH(x, y) __builtin_shufflevector(x, y, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+    b16 a = LOW(r0, r2), b = LOW(r1, r3), c = HIGH(r0, r2), d = HIGH(r1, r3);
+    *(b16_any *)to = LOW(a, b), *(b16_any *)(to + 16) = HIGH(a, b), *(b16_any *)(to + 32) = LOW(c, d), *(b16_any *)(to + 48) = HIGH(c, d);
+}
+
+/* The panel of columns from n as packed ones lie; bytes beyond K and N are 0. */
+static void copy_panel(const sx_igemm *g, int64_t n, uint8_t *to) {
+    int64_t cols = sx_min64(SX_PANEL, g->n - n), k = 0;
+    const uint8_t *b = g->b + n * g->b_col;
+    if (cols < SX_PANEL || g->k % 4 || g->panel) for (int64_t i = 0; i < panel_bytes(g); i++) to[i] = 0;
+    if (g->panel) {
+        g->panel(g->panel_source, n, cols, to);
+        return;
+    }
+    if (g->b_col == 1 && cols == SX_PANEL) for (; k + 4 <= g->k; k += 4) interleave(b + k * g->b_row, g->b_row, to + k * SX_PANEL);
+    if (g->b_row == 1)
+        for (; k + 4 <= g->k; k += 4)
+            for (int64_t j = 0; j < cols; j++) ((sx_word *)(to + k * SX_PANEL))[j] = *(const sx_word *)(b + k + j * g->b_col);
+    for (; k < g->k; k++)
+        for (int64_t j = 0; j < cols; j++) to[k / 4 * 64 + j * 4 + k % 4] = b[k * g->b_row + j * g->b_col];
+}
+
+/* Words [at, at + count) of two 16-bit numbers from a byte panel, less the zero points of its columns. `at` is even. */
+static void widen_panel(const sx_igemm *g, const uint8_t *panel, int64_t n, int64_t at, int64_t count, int16_t *to) {
+    int16_t zero[4 * SX_PANEL];
+    int any = g->zb != 0;
+    for (int j = 0; j < 4 * SX_PANEL; j++) zero[j] = n + j / 4 < g->n ? (int16_t)sx_zero_at(g->zb, g->zb_step, g->b_signed, n + j / 4) : 0;
+    for (int64_t w = at / 2; w < sx_ceil_div(at + count, 2); w++) {
+        const uint8_t *from = panel + w * 4 * SX_PANEL;
+        int16_t wide[4 * SX_PANEL];
+        if (g->b_signed) for (int j = 0; j < 4 * SX_PANEL; j++) wide[j] = (int8_t)from[j];
+        else for (int j = 0; j < 4 * SX_PANEL; j++) wide[j] = from[j];
+        if (any) for (int j = 0; j < 4 * SX_PANEL; j++) wide[j] -= zero[j];
+        /* K's odd tail: A is 0 there, so what stands here does not matter */
+        int32_t *out = (int32_t *)to + (w * 2 - at) * SX_PANEL;
+        const int32_t *pair = (const int32_t *)(const void *)wide;
+        for (int j = 0; j < SX_PANEL; j++) out[j] = pair[2 * j];
+        for (int j = 0; j < SX_PANEL; j++) out[SX_PANEL + j] = pair[2 * j + 1];
+    }
+}
+
+/* ---- corrections of byte products ---- */
+#if SX_DEPTH == 4
+static void sum_columns(const uint8_t *panel, int64_t words, int b_signed, int32_t *to) {
+    sx_i sum[4] = {sx_isplat(0), sx_isplat(0), sx_isplat(0), sx_isplat(0)}, ones = sx_isplat(0x01010101);
+    int64_t w = 0;
+    for (; w + 4 <= words; w += 4)
+        SX_UNROLL for (int u = 0; u < 4; u++) sum[u] = sx_dot(sum[u], ones, sx_iload(panel + (w + u) * 64), b_signed);
+    for (; w < words; w++) sum[0] = sx_dot(sum[0], ones, sx_iload(panel + w * 64), b_signed);
+    sx_istore(to, sum[0] + sum[1] + sum[2] + sum[3]);
+}
+
+static int32_t sum_row(const uint8_t *a, int64_t k, int is_signed) {
+    int32_t sum = 0;
+    if (is_signed) for (int64_t i = 0; i < k; i++) sum += (int8_t)a[i];
+    else for (int64_t i = 0; i < k; i++) sum += a[i];
+    return sum;
+}
+#endif
+
+static int all_zero(const sx_igemm *g) {
+    if (g->zb && g->zb_step == 0) return sx_zero_at(g->zb, 0, 0, 0) == 0;
+    for (int64_t j = 0; g->zb && j < g->n; j++) if (g->zb[j * g->zb_step]) return 0;
+    return 1;
+}
+
+/* ---- rectangles ---- */
+typedef struct {
+    const sx_igemm *g;
+    int amx, flip, direct;
+    const uint8_t *a;          /* rows of words */
+    int64_t rs;
+    const uint8_t *edge, *tails; /* AMX: the last rows, whole; the last K of the others */
+    uint8_t *panels;           /* byte panels of a strip, where B is not packed */
+    int16_t *wide;             /* a K block of one panel, widened */
+    int32_t *block;
+    char *sink;
+    int32_t shift;             /* what flipping added to A */
+    int simple;                /* one za, no zb */
+} work;
+
+static int64_t aligned64(int64_t bytes) { return sx_round_up(bytes, 64); }
+static int64_t wide_words(const sx_igemm *g) { return SX_DEPTH == 4 ? 0 : sx_min64(KW + KW / 4, words_of(g) * 2) * SX_WIDE; }
+
+int64_t SX_NAME(sx_igemm_scratch)(const sx_igemm *g, int64_t mc, int64_t nc) {
+    (void)nc;
+    int amx = uses_amx(g, mc);
+    int64_t a = direct(g, 0) && direct(g, amx) ? 0 : sx_round_up(mc, 16) * row_bytes(g);
+    if (amx && direct(g, 1)) a += mc * 64 + 16 * row_bytes(g);
+    int64_t bytes = SX_DEPTH == 4 ? 0 : AT_ONCE * sx_round_up(g->k, 64);
+    int64_t panels = g->b_packed ? 0 : SX_STRIP / SX_PANEL * aligned64(panel_bytes(g));
+    return aligned64(a) + aligned64(bytes) + panels + aligned64(4 * wide_words(g)) + (g->sink ? sx_round_up(mc, 32) * SX_STRIP * 4 + aligned64(g->sink_scratch) : 0);
+}
+
+static int64_t k_words(const sx_igemm *g) { /* a K block, in words; even, so that it starts with a packed word */
+    int64_t words = sx_ceil_div(g->k, SX_DEPTH), blocks = sx_max64(1, sx_ceil_div(words, KW + KW / 4));
+    return sx_max64(2, sx_min64(sx_round_up(words, 2), sx_round_up(sx_ceil_div(words, blocks), 16)));
+}
+
+/* The columns [n, n + cols) of a strip by micro-tiles. `panel`: the first byte panel. */
+static void vector_strip(const work *w, int64_t mc, int64_t n, int64_t cols, const uint8_t *panel, int64_t ps, int32_t *c, int64_t ldc, const int32_t *base) {
+    const sx_igemm *g = w->g;
+    int64_t kw = k_words(g), words = sx_ceil_div(g->k, SX_DEPTH);
+    for (int64_t j = 0; j < cols; j += SX_WIDE)
+        for (int64_t at = 0; at < words || at == 0; at += kw) {
+            int64_t count = sx_min64(kw, words - at), wide = sx_min64(SX_WIDE, cols - j);
+            const int32_t *b = (const int32_t *)(const void *)(panel + j / SX_PANEL * ps) + at * SX_PANEL;
+            int64_t step = ps / 4;
+            if (SX_DEPTH == 2) {
+                step = wide_words(g) / (SX_WIDE / SX_PANEL);
+                for (int64_t p = 0; p < wide; p += SX_PANEL) widen_panel(g, panel + (j + p) / SX_PANEL * ps, n + j + p, at, count, w->wide + p / SX_PANEL * step * 2);
+                b = (const int32_t *)(const void *)w->wide;
+            }
+            for (int64_t x = 0; x < wide; x += SX_NR)
+                column(g->b_signed, w->a + at * 4, w->rs, mc, b + x / SX_PANEL * step + x % SX_PANEL, step, count, sx_min64(SX_NR, wide - x), c + j + x, ldc, base && at == 0 ? base + j + x : 0, at > 0);
+        }
+}
+
+/* C -= za Σ b + zb (Σ a - K za), row by row. */
+static void correct(const work *w, int64_t m0, int64_t mc, int64_t n, int64_t cols, const int32_t *sums, int32_t *c, int64_t ldc) {
+#if SX_DEPTH == 4
+    const sx_igemm *g = w->g;
+    int32_t zb[SX_STRIP];
+    int a_signed = w->flip ? !g->a_signed : g->a_signed;
+    for (int64_t j = 0; j < cols; j++) zb[j] = sx_zero_at(g->zb, g->zb_step, g->b_signed, n + j);
+    for (int64_t i = 0; i < mc; i++) {
+        int32_t za = sx_zero_at(g->za, g->za_step, g->a_signed, m0 + i) + w->shift;
+        const uint8_t *row = w->amx && i >= mc / 16 * 16 ? w->edge + (i - mc / 16 * 16) * row_bytes(g) : w->a + i * w->rs;
+        int32_t rest = g->zb ? sum_row(row, g->k, a_signed) - (int32_t)g->k * za : 0;
+        for (int64_t j = 0; j < cols; j++) c[i * ldc + j] -= za * sums[j] + zb[j] * rest;
+    }
+#else
+    (void)w, (void)m0, (void)mc, (void)n, (void)cols, (void)sums, (void)c, (void)ldc;
+#endif
+}
+
+static void strip(const work *w, int64_t m0, int64_t mc, int64_t n, int64_t cols) {
+    const sx_igemm *g = w->g;
+    int64_t ps = panel_bytes(g), ldc = g->sink ? SX_STRIP : g->ldc;
+    const uint8_t *panel = g->b + n / SX_PANEL * ps;
+    int32_t sums[SX_STRIP] = {0}, base[SX_STRIP], *c = g->sink ? w->block : g->c + m0 * g->ldc + n;
+    if (!g->b_packed) {
+        ps = aligned64(ps), panel = w->panels;
+        for (int64_t j = 0; j < cols; j += SX_PANEL) copy_panel(g, n + j, w->panels + j / SX_PANEL * ps);
+    }
+    int32_t za = sx_zero_at(g->za, 0, g->a_signed, 0) + w->shift;
+    int shifted = SX_DEPTH == 4 && (!w->simple || za);
+#if SX_DEPTH == 4
+    if (shifted) for (int64_t j = 0; j < cols; j += SX_PANEL) sum_columns(panel + j / SX_PANEL * ps, words_of(g), g->b_signed, sums + j);
+#endif
+    int based = shifted && w->simple;
+    if (based) for (int j = 0; j < SX_STRIP; j++) base[j] = -za * sums[j];
+    if (w->amx) sx_amx_strip(&(sx_amx_job){w->a, w->rs, w->tails, w->edge, row_bytes(g), panel, ps, based ? base : 0, c, ldc, mc, cols, g->k, !g->sink, g->a_signed, g->b_signed});
+    else vector_strip(w, mc, n, cols, panel, ps, c, ldc, based ? base : 0);
+    if (shifted && !based) correct(w, m0, mc, n, cols, sums, c, ldc);
+    if (g->sink) g->sink(g->sink_arg, c, m0, mc, n, cols, ldc, w->sink);
+}
+
+void SX_NAME(sx_igemm_run)(const sx_igemm *g, int64_t m0, int64_t mc, int64_t n0, int64_t nc, char *scratch) {
+    work w = {.g = g, .amx = uses_amx(g, mc), .rs = g->a_row};
+    w.flip = flips(g, w.amx), w.direct = direct(g, w.amx);
+    w.shift = !w.flip ? 0 : g->a_signed ? 128 : -128;
+    w.simple = SX_DEPTH == 2 || ((!g->za || g->za_step == 0) && all_zero(g));
+    if (g->sink) {
+        w.block = (int32_t *)scratch, scratch += sx_round_up(mc, 32) * SX_STRIP * 4;
+        w.sink = scratch, scratch += aligned64(g->sink_scratch);
+    }
+    if (!g->b_packed) w.panels = (uint8_t *)scratch, scratch += SX_STRIP / SX_PANEL * aligned64(panel_bytes(g));
+    w.wide = (int16_t *)scratch, scratch += aligned64(4 * wide_words(g));
+    uint8_t *bytes = (uint8_t *)scratch;
+    if (SX_DEPTH == 2) scratch += AT_ONCE * sx_round_up(g->k, 64);
+    uint8_t *copied = (uint8_t *)scratch;
+    int64_t ld = row_bytes(g);
+    if (w.direct) w.a = g->a + m0 * g->a_row;
+    else copy_words(g, m0, mc, w.flip, copied, w.rs = ld, bytes), w.a = copied, w.edge = copied + mc / 16 * 16 * ld;
+    if (w.amx && w.direct) {
+        if (g->k % 64) {
+            w.tails = copied;
+            for (int64_t i = 0; i < mc / 16 * 16; i++) {
+                for (int64_t x = 0; x < 64; x++) copied[i * 64 + x] = 0;
+                copy_bytes(copied + i * 64, w.a + i * w.rs + g->k / 64 * 64, g->k % 64);
+            }
+            copied += mc * 64;
+        }
+        w.edge = copied;
+        for (int64_t i = 0; i < mc % 16; i++) copy_bytes(copied + i * ld, w.a + (mc / 16 * 16 + i) * w.rs, g->k);
+    }
+    if (w.amx) sx_amx_begin();
+    for (int64_t j = 0; j < nc; j += SX_STRIP) strip(&w, m0, mc, n0 + j, sx_min64(SX_STRIP, nc - j));
+    if (w.amx) sx_amx_end();
+}
+
+sx_igemm_cut SX_NAME(sx_igemm_cut_for)(const sx_igemm *g, int64_t batch) {
+    enum { WANTED = 16, LEAST = 1 << 21, A_BYTES = 1 << 18 }; /* rectangles for a large product, multiplications for any, bytes of copied rows */
+    int64_t tall = sx_max64(48, sx_min64(384, A_BYTES / sx_max64(g->k, 1)) / 48 * 48);
+    sx_igemm_cut cut = {sx_min64(g->m, tall), sx_min64(g->n, 2048), 1, 1};
+    if (g->m == 0 || g->n == 0) return cut;
+    for (;;) { /* rows first: then A is copied once */
+        cut.mc = sx_min64(cut.mc, sx_round_up(sx_ceil_div(g->m, sx_ceil_div(g->m, cut.mc)), 16));
+        cut.nc = sx_min64(cut.nc, sx_round_up(sx_ceil_div(g->n, sx_ceil_div(g->n, cut.nc)), SX_STRIP));
+        int64_t rectangles = batch * sx_ceil_div(g->m, cut.mc) * sx_ceil_div(g->n, cut.nc);
+        if (rectangles >= WANTED || cut.mc * cut.nc * sx_max64(g->k, 1) < 2 * LEAST) break;
+        int rows_can = cut.mc >= 96 && cut.mc > cut.nc / 8, columns_can = cut.nc >= 2 * SX_STRIP;
+        if (rows_can) cut.mc /= 2;
+        else if (columns_can) cut.nc = sx_round_up(cut.nc / 2, SX_STRIP);
+        else break;
+    }
+    cut.down = sx_ceil_div(g->m, cut.mc);
+    cut.across = sx_ceil_div(g->n, cut.nc);
+    return cut;
+}

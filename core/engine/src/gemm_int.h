@@ -1,0 +1,65 @@
+/* gemm_int.h: the product of byte matrices inside MatMul and Conv. C[i, j] = Σ over K of (A[i, k] - za[i]) · (B[k, j] - zb[j]), exact 32-bit integers that wrap.
+
+   How to think
+   - As gemm.h, in words (sx_int_isa.h) instead of floats: A lies as rows of words, B as panels of 16 columns × words. Packed B (core/model/packing.py) is that already where words are bytes;
+     elsewhere a K block of a panel is widened to 16 bits, less its zero points, and A is widened while it is copied.
+   - Where words are bytes the sum is Σ a·b, corrected: - za Σ b - zb Σ a + K za zb. The usual case, one za and no zb, costs nothing: accumulators start at -za Σ b.
+   - With AMX (sx_amx.h) tiles of 16 × 16 sums take 64 steps of K at once. Integers being exact, whether a machine has it changes no result.
+   - One call computes a rectangle of C over all of K, a *strip* of some columns at a time; each finished strip is handed on while it is hot. */
+#ifndef SX_GEMM_INT_H
+#define SX_GEMM_INT_H
+#include "gemm.h"
+#include "sx_int_isa.h"
+
+#define SX_STRIP 64 /* columns handed on at once */
+
+typedef struct {
+    int64_t m, n, k;
+    /* A: bytes a_row, a_col apart, or, with `rows`, whatever it writes: to[i * ld + j] = A[row + i, j] for i < rows, j < k. */
+    const uint8_t *a;
+    int64_t a_row, a_col;
+    void (*rows)(const void *source, int64_t row, int64_t rows, uint8_t *to, int64_t ld);
+    const void *rows_source;
+    /* B: packed panels [⌈N/16⌉][⌈K/4⌉][16][4], or bytes b_row, b_col apart, or, with `panel`, whatever it writes: to[k / 4 * 64 + j * 4 + k % 4] = B[k, column + j] into zeros. */
+    const uint8_t *b;
+    int64_t b_row, b_col;
+    void (*panel)(const void *source, int64_t column, int64_t columns, uint8_t *to);
+    const void *panel_source;
+    int32_t a_signed, b_signed, b_packed;
+    /* Zero points, of A's and B's type; NULL: 0. Step 0: one for all. */
+    const uint8_t *za, *zb;
+    int64_t za_step, zb_step;
+    /* Finished strips: rows × columns at `block`, ld apart; or, without `sink`, they are left in c. */
+    void (*sink)(const void *arg, const int32_t *block, int64_t row, int64_t rows, int64_t column, int64_t columns, int64_t ld, char *scratch);
+    const void *sink_arg;
+    int64_t sink_scratch;
+    int32_t *c;
+    int64_t ldc;
+} sx_igemm;
+
+typedef struct { int64_t mc, nc, across, down; } sx_igemm_cut;
+sx_igemm_cut SX_NAME(sx_igemm_cut_for)(const sx_igemm *g, int64_t batch);
+int64_t SX_NAME(sx_igemm_scratch)(const sx_igemm *g, int64_t mc, int64_t nc);
+/* Rows [m0, m0 + mc), columns [n0, n0 + nc); n0 is a multiple of SX_STRIP or the only rectangle's 0. */
+void SX_NAME(sx_igemm_run)(const sx_igemm *g, int64_t m0, int64_t mc, int64_t n0, int64_t nc, char *scratch);
+
+static inline int32_t sx_byte_at(const uint8_t *p, int is_signed, int64_t at) { return is_signed ? (int8_t)p[at] : p[at]; }
+static inline int32_t sx_zero_at(const uint8_t *zero, int64_t step, int is_signed, int64_t at) { return zero ? sx_byte_at(zero, is_signed, at * step) : 0; }
+
+/* Epilogues of integer sums. Most requantise: saturate(round((acc + bias) · factor) + zero) with everything but acc the same in all rows. Such a one is recognised, what does not depend on rows
+   is evaluated once a strip, and the rest runs in registers; any other goes through sx_finish. */
+typedef struct {
+    int32_t plain;            /* not of that form */
+    int32_t divides, dtype, bias, factor, zero; /* instruction that makes the value, -1: none */
+} sx_requant;
+sx_requant SX_NAME(sx_requant_of)(const sx_call *call, const int *row_axes, int n_axes);
+static inline int64_t sx_requant_scratch(int64_t cols) { return 12 * sx_round_up(cols, 16); }
+/* Evaluate for `cols` columns from position `start` what does not depend on rows, into `room` (sx_requant_scratch bytes). 0: not of that form after all. `block`: any `cols` integers. */
+int SX_NAME(sx_requant_prepare)(const sx_call *call, const sx_requant *q, const int32_t *block, int64_t cols, const int64_t *start, int row_axis, int col_axis, char *room);
+/* Finish rows × cols sums at the positions start + (row along row_axis) + (col along col_axis); `prepared` is what sx_requant_prepare gave for these columns. A block is read to the end of
+   its last register: it has 16 columns more than asked, or its rows follow each other. */
+void SX_NAME(sx_requant_finish)(const sx_call *call, const sx_requant *q, int prepared, const int32_t *block, int64_t rows, int64_t cols, int64_t ld, const int64_t *start, int row_axis, int col_axis, const char *room);
+
+int SX_NAME(sx_matmul_int)(const sx_call *call);
+int64_t SX_NAME(sx_matmul_int_scratch)(const sx_call *call);
+#endif

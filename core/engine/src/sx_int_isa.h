@@ -1,0 +1,67 @@
+/* sx_int_isa.h: integer products, by ISA.
+
+   How to think
+   - A *word* is what one 32-bit lane holds of the sum's direction K: four bytes where the machine multiplies bytes (VNNI), two 16-bit integers everywhere else (pmaddwd and its kin). A lane of the
+     accumulator gets the dot product of two words. SX_DEPTH: elements of a word.
+   - VNNI multiplies an unsigned byte by a signed one. Panels of B are never changed; A is, while it is copied, so that exactly one side is signed (gemm_int.c).
+   - Nothing saturates: 16-bit products are added in 32 bits, which wrap. pmaddubsw, which does saturate, is not used. */
+#ifndef SX_INT_ISA_H
+#define SX_INT_ISA_H
+#include "sx_gemm_isa.h"
+#if defined(__wasm_simd128__)
+#include <wasm_simd128.h>
+#elif !defined(__AVX2__) && defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#if defined(__AVX512VNNI__)
+#define SX_DEPTH 4
+#else
+#define SX_DEPTH 2
+#endif
+
+typedef sx_fi sx_i;
+typedef int32_t sx_i_any __attribute__((vector_size(4 * SX_GW), aligned(1), may_alias));
+typedef int16_t sx_h __attribute__((vector_size(4 * SX_GW)));
+typedef int32_t sx_word __attribute__((aligned(1), may_alias));
+typedef uint8_t sx_b __attribute__((vector_size(SX_GW)));
+typedef uint8_t sx_b_any __attribute__((vector_size(SX_GW), aligned(1), may_alias));
+typedef int8_t sx_sb __attribute__((vector_size(SX_GW)));
+
+SX_INLINE sx_i sx_iload(const void *p) { return *(const sx_i_any *)p; }
+SX_INLINE void sx_istore(void *p, sx_i v) { *(sx_i_any *)p = v; }
+SX_INLINE sx_i sx_isplat(int32_t x) { return x - (sx_i){0}; }
+SX_INLINE void sx_istore_part(int32_t *p, sx_i v, int n) { sx_fstore_part((float *)p, (sx_f)v, n); }
+SX_INLINE sx_i sx_iload_part(const int32_t *p, int n) { return (sx_i)sx_fload_part((const float *)p, n); }
+
+/* SX_GW bytes as 32-bit numbers. */
+SX_INLINE sx_i sx_widen_bytes(const uint8_t *p, int is_signed) {
+    sx_b v = *(const sx_b_any *)p;
+    return is_signed ? __builtin_convertvector((sx_sb)v, sx_i) : __builtin_convertvector(v, sx_i);
+}
+
+/* acc + the dot product of two 16-bit pairs, lane by lane. */
+SX_INLINE sx_i sx_dot16(sx_i acc, sx_i a, sx_i b) {
+#if defined(__AVX512VNNI__)
+    return (sx_i)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return acc + (sx_i)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+    return acc + (sx_i)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#elif defined(__wasm_simd128__)
+    return acc + (sx_i)wasm_i32x4_dot_i16x8((v128_t)a, (v128_t)b);
+#else
+    return acc + (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
+
+/* acc + the dot product of a word of A and a word of B. `b_signed` tells which side's bytes are the signed ones where words are bytes. */
+SX_INLINE sx_i sx_dot(sx_i acc, sx_i a, sx_i b, const int b_signed) {
+#if SX_DEPTH == 4
+    return (sx_i)(b_signed ? _mm512_dpbusd_epi32((__m512i)acc, (__m512i)a, (__m512i)b) : _mm512_dpbusd_epi32((__m512i)acc, (__m512i)b, (__m512i)a));
+#else
+    (void)b_signed;
+    return sx_dot16(acc, a, b);
+#endif
+}
+#endif

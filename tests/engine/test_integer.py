@@ -1,0 +1,244 @@
+"""MATMUL and CONV of integers against the interpreter, bit for bit: signs, zero points, ragged, strided, packed, batched, grouped, depthwise, dilated, transposed, empty; on every
+instruction set, with one and two threads."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from sardonyx.engine.binding import EngineProgram, isas
+from sardonyx.expr import Compute, E, Op, acc, cast, leaf, saturate, unary
+from sardonyx.graph import Tensor
+from sardonyx.kernels import Kernel
+from sardonyx.model.packing import Packing
+from sardonyx.program import Home, ViewRecord
+from sardonyx.providers.interpreter import Interpreter
+from sardonyx.types import DType
+
+from .one_step import CANARY, OneStep, compare
+
+BYTES = (np.uint8, np.int8)
+
+
+class Step(OneStep):
+    """A one-step program whose right-hand side may be a packed constant."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        super().__init__(rng)
+        self.constants: list[Tensor] = []
+
+    def constant(self, values: np.ndarray, packing: int) -> int:
+        """A view index of a constant, packed in the engine."""
+        p = self.program
+        p.buffers.append((int(Home.DATA), len(self.constants), p.size(values.nbytes), 0))
+        self.constants.append(Tensor(values))
+        strides = [s // values.itemsize for s in np.ascontiguousarray(values).strides]
+        return p.view(ViewRecord(len(p.buffers) - 1, DType.of(values), tuple(map(p.size, values.shape)), tuple(map(p.size, strides)), p.size(0), p.size(values.size), packing))
+
+    def expected(self) -> list[np.ndarray]:
+        made = Interpreter(self.program, self.constants).run(self.arrays)
+        return [r.window(y).copy() for r, y in zip(self.results, made, strict=True)]
+
+    def run(self, isa: str | None = None, threads: int = 1) -> list[np.ndarray]:
+        engine = EngineProgram(self.program, self.constants, isa=isa, threads=threads)
+        outputs = [np.full(int(np.prod(r.shape)) * port.dtype.numpy.itemsize, CANARY, np.uint8).view(port.dtype.numpy).reshape(r.shape)
+                   for r, port in zip(self.results, self.program.outputs, strict=True)]
+        engine.run(self.arrays, outputs=outputs)
+        found = []
+        for r, y in zip(self.results, outputs, strict=True):
+            found.append(r.window(y).copy())
+            if found[-1].size:
+                r.window(y.view(f"V{y.itemsize}"))[...] = np.void(bytes([CANARY] * y.itemsize))
+            assert (y.reshape(-1).view(np.uint8) == CANARY).all(), "the engine wrote outside its output"
+        return found
+
+
+def some(rng: np.random.Generator, shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """Bytes over the whole range; often only its ends, where saturating arithmetic would show."""
+    info = np.iinfo(dtype)
+    if rng.random() < 0.25:
+        return rng.choice(np.array([info.min, info.max], dtype), tuple(shape))
+    return rng.integers(info.min, info.max + 1, tuple(shape)).astype(dtype)
+
+
+def requantised(dtype: DType, form: int, n: int, rng: np.random.Generator) -> tuple[list[E], list[np.ndarray]]:
+    """An epilogue and its leaves' values per column: as QLinearMatMul (0), with a bias (1), dividing (2), to float (3)."""
+    per = (n,) if rng.random() < 0.6 else (1,)
+    scale = rng.uniform(1e-4, 2e-2, per).astype(np.float32)
+    if rng.random() < 0.1 and scale.size:
+        scale.reshape(-1)[0] = rng.choice([0.0, np.inf, np.nan, 1e30])
+    zero = some(rng, (1,), dtype.numpy)
+    bias = rng.integers(-5000, 5000, per).astype(np.int32)
+    total = acc(DType.INT32)
+    if form == 3:
+        return [cast(total, Compute.F32) * leaf(0, DType.FLOAT)], [scale]
+    if form == 1:
+        total = total + leaf(2, DType.INT32)
+    real = cast(total, Compute.F32)
+    scaled = real / (leaf(0, DType.FLOAT) * 100.0) if form == 2 else real * (leaf(0, DType.FLOAT) * 3.0)
+    return [saturate(unary(Op.ROUND, scaled) + cast(leaf(1, dtype), Compute.F32), dtype)], [scale, zero, bias][:3 if form == 1 else 2]
+
+
+def matmul(rng: np.random.Generator) -> Step:
+    """A random integer product."""
+    m, n, k = (int(rng.choice([1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 33, 48, 64, 65, 97, 130])) for _ in range(3))
+    if rng.random() < 0.15:
+        k = int(rng.choice([0, 300, 1024, 1500, 2051]))
+        m, n = min(m, 40), min(n, 70)
+    if rng.random() < 0.04:
+        m, n = (0, n) if rng.random() < 0.5 else (m, 0)
+    batch = tuple(int(x) for x in rng.choice([1, 2, 3], int(rng.integers(0, 3)))) if m * n * k < 100000 else ()
+    a, b = rng.choice(BYTES), rng.choice(BYTES)
+    s = Step(rng)
+    packed = rng.random() < 0.5 and n * k > 0
+    operands = [s.operand(some(rng, (*batch, m, k), a), dense=rng.random() < 0.5)]
+    operands.append(s.constant(some(rng, (k, n), b), Packing.MATRIX) if packed else s.operand(some(rng, (*batch, k, n) if rng.random() < 0.5 else (k, n), b), dense=rng.random() < 0.5))
+    zeros = []
+    for dtype, size in ((a, m), (b, n)):
+        shape = ((), (1,), (size,), None)[int(rng.integers(4))]
+        zeros.append(-1 if shape is None else len(operands))
+        if shape is not None:
+            operands.append(s.operand(some(rng, shape, dtype), broadcast=False))
+    return finished(s, rng, operands, (*batch, m, n), -1, Kernel.MATMUL, {"zero_a": zeros[0], "zero_b": zeros[1]})
+
+
+def finished(s: Step, rng: np.random.Generator, operands: list[int], shape: tuple[int, ...], axis: int, kind: Kernel, params: dict[str, Any], last: bool = False) -> Step:
+    """Add an output (INT32, or requantised by a random epilogue) and the step. `axis`: the columns'."""
+    form = int(rng.integers(-2, 4))
+    if form < 0:
+        out = channels_last(s, shape) if last else s.result(shape, DType.INT32, dense=rng.random() < 0.5)
+        return s.step(kind, operands, [out], params)  # type: ignore[return-value]
+    dtype = DType.FLOAT if form == 3 else DType(int(rng.choice([DType.UINT8, DType.INT8])))
+    epilogue, leaves = requantised(dtype if form < 3 else DType.INT8, form, shape[axis], rng)
+    first = len(operands)
+    for values in leaves:
+        at = [1] * len(shape)
+        at[axis] = -1
+        whole = np.broadcast_to(values.reshape(at), shape)
+        operands.append(s.operand(np.ascontiguousarray(whole), broadcast=False) if rng.random() < 0.2 else spread(s, values, shape, axis))
+    out = channels_last(s, shape, dtype) if last else s.result(shape, dtype, dense=rng.random() < 0.5)
+    return s.step(kind, operands, [out], params, epilogue, None, first)  # type: ignore[return-value]
+
+
+def spread(s: Step, values: np.ndarray, shape: tuple[int, ...], axis: int) -> int:
+    """A vector repeated over all axes but one: strides of 0."""
+    p, dtype = s.program, DType.of(values)
+    number = len(p.inputs)
+    s.operand(values, broadcast=False, dense=True)
+    strides = [0] * len(shape)
+    strides[axis] = 1 if values.size > 1 else 0
+    assert len(p.inputs) == number + 1
+    return p.view(ViewRecord(len(p.buffers) - 1, dtype, tuple(map(p.size, shape)), tuple(map(p.size, strides)), p.size(0), p.size(values.size)))
+
+
+def channels_last(s: Step, shape: tuple[int, ...], dtype: DType = DType.INT32) -> int:
+    """A dense output whose axis 1 is the innermost."""
+    return last_view(s, shape, dtype, None)
+
+
+def last_view(s: Step, shape: tuple[int, ...], dtype: DType, values: np.ndarray | None) -> int:
+    """An input (with values) or output of these logical dims in memory with axis 1 last."""
+    moved = (shape[0], *shape[2:], shape[1])
+    if values is not None:
+        s.operand(np.ascontiguousarray(np.moveaxis(values, 1, -1)), broadcast=False, dense=True)
+    else:
+        s.result(moved, dtype, dense=True)
+    p = s.program
+    strides = [int(np.prod(moved[i + 1:])) for i in range(len(moved))]
+    logical = [strides[0], strides[-1], *strides[1:-1]]
+    made = p.view(ViewRecord(len(p.buffers) - 1, dtype, tuple(map(p.size, shape)), tuple(map(p.size, logical)), p.size(0), p.size(int(np.prod(moved)))))
+    if values is None:
+        s.results[-1].dims, s.results[-1].strides = shape, tuple(logical)
+    return made
+
+
+def three(values: Sequence[int], fill: int) -> list[int]:
+    return [*map(int, values), *[fill] * (3 - len(values))]
+
+
+def conv(rng: np.random.Generator) -> Step:
+    """A random integer convolution."""
+    spatial = int(rng.integers(1, 4))
+    depthwise, transposed = rng.random() < 0.4, rng.random() < 0.12
+    group = int(rng.choice([2, 3, 16, 17, 33, 64])) if depthwise else int(rng.choice([1, 1, 1, 2, 3]))
+    cg, mg = (1, int(rng.choice([1, 1, 1, 2]))) if depthwise else (int(rng.choice([1, 3, 4, 16, 20, 64])), int(rng.choice([1, 5, 16, 17, 40, 70])))
+    c, m = group * cg, group * mg
+    kernel = rng.integers(1, 6 if spatial < 3 else 3, spatial)
+    space = rng.integers(1, 20 if spatial < 3 else 6, spatial)
+    strides, dilations, pads, ends = (rng.integers(low, high, spatial) for low, high in ((1, 3), (1, 3), (0, 3), (0, 3)))
+    if rng.random() < 0.5:
+        dilations[:] = 1
+    reach = dilations * (kernel - 1) + 1
+    out = (space - 1) * strides + reach - pads - ends if transposed else (space + pads + ends - reach) // strides + 1
+    out = np.maximum(out, 0)
+    x, w = rng.choice(BYTES), rng.choice(BYTES)
+    n = int(rng.choice([0, 1, 1, 2]))
+    s = Step(rng)
+    operands = [last_view(s, (n, c, *map(int, space)), DType.of(np.zeros(0, x)), some(rng, (n, c, *space), x))]
+    weights = some(rng, (c, mg, *kernel) if transposed else (m, cg, *kernel), w)
+    if transposed or rng.random() < 0.3:
+        operands.append(s.operand(weights))
+    else:
+        operands.append(s.constant(weights, Packing.DEPTHWISE if cg == 1 and group > 1 else Packing.CONV))
+    zeros = []
+    for dtype, shape in ((x, rng.choice([0, 1, 2])), (w, rng.choice([0, 1, 2, 3]))):
+        if shape == 3 and transposed:
+            shape = 0
+        zeros.append(-1 if shape == 2 else len(operands))
+        if shape != 2:
+            operands.append(s.operand(some(rng, ((), (1,), (), (m,))[shape], dtype), broadcast=False))
+    params = {"spatial": spatial, "group": group, "kernel": three(kernel, 1), "strides": three(strides, 1), "dilations": three(dilations, 1), "pads": three(pads, 0), "transposed": int(transposed),
+              "zero_x": zeros[0], "zero_w": zeros[1]}
+    return finished(s, rng, operands, (n, m, *map(int, out)), 1, Kernel.CONV, params, rng.random() < 0.7)
+
+
+def sweep(first: int, count: int, kind: str) -> None:
+    """Random cases of consecutive seeds."""
+    for seed in range(first, first + count):
+        (matmul if kind == "matmul" else conv)(np.random.default_rng(seed)).check(rtol=1e-6)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_matmul(part: int) -> None:
+    sweep(1000 * part, 60, "matmul")
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_conv(part: int) -> None:
+    sweep(5000 + 1000 * part, 60, "conv")
+
+
+def test_without_tiles() -> None:
+    """The byte kernels of a machine without AMX, where this one has it."""
+    code = "from tests.engine.test_integer import sweep; sweep(20000, 80, 'matmul'); sweep(30000, 80, 'conv')"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env={**os.environ, "SARDONYX_AMX": "0"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int32, np.int64, np.uint32, np.uint64])
+def test_other_integers(dtype: Any) -> None:
+    """Any integers multiply exactly and wrap."""
+    rng = np.random.default_rng(3)
+    for m, n, k in ((1, 1, 1), (9, 300, 5), (3, 7, 0), (2, 5, 17)):
+        s = Step(rng)
+        info = np.iinfo(dtype)
+        a, b = (rng.integers(info.min, info.max, shape, dtype, endpoint=True) for shape in ((2, m, k), (2, k, n)))
+        made = DType.of(a) if info.bits > 16 else DType.INT32
+        s.step(Kernel.MATMUL, [s.operand(a), s.operand(b)], [s.result((2, m, n), made)], {"zero_a": -1, "zero_b": -1}).check()
+
+
+def test_zero_points_of_other_types_are_refused() -> None:
+    """A zero point has its operand's type and one element, or one for each row or column."""
+    for zero in (np.zeros((), np.int8), np.zeros(3, np.uint8), np.zeros((1, 1), np.uint8)):
+        s = Step(np.random.default_rng(0))
+        operands = [s.operand(np.ones((2, 4), np.uint8)), s.operand(np.ones((4, 5), np.int8)), s.operand(zero, broadcast=False)]
+        s.step(Kernel.MATMUL, operands, [s.result((2, 5), DType.INT32)], {"zero_a": 2, "zero_b": -1})
+        with pytest.raises(Exception, match="parameter"):
+            s.run()
+
+
+__all__ = ["compare", "isas"]
