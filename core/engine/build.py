@@ -76,7 +76,7 @@ def units(target: Target) -> list[tuple[str, Path, tuple[str, ...]]]:
     """(object name, source, flags) of everything to compile."""
     present = tuple(sorted(p.stem for p in SOURCE.glob("*.c") if p.stem not in CORE))
     listed = " ".join(f"X({name})" for name, _ in target.isas)
-    made = [(name, SOURCE / f"{name}.c", (f"-DSX_ISAS_X={listed}",)) for name in CORE]
+    made: list[tuple[str, Path, tuple[str, ...]]] = [(name, SOURCE / f"{name}.c", (f"-DSX_ISAS_X={listed}",)) for name in CORE]
     having = tuple(f"-DSX_WITH_{f}" for f in present)
     for isa, flags in target.isas:
         made += [(f"{family}-{isa}", SOURCE / f"{family}.c", (*flags, f"-DSX_ISA={isa}", *(having if family == "table" else ()))) for family in present]

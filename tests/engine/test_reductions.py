@@ -88,8 +88,8 @@ def test_softmax() -> None:
         x = numbers(rng, shape, dtype, special=False, low=-30, high=30)
         views = [made.operand(x), made.operand(np.where(rng.random(shape) < 0.2, -np.inf, 0.5).astype(dtype.numpy)) if rng.random() < 0.3 and mode == 0 else -1]
         made.step(Kernel.SOFTMAX, views, [made.result(shape, dtype)], {"axis": int(rng.integers(len(shape))), "mode": mode, "scale": float(rng.choice([1.0, 0.125]))})
-        narrow = dtype in (DType.FLOAT16, DType.BFLOAT16)  # the interpreter rounds these at every step
-        made.check((8e-3 if dtype is DType.FLOAT16 else 5e-2) if narrow else BOUND[compute_type(dtype)], (2e-3 if dtype is DType.FLOAT16 else 2e-2) if narrow else 1e-6)
+        narrow = dtype in (DType.FLOAT16, DType.BFLOAT16)
+        made.check(8e-3 if narrow else BOUND[compute_type(dtype)], 1e-6)
 
 
 def test_softmax_of_infinities() -> None:

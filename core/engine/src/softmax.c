@@ -3,6 +3,7 @@
    How to think
    - A row is brought into a dense buffer (the output itself where that is dense), its greatest element is taken out, e^x and the sum are formed, and the row is scaled.
    - Where another axis lies denser, 16 or more rows are brought in together through the same code, one by one: the loads share cache lines.
+   - Softmax of a narrow float rounds x - max, e^x and the sum to that type, as the specification's function body does.
    - NaN anywhere makes the row NaN; a row of -inf gives NaN, as the formula says. */
 #include "sx_expr.h"
 #include "sx_math.h"
@@ -48,6 +49,18 @@ typedef struct {
 SOFTMAX(float, f32)
 SOFTMAX(double, f64)
 
+/* The softmax of a row that is stored in a narrow type; `half`: room for n elements of it. */
+static void row_narrow(float *restrict y, int64_t n, int dtype, char *half) {
+    float top = sx_max_f32(y, n), sum;
+    for (int64_t i = 0; i < n; i++) y[i] -= top;
+    sx_store_row(dtype, SX_F32, half, 1, y, n), sx_load_row(dtype, SX_F32, y, half, 1, n);
+    for (int64_t i = 0; i < n; i++) y[i] = sx_exp_f32(y[i]);
+    sx_store_row(dtype, SX_F32, half, 1, y, n), sx_load_row(dtype, SX_F32, y, half, 1, n);
+    sum = sx_sum_f32(y, n);
+    sx_store_row(dtype, SX_F32, half, 1, &sum, 1), sx_load_row(dtype, SX_F32, &sum, half, 1, 1);
+    for (int64_t i = 0; i < n; i++) y[i] /= sum;
+}
+
 #define SCALED(T) { \
     T *restrict y_ = (T *)y; const T *m_ = (const T *)m; T s = (T)scale; \
     if (m) for (int64_t i = 0; i < n; i++) y_[i] = y_[i] * s + m_[i]; \
@@ -74,6 +87,7 @@ static void do_row(const plan *p, const int64_t *at, char *room) {
     if (work != from) sx_load_row(x->dtype, type, work, from, x->stride[axis], n);
     scale_row(work, m, p->scale, n, p->doubles);
     if (p->doubles) row_f64((double *)work, n, p->mode);
+    else if (p->mode == 0 && x->dtype != SX_FLOAT) row_narrow((float *)work, n, x->dtype, room + n * wide); /* the mask is used up */
     else row_f32((float *)work, n, p->mode);
     if (!dense) sx_store_row(y->dtype, type, to, y->stride[axis], work, n);
 }
