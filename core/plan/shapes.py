@@ -28,6 +28,7 @@ from ..types import DType, TensorType, ValueType
 Specs = dict[Value, Spec]
 _WORDS: tuple[tuple[Any, str], ...] = ((str, "a string"), ((int, np.integer), "an int"), ((float, np.floating), "a float"), ((Tensor, np.ndarray), "a tensor"),
                                        (Graph, "a graph"), (ValueType, "a type"))
+_EXACT: dict[type, str] = {str: "a string", int: "an int", float: "a float", Tensor: "a tensor", Graph: "a graph"}
 
 #: Families of operators (modules of `ops`) whose bodies work no more than their inputs and outputs are large. Others make much of little on the way (a pool with pads
 #: and strides of a billion), which a file must not be able to ask for while it is opened.
@@ -86,7 +87,7 @@ def attribute_arguments(node: Node, operator: Operator) -> dict[str, Any]:
     kinds = operator.kinds
     for name, value in node.attributes.items():
         kind = kinds.get(name)
-        if kind is not None and not _fits(kind, value):
+        if kind is not None and _EXACT.get(type(value)) != kind and not _fits(kind, value):
             raise InvalidGraph(f"{node.label}: attribute '{name}' must be {kind}, not {_kind(value)}")
     return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in node.attributes.items()}
 
@@ -95,7 +96,7 @@ def _kind(value: Any) -> str:
     """What an attribute is, in the words of `Operator.kinds`; the elements of a list are all of one kind in every file."""
     if isinstance(value, (list, tuple)):
         return f"a list of {_kind(value[0]).split(None, 1)[1]}s" if value else "an empty list"
-    return next((text for kind, text in _WORDS if isinstance(value, kind)), f"a {type(value).__name__}")
+    return _EXACT.get(type(value)) or next((text for kind, text in _WORDS if isinstance(value, kind)), f"a {type(value).__name__}")
 
 
 def _fits(kind: str, value: Any) -> bool:

@@ -72,9 +72,9 @@ class Compiled:
             if value is not None:
                 slot[value] = len(slot)
             outputs.append(-1 if value is None else slot[value])
-        checked = guard(node, operator, dict(arguments), self.limit)
+        checked = guard(node, operator, arguments, self.limit)
         if "n_outputs" in operator.wants:
-            arguments["n_outputs"] = len(node.outputs)
+            arguments = {**arguments, "n_outputs": len(node.outputs)}
         return Step(node, partial(operator.function, **arguments), tuple(inputs), tuple(outputs), (), "context" in operator.wants, checked)
 
     def _mark_dead(self) -> None:
