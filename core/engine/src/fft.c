@@ -1,0 +1,275 @@
+/* fft.c: discrete Fourier transforms of any length along an axis, computed in double, real and imaginary parts in arrays of their own.
+
+   How to think
+   - Stockham's autosort transform (Van Loan, "Computational Frameworks for the Fast Fourier Transform", 1.7) of radices 4, 2 and the odd primes: a pass reads n / r places apart and writes r side by
+     side; no reordering at the end. Up to LANES signals lie interleaved, so that even the first pass, whose stretches are shortest, runs over vectors.
+   - A length with a prime factor above LARGEST becomes a convolution of a power of two (Bluestein, 1970).
+   - Inverse: real and imaginary parts change places before and after. The roots of unity and Bluestein's filter are computed once for a call and shared. */
+#include "sx_expr.h"
+#include "sx_math.h"
+
+#define LANES 8
+#define NEAR 32768     /* numbers of a part that should stay in the second-level cache */
+#define LARGEST 61
+#define PIECE 256
+#define PASSES 40
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+typedef struct { double *re, *im; } part;
+
+typedef struct {
+    const sx_call *call;
+    int axis, inverse, half, chirped, passes;
+    int radix[PASSES];
+    int64_t n, m, lanes, rows, tasks; /* n: the length asked for; m: that of the transform */
+    part root, chirp, filter;         /* root[k] = e^(-2πi k / m); chirp[k] = e^(-πi k² / n) */
+    int64_t shared;                   /* doubles */
+} plan;
+
+/* Re and im of e^(-2πi k / n), 0 ≤ k < n: exact on the axes. */
+static void unit(int64_t k, int64_t n, double *re, double *im) {
+    int64_t quarter = (8 * k + n) / (2 * n); /* the nearest; what is left is at most an eighth of a turn */
+    double angle = 0x1.921fb54442d18p+0 * ((double)(4 * k - quarter * n) / (double)n), c = sx_cos_poly(angle), s = sx_sin_poly(angle);
+    quarter &= 3;
+    *re = quarter == 0 ? c : quarter == 1 ? -s : quarter == 2 ? -c : s;
+    *im = -(quarter == 0 ? s : quarter == 1 ? c : quarter == 2 ? -s : -c);
+}
+
+/* ---- passes: `count` places left, of which p = 0 … count / r - 1 is taken with its r; s numbers lie side by side at each ---- */
+
+typedef struct { const plan *p; const double *xr, *xi; double *yr, *yi; int64_t count, s; } pass;
+
+static void radix_2(const pass *a) {
+    int64_t m = a->count / 2, s = a->s, step = a->p->m / a->count;
+    for (int64_t p = 0; p < m; p++) {
+        double wr = a->p->root.re[p * step], wi = a->p->root.im[p * step];
+        const double *restrict r0 = a->xr + s * p, *restrict i0 = a->xi + s * p, *restrict r1 = r0 + s * m, *restrict i1 = i0 + s * m;
+        double *restrict y0 = a->yr + s * 2 * p, *restrict z0 = a->yi + s * 2 * p, *restrict y1 = y0 + s, *restrict z1 = z0 + s;
+        for (int64_t q = 0; q < s; q++) {
+            double dr = r0[q] - r1[q], di = i0[q] - i1[q];
+            y0[q] = r0[q] + r1[q], z0[q] = i0[q] + i1[q];
+            y1[q] = dr * wr - di * wi, z1[q] = dr * wi + di * wr;
+        }
+    }
+}
+
+static void radix_4(const pass *a) {
+    int64_t m = a->count / 4, s = a->s, step = a->p->m / a->count;
+    for (int64_t p = 0; p < m; p++) {
+        double w1r = a->p->root.re[p * step], w1i = a->p->root.im[p * step], w2r = a->p->root.re[2 * p * step], w2i = a->p->root.im[2 * p * step];
+        double w3r = a->p->root.re[3 * p * step], w3i = a->p->root.im[3 * p * step];
+        const double *restrict r0 = a->xr + s * p, *restrict i0 = a->xi + s * p, *restrict r1 = r0 + s * m, *restrict i1 = i0 + s * m;
+        const double *restrict r2 = r1 + s * m, *restrict i2 = i1 + s * m, *restrict r3 = r2 + s * m, *restrict i3 = i2 + s * m;
+        double *restrict y = a->yr + s * 4 * p, *restrict z = a->yi + s * 4 * p;
+        for (int64_t q = 0; q < s; q++) {
+            double ar = r0[q] + r2[q], ai = i0[q] + i2[q], br = r0[q] - r2[q], bi = i0[q] - i2[q];
+            double cr = r1[q] + r3[q], ci = i1[q] + i3[q], dr = i1[q] - i3[q], di = r3[q] - r1[q]; /* -i (x1 - x3) */
+            y[q] = ar + cr, z[q] = ai + ci;
+            double ur = br + dr, ui = bi + di;
+            y[q + s] = ur * w1r - ui * w1i, z[q + s] = ur * w1i + ui * w1r;
+            ur = ar - cr, ui = ai - ci;
+            y[q + 2 * s] = ur * w2r - ui * w2i, z[q + 2 * s] = ur * w2i + ui * w2r;
+            ur = br - dr, ui = bi - di;
+            y[q + 3 * s] = ur * w3r - ui * w3i, z[q + 3 * s] = ur * w3i + ui * w3r;
+        }
+    }
+}
+
+static void radix_any(const pass *a, int r) {
+    int64_t m = a->count / r, s = a->s, step = a->p->m / a->count, turn = a->p->m / r;
+    const part *root = &a->p->root;
+    for (int64_t p = 0; p < m; p++)
+        for (int64_t k = 0; k < r; k++) {
+            double *restrict y = a->yr + s * (r * p + k), *restrict z = a->yi + s * (r * p + k);
+            for (int64_t j = 0; j < r; j++) {
+                const double *restrict x = a->xr + s * (p + m * j), *restrict w = a->xi + s * (p + m * j);
+                /* the root of the small transform and the twiddle at once */
+                int64_t at = j * k % r * turn + p * k * step;
+                if (at >= a->p->m) at -= a->p->m;
+                double cr = root->re[at], ci = root->im[at];
+                if (j == 0) for (int64_t q = 0; q < s; q++) y[q] = x[q] * cr - w[q] * ci, z[q] = x[q] * ci + w[q] * cr;
+                else for (int64_t q = 0; q < s; q++) y[q] += x[q] * cr - w[q] * ci, z[q] += x[q] * ci + w[q] * cr;
+            }
+        }
+}
+
+/* The transform of `x` ([m][lanes]); `y` is room. Where the result is. */
+static part transform(const plan *p, part x, part y, int64_t lanes) {
+    int64_t count = p->m, s = lanes;
+    for (int i = 0; i < p->passes; i++) {
+        int r = p->radix[i];
+        pass a = {p, x.re, x.im, y.re, y.im, count, s};
+        if (r == 4) radix_4(&a);
+        else if (r == 2) radix_2(&a);
+        else radix_any(&a, r);
+        part swap = x;
+        x = y, y = swap;
+        count /= r, s *= r;
+    }
+    return x;
+}
+
+/* ---- one call's plan and tables ---- */
+
+static plan plan_of(const sx_call *call) {
+    const sx_view *x = call->in;
+    plan p = {.call = call, .axis = (int)call->param[0], .n = call->param[1], .inverse = call->param[2] != 0, .half = call->param[3] != 0, .rows = 1};
+    for (int d = 0; d < x->rank - 1; d++) if (d != p.axis) p.rows *= x->dim[d];
+    int64_t rest = p.n;
+    p.m = p.n;
+    for (int64_t f = 2; f <= LARGEST; f++) while (rest % f == 0) rest /= f;
+    p.chirped = rest > 1;
+    if (p.chirped) for (p.m = 1; p.m < 2 * p.n - 1;) p.m *= 2;
+    rest = p.m;
+    while (rest % 4 == 0) p.radix[p.passes++] = 4, rest /= 4;
+    for (int f = 2; f <= LARGEST; f++) while (rest % f == 0) p.radix[p.passes++] = f, rest /= f;
+    p.lanes = max64(1, min64(min64(LANES, p.rows), NEAR / p.m));
+    p.tasks = up(p.rows, p.lanes);
+    double *at = (double *)call->scratch;
+    p.root = (part){at, at + p.m};
+    p.shared = 2 * p.m;
+    if (p.chirped) {
+        p.chirp = (part){at + p.shared, at + p.shared + p.n}, p.shared += 2 * p.n;
+        p.filter = (part){at + p.shared, at + p.shared + p.m}, p.shared += 2 * p.m;
+    }
+    return p;
+}
+
+static void own(const plan *p, int worker, part *x, part *y) {
+    int64_t size = p->m * p->lanes;
+    double *at = (double *)(p->call->scratch + worker * p->call->scratch_bytes) + p->shared;
+    *x = (part){at, at + size}, *y = (part){at + 2 * size, at + 3 * size};
+}
+
+static void fill_tables(const plan *p) {
+    for (int64_t k = 0; k < p->m; k++) unit(k, p->m, p->root.re + k, p->root.im + k);
+    if (!p->chirped) return;
+    part x, y;
+    own(p, 0, &x, &y);
+    int64_t square = 0; /* k² mod 2n */
+    for (int64_t k = 0; k < p->m; k++) x.re[k] = x.im[k] = 0;
+    for (int64_t k = 0; k < p->n; k++) {
+        unit(square, 2 * p->n, p->chirp.re + k, p->chirp.im + k);
+        square = (square + 2 * k + 1) % (2 * p->n);
+        int64_t mirror = k ? p->m - k : 0;
+        x.re[k] = x.re[mirror] = p->chirp.re[k], x.im[k] = x.im[mirror] = -p->chirp.im[k];
+    }
+    part made = transform(p, x, y, 1);
+    for (int64_t k = 0; k < p->m; k++) p->filter.re[k] = made.re[k] / (double)p->m, p->filter.im[k] = made.im[k] / (double)p->m;
+}
+
+/* ---- signals in and out ---- */
+
+/* n numbers `stride` apart as doubles, `lanes` apart. */
+static void load(const sx_view *v, int64_t at, int64_t stride, int64_t n, double *to, int64_t lanes) {
+    float narrow[PIECE];
+    double wide[PIECE];
+    for (int64_t done = 0; done < n; done += PIECE) {
+        int64_t m = min64(PIECE, n - done);
+        const char *from = v->data + (at + done * stride) * sx_element_bytes(v->dtype);
+        if (v->dtype == SX_DOUBLE) sx_load_row(v->dtype, SX_F64, wide, from, stride, m);
+        else {
+            sx_load_row(v->dtype, SX_F32, narrow, from, stride, m);
+            for (int64_t i = 0; i < m; i++) wide[i] = narrow[i];
+        }
+        for (int64_t i = 0; i < m; i++) to[(done + i) * lanes] = wide[i];
+    }
+}
+
+static void store(const sx_view *v, int64_t at, int64_t stride, int64_t n, const double *from, int64_t lanes, double factor) {
+    float narrow[PIECE];
+    double wide[PIECE];
+    for (int64_t done = 0; done < n; done += PIECE) {
+        int64_t m = min64(PIECE, n - done);
+        char *to = v->data + (at + done * stride) * sx_element_bytes(v->dtype);
+        for (int64_t i = 0; i < m; i++) wide[i] = from[(done + i) * lanes] * factor;
+        for (int64_t i = 0; i < m; i++) narrow[i] = (float)wide[i];
+        if (v->dtype == SX_DOUBLE) sx_store_row(v->dtype, SX_F64, to, stride, wide, m);
+        else sx_store_row(v->dtype, SX_F32, to, stride, narrow, m);
+    }
+}
+
+static void offsets(const plan *p, int64_t row, int64_t *xat, int64_t *yat) {
+    const sx_view *x = p->call->in, *y = p->call->out;
+    *xat = *yat = 0;
+    for (int d = x->rank - 2; d >= 0; d--) {
+        if (d == p->axis) continue;
+        int64_t i = row % x->dim[d];
+        row /= x->dim[d];
+        *xat += i * x->stride[d], *yat += i * y->stride[d];
+    }
+}
+
+/* One signal into its lane: cut or filled with zeros to n; a half spectrum gets its mirrored half. */
+static void bring_in(const plan *p, int64_t at, part x) {
+    const sx_view *v = p->call->in;
+    int last = v->rank - 1, mirrored = p->inverse && p->half;
+    int64_t stride = v->stride[p->axis], n = mirrored ? p->n / 2 + 1 : p->n, have = min64(v->dim[p->axis], n), lanes = p->lanes;
+    load(v, at, stride, have, x.re, lanes);
+    if (v->dim[last] == 2) load(v, at + v->stride[last], stride, have, x.im, lanes);
+    else for (int64_t k = 0; k < have; k++) x.im[k * lanes] = 0;
+    for (int64_t k = have; k < n; k++) x.re[k * lanes] = x.im[k * lanes] = 0;
+    if (!mirrored) return;
+    x.im[0] = 0;
+    if (p->n % 2 == 0) x.im[p->n / 2 * lanes] = 0;
+    for (int64_t k = n; k < p->n; k++) x.re[k * lanes] = x.re[(p->n - k) * lanes], x.im[k * lanes] = -x.im[(p->n - k) * lanes];
+}
+
+/* x[k] · chirp[k], lane by lane. */
+static void times(part x, part w, int64_t n, int64_t lanes) {
+    for (int64_t k = 0; k < n; k++)
+        for (int64_t l = 0; l < lanes; l++) {
+            double re = x.re[k * lanes + l], im = x.im[k * lanes + l];
+            x.re[k * lanes + l] = re * w.re[k] - im * w.im[k], x.im[k * lanes + l] = re * w.im[k] + im * w.re[k];
+        }
+}
+
+static part turned(part x) { return (part){x.im, x.re}; }
+
+static void task(void *arg, int64_t number, int worker) {
+    const plan *p = arg;
+    const sx_view *y = p->call->out;
+    int64_t first = number * p->lanes, count = min64(p->lanes, p->rows - first), lanes = p->lanes, xat, yat;
+    int last = y->rank - 1;
+    part x, room;
+    own(p, worker, &x, &room);
+    for (int64_t l = 0; l < lanes; l++) {
+        part lane = {x.re + l, x.im + l};
+        if (l < count) offsets(p, first + l, &xat, &yat), bring_in(p, xat, lane);
+        else for (int64_t k = 0; k < p->n; k++) lane.re[k * lanes] = lane.im[k * lanes] = 0;
+    }
+    if (p->inverse) x = turned(x), room = turned(room);
+    part made;
+    if (p->chirped) {
+        times(x, p->chirp, p->n, lanes);
+        for (int64_t k = p->n * lanes; k < p->m * lanes; k++) x.re[k] = x.im[k] = 0;
+        made = transform(p, x, room, lanes);
+        times(made, p->filter, p->m, lanes);
+        part free = made.re == x.re ? room : x;
+        made = turned(transform(p, turned(made), turned(free), lanes));
+        times(made, p->chirp, p->n, lanes);
+    } else made = transform(p, x, room, lanes);
+    if (p->inverse) made = turned(made);
+    for (int64_t l = 0; l < count; l++) {
+        double factor = p->inverse ? 1.0 / (double)p->n : 1.0;
+        offsets(p, first + l, &xat, &yat);
+        store(y, yat, y->stride[p->axis], y->dim[p->axis], made.re + l, lanes, factor);
+        if (y->dim[last] == 2) store(y, yat + y->stride[last], y->stride[p->axis], y->dim[p->axis], made.im + l, lanes, factor);
+    }
+}
+
+int64_t SX_NAME(sx_scratch_fft)(const sx_call *call) {
+    plan p = plan_of(call);
+    return (p.shared + 4 * p.m * p.lanes) * 8;
+}
+
+int SX_NAME(sx_k_fft)(const sx_call *call) {
+    plan p = plan_of(call);
+    if (!p.rows) return SX_OK;
+    fill_tables(&p);
+    sx_for(call, p.tasks, task, &p);
+    return SX_OK;
+}
