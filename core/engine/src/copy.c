@@ -35,6 +35,32 @@ static void copy_row(char *y, int64_t ys, const char *x, int64_t xs, int64_t n, 
 
 static void fill_row(char *y, int64_t ys, const char *value, int64_t n, int64_t item) { copy_row(y, ys, value, 0, n, item); }
 
+/* 16 × 16 elements of four bytes: each cache line of either side is touched once. Four rounds exchange blocks of 8, 4, 2 and 1 lanes between rows that far apart. */
+typedef uint32_t lanes __attribute__((vector_size(64)));
+typedef uint32_t lanes_any __attribute__((vector_size(64), aligned(4), may_alias));
+#define MIX(...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define SWAP(k, low, high) for (int i = 0; i < 16; i++) if (!(i & k)) { lanes a = v[i], b = v[i + k]; v[i] = MIX low, v[i + k] = MIX high; }
+static void transpose_16(uint32_t *y, int64_t yr, const uint32_t *x, int64_t xc) {
+    lanes v[16];
+    for (int i = 0; i < 16; i++) v[i] = *(const lanes_any *)(x + i * xc);
+    SWAP(8, (0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23), (8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
+    SWAP(4, (0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27), (4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
+    SWAP(2, (0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29), (2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
+    SWAP(1, (0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30), (1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
+    for (int i = 0; i < 16; i++) *(lanes_any *)(y + i * yr) = v[i];
+}
+
+static void transpose_words(char *y, int64_t yr, const char *x, int64_t xc, int64_t rows, int64_t cols) {
+    uint32_t *y_ = (uint32_t *)y;
+    const uint32_t *x_ = (const uint32_t *)x;
+    int64_t r = 0, c = 0;
+    for (; c + 16 <= cols; c += 16) {
+        for (r = 0; r + 16 <= rows; r += 16) transpose_16(y_ + r * yr + c, yr, x_ + c * xc + r, xc);
+        for (; r < rows; r++) for (int k = 0; k < 16; k++) y_[r * yr + c + k] = x_[(c + k) * xc + r];
+    }
+    for (; c < cols; c++) for (r = 0; r < rows; r++) y_[r * yr + c] = x_[c * xc + r];
+}
+
 /* y[r][c] = x[c][r]: rows × cols of y, dense along its columns; x dense along its columns, which are y's rows. Eight columns at a time stay in registers. */
 #define TRANSPOSE(T) { \
     const T *restrict x_ = (const T *)x; T *restrict y_ = (T *)y; \
@@ -49,7 +75,7 @@ static void transpose_block(char *y, int64_t yr, const char *x, int64_t xc, int6
     switch (item) {
     case 1: TRANSPOSE(uint8_t)
     case 2: TRANSPOSE(uint16_t)
-    case 4: TRANSPOSE(uint32_t)
+    case 4: transpose_words(y, yr, x, xc, rows, cols); return;
     case 8: TRANSPOSE(uint64_t)
     default: TRANSPOSE(wide)
     }

@@ -203,7 +203,8 @@ void sx_host_leave(sx_team *team) { pthread_mutex_unlock(&team->owner); }
 
 void sx_for(const sx_call *call, int64_t n, void (*body)(void *, int64_t, int), void *arg) {
     struct sx_team *t = call->team;
-    if (n <= 1 || !t || !t->started) {
+    int asleep = t && t->started && __atomic_load_n(&t->sleepers, __ATOMIC_RELAXED) == t->started; /* waking costs as much as a few tiles */
+    if (n <= (asleep ? 3 : 1) || !t || !t->started) {
         for (int64_t i = 0; i < n && !stopped(call->stop); i++) body(arg, i, 0);
         return;
     }

@@ -1,14 +1,14 @@
 /* reduce.c: sums, products, extremes and their positions over any axes, with prologue and epilogue expressions.
 
    How to think
-   - Reduced axes are merged where every operand allows. Then either a whole run of the last reduced axis is taken at a time (rows), or, where a kept axis lies denser, up to 256 results
+   - Reduced axes are merged where every operand allows. Then either a whole run of the last reduced axis is taken at a time (rows), or, where a kept axis lies denser, up to 512 results
      advance together (columns).
    - Floats are summed in float by pieces of at most 1024 and the pieces in double; integers in 64 bits, which wraps alike for every narrower type. The order depends on the shape only. */
 #include "sx_expr.h"
 #include "sx_vec.h"
 
 #define PIECE 1024
-#define COLUMNS 256
+#define COLUMNS 512
 #define FLUSH 32     /* rows of a column block between two flushes into double */
 #define WORK 32768   /* elements a task should read at least */
 
@@ -76,7 +76,7 @@ static void cut(plan *p) {
     for (int d = 0; d < y->rank; d++) if (d != p->col_axis) p->outer *= y->dim[d], p->kept[p->n_kept++] = d;
     p->columns = p->cols >= 4 && magnitude(x->stride[p->col_axis]) < magnitude(p->stride[0][p->rank - 1]);
     p->block = min64(min64(p->cols, COLUMNS), max64(1, WORK / max64(p->count, 1)));
-    if (p->columns) p->block = min64(p->cols, max64(p->block, 64));
+    if (p->columns) p->block = min64(p->cols, COLUMNS); /* long pieces of rows, however many rows there are */
     p->across = up(p->cols, p->block);
     p->per = max64(1, WORK / max64(p->block * p->count, 1));
     p->tasks = p->outer * p->across;
@@ -125,6 +125,8 @@ static int advance(const plan *p, int rank, int64_t *index, int64_t *at) {
 /* -- rows ------------------------------------------------------------------------------------------------------------------------------------------------------- */
 
 #define FOLD(T, S, m, expression) { T m = S; for (int64_t i = 0; i < n; i++) { T v = x[i]; m = (expression); } S = m; }
+#define EXTREME(T, NAME, BEATS) static T NAME(const T *x, int64_t n) { T m = x[0]; for (int64_t i = 1; i < n; i++) m = x[i] BEATS m ? x[i] : m; return m; }
+EXTREME(int64_t, least_i64, <) EXTREME(int64_t, greatest_i64, >) EXTREME(uint64_t, least_u64, <) EXTREME(uint64_t, greatest_u64, >)
 
 /* Whether `a` comes before `b` as the wanted extreme; NaN before all. `last`: equals too. */
 #define BETTER(a, b) (op == LEAST || op == ARG_LEAST ? (a) < (b) : (a) > (b))
@@ -132,7 +134,7 @@ static int advance(const plan *p, int rank, int64_t *index, int64_t *at) {
 /* What a mean divides by. Of nothing: 0 / 0 for floats, 0 / 1 for integers. */
 #define DIVISOR(A) (p->count ? (A)p->count : (A)0.5 > 0 ? (A)0 : (A)1)
 
-#define ROWS(T, A, NAME, SUMMED, LOWEST, HIGHEST) \
+#define ROWS(T, A, NAME, SUMMED, SMALLEST, LARGEST, LOWEST, HIGHEST) \
     static void rows_##NAME(const plan *p, const int64_t *start, T *result, int64_t *position) { \
         int op = p->op; \
         A total = op == PRODUCT ? 1 : 0; \
@@ -147,9 +149,9 @@ static int advance(const plan *p, int rank, int64_t *index, int64_t *at) {
                 const T *x = fetch(p, here, p->rank - 1, n, &room); \
                 if (op == SUM || op == MEAN) { SUMMED; } \
                 else if (op == PRODUCT) FOLD(T, times, m, m * v) \
-                else if (op == LEAST) FOLD(T, best, m, v < m || v != v ? v : m) \
-                else if (op == GREATEST) FOLD(T, best, m, v > m || v != v ? v : m) \
-                else for (int64_t i = 0; i < n; i++) { \
+                else if (op == LEAST) { T v = SMALLEST; best = v < best || v != v ? v : best; } \
+                else if (op == GREATEST) { T v = LARGEST; best = v > best || v != v ? v : best; } \
+                else if (where < 0 || best != best || p->last || (op == ARG_LEAST ? !(SMALLEST >= best) : !(LARGEST <= best))) for (int64_t i = 0; i < n; i++) { \
                     T v = x[i]; \
                     if (where < 0 || (best == best && (v != v || BETTER(v, best))) || (p->last && (v == best || (v != v && best != best)))) best = v, where = done + i; } \
             } \
@@ -158,10 +160,10 @@ static int advance(const plan *p, int rank, int64_t *index, int64_t *at) {
         *result = op == SUM ? (T)total : op == MEAN ? (T)(total / DIVISOR(A)) : op == PRODUCT ? times : best; \
     }
 
-ROWS(float, double, f32, total += sx_sum_f32(x, n), -__builtin_inff(), __builtin_inff())
-ROWS(double, double, f64, total += sx_sum_f64(x, n), -__builtin_inf(), __builtin_inf())
-ROWS(int64_t, int64_t, i64, FOLD(int64_t, total, m, m + v), INT64_MIN, INT64_MAX)
-ROWS(uint64_t, uint64_t, u64, FOLD(uint64_t, total, m, m + v), 0, UINT64_MAX)
+ROWS(float, double, f32, total += sx_sum_f32(x, n), sx_min_f32(x, n), sx_max_f32(x, n), -__builtin_inff(), __builtin_inff())
+ROWS(double, double, f64, total += sx_sum_f64(x, n), sx_min_f64(x, n), sx_max_f64(x, n), -__builtin_inf(), __builtin_inf())
+ROWS(int64_t, int64_t, i64, FOLD(int64_t, total, m, m + v), least_i64(x, n), greatest_i64(x, n), INT64_MIN, INT64_MAX)
+ROWS(uint64_t, uint64_t, u64, FOLD(uint64_t, total, m, m + v), least_u64(x, n), greatest_u64(x, n), 0, UINT64_MAX)
 
 /* -- columns ------------------------------------------------------------------------------------------------------------------------------------------------------- */
 

@@ -2,7 +2,7 @@
 
    How to think
    - A row is brought into a dense buffer (the output itself where that is dense), its greatest element is taken out, e^x and the sum are formed, and the row is scaled.
-   - Where another axis lies denser, 16 or more rows are brought in together through the same code, one by one: the loads share cache lines.
+   - Where another axis lies dense, up to 64 rows advance together, as columns of a block.
    - Softmax of a narrow float rounds x - max, e^x and the sum to that type, as the specification's function body does.
    - NaN anywhere makes the row NaN; a row of -inf gives NaN, as the formula says. */
 #include "sx_expr.h"
@@ -10,6 +10,8 @@
 #include "sx_vec.h"
 
 #define WORK 16384
+#define COLUMNS 64
+#define BLOCK 262144 /* bytes of a column block, if 16 columns fit */
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -92,27 +94,83 @@ static void do_row(const plan *p, const int64_t *at, char *room) {
     if (!dense) sx_store_row(y->dtype, type, to, y->stride[axis], work, n);
 }
 
+/* -- columns ------------------------------------------------------------------------------------------------------------------------------------------- */
+
+#define COLUMN_SOFTMAX(T, S) \
+    static void columns_##S(T *restrict y, int64_t n, int64_t cols, int mode) { \
+        T top[COLUMNS], sum[COLUMNS]; \
+        for (int64_t c = 0; c < cols; c++) top[c] = y[c], sum[c] = 0; \
+        for (int64_t i = 1; i < n; i++) for (int64_t c = 0; c < cols; c++) { T v = y[i * cols + c]; top[c] = top[c] > v || top[c] != top[c] ? top[c] : v; } \
+        for (int64_t i = 0; i < n; i++) \
+            for (int64_t c = 0; c < cols; c++) { \
+                T d = y[i * cols + c] - top[c], e = sx_exp_##S(d); \
+                sum[c] += e, y[i * cols + c] = mode ? d : e; } \
+        for (int64_t c = 0; c < cols; c++) sum[c] = mode ? sx_log_##S(sum[c]) : (T)1 / sum[c]; \
+        for (int64_t i = 0; i < n; i++) for (int64_t c = 0; c < cols; c++) y[i * cols + c] = mode ? y[i * cols + c] - sum[c] : y[i * cols + c] * sum[c]; }
+COLUMN_SOFTMAX(float, f32)
+COLUMN_SOFTMAX(double, f64)
+
+static int64_t column_count(const sx_call *call) {
+    int64_t n = call->out->dim[call->param[0]], wide = call->out->dtype == SX_DOUBLE ? 8 : 4;
+    return min64(COLUMNS, max64(16, BLOCK / max64(n * wide, 1)));
+}
+
+/* `cols` rows side by side from offsets at[]. */
+static void do_columns(const plan *p, const int64_t *at, int64_t cols, char *room) {
+    const sx_call *c = p->call;
+    const sx_view *x = c->in, *y = c->out, *mask = c->n_in > 1 && c->in[1].dtype ? c->in + 1 : NULL;
+    int type = p->doubles ? SX_F64 : SX_F32;
+    int64_t wide = p->doubles ? 8 : 4, n = p->n;
+    char *line = room + n * cols * wide; /* a row of the mask */
+    for (int64_t i = 0; i < n; i++) {
+        char *to = room + i * cols * wide;
+        sx_load_row(x->dtype, type, to, x->data + (at[0] + i * x->stride[p->axis]) * sx_element_bytes(x->dtype), x->stride[p->near], cols);
+        if (mask) sx_load_row(mask->dtype, type, line, mask->data + (at[2] + i * mask->stride[p->axis]) * sx_element_bytes(mask->dtype), mask->stride[p->near], cols);
+        scale_row(to, mask ? line : NULL, p->scale, cols, p->doubles);
+    }
+    if (p->doubles) columns_f64((double *)room, n, cols, p->mode);
+    else columns_f32((float *)room, n, cols, p->mode);
+    for (int64_t i = 0; i < n; i++)
+        sx_store_row(y->dtype, type, y->data + (at[1] + i * y->stride[p->axis]) * sx_element_bytes(y->dtype), y->stride[p->near], room + i * cols * wide, cols);
+}
+
+static void offsets(const plan *p, int64_t rest, int64_t near, int64_t *at) {
+    const sx_call *c = p->call;
+    at[0] = at[1] = at[2] = 0;
+    for (int d = c->out->rank - 1; d >= 0; d--) {
+        if (d == p->axis) continue;
+        int64_t i = near;
+        if (d != p->near) i = rest % c->out->dim[d], rest /= c->out->dim[d];
+        at[0] += i * c->in->stride[d], at[1] += i * c->out->stride[d];
+        if (c->n_in > 1 && c->in[1].dtype) at[2] += i * c->in[1].stride[d];
+    }
+}
+
+static void column_task(void *arg, int64_t number, int worker) {
+    const plan *p = arg;
+    int64_t width = column_count(p->call), count = p->call->out->dim[p->near], across = up(count, width), at[3];
+    int64_t col = number % across * width;
+    offsets(p, number / across, col, at);
+    do_columns(p, at, min64(width, count - col), p->call->scratch + worker * p->call->scratch_bytes);
+}
+
+/* -- tasks --------------------------------------------------------------------------------------------------------------------------------------------- */
+
 static void task(void *arg, int64_t number, int worker) {
     const plan *p = arg;
     const sx_call *c = p->call;
     char *room = c->scratch + worker * c->scratch_bytes;
     int64_t end = min64(p->rows, (number + 1) * p->per);
     for (int64_t row = number * p->per; row < end; row++) {
-        int64_t rest = row, at[3] = {0};
-        for (int k = c->out->rank; k >= 0; k--) { /* the near axis runs fastest */
-            int d = k == c->out->rank ? p->near : k;
-            if (d < 0 || d == p->axis || (k != c->out->rank && d == p->near)) continue;
-            int64_t i = rest % c->out->dim[d];
-            rest /= c->out->dim[d];
-            at[0] += i * c->in->stride[d], at[1] += i * c->out->stride[d];
-            if (c->n_in > 1 && c->in[1].dtype) at[2] += i * c->in[1].stride[d];
-        }
+        int64_t at[3], near = p->near < 0 ? 1 : c->out->dim[p->near];
+        offsets(p, row / near, row % near, at); /* the near axis runs fastest */
         do_row(p, at, room);
     }
 }
 
 int64_t SX_NAME(sx_scratch_softmax)(const sx_call *call) {
-    return 2 * call->out->dim[call->param[0]] * (call->out->dtype == SX_DOUBLE ? 8 : 4);
+    int64_t n = call->out->dim[call->param[0]], wide = call->out->dtype == SX_DOUBLE ? 8 : 4;
+    return max64(2 * n, (n + 1) * column_count(call)) * wide;
 }
 
 int SX_NAME(sx_k_softmax)(const sx_call *call) {
@@ -124,6 +182,11 @@ int SX_NAME(sx_k_softmax)(const sx_call *call) {
         if (d == p.axis) continue;
         p.rows *= y->dim[d];
         if (y->dim[d] > 1 && (p.near < 0 || magnitude(y->stride[d]) <= magnitude(y->stride[p.near]))) p.near = d;
+    }
+    int narrow = p.mode == 0 && y->dtype != SX_FLOAT && y->dtype != SX_DOUBLE;
+    if (p.near >= 0 && y->dim[p.near] >= 4 && y->stride[p.axis] != 1 && magnitude(y->stride[p.near]) == 1 && p.mode < 2 && !narrow) {
+        sx_for(call, p.rows / y->dim[p.near] * up(y->dim[p.near], column_count(call)), column_task, &p);
+        return 0;
     }
     p.per = max64(1, WORK / p.n);
     sx_for(call, up(p.rows, p.per), task, &p);

@@ -328,6 +328,11 @@ static inline double sx_angle_far_f64(int which, double x) {
     return sx_angle(which, r, q);
 }
 
+/* One angle of any size. */
+static inline double sx_angle_f64(int which, double x) { return __builtin_fabs(x) <= SX_REDUCED ? sx_angle_near_f64(which, x) : sx_angle_far_f64(which, x); }
+static inline double sx_sin_f64(double x) { return sx_angle_f64(0, x); }
+static inline double sx_cos_f64(double x) { return sx_angle_f64(1, x); }
+
 SX_FN double sx_asin_small(double x) {
     double z = x * x;
     /* (asin(x) - x) / x³ of x², |x| ≤ ½, error 4.2e-21 */

@@ -16,13 +16,16 @@
 
 typedef float sx_v32 __attribute__((vector_size(SX_VECTOR)));
 typedef double sx_v64 __attribute__((vector_size(SX_VECTOR)));
+typedef int32_t sx_m32 __attribute__((vector_size(SX_VECTOR)));
+typedef int64_t sx_m64 __attribute__((vector_size(SX_VECTOR)));
 typedef float sx_v32_any __attribute__((vector_size(SX_VECTOR), aligned(4), may_alias));
 typedef double sx_v64_any __attribute__((vector_size(SX_VECTOR), aligned(8), may_alias));
 
-/* Sum, greatest and sum of squared differences of n dense numbers. Four running vectors, then halves: the order depends on n only. NaN goes through. */
-#define SX_REDUCTIONS(T, V, ANY, LANES, S) \
+/* Sum, extremes and sum of squared differences of n dense numbers. Four running vectors, then halves: the order depends on n only. NaN goes through. */
+#define SX_REDUCTIONS(T, V, M, ANY, LANES, S) \
     static inline T sx_fold_sum_##S(V a) { T s = 0; for (int i = 0; i < LANES; i++) s += a[i]; return s; } \
-    static inline V sx_vmax_##S(V a, V b) { for (int i = 0; i < LANES; i++) a[i] = a[i] > b[i] || a[i] != a[i] ? a[i] : b[i]; return a; } \
+    static inline V sx_vmax_##S(V a, V b) { M first = (M)(a > b) | (M)(a != a); return (V)(((M)a & first) | ((M)b & ~first)); } \
+    static inline V sx_vmin_##S(V a, V b) { M first = (M)(a < b) | (M)(a != a); return (V)(((M)a & first) | ((M)b & ~first)); } \
     static inline T sx_sum_##S(const T *x, int64_t n) { \
         V a = {0}, b = {0}, c = {0}, d = {0}; \
         int64_t i = 0; \
@@ -41,18 +44,23 @@ typedef double sx_v64_any __attribute__((vector_size(SX_VECTOR), aligned(8), may
         T s = sx_fold_sum_##S(a + b); \
         for (; i < n; i++) s += (x[i] - mean) * (x[i] - mean); \
         return s; } \
-    static inline T sx_max_##S(const T *x, int64_t n) { \
+    SX_EXTREME(T, V, ANY, LANES, S, max, >) \
+    SX_EXTREME(T, V, ANY, LANES, S, min, <)
+
+/* The extreme of n ≥ 1 numbers. */
+#define SX_EXTREME(T, V, ANY, LANES, S, NAME, BEATS) \
+    static inline T sx_##NAME##_##S(const T *x, int64_t n) { \
         T m = x[0]; \
         int64_t i = 0; \
         if (n >= 2 * LANES) { \
             V a = *(const ANY *)x, b = *(const ANY *)(x + LANES); \
-            for (i = 2 * LANES; i + 2 * LANES <= n; i += 2 * LANES) a = sx_vmax_##S(a, *(const ANY *)(x + i)), b = sx_vmax_##S(b, *(const ANY *)(x + i + LANES)); \
-            a = sx_vmax_##S(a, b); \
+            for (i = 2 * LANES; i + 2 * LANES <= n; i += 2 * LANES) a = sx_v##NAME##_##S(a, *(const ANY *)(x + i)), b = sx_v##NAME##_##S(b, *(const ANY *)(x + i + LANES)); \
+            a = sx_v##NAME##_##S(a, b); \
             m = a[0]; \
-            for (int k = 1; k < LANES; k++) m = m > a[k] || m != m ? m : a[k]; } \
-        for (; i < n; i++) m = m > x[i] || m != m ? m : x[i]; \
+            for (int k = 1; k < LANES; k++) m = m BEATS a[k] || m != m ? m : a[k]; } \
+        for (; i < n; i++) m = m BEATS x[i] || m != m ? m : x[i]; \
         return m; }
 
-SX_REDUCTIONS(float, sx_v32, sx_v32_any, SX_LANES32, f32)
-SX_REDUCTIONS(double, sx_v64, sx_v64_any, SX_LANES64, f64)
+SX_REDUCTIONS(float, sx_v32, sx_m32, sx_v32_any, SX_LANES32, f32)
+SX_REDUCTIONS(double, sx_v64, sx_m64, sx_v64_any, SX_LANES64, f64)
 #endif
