@@ -1,6 +1,6 @@
 """The executors that run the suite, by id. Each takes a model converted to `.sdx` once (a cache all executors share) and numpy inputs.
 
-Ids: reference; interpreter (planned programs by NumPy); native, wasmtime, wgpu, chromium-wasm, chromium-webgpu join as they are built.
+Ids: reference; interpreter (planned programs in NumPy); native (the C engine); wasmtime, wgpu, chromium-wasm, chromium-webgpu join as they are built.
 """
 from __future__ import annotations
 
@@ -62,22 +62,32 @@ PLACES: dict[str, str] = {}
 
 def interpreter(case: Case, inputs: list[Any]) -> list[Any]:
     """Planned programs on the NumPy interpreter, with a poisoned arena; nodes without kernels on their NumPy bodies (`PLACES` says so)."""
-    from sardonyx.model import read_model
-    from sardonyx.providers.base import RunContext
     from sardonyx.providers.interpreter import Interpreter
     from sardonyx.providers.segmented import SegmentedExecutor
+    return _in_segments(case, inputs, lambda model: SegmentedExecutor(model, "interpreter", lambda plan: Interpreter(plan.program, plan.constants)))
+
+
+def native(case: Case, inputs: list[Any]) -> list[Any]:
+    """CPUExecutionProvider: planned programs on the C engine; nodes without kernels on their NumPy bodies (`PLACES` says so)."""
+    from sardonyx.providers.cpu import EngineExecutor
+    return _in_segments(case, inputs, lambda model: EngineExecutor(model, threads=1))
+
+
+def _in_segments(case: Case, inputs: list[Any], make: Callable[[Any], Any]) -> list[Any]:
+    from sardonyx.model import read_model
+    from sardonyx.providers.base import RunContext
     model = read_model(converted(case))
-    executor = SegmentedExecutor(model, "interpreter", lambda plan: Interpreter(plan.program, plan.constants))
+    executor = make(model)
     given = list(inputs) + [None] * (len(model.graph.inputs) - len(inputs))
     given = [v.const.numpy() if x is None and v.const is not None else x for x, v in zip(given, model.graph.inputs, strict=True)]
-    outputs = executor.run(given, range(len(model.graph.outputs)), RunContext())
+    outputs: list[Any] = executor.run(given, range(len(model.graph.outputs)), RunContext())
     reasons = list(executor.latest.fallbacks.values())
     PLACES[case.name] = reasons[0] if reasons else "strict" if any(not s.host for s in executor.latest.segments) else "no kernel"
     executor.close()
     return outputs
 
 
-EXECUTORS: dict[str, Callable[[Case, list[Any]], list[Any]]] = {"reference": reference, "interpreter": interpreter}
+EXECUTORS: dict[str, Callable[[Case, list[Any]], list[Any]]] = {"reference": reference, "interpreter": interpreter, "native": native}
 
 
 def known_failures(executor: str) -> dict[str, str]:
