@@ -25,7 +25,7 @@ from .inputs import SCRIPTS, Feed, light, play
 from .registry import MODELS, fetch, light_models
 
 #: The providers under test, each listed alone.
-PROVIDERS = ("ReferenceExecutionProvider",)
+PROVIDERS = ("ReferenceExecutionProvider", "CPUExecutionProvider")
 FORMATS = ("onnx", "sdx")
 #: Quantised models: the bound on float outputs relative to their scale, and the decision made from the first output.
 QUANTISED: dict[str, tuple[float, Callable[[np.ndarray], np.ndarray]]] = {
