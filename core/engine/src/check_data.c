@@ -88,7 +88,7 @@ static int check_resize(const sx_call *c, int64_t step, sx_report *report) {
     for (int i = 13; i < 30; i++) if (!finite(c->param[i], -1e9, 1e9)) REFUSE_PARAM(i, c->param[i]);
     if (x->rank != y->rank) REFUSE(0, x->rank, y->rank);
     if (x->dtype != y->dtype || (c->param[0] && (sx_compute_of(x->dtype) < 0 || x->dtype > SX_BFLOAT16))) REFUSE_TYPE(0, x->dtype, y->dtype);
-    for (int d = 0; d < x->rank; d++) if (!x->dim[d] && y->dim[d]) REFUSE(0, 0, y->dim[d]);
+    for (int d = 0; d < x->rank; d++) if ((!x->dim[d] && y->dim[d]) || x->dim[d] > 1 << 30) REFUSE(0, x->dim[d], y->dim[d]);
     return 0;
 }
 
