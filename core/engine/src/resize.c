@@ -23,7 +23,7 @@ enum { NEAREST, LINEAR, CUBIC };
 /* A resized axis. index and weight are [taps][out]; weight in the type computed in. */
 typedef struct {
     int axis;
-    int64_t in, out, taps;
+    int64_t in, out, taps, twice; /* twice: nearest takes every element two times */
     double scale, start, end;
     int32_t *index;
     char *weight;
@@ -86,12 +86,14 @@ static void put_weight(const plan *p, const line *l, int64_t at, double w) {
     else ((float *)l->weight)[at] = (float)w;
 }
 
-static void fill_nearest(const plan *p, const line *l) {
+static void fill_nearest(const plan *p, line *l) {
+    l->twice = l->out == 2 * l->in;
     for (int64_t o = 0; o < l->out; o++) {
         volatile float x = origin_float(p, l, o), half = 0.5f, moved;
         moved = p->rounding == 0 ? x - half : p->rounding == 1 ? x + half : x;
         double rounded = p->rounding == 0 || p->rounding == 3 ? __builtin_ceil((double)moved) : __builtin_floor((double)moved);
         l->index[o] = (int32_t)clip(whole(rounded), l->in);
+        l->twice &= l->index[o] == o / 2;
         if (p->crop) l->outside[o] = x < 0 || x > (float)(l->in - 1);
     }
 }
@@ -289,8 +291,13 @@ static void move(char *to, int64_t ts, const char *from, int64_t fs, int64_t n, 
     default: for (int64_t i = 0; i < n; i++) __builtin_memcpy(to + i * ts * item, from + i * fs * item, (uint64_t)item);
     }
 }
-#define PICK(T) for (int64_t o = 0; o < l->out; o++) ((T *)to)[o * ts] = ((const T *)from)[l->index[o] * fs]; return;
-static void pick(const line *l, char *to, int64_t ts, const char *from, int64_t fs, int64_t item) {
+#define PICK(T) { \
+    T *t = (T *)to; \
+    const T *f = (const T *)from; \
+    if (l->twice && fs == 1 && ts == 1) for (int64_t i = 0; i < l->in; i++) t[2 * i] = t[2 * i + 1] = f[i]; \
+    else for (int64_t o = 0; o < l->out; o++) t[o * ts] = f[l->index[o] * fs]; \
+    return; }
+static void pick(const line *l, char *restrict to, int64_t ts, const char *restrict from, int64_t fs, int64_t item) {
     switch (item) {
     case 1: PICK(uint8_t)
     case 2: PICK(uint16_t)
@@ -315,7 +322,8 @@ static void extrapolated(const plan *p, char *to) {
 
 /* ---- tasks ---- */
 
-static void one_line(const plan *p, int64_t number, char *const *rooms) {
+/* `before`: source and target of the line made last, which nearest repeats where it has the same source. */
+static void one_line(const plan *p, int64_t number, char *const *rooms, const char **before) {
     const sx_view *x = p->call->in, *y = p->call->out;
     const line *last = p->line + p->lines - 1;
     int64_t first = number % p->blocks * p->block, rest = number / p->blocks, xat = 0, yat = 0, at[SX_RANK] = {0}, n = 1, k = p->lines - 1;
@@ -339,8 +347,10 @@ static void one_line(const plan *p, int64_t number, char *const *rooms) {
     char *to = y->data + yat * p->item;
     if (outside) ; /* filled below */
     else if (p->mode == NEAREST) {
-        if (p->inner < 0) pick(last, to, yl, from, xl, p->item);
+        if (p->inner < 0 && yl == 1 && from == before[0]) __builtin_memcpy(to, before[1], (uint64_t)(last->out * p->item));
+        else if (p->inner < 0) pick(last, to, yl, from, xl, p->item);
         else for (int64_t o = 0; o < last->out; o++) move(to + o * yl * p->item, ys, from + last->index[o] * xl * p->item, xs, n, p->item);
+        before[0] = p->crop ? NULL : from, before[1] = to;
     } else {
         char *made = rooms[p->lines], *product = rooms[p->lines + 1];
         source_line(p, p->lines - 1, at, from, n, rooms);
@@ -361,9 +371,10 @@ static void one_line(const plan *p, int64_t number, char *const *rooms) {
 static void task(void *arg, int64_t number, int worker) {
     const plan *p = arg;
     char *rooms[SX_RANK + 2], *at = p->call->scratch + worker * p->call->scratch_bytes + p->tables;
+    const char *before[2] = {NULL, NULL};
     int64_t end = min64(p->tasks, (number + 1) * p->per);
     for (int i = 0; i < p->lines + 2; i++) rooms[i] = at + i * up(p->longest * p->block * p->wide, 64) * 64;
-    for (int64_t i = number * p->per; i < end; i++) one_line(p, i, rooms);
+    for (int64_t i = number * p->per; i < end; i++) one_line(p, i, rooms, before);
 }
 
 int64_t SX_NAME(sx_scratch_resize)(const sx_call *call) {
