@@ -114,7 +114,7 @@ static int taps_of(const plan *p, double n, int64_t size, int64_t stride, int64_
     return count;
 }
 
-/* The corners of one place into the lists: their product over the axes. */
+/* The corners of one place, corner c at [c · POINTS]: their product over the axes. */
 static void corners_of(const plan *p, int64_t image, int64_t place, int64_t *offset, double *weight) {
     const sx_view *x = p->call->in, *grid = p->call->in + 1;
     int64_t at = image * grid->stride[0], count = 1;
@@ -125,26 +125,24 @@ static void corners_of(const plan *p, int64_t image, int64_t place, int64_t *off
         double w[4];
         int taps = taps_of(p, value_at(grid, at + (p->spatial - 1 - i) * grid->stride[p->spatial + 1]), x->dim[2 + i], x->stride[2 + i], o, w);
         for (int64_t c = count - 1; c >= 0; c--)
-            for (int k = taps - 1; k >= 0; k--) offset[c * taps + k] = offset[c] + o[k], weight[c * taps + k] = weight[c] * w[k];
+            for (int k = taps - 1; k >= 0; k--) {
+                int64_t made = (c * taps + k) * POINTS;
+                offset[made] = offset[c * POINTS] + o[k], weight[made] = weight[c * POINTS] * w[k];
+            }
         count *= taps;
     }
 }
 
 /* Σ weight · X[base + offset] over `n` corners. */
-#define SUMMED(NAME, T, R) \
-    static R NAME(const T *x, const int64_t *offset, const double *weight, int64_t n) { \
-        R sum = 0; \
-        for (int64_t i = 0; i < n; i++) sum += (R)weight[i] * (R)x[offset[i]]; \
-        return sum; }
-SUMMED(summed_float, float, float)
-SUMMED(summed_byte, uint8_t, double)
-
 static double summed(const sx_view *v, int64_t base, const int64_t *offset, const double *weight, int64_t n) {
-    if (v->dtype == SX_FLOAT) return (double)summed_float((const float *)v->data + base, offset, weight, n);
-    if (v->dtype == SX_UINT8) return summed_byte((const uint8_t *)v->data + base, offset, weight, n);
-    double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += weight[i] * value_at(v, base + offset[i]);
-    return sum;
+    double s[4] = {0};
+    int64_t i = 0;
+    if (v->dtype == SX_FLOAT) {
+        const float *x = (const float *)v->data + base;
+        for (; i + 4 <= n; i += 4) for (int k = 0; k < 4; k++) s[k] += weight[i + k] * (double)x[offset[i + k]];
+    }
+    for (; i < n; i++) s[0] += weight[i] * value_at(v, base + offset[i]);
+    return (s[0] + s[1]) + (s[2] + s[3]);
 }
 
 static void take(const plan *p, int64_t from, int64_t to, int inside) {
@@ -158,6 +156,15 @@ static void lists(const plan *p, int worker, int64_t **offset, double **weight) 
     *weight = (double *)(*offset + POINTS * p->corners);
 }
 
+/* One channel of `n` places of a float image: the weights in float, too. */
+static void float_channel(const plan *p, const float *x, const int64_t *offset, const float *weight, int64_t n, float *y, const int64_t *to, int side_by_side) {
+    float sum[POINTS] = {0};
+    for (int64_t c = 0; c < p->corners; c++)
+        for (int64_t i = 0; i < n; i++) sum[i] += weight[c * POINTS + i] * x[offset[c * POINTS + i]];
+    if (side_by_side) for (int64_t i = 0; i < n; i++) y[to[0] + i] = sum[i];
+    else for (int64_t i = 0; i < n; i++) y[to[i]] = sum[i];
+}
+
 static void grid_task(void *arg, int64_t number, int worker) {
     const plan *p = arg;
     const sx_view *x = p->call->in, *y = p->call->out;
@@ -166,18 +173,30 @@ static void grid_task(void *arg, int64_t number, int worker) {
     lists(p, worker, &offset, &weight);
     for (int64_t i = 0; i < n; i++) {
         int64_t rest = first + i;
-        corners_of(p, image, rest, offset + i * p->corners, weight + i * p->corners);
+        corners_of(p, image, rest, offset + i, weight + i);
         to[i] = image * y->stride[0];
         for (int d = p->spatial; d > 0; d--) to[i] += rest % y->dim[1 + d] * y->stride[1 + d], rest /= y->dim[1 + d];
     }
+    int floats = x->dtype == SX_FLOAT && p->mode != NEAREST, side_by_side = 1;
+    for (int64_t i = 0; i < n; i++) side_by_side &= to[i] == to[0] + i;
+    float *narrow = (float *)weight; /* in place: number i is read before it is overwritten */
+    for (int64_t i = 0; floats && i < p->corners * POINTS; i++) {
+        float w = (float)weight[i];
+        __builtin_memcpy(narrow + i, &w, 4);
+    }
     for (int64_t c = 0; c < p->channels; c++) {
-        int64_t base = image * x->stride[0] + c * x->stride[1];
+        int64_t base = image * x->stride[0] + c * x->stride[1], out = c * y->stride[1];
+        if (floats) {
+            float_channel(p, (const float *)x->data + base, offset, narrow, n, (float *)y->data + out, to, side_by_side);
+            continue;
+        }
         for (int64_t i = 0; i < n; i++) {
-            const int64_t *o = offset + i * p->corners;
-            const double *w = weight + i * p->corners;
-            int64_t at = to[i] + c * y->stride[1];
-            if (p->mode == NEAREST) take(p, base + o[0], at, w[0] != 0);
-            else put_value(y, at, summed(x, base, o, w, p->corners));
+            double sum = 0;
+            if (p->mode == NEAREST) take(p, base + offset[i], to[i] + out, weight[i] != 0);
+            else {
+                for (int64_t k = 0; k < p->corners; k++) sum += weight[k * POINTS + i] * value_at(x, base + offset[k * POINTS + i]);
+                put_value(y, to[i] + out, sum);
+            }
         }
     }
 }
