@@ -249,4 +249,16 @@ def constant(program: Program, number: int, tensor: Tensor) -> np.ndarray:
     stored = tensor.storage
     if stored is not None and (stored.packing, stored.group) == (packing, group):  # used in place, from the map
         return stored.data
-    return np.ascontiguousarray(pack(tensor.numpy(), packing, group))
+    return _aligned(pack(tensor.numpy(), packing, group))
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """The same array, dense, from the start of a cache line: no vector or tile of it lies across two."""
+    dense = np.ascontiguousarray(array)
+    if dense.ctypes.data % 64 == 0:
+        return dense
+    store = np.empty(dense.nbytes + 64, np.uint8)
+    start = -store.ctypes.data % 64
+    made = store[start:start + dense.nbytes].view(dense.dtype).reshape(dense.shape)
+    made[...] = dense
+    return made

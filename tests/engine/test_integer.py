@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sardonyx.engine.binding import EngineProgram, isas
+from sardonyx.engine.binding import EngineProgram
 from sardonyx.expr import Compute, E, Op, acc, cast, leaf, saturate, unary
 from sardonyx.graph import Tensor
 from sardonyx.kernels import Kernel
@@ -19,7 +19,7 @@ from sardonyx.program import Home, ViewRecord
 from sardonyx.providers.interpreter import Interpreter
 from sardonyx.types import DType
 
-from .one_step import CANARY, OneStep, compare
+from .one_step import CANARY, OneStep
 
 BYTES = (np.uint8, np.int8)
 
@@ -239,6 +239,3 @@ def test_zero_points_of_other_types_are_refused() -> None:
         s.step(Kernel.MATMUL, operands, [s.result((2, 5), DType.INT32)], {"zero_a": 2, "zero_b": -1})
         with pytest.raises(Exception, match="parameter"):
             s.run()
-
-
-__all__ = ["compare", "isas"]

@@ -187,12 +187,13 @@ static void widen_panel(const sx_igemm *g, const uint8_t *panel, int64_t n, int6
 /* ---- corrections of byte products ---- */
 #if SX_DEPTH == 4
 static void sum_columns(const uint8_t *panel, int64_t words, int b_signed, int32_t *to) {
-    sx_i sum[4] = {sx_isplat(0), sx_isplat(0), sx_isplat(0), sx_isplat(0)}, ones = sx_isplat(0x01010101);
+    sx_i sum[8], ones = sx_isplat(0x01010101);
     int64_t w = 0;
-    for (; w + 4 <= words; w += 4)
-        SX_UNROLL for (int u = 0; u < 4; u++) sum[u] = sx_dot(sum[u], ones, sx_iload(panel + (w + u) * 64), b_signed);
+    SX_UNROLL for (int u = 0; u < 8; u++) sum[u] = sx_isplat(0);
+    for (; w + 8 <= words; w += 8)
+        SX_UNROLL for (int u = 0; u < 8; u++) sum[u] = sx_dot(sum[u], ones, sx_iload(panel + (w + u) * 64), b_signed);
     for (; w < words; w++) sum[0] = sx_dot(sum[0], ones, sx_iload(panel + w * 64), b_signed);
-    sx_istore(to, sum[0] + sum[1] + sum[2] + sum[3]);
+    sx_istore(to, ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7])));
 }
 
 static int32_t sum_row(const uint8_t *a, int64_t k, int is_signed) {
@@ -200,6 +201,49 @@ static int32_t sum_row(const uint8_t *a, int64_t k, int is_signed) {
     if (is_signed) for (int64_t i = 0; i < k; i++) sum += (int8_t)a[i];
     else for (int64_t i = 0; i < k; i++) sum += a[i];
     return sum;
+}
+#endif
+
+/* ---- few rows: B is read once, for products and column sums; U steps of K at once, each with its own accumulators, hide the latency of the additions ---- */
+#define FEW 4
+#if SX_DEPTH == 4
+SX_INLINE void few_panel(const int R, const int U, const int S, const int SUM, const uint8_t *a, int64_t rs, const uint8_t *panel, int64_t words, int32_t *c, int64_t ldc, int cols, int32_t *sums) {
+    sx_i acc[FEW][8], sum[8], ones = sx_isplat(0x01010101);
+    SX_UNROLL for (int u = 0; u < U; u++) {
+        sum[u] = sx_isplat(0);
+        SX_UNROLL for (int i = 0; i < R; i++) acc[i][u] = sx_isplat(0);
+    }
+    int64_t w = 0;
+    for (; w + U <= words; w += U)
+        SX_UNROLL for (int u = 0; u < U; u++) {
+            sx_i b = sx_iload(panel + (w + u) * 64);
+            __builtin_prefetch(panel + (w + u) * 64 + 2048);
+            if (SUM) sum[u] = sx_dot(sum[u], ones, b, S);
+            SX_UNROLL for (int i = 0; i < R; i++) acc[i][u] = sx_dot(acc[i][u], sx_isplat(((const sx_word *)(a + i * rs))[w + u]), b, S);
+        }
+    for (; w < words; w++) {
+        sx_i b = sx_iload(panel + w * 64);
+        if (SUM) sum[0] = sx_dot(sum[0], ones, b, S);
+        SX_UNROLL for (int i = 0; i < R; i++) acc[i][0] = sx_dot(acc[i][0], sx_isplat(((const sx_word *)(a + i * rs))[w]), b, S);
+    }
+    SX_UNROLL for (int u = 1; u < U; u++) {
+        sum[0] += sum[u];
+        SX_UNROLL for (int i = 0; i < R; i++) acc[i][0] += acc[i][u];
+    }
+    if (SUM) sx_istore(sums, sum[0]);
+    SX_UNROLL for (int i = 0; i < R; i++) sx_istore_part(c + i * ldc, acc[i][0], cols);
+}
+
+#define FEW_ROWS(R, U) \
+    if (sums && S) few_panel(R, U, 1, 1, a, rs, panel, words, c, ldc, cols, sums); \
+    else if (sums) few_panel(R, U, 0, 1, a, rs, panel, words, c, ldc, cols, sums); \
+    else if (S) few_panel(R, U, 1, 0, a, rs, panel, words, c, ldc, cols, 0); \
+    else few_panel(R, U, 0, 0, a, rs, panel, words, c, ldc, cols, 0);
+static void few_rows(int rows, int S, const uint8_t *a, int64_t rs, const uint8_t *panel, int64_t words, int32_t *c, int64_t ldc, int cols, int32_t *sums) {
+    if (rows == 1) { FEW_ROWS(1, 8) }
+    else if (rows == 2) { FEW_ROWS(2, 4) }
+    else if (rows == 3) { FEW_ROWS(3, 4) }
+    else { FEW_ROWS(4, 4) }
 }
 #endif
 
@@ -227,6 +271,8 @@ typedef struct {
 static int64_t aligned64(int64_t bytes) { return sx_round_up(bytes, 64); }
 static int64_t wide_words(const sx_igemm *g) { return SX_DEPTH == 4 ? 0 : sx_min64(KW + KW / 4, words_of(g) * 2) * SX_WIDE; }
 
+static int gathers(const sx_igemm *g, int amx) { return g->sink || (amx && sx_amx_blocks(g->k) > 1); } /* a strip's sums lie in scratch first */
+
 int64_t SX_NAME(sx_igemm_scratch)(const sx_igemm *g, int64_t mc, int64_t nc) {
     (void)nc;
     int amx = uses_amx(g, mc);
@@ -234,7 +280,7 @@ int64_t SX_NAME(sx_igemm_scratch)(const sx_igemm *g, int64_t mc, int64_t nc) {
     if (amx && direct(g, 1)) a += mc * 64 + 16 * row_bytes(g);
     int64_t bytes = SX_DEPTH == 4 ? 0 : AT_ONCE * sx_round_up(g->k, 64);
     int64_t panels = g->b_packed ? 0 : SX_STRIP / SX_PANEL * aligned64(panel_bytes(g));
-    return aligned64(a) + aligned64(bytes) + panels + aligned64(4 * wide_words(g)) + (g->sink ? sx_round_up(mc, 32) * SX_STRIP * 4 + aligned64(g->sink_scratch) : 0);
+    return aligned64(a) + aligned64(bytes) + panels + aligned64(4 * wide_words(g)) + (gathers(g, amx) ? sx_round_up(mc, 32) * SX_STRIP * 4 : 0) + aligned64(g->sink_scratch);
 }
 
 static int64_t k_words(const sx_igemm *g) { /* a K block, in words; even, so that it starts with a packed word */
@@ -290,12 +336,19 @@ static void strip(const work *w, int64_t m0, int64_t mc, int64_t n, int64_t cols
     }
     int32_t za = sx_zero_at(g->za, 0, g->a_signed, 0) + w->shift;
     int shifted = SX_DEPTH == 4 && (!w->simple || za);
-#if SX_DEPTH == 4
-    if (shifted) for (int64_t j = 0; j < cols; j += SX_PANEL) sum_columns(panel + j / SX_PANEL * ps, words_of(g), g->b_signed, sums + j);
-#endif
     int based = shifted && w->simple;
+#if SX_DEPTH == 4
+    if (mc <= FEW) {
+        for (int64_t j = 0; j < cols; j += SX_PANEL)
+            few_rows((int)mc, g->b_signed, w->a, w->rs, panel + j / SX_PANEL * ps, words_of(g), c + j, ldc, (int)sx_min64(SX_PANEL, cols - j), shifted ? sums + j : 0);
+        if (shifted) correct(w, m0, mc, n, cols, sums, c, ldc);
+        if (g->sink) g->sink(g->sink_arg, c, m0, mc, n, cols, ldc, w->sink);
+        return;
+    }
+    if (shifted) for (int64_t j = 0; j < cols; j += SX_PANEL) sum_columns(panel + j / SX_PANEL * ps, words_of(g), g->b_signed, sums + j);
     if (based) for (int j = 0; j < SX_STRIP; j++) base[j] = -za * sums[j];
-    if (w->amx) sx_amx_strip(&(sx_amx_job){w->a, w->rs, w->tails, w->edge, row_bytes(g), panel, ps, based ? base : 0, c, ldc, mc, cols, g->k, !g->sink, g->a_signed, g->b_signed});
+#endif
+    if (w->amx) sx_amx_strip(&(sx_amx_job){w->a, w->rs, w->tails, w->edge, row_bytes(g), panel, ps, based ? base : 0, c, ldc, mc, cols, g->k, !g->sink, gathers(g, 1) && !g->sink ? w->block : 0, g->a_signed, g->b_signed});
     else vector_strip(w, mc, n, cols, panel, ps, c, ldc, based ? base : 0);
     if (shifted && !based) correct(w, m0, mc, n, cols, sums, c, ldc);
     if (g->sink) g->sink(g->sink_arg, c, m0, mc, n, cols, ldc, w->sink);
@@ -306,10 +359,8 @@ void SX_NAME(sx_igemm_run)(const sx_igemm *g, int64_t m0, int64_t mc, int64_t n0
     w.flip = flips(g, w.amx), w.direct = direct(g, w.amx);
     w.shift = !w.flip ? 0 : g->a_signed ? 128 : -128;
     w.simple = SX_DEPTH == 2 || ((!g->za || g->za_step == 0) && all_zero(g));
-    if (g->sink) {
-        w.block = (int32_t *)scratch, scratch += sx_round_up(mc, 32) * SX_STRIP * 4;
-        w.sink = scratch, scratch += aligned64(g->sink_scratch);
-    }
+    if (gathers(g, w.amx)) w.block = (int32_t *)scratch, scratch += sx_round_up(mc, 32) * SX_STRIP * 4;
+    w.sink = scratch, scratch += aligned64(g->sink_scratch);
     if (!g->b_packed) w.panels = (uint8_t *)scratch, scratch += SX_STRIP / SX_PANEL * aligned64(panel_bytes(g));
     w.wide = (int16_t *)scratch, scratch += aligned64(4 * wide_words(g));
     uint8_t *bytes = (uint8_t *)scratch;
@@ -336,17 +387,17 @@ void SX_NAME(sx_igemm_run)(const sx_igemm *g, int64_t m0, int64_t mc, int64_t n0
 }
 
 sx_igemm_cut SX_NAME(sx_igemm_cut_for)(const sx_igemm *g, int64_t batch) {
-    enum { WANTED = 16, LEAST = 1 << 21, A_BYTES = 1 << 18 }; /* rectangles for a large product, multiplications for any, bytes of copied rows */
-    int64_t tall = sx_max64(48, sx_min64(384, A_BYTES / sx_max64(g->k, 1)) / 48 * 48);
+    enum { WANTED = 16, LEAST = 1 << 21, A_BYTES = 1 << 18 }; /* rectangles for a large product, multiplications for any, bytes of rows */
+    int64_t tall = sx_max64(64, sx_min64(384, (g->rows ? A_BYTES : 2 * A_BYTES) / sx_max64(g->k, 1)) / 32 * 32);
     sx_igemm_cut cut = {sx_min64(g->m, tall), sx_min64(g->n, 2048), 1, 1};
     if (g->m == 0 || g->n == 0) return cut;
-    for (;;) { /* rows first: then A is copied once */
-        cut.mc = sx_min64(cut.mc, sx_round_up(sx_ceil_div(g->m, sx_ceil_div(g->m, cut.mc)), 16));
+    for (;;) { /* rows first where A is gathered: then that is done once. Else columns: then panels of B serve many rows */
+        cut.mc = sx_min64(cut.mc, sx_round_up(sx_ceil_div(g->m, sx_ceil_div(g->m, cut.mc)), 32));
         cut.nc = sx_min64(cut.nc, sx_round_up(sx_ceil_div(g->n, sx_ceil_div(g->n, cut.nc)), SX_STRIP));
         int64_t rectangles = batch * sx_ceil_div(g->m, cut.mc) * sx_ceil_div(g->n, cut.nc);
         if (rectangles >= WANTED || cut.mc * cut.nc * sx_max64(g->k, 1) < 2 * LEAST) break;
-        int rows_can = cut.mc >= 96 && cut.mc > cut.nc / 8, columns_can = cut.nc >= 2 * SX_STRIP;
-        if (rows_can) cut.mc /= 2;
+        int rows_can = cut.mc >= 96, columns_can = cut.nc >= 2 * SX_STRIP;
+        if (rows_can && (!columns_can || (g->rows ? cut.mc > cut.nc / 8 : cut.mc > 4 * cut.nc))) cut.mc /= 2;
         else if (columns_can) cut.nc = sx_round_up(cut.nc / 2, SX_STRIP);
         else break;
     }
