@@ -16,8 +16,8 @@ from .one_step import OneStep
 RAISED = (SardonyxError, ValueError, IndexError, OverflowError, np.linalg.LinAlgError)
 
 
-def against(rng: np.random.Generator, kind: Kernel, inputs: Sequence[np.ndarray | None], outputs: Sequence[tuple[Sequence[int], Any] | None], params: dict[str, Any], rtol: float = 0.0, atol: float = 0.0,
-            dense: bool = False) -> list[np.ndarray]:
+def against(rng: np.random.Generator, kind: Kernel, inputs: Sequence[np.ndarray | None], outputs: Sequence[tuple[Sequence[int], Any] | None], params: dict[str, Any],
+            rtol: float = 0.0, atol: float = 0.0, dense: bool = False) -> list[np.ndarray]:
     """Operands and results lie in random ways unless `dense`. Returns what the interpreter made; nothing where it raised."""
     made = OneStep(rng)
     given = [-1 if x is None else made.operand(np.asarray(x), broadcast=False, dense=dense) for x in inputs]
