@@ -1,4 +1,4 @@
-/* map.c: Map, and the epilogues of other kernels (sx_finish): a walk over positions in tiles, each given to the interpreter of expr.c.
+/* map.c: Map: a walk over positions in tiles, each given to the interpreter of expr.c.
 
    How to think
    - Axes are ordered by the output's strides, so that writes stream, and neighbours that every operand steps through alike become one. (Not where the expression asks for coordinates.)
@@ -6,7 +6,6 @@
 #include "sx_expr.h"
 
 #define WORK 131072 /* element operations a task should have at least */
-#define WIDE 128    /* columns from which one row alone is a tile */
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -22,16 +21,9 @@ typedef struct {
     int64_t rows, cols, down, across, per, tiles; /* tile sizes, tiles along the last two axes, tiles a task */
 } walk;
 
-static int find_leaves(walk *w) {
-    int coordinates = 0;
-    uint64_t seen = 0;
-    for (int i = 0; i < w->code->count; i++) {
-        const int32_t *c = w->code->words + i * SX_WORDS;
-        coordinates |= c[0] == SX_OP_COORD;
-        int operand = w->code->first_leaf + c[3];
-        if (c[0] == SX_OP_LEAF && !(seen >> operand & 1)) seen |= (uint64_t)1 << operand, w->leaf[w->n_leaf++] = operand;
-    }
-    return coordinates;
+static int has_coordinates(const sx_code *code) {
+    for (int i = 0; i < code->count; i++) if (code->words[i * SX_WORDS] == SX_OP_COORD) return 1;
+    return 0;
 }
 
 /* Whether every operand steps from `outer` to `inner` as if they were one axis. */
@@ -63,19 +55,11 @@ static void cut(walk *w) {
     int64_t length = sx_tile_length(w->code), cols = w->dim[w->rank - 1], rows = w->rank > 1 ? w->dim[w->rank - 2] : 1, outer = 1;
     for (int d = 0; d < w->rank - 2; d++) outer *= w->dim[d];
     w->cols = min64(cols, length);
-    w->rows = cols >= WIDE || cols > length ? 1 : min64(rows, length / cols);
+    w->rows = sx_tile_rows(length, rows, cols);
     w->across = up(cols, w->cols), w->down = up(rows, w->rows);
     w->tiles = outer * w->down * w->across;
     int64_t elements = WORK / w->code->count;
     w->per = up(elements < 4096 ? 4096 : elements, w->rows * w->cols);
-}
-
-static int64_t stride_of(const sx_view *v, int axis) { return axis < 0 ? 0 : v->stride[axis]; }
-
-static void place_leaf(sx_leaf *leaf, const sx_view *v, const int64_t *start, int rank, int row_axis, int col_axis) {
-    int64_t at = 0;
-    for (int d = 0; d < rank; d++) at += start[d] * v->stride[d];
-    *leaf = (sx_leaf){v->data + at * sx_element_bytes(v->dtype), stride_of(v, row_axis), stride_of(v, col_axis), v->dtype};
 }
 
 static void run_task(void *arg, int64_t task, int worker) {
@@ -94,8 +78,8 @@ static void run_task(void *arg, int64_t task, int worker) {
         if (t.col_axis >= 0) t.start[t.col_axis] = col;
         if (t.row_axis >= 0) t.start[t.row_axis] = row;
         for (int d = w->rank - 3; d >= 0; d--) t.start[w->axis[d]] = outer % w->dim[d], outer /= w->dim[d];
-        for (int i = 0; i < w->n_leaf; i++) place_leaf(t.leaf + w->leaf[i], c->in + w->leaf[i], t.start, c->out->rank, t.row_axis, t.col_axis);
-        for (int i = 0; i < c->n_out; i++) place_leaf(t.out + i, c->out + i, t.start, c->out->rank, t.row_axis, t.col_axis);
+        for (int i = 0; i < w->n_leaf; i++) sx_place_leaf(t.leaf + w->leaf[i], c->in + w->leaf[i], t.start, c->out->rank, t.row_axis, t.col_axis);
+        for (int i = 0; i < c->n_out; i++) sx_place_leaf(t.out + i, c->out + i, t.start, c->out->rank, t.row_axis, t.col_axis);
         sx_run_tile(&t);
     }
 }
@@ -108,42 +92,9 @@ int64_t SX_NAME(sx_scratch_map)(const sx_call *call) {
 int SX_NAME(sx_k_map)(const sx_call *call) {
     walk w = {.call = call, .code = call->epilogue};
     for (int d = 0; d < call->out->rank; d++) if (!call->out->dim[d]) return 0;
-    merge_axes(&w, find_leaves(&w));
+    w.n_leaf = sx_find_leaves(w.code, w.leaf);
+    merge_axes(&w, has_coordinates(w.code));
     cut(&w);
     sx_for(call, up(w.tiles, w.per), run_task, &w);
     return 0;
-}
-
-/* -- epilogues ------------------------------------------------------------------------------------------------------------------------------------------------- */
-
-void sx_finish(const sx_call *call, const void *block, int acc_type, int64_t rows, int64_t cols, int64_t ld, const int64_t *start, int row_axis, int col_axis) {
-    if (rows <= 0 || cols <= 0) return;
-    const sx_view *y = call->out;
-    sx_leaf out, from = {block, ld, 1, sx_native_dtype(acc_type)};
-    int64_t wide = sx_compute_bytes(acc_type), item = sx_element_bytes(y->dtype);
-    place_leaf(&out, y, start, y->rank, row_axis, col_axis);
-    if (!call->epilogue) {
-        for (int64_t r = 0; r < rows; r++)
-            sx_store_row(y->dtype, acc_type, (char *)(uintptr_t)out.data + r * out.row * item, out.col, from.data + r * ld * wide, cols);
-        return;
-    }
-    walk w = {.call = call, .code = call->epilogue};
-    find_leaves(&w);
-    sx_tile t;
-    sx_leaf leaf[SX_MAX_OPERANDS];
-    t.call = call, t.code = w.code, t.row_axis = row_axis, t.col_axis = col_axis;
-    for (int d = 0; d < y->rank; d++) t.start[d] = start[d];
-    for (int i = 0; i < w.n_leaf; i++) place_leaf(leaf + i, call->in + w.leaf[i], start, y->rank, row_axis, col_axis);
-    int64_t length = sx_tile_length(w.code), tall = cols >= WIDE || cols > length ? 1 : min64(rows, length / cols);
-    for (int64_t r = 0; r < rows; r += tall)
-        for (int64_t c = 0; c < cols; c += length) {
-            t.rows = min64(tall, rows - r), t.cols = min64(length, cols - c);
-            if (row_axis >= 0) t.start[row_axis] = start[row_axis] + r;
-            if (col_axis >= 0) t.start[col_axis] = start[col_axis] + c;
-            t.acc = (sx_leaf){from.data + (r * ld + c) * wide, ld, 1, from.dtype};
-            t.out[0] = (sx_leaf){out.data + (r * out.row + c * out.col) * item, out.row, out.col, y->dtype};
-            for (int i = 0; i < w.n_leaf; i++)
-                t.leaf[w.leaf[i]] = (sx_leaf){leaf[i].data + (r * leaf[i].row + c * leaf[i].col) * sx_element_bytes(leaf[i].dtype), leaf[i].row, leaf[i].col, leaf[i].dtype};
-            sx_run_tile(&t);
-        }
 }

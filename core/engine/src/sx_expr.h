@@ -80,6 +80,31 @@ void sx_run_tile(const sx_tile *tile);
 /* The same, but the one result goes to `to`, dense, in its compute type. */
 void sx_eval_tile(const sx_tile *tile, void *to);
 
+/* Rows of a tile whose rows have `cols` elements: as many as fit, one where a row alone fills most of it. */
+static inline int64_t sx_tile_rows(int64_t length, int64_t rows, int64_t cols) {
+    int64_t fit = 2 * cols > length ? 1 : length / cols;
+    return fit < rows ? fit : rows;
+}
+
+/* Numbers of the operands a code reads by LEAF, each once. Returns how many. */
+static inline int sx_find_leaves(const sx_code *code, int32_t *found) {
+    uint64_t seen = 0;
+    int n = 0;
+    for (int i = 0; i < code->count; i++) {
+        const int32_t *w = code->words + i * SX_WORDS;
+        int operand = code->first_leaf + w[3];
+        if (w[0] == SX_OP_LEAF && !(seen >> operand & 1)) seen |= (uint64_t)1 << operand, found[n++] = operand;
+    }
+    return n;
+}
+
+/* A view as a tile's operand: its element at `start`, its strides along the tile's axes (-1: none). */
+static inline void sx_place_leaf(sx_leaf *leaf, const sx_view *v, const int64_t *start, int rank, int row_axis, int col_axis) {
+    int64_t at = 0;
+    for (int d = 0; d < rank; d++) at += start[d] * v->stride[d];
+    *leaf = (sx_leaf){v->data + at * sx_element_bytes(v->dtype), row_axis < 0 ? 0 : v->stride[row_axis], col_axis < 0 ? 0 : v->stride[col_axis], v->dtype};
+}
+
 /* n elements of a storage type, `stride` apart, as the compute type `type`; and back. Integers wrap, floats round to nearest even. */
 void sx_load_row(int dtype, int type, void *to, const void *from, int64_t stride, int64_t n);
 void sx_store_row(int dtype, int type, void *to, int64_t stride, const void *from, int64_t n);

@@ -21,6 +21,24 @@ typedef int64_t sx_m64 __attribute__((vector_size(SX_VECTOR)));
 typedef float sx_v32_any __attribute__((vector_size(SX_VECTOR), aligned(4), may_alias));
 typedef double sx_v64_any __attribute__((vector_size(SX_VECTOR), aligned(8), may_alias));
 
+/* v bounded by `least` from below, by `most` from above (neither NaN); a NaN in v stays. The machine's own instruction, with the operand it returns for NaN second. */
+#if defined(__AVX512F__)
+#include <immintrin.h>
+static inline sx_v32 sx_vat_least(sx_v32 v, sx_v32 least) { return (sx_v32)_mm512_max_ps((__m512)least, (__m512)v); }
+static inline sx_v32 sx_vat_most(sx_v32 v, sx_v32 most) { return (sx_v32)_mm512_min_ps((__m512)most, (__m512)v); }
+#elif defined(__AVX__)
+#include <immintrin.h>
+static inline sx_v32 sx_vat_least(sx_v32 v, sx_v32 least) { return (sx_v32)_mm256_max_ps((__m256)least, (__m256)v); }
+static inline sx_v32 sx_vat_most(sx_v32 v, sx_v32 most) { return (sx_v32)_mm256_min_ps((__m256)most, (__m256)v); }
+#elif defined(__SSE__)
+#include <immintrin.h>
+static inline sx_v32 sx_vat_least(sx_v32 v, sx_v32 least) { return (sx_v32)_mm_max_ps((__m128)least, (__m128)v); }
+static inline sx_v32 sx_vat_most(sx_v32 v, sx_v32 most) { return (sx_v32)_mm_min_ps((__m128)most, (__m128)v); }
+#else
+static inline sx_v32 sx_vat_least(sx_v32 v, sx_v32 least) { sx_m32 below = (sx_m32)(v < least); return (sx_v32)(((sx_m32)least & below) | ((sx_m32)v & ~below)); }
+static inline sx_v32 sx_vat_most(sx_v32 v, sx_v32 most) { sx_m32 above = (sx_m32)(v > most); return (sx_v32)(((sx_m32)most & above) | ((sx_m32)v & ~above)); }
+#endif
+
 /* Sum, extremes and sum of squared differences of n dense numbers. Four running vectors, then halves: the order depends on n only. NaN goes through. */
 #define SX_REDUCTIONS(T, V, M, ANY, LANES, S) \
     static inline T sx_fold_sum_##S(V a) { T s = 0; for (int i = 0; i < LANES; i++) s += a[i]; return s; } \
