@@ -7,7 +7,7 @@ Rules
 3. Written in place: where a whole result is read only by a Copy, its kernel writes where the Copy would (a part of a Concat, a transposed graph output), and the Copy goes. Axes may change
    places for Maps, Copies and Reduces; for other kinds the last must stay the last, and a Conv's or Pool's all, because they write runs of it.
 A result that is a graph output is never fused away, nor one whose element type is narrower than it is computed in: storing rounds, and fusion must not
-change results. An expression stays below MAX_REGISTERS and a call below MAX_OPERANDS.
+change results. An expression stays below MAX_REGISTERS and MAX_NODES, a call below MAX_OPERANDS.
 """
 from __future__ import annotations
 
@@ -24,21 +24,32 @@ from .lower import Lowered
 #: Kinds that run an epilogue on a finished block.
 WITH_EPILOGUE = frozenset({Kernel.MATMUL, Kernel.CONV})
 MAX_OPERANDS = 12
+MAX_NODES = 96
 
 
 def fuse(lowered: Lowered) -> None:
     """Rewrite `lowered.calls` in place until nothing changes."""
-    while _fuse_once(lowered):
+    while _sweep(lowered):
         pass
 
 
-def _fuse_once(lowered: Lowered) -> bool:
+def _sweep(lowered: Lowered) -> bool:
+    """One pass over the calls. Who reads and writes what is found once; a buffer that a rewrite touched is left alone until the next pass, so a chain of n
+    calls takes log n passes."""
     outputs = {v.buffer for v in lowered.outputs}
     readers = _readers(lowered.calls)
     aliased = {c.outputs[0].buffer.alias for c in lowered.calls if c.kind is None}
     writers = {v.buffer: c for c in lowered.calls for v in c.outputs}
-    for call in lowered.calls:
-        if call.kind is Kernel.COPY and _into_copy(lowered, call, readers, aliased, outputs):
+    position = {id(c): i for i, c in enumerate(lowered.calls)}
+    touched: set[Buffer] = set()
+
+    def free(call: KernelCall) -> bool:
+        return not any(v is not None and v.buffer in touched for v in (*call.inputs, *call.outputs))
+
+    for call in list(lowered.calls):
+        if not free(call):
+            continue
+        if call.kind is Kernel.COPY and not touched and _into_copy(lowered, call, readers, aliased, outputs):
             return True
         if call.kind is not Kernel.MAP or len(call.outputs) != 1:
             continue
@@ -46,14 +57,16 @@ def _fuse_once(lowered: Lowered) -> bool:
             source = writers.get(view.buffer) if view is not None else None
             if view is None or source is None or view.buffer in outputs or view.buffer in aliased or len(readers[view.buffer]) != 1 or len(source.outputs) != 1:
                 continue
-            if not _same_positions(view, source.outputs[0], call.outputs[0]) or _rounds(view.dtype):
+            if not free(source) or not _same_positions(view, source.outputs[0], call.outputs[0]) or _rounds(view.dtype):
                 continue
+            both = (*source.inputs, *source.outputs, *call.inputs, *call.outputs)
             if source.kind is Kernel.MAP and _map_into_map(source, call, i):
                 lowered.calls.remove(source)
-                return True
-            if source.kind in WITH_EPILOGUE and _into_epilogue(lowered, source, call, i, writers):
-                return True
-    return False
+            elif source.kind not in WITH_EPILOGUE or not _into_epilogue(lowered, source, call, i, writers, position):
+                continue
+            touched.update(v.buffer for v in both if v is not None and v.buffer.tensor is None)
+            break
+    return bool(touched)
 
 
 def _into_copy(lowered: Lowered, copy: KernelCall, readers: dict[Buffer, list[tuple[KernelCall, int]]], aliased: set[Buffer | None], outputs: set[Buffer]) -> bool:   # 3
@@ -127,7 +140,9 @@ def _merge_inputs(call: KernelCall, index: int, extra: list[View | None]) -> lis
 
 
 def _fits(expression: E, operands: int) -> bool:
-    return operands <= MAX_OPERANDS and encode([expression]).registers <= MAX_REGISTERS - 4
+    if operands > MAX_OPERANDS or len(_nodes(expression)) > MAX_NODES:
+        return False
+    return encode([expression]).registers <= MAX_REGISTERS - 4
 
 
 def _map_into_map(source: KernelCall, call: KernelCall, index: int) -> bool:                              # 1
@@ -151,8 +166,8 @@ def _map_into_map(source: KernelCall, call: KernelCall, index: int) -> bool:    
     return True
 
 
-def _into_epilogue(lowered: Lowered, source: KernelCall, call: KernelCall, index: int, writers: dict[Buffer, KernelCall]) -> bool:    # 2
-    position = {c: i for i, c in enumerate(map(id, lowered.calls))}
+def _into_epilogue(lowered: Lowered, source: KernelCall, call: KernelCall, index: int, writers: dict[Buffer, KernelCall],
+                   position: dict[int, int]) -> bool:                                                     # 2
     # Everything else the Map reads must be there when the source runs.
     for j, view in enumerate(call.inputs):
         if j == index or view is None:
