@@ -12,7 +12,7 @@ A run: sizes bound (skipped when they are the last run's), inputs written, the r
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,8 +120,9 @@ class WebGpuProgram:
             self._prepare_uniforms()
 
     # -- running -----------------------------------------------------------------------------------------------------------------------------
-    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The outputs for inputs within the program's sizes (InvalidArgument otherwise). RuntimeException where an index is outside or an integer is divided by zero."""
+    def run(self, inputs: Sequence[np.ndarray], *, terminated: Callable[[], bool] | None = None) -> list[np.ndarray]:
+        """The outputs for inputs within the program's sizes (InvalidArgument otherwise). RuntimeException where an index is outside or an integer
+        is divided by zero. A run is one submission: `terminated` is not polled in it."""
         return self.device.wait(self.run_async(inputs))
 
     async def run_async(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -150,7 +150,8 @@ class EngineProgram:
     def _error(self, report: _Report) -> SardonyxError:
         text = ctypes.create_string_buffer(1024)
         self._engine.sx_error_text(byref(report), self._handle, text, 1024)
-        return _ERRORS.get(report.code, RuntimeException)(text.value.decode(errors="replace"))
+        by = " by RunOptions.terminate" if report.code == TERMINATED else ""
+        return _ERRORS.get(report.code, RuntimeException)(text.value.decode(errors="replace") + by)
 
     # -- binding -----------------------------------------------------------------------------------------------------------------------------
     def _take(self, key: tuple[tuple[int, ...], ...]) -> _Bound:
@@ -241,11 +242,10 @@ def constant(program: Program, number: int, tensor: Tensor) -> np.ndarray:
     view = next((i for i, v in enumerate(program.views) if v.packing and program.buffers[v.buffer][:2] == (Home.DATA, number)), None)
     if view is None:
         return np.ascontiguousarray(tensor.numpy())
-    group = 1
+    packing, group = Packing(program.views[view].packing), 1
     for step in program.steps:
-        if step.kind is Kernel.CONV and view in step.inputs:
+        if step.kind is Kernel.CONV and view in step.inputs and packing is Packing.CONV:
             group = program.sizes[step.params[1]][1]
-    packing = Packing(program.views[view].packing)
     stored = tensor.storage
     if stored is not None and (stored.packing, stored.group) == (packing, group):  # used in place, from the map
         return stored.data

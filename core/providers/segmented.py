@@ -27,8 +27,8 @@ from .reference import Compiled
 class Runner(Protocol):
     """Something that runs one planned program. `run` raises InvalidArgument where the inputs' sizes are outside the plan's."""
 
-    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The outputs, as arrays of their own."""
+    def run(self, inputs: Sequence[np.ndarray], *, terminated: Callable[[], bool] | None = None) -> list[np.ndarray]:
+        """The outputs, as arrays of their own. `terminated` is polled where the runner can stop in the middle; it raises Terminated."""
 
 
 def bucket(size: int) -> tuple[int, int]:
@@ -47,17 +47,17 @@ class ProgramSegment:
         self.runners: list[Runner] = []
         self.lock = threading.Lock()
 
-    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def run(self, inputs: Sequence[np.ndarray], terminated: Callable[[], bool]) -> list[np.ndarray]:
         """Run on a plan that covers these sizes, planning one if there is none."""
         for runner in self.runners:
             try:
-                return runner.run(inputs)
+                return runner.run(inputs, terminated=terminated)
             except InvalidArgument:
                 continue
         with self.lock:
             runner = self.make(plan_nodes(self.segment.inputs, self.segment.nodes, self.segment.outputs, self.specs, {**self.ranges, **self._bucket(inputs)}, self.limit))
             self.runners.insert(0, runner)
-        return runner.run(inputs)
+        return runner.run(inputs, terminated=terminated)
 
     def _bucket(self, inputs: Sequence[np.ndarray]) -> dict[str, tuple[int, int]]:
         found: dict[str, tuple[int, int]] = {}
@@ -157,7 +157,7 @@ class SegmentedExecutor:
                 with np.errstate(all="ignore"):
                     made = part.run(given, context, generator)
             else:
-                made = part.run(given)
+                made = part.run(given, context.terminated)
                 if context.events is not None:
                     context.events.append(Event("program", "Node", start, time.perf_counter_ns() - start, {"provider": self.name, "nodes": len(segment.nodes)}))
             values.update(zip(segment.outputs, made, strict=True))

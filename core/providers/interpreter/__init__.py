@@ -5,11 +5,12 @@ one arena of bytes, and does each kernel kind in a few lines. Slow, and only for
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ...errors import NotImplemented as NotImplementedHere
+from ...errors import Terminated
 from ...graph import Tensor
 from ...program import Program
 from . import basic, dense  # noqa: F401  they fill the table of kernels
@@ -22,14 +23,16 @@ class Interpreter:
     def __init__(self, program: Program, constants: Sequence[Tensor], poison: int = 0xA5) -> None:
         self.program, self.constants, self.poison = program, constants, poison
 
-    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The outputs for inputs that satisfy the program's guards."""
+    def run(self, inputs: Sequence[np.ndarray], *, terminated: Callable[[], bool] | None = None) -> list[np.ndarray]:
+        """The outputs for inputs that satisfy the program's guards. `terminated` is polled between steps."""
         sizes = self.program.bind([x.shape for x in inputs])
         outputs = [np.empty([sizes[d] for d in port.dims], port.dtype.numpy) for port in self.program.outputs]
         arena = np.full(self.program.arena, self.poison, np.uint8)
         memory = Memory(self.program, sizes, arena, [np.ascontiguousarray(x) for x in inputs], outputs, [np.ascontiguousarray(t.numpy()) for t in self.constants])
         with np.errstate(all="ignore"):
             for step in self.program.steps:
+                if terminated is not None and terminated():
+                    raise Terminated("the run was stopped by RunOptions.terminate")
                 body = KERNELS.get(step.kind)
                 if body is None:
                     raise NotImplementedHere(f"the interpreter has no {step.kind.name.lower()} kernel")
