@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .pipeline import convert, open_model, prepare
     from .options import ConvertOptions, ConvertReport
+    from .pipeline import convert, open_model, prepare
 
 __all__ = ["ConvertOptions", "ConvertReport", "convert", "open_model", "prepare"]
 _HOME = {"ConvertOptions": "options", "ConvertReport": "options", "convert": "pipeline", "open_model": "pipeline", "prepare": "pipeline"}

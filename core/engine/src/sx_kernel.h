@@ -97,7 +97,7 @@ static inline double sx_param_float(int64_t word) { union { int64_t i; double d;
 /* Run an epilogue/prologue expression over a block of the output's index space.
    `block`: the accumulated values, compute type F32/I32/… as `acc_type` says (enum of core/expr.py), rows × cols with `ld` elements between rows. The block covers, in the iteration
    space of call->out[0] (rank r), the positions start[0..r-1] + (row along axis `row_axis`) + (col along axis `col_axis`). Results are converted and stored to call->out[0].
-   Without an epilogue the block is just converted and stored. Implemented in map.c. */
+   Without an epilogue the block is just converted and stored. Implemented in finish.c. */
 #define sx_finish SX_NAME(sx_finish)
 void sx_finish(const sx_call *call, const void *block, int acc_type, int64_t rows, int64_t cols, int64_t ld, const int64_t *start, int row_axis, int col_axis);
 
