@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def chosen_files(limit: int) -> list[Path]:
     """A few files of each kind, so that the table is not forty Python files."""
     kinds: dict[str, list[Path]] = {}
     for path in sorted(ROOT.rglob("*")):
-        if path.is_file() and path.suffix in SUFFIXES and path.stat().st_size >= 64 and not any(part.startswith(".") or part.endswith(".egg-info") for part in path.relative_to(ROOT).parts):
+        if path.is_file() and path.suffix in SUFFIXES and path.stat().st_size >= 64 and not any(part.startswith(".") or part.endswith(".egg-info") or part == "build" for part in path.relative_to(ROOT).parts):
             kinds.setdefault(path.suffix or path.name, []).append(path)
     rounds = max(map(len, kinds.values()))
     mixed = [group[i] for i in range(rounds) for group in kinds.values() if i < len(group)]
@@ -54,8 +55,13 @@ def main(model_path: Path, config_path: Path) -> None:
         console.print(f"converted [bold]{model_path.name}[/] ({model_path.stat().st_size:,} bytes) to [bold]magika.sdx[/] ({target.stat().st_size:,} bytes) "
                       f"in {(time.perf_counter() - start) * 1000:.0f} ms")
         start = time.perf_counter()
-        session = ort.InferenceSession(target, providers=ort.get_available_providers())
-        console.print(f"opened in {(time.perf_counter() - start) * 1000:.0f} ms; runs on {', '.join(session.get_providers())}\n")
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always")
+            session = ort.InferenceSession(target)
+        console.print(f"opened in {(time.perf_counter() - start) * 1000:.0f} ms; {str(session.explain()).splitlines()[0]}")
+        for note in notes:
+            console.print(f"[yellow]note:[/] {note.message}")
+        console.print()
         table = Table("file", "type", "score", "ms")
         name = session.get_inputs()[0].name
         rows, answers = [], []

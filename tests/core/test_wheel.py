@@ -28,6 +28,7 @@ print(session.run(None, {'x': np.zeros(3, np.float32)})[0].tolist())
 def test_wheel_is_complete(tmp_path: Path) -> None:
     shutil.rmtree(ROOT / "build", ignore_errors=True)  # setuptools would take over files of an earlier build
     done = subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)], capture_output=True, text=True)
+    shutil.rmtree(ROOT / "build", ignore_errors=True)
     wheels = list(tmp_path.glob("sardonyx-*.whl"))
     assert wheels, done.stderr
     folder = tmp_path / "site"
