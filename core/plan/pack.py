@@ -16,6 +16,7 @@ from ..types import DType
 from .lower import Lowered
 
 PACKED_TYPES = frozenset({DType.FLOAT, DType.FLOAT16, DType.BFLOAT16})
+BYTES = frozenset({DType.INT8, DType.UINT8})
 
 
 def pack_constants(lowered: Lowered) -> None:
@@ -39,13 +40,17 @@ def choose(call: KernelCall) -> Packing:
     if call.kind not in (Kernel.MATMUL, Kernel.CONV) or call.params.get("transposed"):
         return Packing.NONE
     view = call.inputs[1]
-    if view is None or view.buffer.tensor is None or view.dtype not in PACKED_TYPES or view.dtype is not call.inputs[0].dtype:  # type: ignore[union-attr]
+    if view is None or view.buffer.tensor is None or not _alike(call.inputs[0].dtype, view.dtype):  # type: ignore[union-attr]
         return Packing.NONE
     tensor = view.buffer.tensor
     group = call.params.get("group", 1) if call.kind is Kernel.CONV else 1
     packing = _matrix(view) if call.kind is Kernel.MATMUL else _weights(view, group)
-    fits = packing is not Packing.NONE and not problem(packing, view.dtype.numpy.itemsize, tensor.shape, group)
+    fits = packing is not Packing.NONE and not problem(packing, view.dtype.numpy.itemsize, tensor.shape, group if packing is Packing.CONV else 1)
     return packing if fits else Packing.NONE
+
+
+def _alike(left: DType, right: DType) -> bool:
+    return left in BYTES and right in BYTES or left is right and right in PACKED_TYPES
 
 
 def _matrix(view: View) -> Packing:                                                                       # 1

@@ -212,6 +212,34 @@ def test_conv(part: int) -> None:
     sweep(5000 + 1000 * part, 60, "conv")
 
 
+def byte_depthwise(rng: np.random.Generator) -> Step:
+    """A 3×3 depthwise convolution from bytes to bytes, as quantised networks have it."""
+    c, stride = int(rng.choice([1, 8, 32, 63, 64, 65, 96, 144, 200])), int(rng.integers(1, 3))
+    h, wide = (int(x) for x in rng.integers(1, 24, 2))
+    pads, ends = rng.integers(0, 3, 2), rng.integers(0, 3, 2)
+    out = [(s + p + e - 3) // stride + 1 for s, p, e in zip((h, wide), pads, ends, strict=True)]
+    if min(out) < 1 or c == 1:
+        return byte_depthwise(rng)
+    x, w, y = (rng.choice(BYTES) for _ in range(3))
+    n = int(rng.choice([1, 2]))
+    s = Step(rng)
+    operands = [last_view(s, (n, c, h, wide), DType.of(np.zeros(0, x)), some(rng, (n, c, h, wide), x)), s.constant(some(rng, (c, 1, 3, 3), w), Packing.DEPTHWISE)]
+    zero = np.full((c,) if rng.random() < 0.5 else (), 128 if w is np.uint8 else 0, w) if rng.random() < 0.8 else some(rng, (c,), w)
+    operands += [s.operand(some(rng, (), x), broadcast=False), s.operand(np.asarray(zero), broadcast=False, dense=True)]
+    dtype = DType.of(np.zeros(0, y))
+    epilogue, leaves = requantised(dtype, int(rng.integers(0, 3)), c, rng)
+    first, shape = len(operands), (n, c, *map(int, out))
+    operands += [spread(s, values, shape, 1) for values in leaves]
+    params = {"spatial": 2, "group": c, "kernel": [3, 3, 1], "strides": [stride, stride, 1], "dilations": [1, 1, 1], "pads": three(pads, 0), "transposed": 0, "zero_x": 2, "zero_w": 3}
+    return s.step(Kernel.CONV, operands, [last_view(s, shape, dtype, None)], params, epilogue, None, first)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_depthwise_bytes(part: int) -> None:
+    for seed in range(60 * part, 60 * part + 60):
+        byte_depthwise(np.random.default_rng(70000 + seed)).check()
+
+
 def test_without_tiles() -> None:
     """The byte kernels of a machine without AMX, where this one has it."""
     code = "from tests.engine.test_integer import sweep; sweep(20000, 80, 'matmul'); sweep(30000, 80, 'conv')"

@@ -13,11 +13,16 @@ typedef struct {
 
 SX_INLINE void fill(uint8_t *to, uint8_t value, int64_t n) { for (int64_t i = 0; i < n; i++) to[i] = value; }
 
+typedef uint8_t b8_any __attribute__((vector_size(8), aligned(1), may_alias));
 typedef uint8_t b16_any __attribute__((vector_size(16), aligned(1), may_alias));
 SX_INLINE void copy(uint8_t *to, const uint8_t *from, int64_t n) {
     if (n >= 16) { /* the last 16 overlap */
         for (int64_t i = 0; i < n - 16; i += 16) *(b16_any *)(to + i) = *(const b16_any *)(from + i);
         *(b16_any *)(to + n - 16) = *(const b16_any *)(from + n - 16);
+    } else if (n >= 8) {
+        *(b8_any *)to = *(const b8_any *)from, *(b8_any *)(to + n - 8) = *(const b8_any *)(from + n - 8);
+    } else if (n >= 4) {
+        *(sx_word *)to = *(const sx_word *)from, *(sx_word *)(to + n - 4) = *(const sx_word *)(from + n - 4);
     } else for (int64_t i = 0; i < n; i++) to[i] = from[i];
 }
 

@@ -18,4 +18,6 @@ void SX_NAME(sx_conv_int_finish)(const sx_conv *v, const sx_requant *q, int prep
 
 int SX_NAME(sx_depthwise_int)(const sx_conv *v);
 int64_t SX_NAME(sx_depthwise_int_scratch)(const sx_conv *v);
+/* depthwise_vnni.c: 1 where it has done the convolution. */
+int SX_NAME(sx_depthwise_vnni)(const sx_conv *v, const sx_requant *q);
 #endif

@@ -116,13 +116,18 @@ static void tile_of(void *arg, int64_t index, int worker) {
     const sx_conv *v = j->v;
     const sx_view *zw = sx_conv_zero(v, 1), *plain = v->wv;
     int32_t *w = (int32_t *)(v->call->scratch + worker * v->call->scratch_bytes), *block = w + weight_words(v);
-    char *room = (char *)(block + sx_round_up(span_of(v) * v->m, 16) + 16);
+    char *room = (char *)(block + sx_round_up(span_of(v) * v->m, 16) + SX_STRIP);
     int is_signed = plain->dtype == SX_INT8;
     const uint8_t *from = (const uint8_t *)plain->data, *zero = zw ? (const uint8_t *)zw->data : 0;
     int64_t step = sx_conv_zero_step(zw), start[SX_RANK] = {0}, total = v->n * v->out[0] * v->out[1];
-    for (int64_t tap = 0; tap < v->taps; tap++)
-        for (int64_t m = 0; m < v->m; m++)
+    for (int64_t tap = 0; tap < v->taps; tap++) {
+        int64_t m = 0;
+        sx_i all = sx_isplat(sx_zero_at(zero, 0, is_signed, 0));
+        if (plain->packing && step < 2 && step >= 0)
+            for (; m + SX_GW <= v->m; m += SX_GW) sx_istore(w + tap * v->m + m, (sx_widen_bytes(from + tap * v->m + m, is_signed) - (step ? sx_widen_bytes(zero + m, is_signed) : all)) & 0xffff);
+        for (; m < v->m; m++)
             w[tap * v->m + m] = (sx_byte_at(from, is_signed, plain->packing ? tap * v->m + m : sx_weight_at(v, m, 0, tap)) - sx_zero_at(zero, step, is_signed, m)) & 0xffff;
+    }
     int prepared = SX_NAME(sx_requant_prepare)(v->call, &j->q, block, v->m, start, v->spatial + 1, 1, room);
     for (int64_t at = index * j->lines; at < sx_min64((index + 1) * j->lines, total); at++) {
         int64_t image = at / v->out[1] / v->out[0], od = at / v->out[1] % v->out[0], oh = at % v->out[1];
@@ -134,13 +139,14 @@ static void tile_of(void *arg, int64_t index, int worker) {
     }
 }
 
-int64_t SX_NAME(sx_depthwise_int_scratch)(const sx_conv *v) { return 4 * (weight_words(v) + sx_round_up(span_of(v) * v->m, 16) + 16) + sx_requant_scratch(v->m); }
+int64_t SX_NAME(sx_depthwise_int_scratch)(const sx_conv *v) { return 4 * (weight_words(v) + sx_round_up(span_of(v) * v->m, 16) + SX_STRIP) + sx_requant_scratch(v->m); }
 
 int SX_NAME(sx_depthwise_int)(const sx_conv *v) {
     const sx_view *zx = sx_conv_zero(v, 0);
     job j = {.v = v, .q = SX_NAME(sx_conv_int_requant)(v), .span = span_of(v), .zero = zx ? sx_byte_at((const uint8_t *)zx->data, v->xv->dtype == SX_INT8, 0) : 0};
+    if (SX_NAME(sx_depthwise_vnni)(v, &j.q)) return SX_OK;
     int64_t lines = v->n * v->out[0] * v->out[1], work = v->out[2] * v->m * v->taps;
-    j.lines = sx_max64(1, sx_min64((1 << 20) / sx_max64(1, work), lines / 16));
+    j.lines = sx_max64(1, sx_min64((1 << 19) / sx_max64(1, work), sx_ceil_div(lines, 4)));
     sx_for(v->call, sx_ceil_div(lines, j.lines), tile_of, &j);
     return SX_OK;
 }

@@ -99,7 +99,11 @@ static int direct(const sx_igemm *g, int amx) { return SX_DEPTH == 4 && !g->rows
 static void copy_bytes(uint8_t *to, const uint8_t *from, int64_t n) {
     int64_t i = 0;
     for (; i + 4 * SX_GW <= n; i += 4 * SX_GW) sx_istore(to + i, sx_iload(from + i));
+#if SX_DEPTH == 4
+    if (i < n) _mm512_mask_storeu_epi8(to + i, ((__mmask64)1 << (n - i)) - 1, _mm512_maskz_loadu_epi8(((__mmask64)1 << (n - i)) - 1, from + i));
+#else
     for (; i < n; i++) to[i] = from[i];
+#endif
 }
 
 static void copy_rows(const sx_igemm *g, int64_t row, int64_t rows, uint8_t *to, int64_t ld) {
@@ -276,8 +280,8 @@ static int gathers(const sx_igemm *g, int amx) { return g->sink || (amx && sx_am
 int64_t SX_NAME(sx_igemm_scratch)(const sx_igemm *g, int64_t mc, int64_t nc) {
     (void)nc;
     int amx = uses_amx(g, mc);
-    int64_t a = direct(g, 0) && direct(g, amx) ? 0 : sx_round_up(mc, 16) * row_bytes(g);
-    if (amx && direct(g, 1)) a += mc * 64 + 16 * row_bytes(g);
+    int64_t a = direct(g, 0) && !amx ? 0 : sx_round_up(mc, 16) * row_bytes(g);
+    if (amx && direct(g, 1)) a = sx_max64(a, mc * 64 + 16 * row_bytes(g)); /* where A lies decides */
     int64_t bytes = SX_DEPTH == 4 ? 0 : AT_ONCE * sx_round_up(g->k, 64);
     int64_t panels = g->b_packed ? 0 : SX_STRIP / SX_PANEL * aligned64(panel_bytes(g));
     return aligned64(a) + aligned64(bytes) + panels + aligned64(4 * wide_words(g)) + (gathers(g, amx) ? sx_round_up(mc, 32) * SX_STRIP * 4 : 0) + aligned64(g->sink_scratch);
@@ -356,7 +360,9 @@ static void strip(const work *w, int64_t m0, int64_t mc, int64_t n, int64_t cols
 
 void SX_NAME(sx_igemm_run)(const sx_igemm *g, int64_t m0, int64_t mc, int64_t n0, int64_t nc, char *scratch) {
     work w = {.g = g, .amx = uses_amx(g, mc), .rs = g->a_row};
-    w.flip = flips(g, w.amx), w.direct = direct(g, w.amx);
+    w.flip = flips(g, w.amx);
+    /* Rows of tiles that lie across cache lines cost more than a copy for many columns. */
+    w.direct = direct(g, w.amx) && !(w.amx && nc >= 2 * SX_STRIP && ((uintptr_t)g->a | (uintptr_t)g->a_row) % 64);
     w.shift = !w.flip ? 0 : g->a_signed ? 128 : -128;
     w.simple = SX_DEPTH == 2 || ((!g->za || g->za_step == 0) && all_zero(g));
     if (gathers(g, w.amx)) w.block = (int32_t *)scratch, scratch += sx_round_up(mc, 32) * SX_STRIP * 4;
@@ -373,7 +379,7 @@ void SX_NAME(sx_igemm_run)(const sx_igemm *g, int64_t m0, int64_t mc, int64_t n0
         if (g->k % 64) {
             w.tails = copied;
             for (int64_t i = 0; i < mc / 16 * 16; i++) {
-                for (int64_t x = 0; x < 64; x++) copied[i * 64 + x] = 0;
+                for (int x = 0; x < 64; x += 4 * SX_GW) sx_istore(copied + i * 64 + x, sx_isplat(0));
                 copy_bytes(copied + i * 64, w.a + i * w.rs + g->k / 64 * 64, g->k % 64);
             }
             copied += mc * 64;
@@ -387,7 +393,7 @@ void SX_NAME(sx_igemm_run)(const sx_igemm *g, int64_t m0, int64_t mc, int64_t n0
 }
 
 sx_igemm_cut SX_NAME(sx_igemm_cut_for)(const sx_igemm *g, int64_t batch) {
-    enum { WANTED = 16, LEAST = 1 << 21, A_BYTES = 1 << 18 }; /* rectangles for a large product, multiplications for any, bytes of rows */
+    enum { WANTED = 12, LEAST = 1 << 21, A_BYTES = 1 << 18 }; /* rectangles for a large product, multiplications for any, bytes of rows */
     int64_t tall = sx_max64(64, sx_min64(384, (g->rows ? A_BYTES : 2 * A_BYTES) / sx_max64(g->k, 1)) / 32 * 32);
     sx_igemm_cut cut = {sx_min64(g->m, tall), sx_min64(g->n, 2048), 1, 1};
     if (g->m == 0 || g->n == 0) return cut;

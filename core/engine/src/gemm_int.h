@@ -54,10 +54,12 @@ typedef struct {
 } sx_requant;
 sx_requant SX_NAME(sx_requant_of)(const sx_call *call, const int *row_axes, int n_axes);
 static inline int64_t sx_requant_scratch(int64_t cols) { return 12 * sx_round_up(cols, 16); }
-/* Evaluate for `cols` columns from position `start` what does not depend on rows, into `room` (sx_requant_scratch bytes). 0: not of that form after all. `block`: any `cols` integers. */
+/* Evaluate for `cols` columns from position `start` what does not depend on rows, into `room` (sx_requant_scratch bytes). 0: not of that form after all;
+   SX_REQUANT_SMALL: and the zeros are small whole numbers. `block`: any `cols` integers. */
+#define SX_REQUANT_SMALL 2
 int SX_NAME(sx_requant_prepare)(const sx_call *call, const sx_requant *q, const int32_t *block, int64_t cols, const int64_t *start, int row_axis, int col_axis, char *room);
-/* Finish rows × cols sums at the positions start + (row along row_axis) + (col along col_axis); `prepared` is what sx_requant_prepare gave for these columns. A block is read to the end of
-   its last register: it has 16 columns more than asked, or its rows follow each other. */
+/* Finish rows × cols sums at the positions start + (row along row_axis) + (col along col_axis); `prepared` is what sx_requant_prepare gave for these columns. A block is read 64
+   columns at a time: it is that wide, or as many follow its last row. */
 void SX_NAME(sx_requant_finish)(const sx_call *call, const sx_requant *q, int prepared, const int32_t *block, int64_t rows, int64_t cols, int64_t ld, const int64_t *start, int row_axis, int col_axis, const char *room);
 
 int SX_NAME(sx_matmul_int)(const sx_call *call);

@@ -121,8 +121,42 @@ int SX_NAME(sx_requant_prepare)(const sx_call *call, const sx_requant *q, const 
         if (q->zero >= 0) evaluate(call, q->zero, at, row_axis, col_axis, n, block, zero + j);
         evaluate(call, q->factor, at, row_axis, col_axis, n, block, factor + j);
     }
-    return tame(factor, zero, width, q->divides);
+    if (!tame(factor, zero, width, q->divides)) return 0;
+    for (int64_t j = 0; j < width; j++) if (!(zero[j] >= -255 && zero[j] <= 255 && zero[j] == (float)(int)zero[j])) return 1;
+    return SX_REQUANT_SMALL;
 }
+
+#if defined(__AVX512BW__)
+SX_INLINE __m512i order(void) { return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15); } /* of packed words of 4 bytes: back to columns */
+
+SX_INLINE void wide_rows(const int divides, const int is_signed, const int32_t *block, const __m512i *bias, const __m512 *factor, const __m512i *zero, int64_t rows, __mmask64 mask, int64_t ld, uint8_t *to, int64_t step) {
+    for (int64_t r = 0; r < rows; r++) {
+        __m512i made[4];
+        SX_UNROLL for (int q = 0; q < 4; q++) {
+            __m512 x = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_loadu_si512(block + r * ld + 16 * q), bias[q]));
+            made[q] = sx_round_to_int(divides ? _mm512_div_ps(x, factor[q]) : _mm512_mul_ps(x, factor[q]));
+        }
+        _mm512_mask_storeu_epi8(to + r * step, mask, _mm512_permutexvar_epi32(order(), sx_pack_bytes(made, zero, is_signed)));
+    }
+}
+
+/* Up to 64 columns, all rows: what they share stays in registers. The block may be read 64 columns wide. */
+static void wide(const int32_t *block, const int32_t *bias, const float *factor, const float *zero, const sx_requant *q, int64_t rows, int64_t cols, int64_t ld, uint8_t *to, int64_t step) {
+    __m512i b[4], z[4], small[2];
+    __m512 f[4];
+    __mmask64 mask = cols == 64 ? ~(__mmask64)0 : ((__mmask64)1 << cols) - 1;
+    for (int i = 0; i < 4; i++) {
+        __mmask16 part = (__mmask16)(mask >> 16 * i);
+        b[i] = _mm512_maskz_loadu_epi32(part, bias + 16 * i), f[i] = _mm512_mask_loadu_ps(_mm512_set1_ps(1), part, factor + 16 * i);
+        z[i] = _mm512_cvtps_epi32(_mm512_maskz_loadu_ps(part, zero + 16 * i));
+    }
+    small[0] = _mm512_packs_epi32(z[0], z[1]), small[1] = _mm512_packs_epi32(z[2], z[3]);
+    if (q->divides && q->dtype == SX_INT8) wide_rows(1, 1, block, b, f, small, rows, mask, ld, to, step);
+    else if (q->divides) wide_rows(1, 0, block, b, f, small, rows, mask, ld, to, step);
+    else if (q->dtype == SX_INT8) wide_rows(0, 1, block, b, f, small, rows, mask, ld, to, step);
+    else wide_rows(0, 0, block, b, f, small, rows, mask, ld, to, step);
+}
+#endif
 
 void SX_NAME(sx_requant_finish)(const sx_call *call, const sx_requant *q, int prepared, const int32_t *block, int64_t rows, int64_t cols, int64_t ld, const int64_t *start, int row_axis, int col_axis, const char *room) {
     if (!prepared) {
@@ -134,10 +168,17 @@ void SX_NAME(sx_requant_finish)(const sx_call *call, const sx_requant *q, int pr
     const int32_t *bias = (const int32_t *)room;
     const float *factor = (const float *)(bias + width), *zero = factor + width;
     for (int d = 0; d < y->rank; d++) at += start[d] * y->stride[d];
+    uint8_t *to = (uint8_t *)y->data + at;
     float low = q->dtype == SX_INT8 ? -128 : 0, high = q->dtype == SX_INT8 ? 127 : 255;
+    int64_t j = 0;
+#if defined(__AVX512BW__)
+    if (prepared == SX_REQUANT_SMALL) {
+        for (; j < cols; j += 64) wide(block + j, bias + j, factor + j, zero + j, q, rows, sx_min64(64, cols - j), ld, to + j, step);
+        return;
+    }
+#endif
     for (int64_t r = 0; r < rows; r++) {
-        uint8_t *to = (uint8_t *)y->data + at + r * step;
-        if (q->divides) line(block + r * ld, bias, factor, zero, 1, low, high, cols, to);
-        else line(block + r * ld, bias, factor, zero, 0, low, high, cols, to);
+        if (q->divides) line(block + r * ld, bias, factor, zero, 1, low, high, cols, to + r * step);
+        else line(block + r * ld, bias, factor, zero, 0, low, high, cols, to + r * step);
     }
 }

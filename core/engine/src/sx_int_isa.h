@@ -64,4 +64,14 @@ SX_INLINE sx_i sx_dot(sx_i acc, sx_i a, sx_i b, const int b_signed) {
     return sx_dot16(acc, a, b);
 #endif
 }
+
+#if defined(__AVX512BW__)
+/* Nearest integers, ties to even; what is too large becomes large (a conversion alone would give the least integer). */
+SX_INLINE __m512i sx_round_to_int(__m512 x) { return _mm512_cvtps_epi32(_mm512_min_ps(x, _mm512_set1_ps(0x1p30f))); }
+/* 4 × 16 integers plus 16-bit numbers, saturated to bytes: 128-bit lane L holds lane L of the four vectors. `zero` is in the order of the first packing. */
+SX_INLINE __m512i sx_pack_bytes(const __m512i *v, const __m512i *zero, int is_signed) {
+    __m512i a = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), zero[0]), b = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[3]), zero[1]);
+    return is_signed ? _mm512_packs_epi16(a, b) : _mm512_packus_epi16(a, b);
+}
+#endif
 #endif
