@@ -100,14 +100,42 @@ class SegmentedExecutor:
     def __init__(self, model: Model, name: str, make: Callable[[Plan], Runner], *, strict: bool = False, limit: int | None = None,
                  accepts: Callable[[], Accepts] | None = None) -> None:
         self.model, self.name, self.make, self.strict, self.limit, self.accepts = model, name, make, strict, limit, accepts
-        self.general = self.latest = Division(model, make, limit, accepts=accepts)
-        self.deciding = deciding_inputs(model.graph, self.general.specs, self.general.fallbacks)
-        symbolic = [v for v in model.graph.inputs if any(symbols(d) for d in self.general.specs[v].shape or ())]
-        self.shaped = symbolic if self.general.fallbacks else []
         self.divisions: dict[Any, Division] = {}
         self.lock = threading.Lock()
-        if not self.deciding and not self.shaped:
+        self._general: Division | None = None
+        self._latest: Division | None = None
+        if strict and not self.deciding and not self.shaped:
             self._check(self.general)
+
+    @property
+    def general(self) -> Division:
+        """The division for inputs of any value. Made when it is first needed: opening a session takes no planning (but a strict one, which must say what it refuses)."""
+        if self._general is None:
+            with self.lock:
+                if self._general is None:
+                    made = Division(self.model, self.make, self.limit, accepts=self.accepts)
+                    self._deciding = deciding_inputs(self.model.graph, made.specs, made.fallbacks)
+                    symbolic = [v for v in self.model.graph.inputs if any(symbols(d) for d in made.specs[v].shape or ())]
+                    self._shaped = symbolic if made.fallbacks else []
+                    self._general = made
+        return self._general
+
+    @property
+    def deciding(self) -> Any:
+        """The inputs whose values decide sizes or axes."""
+        _ = self.general
+        return self._deciding
+
+    @property
+    def shaped(self) -> list[Value]:
+        """The inputs whose shapes are looked at for a division of their own; none once that has won nothing."""
+        _ = self.general
+        return self._shaped
+
+    @property
+    def latest(self) -> Division:
+        """The division of the last run."""
+        return self._latest or self.general
 
     def _check(self, division: Division) -> None:
         if self.strict and division.fallbacks:
@@ -137,7 +165,7 @@ class SegmentedExecutor:
         if shapes:
             without = Division(self.model, self.make, self.limit, values, None, self.accepts) if values else self.general
             if len(made.fallbacks) >= len(without.fallbacks):
-                self.shaped, made = [], without
+                self._shaped, made = [], without
         return made
 
     def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
@@ -147,7 +175,7 @@ class SegmentedExecutor:
 
         def generator(seed: float | None) -> np.random.Generator:
             return shared if seed is None else np.random.default_rng(int(np.float32(seed).view(np.uint32)))
-        self.latest = division = self._division(values)
+        self._latest = division = self._division(values)
         for segment, part in zip(division.segments, division.parts, strict=True):
             if context.terminated():
                 raise Terminated("the run was stopped by RunOptions.terminate")
@@ -171,5 +199,6 @@ class SegmentedExecutor:
 
     def close(self) -> None:
         """Drop plans and constants."""
-        self.general.parts = []
+        if self._general is not None:
+            self._general.parts = []
         self.divisions = {}
