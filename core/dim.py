@@ -84,13 +84,14 @@ def _paren(value: Dim) -> str:
 class Expr:
     """A canonical polynomial. Build it with `symbol(name)` and arithmetic; never empty, never constant (those are ints or Fractions)."""
 
-    __slots__ = ("terms", "weight", "_hash")
+    __slots__ = ("terms", "weight", "_hash", "_text")
     __array_ufunc__ = None  # numpy scalars defer to our reflected operators
 
     def __init__(self, terms: tuple[tuple[Monomial, Number], ...]) -> None:
         self.terms = terms
-        self.weight = _bounded(sum(1 + sum(atom.weight for atom in monomial) for monomial, _ in terms))
+        self.weight = _bounded(len(terms) + sum([atom.weight for monomial, _ in terms for atom in monomial]))
         self._hash = hash(terms)
+        self._text = ""
 
     # -- identity and printing -------------------------------------------------------------------------------------------------------
     def __eq__(self, other: object) -> bool:
@@ -103,13 +104,16 @@ class Expr:
         raise TypeError(f"size '{self}' is symbolic: its truth is not known before the model runs")
 
     def __str__(self) -> str:
+        if self._text:  # printed once: the keys of floor divisions and the order of terms are made of it
+            return self._text
         out = ""
         for monomial, factor in self.terms:
             body = "*".join(_paren_atom(a) for a in monomial)
             size = abs(factor)
             text = str(size) if not body else body if size == 1 else f"{size}*{body}"
             out += (" - " if factor < 0 else " + ") + text
-        return out[3:] if out.startswith(" + ") else "-" + out[3:]
+        self._text = out[3:] if out.startswith(" + ") else "-" + out[3:]
+        return self._text
 
     def __repr__(self) -> str:
         return f"Dim({self})"
@@ -143,9 +147,6 @@ class Expr:
 
     def __neg__(self) -> Any:
         return self * -1
-
-    def __pos__(self) -> Any:
-        return self
 
     def __floordiv__(self, other: Any) -> Any:
         return floordiv(self, other) if _is_dim(other) else NotImplemented

@@ -235,7 +235,7 @@ def _merge_declared(node: Node, value: Value | None, spec: Spec) -> Spec:
 
 def _anonymous(size: Any) -> bool:
     """True for a size that is nothing but one anonymous symbol."""
-    return isinstance(size, Expr) and str(size).startswith("?") and _one_symbol(size)
+    return isinstance(size, Expr) and _one_symbol(size) and str(size).startswith("?")
 
 
 def _one_symbol(size: Expr) -> bool:
