@@ -37,7 +37,9 @@ def chosen_files(limit: int) -> list[Path]:
     """A few files of each kind, so that the table is not forty Python files."""
     kinds: dict[str, list[Path]] = {}
     for path in sorted(ROOT.rglob("*")):
-        if path.is_file() and path.suffix in SUFFIXES and path.stat().st_size >= 64 and not any(part.startswith(".") or part.endswith(".egg-info") or part == "build" for part in path.relative_to(ROOT).parts):
+        parts = path.relative_to(ROOT).parts
+        hidden = any(part.startswith(".") or part.endswith(".egg-info") or part == "build" for part in parts)
+        if not hidden and path.is_file() and path.suffix in SUFFIXES and path.stat().st_size >= 64:
             kinds.setdefault(path.suffix or path.name, []).append(path)
     rounds = max(map(len, kinds.values()))
     mixed = [group[i] for i in range(rounds) for group in kinds.values() if i < len(group)]
