@@ -75,7 +75,10 @@ RECORDS: dict[Kernel, Record] = {
     Kernel.REDUCE: Record(("x", "leaves*"), ("y",), ("op", "axes", "last")),
     # out[..., M, N] = sum over K of A[..., M, K] * B[..., K, N]; batch dims broadcast (stride 0). B plain or packed (then rank 2, [K, N]). Integer A and B accumulate in I32.
     # zero_a, zero_b: index among inputs of the zero points (scalars or per row of A / per column of B), -1 where absent. Epilogue leaves follow.
-    Kernel.MATMUL: Record(("a", "b", "leaves*"), ("y",), ("zero_a", "zero_b")),
+    # bits 4 or 8 (0: not so): weights in blocks. a[M, K]; b[N, blocks, bytes] holds K's elements in `bits` bits, low bits first, `block` of them with a scale and a zero point each.
+    # block_scales: index among inputs of [N, blocks]; block_zeros: of uint8 [N, ⌈blocks · bits / 8⌉], packed as b, or of floats [N, blocks]; 0: absent, 2^(bits - 1) for all.
+    # out = a · ((b - zero) · scale)ᵀ. level 4: each block of a may be rounded to 8 bits with a scale of its own. zero_a and zero_b are -1.
+    Kernel.MATMUL: Record(("a", "b", "leaves*"), ("y",), ("zero_a", "zero_b", "bits", "block", "block_scales", "block_zeros", "level")),
     # X[N, C, spatial…] with channel stride 1, W packed (kh, kw, ci order) for [M, C/group, kernel…], Y[N, M, spatial…] with channel stride 1.
     Kernel.CONV: Record(("x", "w", "leaves*"), ("y",), ("spatial", "group", "kernel[3]", "strides[3]", "dilations[3]", "pads[3]", "transposed", "zero_x", "zero_w")),
     # X[N, C, spatial…], channel stride 1. op: 0 max 1 average 2 lp. count_include_pad as ONNX; end padding follows from Y's dims and `pads_end`.

@@ -243,6 +243,8 @@ def constant(program: Program, number: int, tensor: Tensor) -> np.ndarray:
     if view is None:
         return np.ascontiguousarray(tensor.numpy())
     packing, group = Packing(program.views[view].packing), 1
+    if packing is Packing.SCALES:
+        group = program.sizes[program.views[view].dims[0]][1]
     for step in program.steps:
         if step.kind is Kernel.CONV and view in step.inputs and packing is Packing.CONV:
             group = program.sizes[step.params[1]][1]

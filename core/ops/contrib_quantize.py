@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..dim import Dim, ceildiv
-from ..expr import Compute, E, Op, cast, unary
-from ..lowering import Lowering, View
+from ..dim import Dim, ceildiv, product
+from ..expr import Compute, E, Op, acc, binary, cast, coord, leaf, load, unary
+from ..kernels import Kernel
+from ..lowering import CannotLower, Lowering, View
 from ..types import DType
 from .common import check_equal, normalize_axis, same_type
 from .contrib_common import ruled, sizes
@@ -162,6 +163,57 @@ def _(A: Spec, B: Spec, scales: Spec, zero_points: Spec | None = None, g_idx: Sp
     require(A.shape, "A must not be a scalar")
     check_equal(A.shape[-1], K, f"the last axis of A {A} must have K = {K} elements")
     return Spec(dtype, (*A.shape[:-1], N))
+
+
+@MatMulNBits.lower
+def _(k: Lowering, A: View, B: View, scales: View, zero_points: View | None = None, g_idx: View | None = None, bias: View | None = None, *, K: int, N: int, accuracy_level: int = 0,
+      bits: int = 4, block_size: int, weight_prepacked: int = 0, out: Spec) -> View:
+    if weight_prepacked or 0 in B.shape:
+        raise CannotLower("weights in a GPU's layout" if weight_prepacked else "no weights")
+    blocks = -(-K // block_size)
+
+    def table(view: View, columns: int) -> View:
+        """[N, columns], also where they are one vector."""
+        return view.split(0, N, columns) if view.rank == 1 and view.is_whole else k.reshape(view, (N, columns))
+    dense = B if B.rank == 3 else k.reshape(B, (N, blocks, block_size * bits // 8))
+    operands: list[View | None] = [k.reshape(A, (product(A.shape[:-1]), K)), dense, table(scales, blocks)]
+    params = {"bits": bits, "block": block_size, "block_scales": 2, "block_zeros": 0, "level": accuracy_level}
+    if zero_points is not None:
+        operands.append(table(zero_points, -(-blocks * bits // 8) if zero_points.dtype is DType.UINT8 else blocks))
+        params["block_zeros"] = 3
+    if bits == 2 or g_idx is not None:
+        operands, params = [operands[0], _weights(k, dense, operands[2], operands[3] if zero_points is not None else None, g_idx, K, N, bits, block_size)], {}  # type: ignore[arg-type]
+    made = k.buffer(A.dtype, (product(A.shape[:-1]), N)).whole()
+    first = len(operands)
+    operands += [] if bias is None else [bias.expand(made.shape)]
+    k.call(Kernel.MATMUL, operands, [made], epilogue=[] if bias is None else [acc(A.dtype) + leaf(0, bias.dtype)], first_leaf=first, zero_a=-1, zero_b=-1, **params)
+    return k.reshape(made, out.shape or ())
+
+
+def _weights(k: Lowering, B: View, scales: View, zero_points: View | None, g_idx: View | None, K: int, N: int, bits: int, block_size: int) -> View:
+    """The weights as numbers [K, N], computed position by position."""
+    row, width = B.shape[1] * B.shape[2], 8 // bits
+    tables = [B, scales, *([] if zero_points is None else [zero_points]), *([] if g_idx is None else [g_idx])]
+    g, z = len(tables) - 1, 2
+
+    def number(table: int, position: E, dtype: DType = DType.UINT8) -> E:
+        """Small number `position` of packed bytes."""
+        byte = cast(load(table, binary(Op.DIV, position, width), dtype), Compute.I64)
+        return binary(Op.AND, binary(Op.SHR, byte, binary(Op.MOD, position, width) * bits), (1 << bits) - 1)
+
+    def body() -> E:
+        at, column = coord(0), coord(1)
+        block = binary(Op.DIV, at, block_size) if g_idx is None else cast(load(g, at, g_idx.dtype), Compute.I64)
+        place = column * scales.shape[1] + block
+        q = cast(number(0, column * (row * width) + at), Compute.F32)
+        if zero_points is None:
+            zero: Any = float(1 << (bits - 1))
+        elif zero_points.dtype is DType.UINT8:
+            zero = cast(number(z, column * (zero_points.shape[1] * width) + block), Compute.F32)
+        else:
+            zero = load(z, place, zero_points.dtype)
+        return (q - zero) * load(1, place, scales.dtype)
+    return k.map(body, dtype=scales.dtype, shape=(K, N), tables=tables)
 
 
 @operator("com.microsoft")

@@ -3,7 +3,8 @@
 Rules
 1. MatMul: a constant B of rank 2, whole or transposed, becomes MATRIX or MATRIX_T. The view's dims stay the logical [K, N].
 2. Conv: constant whole weights become DEPTHWISE (one input channel a group) or CONV; a transposed convolution's stay plain.
-3. The packed constant is a buffer of its own: other readers of the same constant keep the plain one. Element types: f32, f16, bf16, and 8-bit integers for integer products.
+3. Weights in blocks (MatMul with `bits`) become NIBBLES or MATRIX_T, their scales SCALES.
+4. The packed constant is a buffer of its own: other readers of the same constant keep the plain one. Element types: f32, f16, bf16, and 8-bit integers for integer products.
 """
 from __future__ import annotations
 
@@ -20,9 +21,12 @@ BYTES = frozenset({DType.INT8, DType.UINT8})
 
 
 def pack_constants(lowered: Lowered) -> None:
-    """Give the constants of rules 1 and 2 packed buffers."""
+    """Give the constants of rules 1 to 3 packed buffers."""
     made: dict[tuple[Buffer, Packing, int], Buffer] = {}
     for call in lowered.calls:
+        if call.kind is Kernel.MATMUL and call.params.get("bits"):                                        # 3
+            _pack_blocks(call)
+            continue
         packing = choose(call)
         if packing is Packing.NONE:
             continue
@@ -33,6 +37,20 @@ def pack_constants(lowered: Lowered) -> None:
             made[key] = Buffer(view.buffer.name, view.dtype, view.buffer.shape, tensor=view.buffer.tensor)
             made[key].packing = int(packing)
         call.inputs[1] = replace(view, buffer=made[key])
+
+
+def _pack_blocks(call: KernelCall) -> None:
+    """Rule 3. The views keep their dims: [N, blocks, bytes] and [N, blocks]."""
+    columns = call.inputs[1].shape[0]  # type: ignore[union-attr]
+    for i, packing, group in ((1, Packing.NIBBLES if call.params["bits"] == 4 else Packing.MATRIX_T, 1), (call.params["block_scales"], Packing.SCALES, columns)):
+        view = call.inputs[i]
+        assert view is not None
+        tensor = view.buffer.tensor
+        entire = view.is_whole or (len(view.buffer.shape) == 1 and view.axes == view.buffer.whole().split(0, *view.shape).axes)
+        if tensor is not None and entire and not problem(packing, view.dtype.numpy.itemsize, tensor.shape, int(group)):  # type: ignore[arg-type]
+            made = Buffer(view.buffer.name, view.dtype, view.buffer.shape, tensor=tensor)
+            made.packing = int(packing)
+            call.inputs[i] = replace(view, buffer=made)
 
 
 def choose(call: KernelCall) -> Packing:

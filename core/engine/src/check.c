@@ -59,9 +59,35 @@ static int zero_fits(const sx_call *c, int i, const sx_view *v, int64_t n) {
     return zero->rank == 0 || (zero->rank == 1 && (zero->dim[0] == 1 || zero->dim[0] == n));
 }
 
+/* Weights of 4 or 8 bits in blocks: A[M, K], B[N, blocks, bytes], scales [N, blocks], zeros as packed bytes [N, ⌈blocks · bits / 8⌉] or numbers [N, blocks]. */
+static int check_nbits(const sx_call *c, int64_t step, sx_report *report) {
+    const sx_view *a = c->in, *b = c->in + 1, *y = c->out;
+    int64_t bits = c->param[2], block = c->param[3], scales = c->param[4], zeros = c->param[5];
+    if (bits != 4 && bits != 8) REFUSE_PARAM(2, bits);
+    if (block < 16 || block > 1 << 20 || block & (block - 1)) REFUSE_PARAM(3, block);
+    if (c->param[0] != -1 || c->param[1] != -1) REFUSE_PARAM(0, c->param[0]);
+    if (a->rank != 2 || b->rank != 3 || y->rank != 2 || a->dim[0] != y->dim[0] || b->dim[0] != y->dim[1]) REFUSE(1, a->rank, b->rank);
+    if (b->dim[1] < 1 || b->dim[2] != block * bits / 8 || b->dim[1] != (a->dim[1] + block - 1) / block) REFUSE(1, b->dim[1], b->dim[2]);
+    if (a->packing || (b->packing && b->packing != (bits == 4 ? 5 : 2))) REFUSE_PARAM(2, b->packing);
+    if (sx_compute_of(a->dtype) != SX_F32 || b->dtype != SX_UINT8) REFUSE_TYPE(1, a->dtype, b->dtype);
+    if (scales < 2 || scales >= c->n_in || !has(c, (int)scales)) REFUSE_PARAM(4, scales);
+    const sx_view *s = c->in + scales;
+    if (s->rank != 2 || s->dim[0] != b->dim[0] || s->dim[1] != b->dim[1] || (s->packing && s->packing != 6)) REFUSE((int)scales, s->rank, 2);
+    if (sx_compute_of(s->dtype) != SX_F32) REFUSE_TYPE((int)scales, s->dtype, a->dtype);
+    if (!zeros) return 0;
+    if (zeros < 2 || zeros >= c->n_in || !has(c, (int)zeros)) REFUSE_PARAM(5, zeros);
+    const sx_view *z = c->in + zeros;
+    if (z->dtype != SX_UINT8 && sx_compute_of(z->dtype) != SX_F32) REFUSE_TYPE((int)zeros, z->dtype, a->dtype);
+    int64_t width = z->dtype == SX_UINT8 ? (b->dim[1] * bits + 7) / 8 : b->dim[1];
+    if (z->rank != 2 || z->dim[0] != b->dim[0] || z->dim[1] != width || z->packing) REFUSE((int)zeros, z->rank, 2);
+    return 0;
+}
+
 static int check_matmul(const sx_call *c, int64_t step, sx_report *report) {
     const sx_view *a = c->in, *b = c->in + 1, *y = c->out;
     int r = y->rank;
+    if (c->param[2]) return check_nbits(c, step, report);
+    for (int i = 2; i < c->n_in; i++) if (c->in[i].packing) REFUSE_PARAM(4, i);
     if (a->rank != r || r < 2 || b->rank < 2 || (b->rank != r && b->rank != 2) || (b->packing && (b->rank != 2 || b->packing > 2))) REFUSE(0, a->rank, b->rank);
     if (a->dim[r - 2] != y->dim[r - 2] || b->dim[b->rank - 1] != y->dim[r - 1] || a->dim[r - 1] != b->dim[b->rank - 2]) REFUSE(1, a->dim[r - 1], b->dim[b->rank - 2]);
     for (int d = 0; d < r - 2; d++) if (a->dim[d] != y->dim[d] || (b->rank == r && b->dim[d] != y->dim[d])) REFUSE(d, a->dim[d], y->dim[d]);
@@ -254,8 +280,17 @@ int64_t sx_packed_bytes(int64_t packing, int item, const int64_t *dim, int rank,
     switch (packing) {
     case 1: /* MATRIX: the view is [K, N] */
     case 2: /* MATRIX_T: the rows lie as columns; the view's dims are still the logical [K, N] */
-        if (rank != 2 || group != 1) return -1;
+        if (group != 1 || (rank != 2 && (rank != 3 || packing != 2))) return -1;
         k = dim[0], n = dim[1];
+        if (rank == 3) n = dim[0], k = all / n; /* weights of 8 bits in blocks: [N, blocks, bytes] */
+        break;
+    case 5: /* NIBBLES: [N, blocks, bytes], words of four bytes */
+        if (rank != 3 || group != 1 || item != 1 || (all / dim[0]) % 4) return -1;
+        n = dim[0], k = all / n / 4, item = 4;
+        break;
+    case 6: /* SCALES: [N, blocks] */
+        if (rank != 2 || group != 1) return -1;
+        n = dim[0], k = dim[1];
         break;
     case 3:
         if (dim[0] % group) return -1;

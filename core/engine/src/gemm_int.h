@@ -64,4 +64,7 @@ void SX_NAME(sx_requant_finish)(const sx_call *call, const sx_requant *q, int pr
 
 int SX_NAME(sx_matmul_int)(const sx_call *call);
 int64_t SX_NAME(sx_matmul_int_scratch)(const sx_call *call);
+/* gemm_nbits.c: MATMUL with `bits`. */
+int SX_NAME(sx_matmul_nbits)(const sx_call *call);
+int64_t SX_NAME(sx_nbits_scratch)(const sx_call *call);
 #endif

@@ -50,6 +50,7 @@ static job job_of(const sx_call *call) {
 }
 
 int64_t SX_NAME(sx_scratch_matmul)(const sx_call *call) {
+    if (call->n_param > 2 && call->param[2]) return SX_NAME(sx_nbits_scratch)(call);
     if (call->in[0].dtype == SX_DOUBLE) return ROWS * 8 * sx_min64(256, call->out[0].dim[call->out[0].rank - 1]) + 64;
     if (!sx_is_float(call->in[0].dtype)) return SX_NAME(sx_matmul_int_scratch)(call);
     job j = job_of(call);
@@ -107,6 +108,7 @@ static void double_tile(void *arg, int64_t i, int worker) {
 }
 
 int SX_NAME(sx_k_matmul)(const sx_call *call) {
+    if (call->n_param > 2 && call->param[2]) return SX_NAME(sx_matmul_nbits)(call);
     const sx_view *a = &call->in[0], *b = &call->in[1], *y = &call->out[0];
     int64_t m = y->dim[y->rank - 2], n = y->dim[y->rank - 1];
     if (a->rank < 2 || b->rank < 2 || y->rank < 2) return sx_fail(call, SX_E_SHAPE, 0, a->rank, b->rank);

@@ -11,7 +11,7 @@
 #if defined(__wasm_simd128__)
 #include <wasm_simd128.h>
 #elif !defined(__AVX2__) && defined(__SSE2__)
-#include <emmintrin.h>
+#include <tmmintrin.h>
 #endif
 
 #if defined(__AVX512VNNI__)

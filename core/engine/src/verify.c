@@ -163,7 +163,7 @@ static int check_codes(const sx_program *p, sx_report *report) {
 /* How many operands and parameters each kind takes (core/kernels.py, RECORDS), how many of the inputs must be there, and what an epilogue may be: 0 none, 1 of the result's type, 2 the kind is one. */
 typedef struct { int8_t least_in, most_in, least_out, most_out, params, epilogue; } sx_shape_rule;
 static const sx_shape_rule RULES[SX_KINDS] = {
-    [SX_MAP] = {0, SX_MAX_OPERANDS, 1, 4, 0, 2}, [SX_REDUCE] = {1, SX_MAX_OPERANDS, 1, 1, 3, 1}, [SX_MATMUL] = {2, SX_MAX_OPERANDS, 1, 1, 2, 1}, [SX_CONV] = {2, SX_MAX_OPERANDS, 1, 1, 17, 1},
+    [SX_MAP] = {0, SX_MAX_OPERANDS, 1, 4, 0, 2}, [SX_REDUCE] = {1, SX_MAX_OPERANDS, 1, 1, 3, 1}, [SX_MATMUL] = {2, SX_MAX_OPERANDS, 1, 1, 7, 1}, [SX_CONV] = {2, SX_MAX_OPERANDS, 1, 1, 17, 1},
     [SX_POOL] = {1, 1, 1, 2, 20, 0}, [SX_SOFTMAX] = {1, 2, 1, 1, 3, 0}, [SX_NORM] = {1, 4, 1, 4, 4, 0}, [SX_ATTENTION] = {3, 4, 1, 1, 4, 0}, [SX_GATHER] = {2, 2, 1, 1, 2, 0},
     [SX_COPY] = {1, 2, 1, 1, 9, 0}, [SX_SCAN] = {1, 6, 1, 2, 5, 0}, [SX_SCATTER] = {3, 3, 1, 1, 3, 0}, [SX_RESIZE] = {1, 1, 1, 1, 31, 0}, [SX_SAMPLE] = {2, 3, 1, 1, 7, 0},
     [SX_SORT] = {1, 1, 1, 2, 2, 0}, [SX_RNN] = {3, 8, 0, 3, 23, 0}, [SX_FFT] = {1, 1, 1, 1, 4, 0}, [SX_LINALG] = {1, 1, 1, 1, 1, 0},
@@ -230,7 +230,7 @@ static int check_step(const sx_program *p, int64_t i, sx_report *report) {
     }
     for (int64_t j = 0; j < s->n_in; j++) {
         int64_t index = p->lists[s->inputs + j];
-        if (index >= 0 && p->views[index].packing && (j != 1 || p->buffers[p->views[index].buffer].home != SX_HOME_DATA || (s->kind != SX_MATMUL && s->kind != SX_CONV)))
+        if (index >= 0 && p->views[index].packing && ((j != 1 && !(s->kind == SX_MATMUL && p->views[index].packing == 6)) || p->buffers[p->views[index].buffer].home != SX_HOME_DATA || (s->kind != SX_MATMUL && s->kind != SX_CONV)))
             return sx_say(report, SX_E_FORMAT, SX_R_STEP, i, j, p->views[index].packing, 0);
     }
     int has = s->epilogue >= 0, wants = r->epilogue;

@@ -7,6 +7,7 @@ import numpy as np
 
 from ...kernels import ACTIVATIONS, Kernel
 from ...ops import lookup
+from ...ops.contrib_quantize import nbits_weights
 from ...ops.resize import COORDINATES, MODES, NEAREST, resample
 from ...ops.sample import MODES as SAMPLE_MODES
 from ...ops.sample import PADDINGS
@@ -23,6 +24,12 @@ def _zero(call: Call, name: str) -> np.ndarray | None:
 
 @kernel(Kernel.MATMUL)
 def _matmul(call: Call) -> None:
+    p = call.params
+    if p["bits"]:
+        a, n = call.wide(0), call.shape()[-1]
+        weights = nbits_weights(call.input(1), call.wide(p["block_scales"]), call.input(p["block_zeros"]) if p["block_zeros"] else None, None, a.shape[1], n, p["bits"], p["block"])  # type: ignore[arg-type]
+        call.finish(np.matmul(a, weights.T))
+        return
     a, b = call.wide(0), call.wide(1)
     zero_a, zero_b = _zero(call, "zero_a"), _zero(call, "zero_b")
     a = a if zero_a is None else a - (zero_a.reshape(-1, 1) if zero_a.ndim == 1 and zero_a.size != 1 else zero_a)
