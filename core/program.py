@@ -2,10 +2,11 @@
 
 A packed program is little-endian int64 words (code words are int32 pairs inside them), in tables:
 
-    header    magic, ABI, then (count, offset in words) of each table
-    sizes     one int64 expression per row (op, a, b, c); `bind` evaluates them in order into one flat table
+    header    magic, ABI, the arena's bytes (a size index; -1: none), then (count, offset in words) of each table
+    sizes     one int64 expression per row (op, a, b, c); `bind` evaluates them in order into one flat table, overflow-checked
     guards    (kind, a, b): conditions on bound sizes under which this program may run
-    buffers   (home, at, bytes, upper): where memory lies; `bytes` is a size index, `upper` the constant bound the arena was planned with
+    buffers   (home, at, bytes): where memory lies; `bytes` is a size index, so is `at` in the arena: a constant where the planner bounds every size, else computed by bind, which checks
+              that the buffer is aligned to 64 bytes and inside the arena
     views     (buffer, dtype, rank, packing, start, extent, dim × 8, stride × 8): size indices, strides and start in elements
     codes     (offset, count, registers, first leaf, results, result × 4): an expression of core/expr.py
     words     the instruction words of all codes
@@ -22,19 +23,22 @@ import enum
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from .dim import Call, Dim, Expr, Symbol
-from .errors import InvalidArgument, InvalidModelFile
+from .errors import InvalidArgument, InvalidModelFile, RuntimeException
 from .expr import WORDS, Code
 from .kernels import VERSIONS, Kernel
 from .types import DType
 
 MAGIC = int.from_bytes(b"SDXPROG1", "little")
-ABI = (1, 0)
+ABI = (2, 0)
 RANK = 8
+ALIGN = 64
 
 
 class SizeOp(enum.IntEnum):
@@ -50,10 +54,15 @@ class SizeOp(enum.IntEnum):
     MOD = 7
     MIN = 8
     MAX = 9
+    ELEMENT = 10   # the value of element b of input a, an integer or bool tensor in host memory, read when bound
+
+
+#: Types whose elements may decide sizes.
+ELEMENTS = frozenset({DType.INT64, DType.INT32, DType.BOOL})
 
 
 class Home(enum.IntEnum):
-    """Where a buffer lies. `at`: byte offset in the arena, input or output number, byte offset in the tensor data."""
+    """Where a buffer lies. `at`: size index of the byte offset in the arena, input or output number, number of the constant."""
 
     ARENA = 0
     INPUT = 1
@@ -111,14 +120,14 @@ class Program:
 
     sizes: list[tuple[int, int, int, int]] = field(default_factory=list)
     guards: list[tuple[int, int, int]] = field(default_factory=list)
-    buffers: list[tuple[int, int, int, int]] = field(default_factory=list)
+    buffers: list[tuple[int, int, int]] = field(default_factory=list)
     views: list[ViewRecord] = field(default_factory=list)
     codes: list[tuple[Code, int]] = field(default_factory=list)   # (code, first leaf)
     steps: list[StepRecord] = field(default_factory=list)
     inputs: list[PortRecord] = field(default_factory=list)
     outputs: list[PortRecord] = field(default_factory=list)
     strings: list[str] = field(default_factory=list)
-    arena: int = 0
+    arena: int = -1                                               # size index of its bytes
     _interned: dict[Any, int] = field(default_factory=dict, repr=False)
     symbols: dict[str, int] = field(default_factory=dict, repr=False)
 
@@ -141,6 +150,14 @@ class Program:
     def bind_symbol(self, name: str, port: int, axis: int) -> None:
         """The symbol `name` is axis `axis` of input `port`; a second place that should have the same size becomes a guard."""
         row = self._intern(self.sizes, (int(SizeOp.DIM), port, axis, 0))
+        if name in self.symbols:
+            self.guards.append((int(Guard.EQUAL), self.symbols[name], row))
+        else:
+            self.symbols[name] = row
+
+    def bind_element(self, name: str, port: int, element: int) -> None:
+        """The symbol `name` is the value of an element of input `port`; a second place that should have the same value becomes a guard."""
+        row = self._intern(self.sizes, (int(SizeOp.ELEMENT), port, element, 0))
         if name in self.symbols:
             self.guards.append((int(Guard.EQUAL), self.symbols[name], row))
         else:
@@ -172,7 +189,7 @@ class Program:
     def _atom(self, atom: Symbol | Call) -> int:
         if isinstance(atom, Symbol):
             if atom.name not in self.symbols:
-                raise InvalidArgument(f"size '{atom.name}' is not the size of any input: a program can not bind it")
+                raise InvalidArgument(f"size '{atom.name}' is neither a dim nor an element of an input: a program can not bind it")
             return self.symbols[atom.name]
         op = {"floordiv": SizeOp.FLOORDIV, "mod": SizeOp.MOD, "min": SizeOp.MIN, "max": SizeOp.MAX}[atom.op]
         rows = [self.size(a) for a in atom.args]
@@ -182,11 +199,20 @@ class Program:
         return total
 
     # -- binding -----------------------------------------------------------------------------------------------------------------------------
-    def bind(self, shapes: Sequence[Sequence[int]]) -> list[int]:
-        """The flat table of sizes for inputs of these shapes (what bind does in C). Raises InvalidArgument where a guard does not hold."""
+    @cached_property
+    def elements(self) -> list[tuple[int, int]]:
+        """The (input, element) pairs whose values decide sizes. For a program that is built."""
+        return [(a, b) for op, a, b, _ in self.sizes if op == SizeOp.ELEMENT]
+
+    def bind(self, shapes: Sequence[Sequence[int]], inputs: Sequence[np.ndarray] | None = None) -> list[int]:
+        """The flat table of sizes for inputs of these shapes (what bind does in C); `inputs` are read where elements decide sizes. Raises InvalidArgument where a guard does not hold,
+        RuntimeException where sizes overflow, are divided by 0 or an element is not there."""
         table: list[int] = []
-        for op, a, b, _ in self.sizes:
-            table.append(_SIZE[SizeOp(op)](table, a, b) if op != SizeOp.DIM else int(shapes[a][b]))
+        for row, (op, a, b, _) in enumerate(self.sizes):
+            value = int(shapes[a][b]) if op == SizeOp.DIM else self._element(shapes, inputs, a, b) if op == SizeOp.ELEMENT else _SIZE[SizeOp(op)](table, a, b)
+            if value is None or not -(1 << 63) <= value < 1 << 63:
+                raise RuntimeException(f"sizes overflow or are divided by zero (row {row}: {SizeOp(op).name.lower()} of rows {a} and {b})")
+            table.append(value)
         for port, shape in zip(self.inputs, shapes, strict=True):
             for axis, index in enumerate(port.dims):
                 if table[index] != shape[axis]:
@@ -195,7 +221,21 @@ class Program:
             holds = {Guard.EQUAL: table[a] == table[b], Guard.AT_LEAST: table[a] >= table[b], Guard.AT_MOST: table[a] <= table[b]}[Guard(kind)]
             if not holds:
                 raise InvalidArgument(f"the program does not cover these sizes: {table[a]} {Guard(kind).name.lower().replace('_', ' ')} {table[b]} does not hold; plan for them (convert --plan)")
+        arena = table[self.arena] if self.arena >= 0 else 0
+        if arena < 0:
+            raise RuntimeException(f"the sizes give an arena of {arena} bytes")
+        for home, at, nbytes in self.buffers:
+            if home == Home.ARENA and not (0 <= table[at] and table[at] % ALIGN == 0 and 0 <= table[nbytes] <= arena - table[at]):
+                raise InvalidModelFile(f"program: a buffer of {table[nbytes]} bytes at {table[at]} lies outside the arena of {arena} bytes, or is not aligned to {ALIGN} bytes")
         return table
+
+    def _element(self, shapes: Sequence[Sequence[int]], inputs: Sequence[np.ndarray] | None, port: int, element: int) -> int:
+        name = self.strings[self.inputs[port].name]
+        if inputs is None:
+            raise InvalidArgument(f"element {element} of input '{name}' decides sizes: bind needs the inputs")
+        if element >= prod(shapes[port]):
+            raise RuntimeException(f"element {element} of input '{name}' decides sizes, but the input has shape {tuple(shapes[port])}")
+        return int(inputs[port].reshape(-1)[element])
 
     # -- bytes -------------------------------------------------------------------------------------------------------------------------------
     def pack(self) -> bytes:
@@ -240,7 +280,7 @@ class Program:
         program.arena = from_bytes.arena
         program.sizes = [tuple(r) for r in from_bytes.rows(0, 4)]  # type: ignore[misc]
         program.guards = [tuple(r) for r in from_bytes.rows(1, 3)]  # type: ignore[misc]
-        program.buffers = [tuple(r) for r in from_bytes.rows(2, 4)]  # type: ignore[misc]
+        program.buffers = [tuple(r) for r in from_bytes.rows(2, 3)]  # type: ignore[misc]
         program.views = [_view_record(r) for r in from_bytes.rows(3, 6 + 2 * RANK)]
         words = from_bytes.int32(5)
         for offset, count, registers, first, n, *results in from_bytes.rows(4, 9):
@@ -265,21 +305,24 @@ class Program:
             if not least <= index < len(table):
                 raise InvalidModelFile(f"program: {what} {index} is outside its table of {len(table)}")
         for i, (op, a, b, _) in enumerate(self.sizes):
-            if op not in SizeOp._value2member_map_ or (op > SizeOp.DIM and not (0 <= a < i and 0 <= b < i)):
+            if op not in SizeOp._value2member_map_ or (SizeOp.DIM < op < SizeOp.ELEMENT and not (0 <= a < i and 0 <= b < i)):
                 raise InvalidModelFile(f"program: size {i} is not computed from earlier sizes")
             if op == SizeOp.DIM and not (0 <= a < len(self.inputs) and 0 <= b < len(self.inputs[a].dims)):
                 raise InvalidModelFile(f"program: size {i} refers to an axis no input has")
+            if op == SizeOp.ELEMENT and not (0 <= a < len(self.inputs) and 0 <= b and self.inputs[a].dtype in ELEMENTS):
+                raise InvalidModelFile(f"program: size {i} refers to an element of no input of integers")
         for kind, a, b in self.guards:
             within(kind, Guard, "guard kind")  # type: ignore[arg-type]
             within(a, self.sizes, "guard size")
             within(b, self.sizes, "guard size")
-        for home, at, nbytes, upper in self.buffers:
+        within(self.arena, self.sizes, "arena size", -1)
+        for home, at, nbytes in self.buffers:
             within(home, Home, "buffer home")  # type: ignore[arg-type]
             within(nbytes, self.sizes, "buffer size")
-            if at < 0 or upper < 0 or (home == Home.ARENA and at + upper > self.arena):
-                raise InvalidModelFile("program: a buffer lies outside the arena")
-            if home in (Home.INPUT, Home.OUTPUT):
-                within(at, self.inputs if home == Home.INPUT else self.outputs, "port")
+            if home == Home.DATA:
+                within(at, self.buffers, "constant")
+            else:
+                within(at, self.sizes if home == Home.ARENA else self.inputs if home == Home.INPUT else self.outputs, "offset" if home == Home.ARENA else "port")
         for view in self.views:
             within(view.buffer, self.buffers, "view buffer")
             for index in (*view.dims, *view.strides, view.start, view.extent):
@@ -300,7 +343,7 @@ class Program:
 
     # -- printing ------------------------------------------------------------------------------------------------------------------------------
     def __str__(self) -> str:
-        lines = [f"program: {len(self.steps)} steps, arena {self.arena:,} bytes"]
+        lines = [f"program: {len(self.steps)} steps, arena {self.size_text(self.arena) if self.arena >= 0 else 0} bytes"]
         lines += [f"  input {self.strings[p.name]}: {p.dtype.text}[{', '.join(self.size_text(d) for d in p.dims)}]" for p in self.inputs]
         for step in self.steps:
             outputs = ", ".join(self.view_text(v) for v in step.outputs)
@@ -316,6 +359,8 @@ class Program:
         names = {row: name for name, row in self.symbols.items()}
         if op == SizeOp.DIM:
             return names.get(index, f"in{a}.{b}")
+        if op == SizeOp.ELEMENT:
+            return names.get(index, f"in{a}[{b}]")
         sign = {SizeOp.ADD: "+", SizeOp.SUB: "-", SizeOp.MUL: "*", SizeOp.FLOORDIV: "//", SizeOp.CEILDIV: "/^", SizeOp.MOD: "%", SizeOp.MIN: " min ", SizeOp.MAX: " max "}[SizeOp(op)]
         return f"({self.size_text(a)}{sign}{self.size_text(b)})"
 
@@ -324,13 +369,18 @@ class Program:
         if index < 0:
             return "_"
         view = self.views[index]
-        home, at, _, _ = self.buffers[view.buffer]
-        return f"{Home(home).name.lower()}@{at}:{view.dtype.text}[{', '.join(self.size_text(d) for d in view.dims)}]"
+        home, at, _ = self.buffers[view.buffer]
+        return f"{Home(home).name.lower()}@{self.size_text(at) if home == Home.ARENA else at}:{view.dtype.text}[{', '.join(self.size_text(d) for d in view.dims)}]"
+
+
+def _divide(divide: Any) -> Any:
+    """A division of sizes: divisors are positive, None where one is not."""
+    return lambda t, a, b: divide(t[a], t[b]) if t[b] > 0 else None
 
 
 _SIZE: Mapping[SizeOp, Any] = {
     SizeOp.CONST: lambda t, a, b: a, SizeOp.ADD: lambda t, a, b: t[a] + t[b], SizeOp.SUB: lambda t, a, b: t[a] - t[b], SizeOp.MUL: lambda t, a, b: t[a] * t[b],
-    SizeOp.FLOORDIV: lambda t, a, b: t[a] // t[b], SizeOp.CEILDIV: lambda t, a, b: -(-t[a] // t[b]), SizeOp.MOD: lambda t, a, b: t[a] % t[b],
+    SizeOp.FLOORDIV: _divide(lambda a, b: a // b), SizeOp.CEILDIV: _divide(lambda a, b: -(-a // b)), SizeOp.MOD: _divide(lambda a, b: a % b),
     SizeOp.MIN: lambda t, a, b: min(t[a], t[b]), SizeOp.MAX: lambda t, a, b: max(t[a], t[b]),
 }
 

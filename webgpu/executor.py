@@ -108,7 +108,7 @@ class WebGpuProgram:
         self._slabs: list[Buffer | None] = []
         self._recorded: list[Dispatch] = []
         self._output_shapes: list[list[int]] = []
-        self._shapes: list[tuple[int, ...]] | None = None
+        self._decided: tuple[Any, Any] | None = None  # shapes and elements that are bound now
         self._closed = False
         self.sizes, self.reach, built = _build(device, program, constants)
         self.built = [b for step in built for b in step]
@@ -130,12 +130,13 @@ class WebGpuProgram:
         with self.device.lock:
             if self._closed:
                 raise InvalidArgument("the program was closed")
-            shapes = [x.shape for x in inputs]
-            if shapes != self._shapes:
-                self._bind(shapes)
+            decided = [x.shape for x in inputs], [int(inputs[port].reshape(-1)[at]) for port, at in self.program.elements if at < inputs[port].size]
+            if decided != self._decided:
+                self._bind(inputs)
+                self._decided = decided
             for i, (x, port) in enumerate(zip(inputs, self.program.inputs, strict=True)):
-                self._check(x, port.dtype, self.program.strings[port.name])
-                if x.size and i in self._input_rows:
+                if x.size and i in self._input_rows:  # the others only decide sizes
+                    self._check(x, port.dtype, self.program.strings[port.name])
                     self.device.write(self._memory(self._input_rows[i]), upload(x, port.dtype))
             if self._recorded:
                 self.device.submit(self._recorded)
@@ -160,13 +161,13 @@ class WebGpuProgram:
         raise RuntimeException(f"{self.program.strings[self.program.steps[step].origin]}: {what}")
 
     # -- binding -----------------------------------------------------------------------------------------------------------------------------
-    def _bind(self, shapes: Sequence[tuple[int, ...]]) -> None:
+    def _bind(self, inputs: Sequence[np.ndarray]) -> None:
         """Sizes: uniforms, workgroups, memory."""
-        table = np.array(self.sizes.table.bind(shapes), np.int64)
+        table = np.array(self.sizes.table.bind([x.shape for x in inputs], inputs), np.int64)
         block = np.zeros(self._uniform_rows.shape, np.int32)
         values = table[self._uniform_rows]
         np.copyto(block, values, casting="unsafe")
-        self._shapes = None
+        self._decided = None
         if block.size:
             self.device.write(self._fixed["uniforms"], block)
         changed = self._grow(table)
@@ -182,7 +183,6 @@ class WebGpuProgram:
             recorded.append(Dispatch(pipeline, self._groups[i], x, -(-count // x)))
         self._recorded = recorded
         self._output_shapes = [[int(table[d]) for d in port.dims] for port in self.program.outputs]
-        self._shapes = [tuple(s) for s in shapes]
 
     def _grow(self, table: np.ndarray) -> bool:
         """Make buffers large enough; whether any changed."""
@@ -226,7 +226,7 @@ class WebGpuProgram:
         self._output_rows = [self.program.views[p.view].buffer for p in self.program.outputs]
         for row in self._output_rows:
             self._slots.setdefault(row, self._slot(row, types, 0))
-        self._input_rows = {at: row for row, (home, at, _, _) in enumerate(self.program.buffers) if home == Home.INPUT and row in self._slots}
+        self._input_rows = {at: row for row, (home, at, _) in enumerate(self.program.buffers) if home == Home.INPUT and row in self._slots}
         taken: list[list[_Slot]] = []
         for slot in sorted(self._slots.values(), key=lambda s: -s.most):
             free = next((i for i, held in enumerate(taken) if not slot.own and not any(o.own or (o.first <= slot.last and slot.first <= o.last) for o in held)), len(taken))
@@ -240,7 +240,7 @@ class WebGpuProgram:
         if isinstance(key, Temporary):
             count, each, own = key.count, 4, False
         else:
-            home, _, nbytes, _ = self.program.buffers[key]
+            home, _, nbytes = self.program.buffers[key]
             count, own = self.sizes.dims[nbytes] // types[key].numpy.itemsize, home in (Home.INPUT, Home.OUTPUT)
             each = word_bytes(types[key], home == Home.INPUT)
         high = bounds(count, self.sizes.ranges)[1]
@@ -250,7 +250,7 @@ class WebGpuProgram:
         used = {key for b in self.built for key, _ in b.bindings}
         forms = _forms(self.program)
         pools: dict[str, list[np.ndarray]] = {}
-        for row, (home, at, _, _) in enumerate(self.program.buffers):
+        for row, (home, at, _) in enumerate(self.program.buffers):
             if home != Home.DATA:
                 continue
             form = forms.get(row, Form())
@@ -324,7 +324,7 @@ def _build(device: Device, program: Program, constants: Sequence[Tensor]) -> tup
     for reach in REACH if wide else REACH[:1]:
         sizes = Sizes(program)
         context = Context(device.limits, device.adapter.is_cpu, uppers=sizes.ranges)
-        for row, (home, at, _, _) in enumerate(program.buffers):
+        for row, (home, at, _) in enumerate(program.buffers):
             if home == Home.INPUT:
                 dtype = program.inputs[at].dtype
                 context.ranges[row] = assumed(dtype, reach) if dtype in (DType.INT64, DType.UINT64) else interval(dtype)
@@ -355,7 +355,7 @@ def _homes(program: Program, constants: Sequence[Tensor]) -> dict[int, Operand]:
     homes: dict[int, Operand] = {}
     offsets: dict[str, int] = {}
     forms = _forms(program)
-    for row, (home, at, _, _) in enumerate(program.buffers):
+    for row, (home, at, _) in enumerate(program.buffers):
         if home != Home.DATA:
             continue
         tensor = constants[at]

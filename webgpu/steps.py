@@ -47,10 +47,11 @@ class Sizes:
         self.dims: list[Dim] = []
         self.ranges: dict[str, tuple[int, int | None]] = {}
         for row, (op, a, b, _) in enumerate(program.sizes):
-            if op == SizeOp.DIM:
+            if op in (SizeOp.DIM, SizeOp.ELEMENT):
+                low = 0 if op == SizeOp.DIM else -(1 << 63)
                 self.table.symbols[f"s{row}"] = row
-                self.ranges[f"s{row}"] = (0, None)
-                self.dims.append(symbol(f"s{row}"))
+                self.ranges[f"s{row}"] = (low, None)
+                self.dims.append(symbol(f"s{row}", low))
             else:
                 self.dims.append(_OPERATIONS[SizeOp(op)](self.dims, a, b))
         for kind, a, b in program.guards:

@@ -31,8 +31,9 @@ _ERRORS: dict[int, type[SardonyxError]] = {
     UNSUPPORTED: NotImplementedHere, INDEX: RuntimeException, DIVISION: RuntimeException, SHAPE: RuntimeException, MEMORY: MemoryLimit, FORMAT: InvalidModelFile, TERMINATED: Terminated,
     DTYPE: InvalidModelFile, GUARD: InvalidArgument, ARGUMENT: InvalidArgument,
 }
-#: Shapes whose bound states are kept.
+#: Shapes (with the values of elements that decide sizes) whose bound states are kept.
 KEPT_SHAPES = 64
+Key = tuple[Any, ...]
 
 
 class _Report(Structure):
@@ -50,7 +51,7 @@ def library() -> Any:
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "sx_open": (c_int, [c_char_p, c_uint64, POINTER(_Options), POINTER(c_void_p), POINTER(_Report)]), "sx_close": (None, [c_void_p]),
         "sx_set_constant": (c_int, [c_void_p, c_int64, c_void_p, c_uint64, POINTER(_Report)]),
-        "sx_bind": (c_int, [c_void_p, POINTER(c_int64), c_int64, POINTER(c_void_p), POINTER(_Report)]), "sx_unbind": (None, [c_void_p]),
+        "sx_bind": (c_int, [c_void_p, POINTER(c_int64), c_int64, c_void_p, POINTER(c_void_p), POINTER(_Report)]), "sx_unbind": (None, [c_void_p]),
         "sx_output_shape": (c_int, [c_void_p, c_int64, POINTER(c_int64)]), "sx_arena_bytes": (c_int64, [c_void_p]),
         "sx_run": (c_int, [c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_void_p]), "sx_continue": (c_int, [c_void_p, c_int64, c_void_p]),
         "sx_terminate": (None, [c_void_p]), "sx_profile": (None, [c_void_p, POINTER(c_int64)]), "sx_counts": (c_int64, [c_void_p, c_int]),
@@ -134,7 +135,8 @@ class EngineProgram:
 
     def _open(self, packed: bytes, constants: list[np.ndarray], options: _Options) -> None:
         self._engine = engine = library()
-        self._free: OrderedDict[tuple[tuple[int, ...], ...], list[_Bound]] = OrderedDict()
+        self._free: OrderedDict[Key, list[_Bound]] = OrderedDict()
+        self._elements = self.program.elements
         self._lock = threading.Lock()
         self._constants = constants
         self._handle = c_void_p()
@@ -154,27 +156,30 @@ class EngineProgram:
         return _ERRORS.get(report.code, RuntimeException)(text.value.decode(errors="replace") + by)
 
     # -- binding -----------------------------------------------------------------------------------------------------------------------------
-    def _take(self, key: tuple[tuple[int, ...], ...]) -> _Bound:
+    def _take(self, key: Key, inputs: Sequence[np.ndarray]) -> _Bound:
         pool = self._free.get(key)
         if pool:
             try:
                 return pool.pop()
             except IndexError:  # another thread took the last one
                 pass
-        return self.bind(key)
+        return self.bind([x.shape for x in inputs], inputs if self._elements else None)
 
-    def bind(self, shapes: Sequence[Sequence[int]]) -> _Bound:
-        """A new state for these input shapes. Raises InvalidArgument where the program does not cover them."""
+    def bind(self, shapes: Sequence[Sequence[int]], inputs: Sequence[np.ndarray] | None = None) -> _Bound:
+        """A new state for these input shapes and, where elements of inputs decide sizes, `inputs`. Raises InvalidArgument where the program does not cover them."""
         flat = [d for shape in shapes for d in shape]
         if len(shapes) != len(self.program.inputs) or any(len(s) != len(p.dims) for s, p in zip(shapes, self.program.inputs, strict=True)):
             raise InvalidArgument(f"the program takes {len(self.program.inputs)} inputs of ranks {[len(p.dims) for p in self.program.inputs]}, given are shapes {[tuple(s) for s in shapes]}")
-        state, report = c_void_p(), _Report()
-        if self._engine.sx_bind(self._handle, (c_int64 * max(len(flat), 1))(*flat), len(flat), byref(state), byref(report)):
+        state, report, pointers, dense = c_void_p(), _Report(), None, []
+        if inputs is not None:
+            dense = [np.ascontiguousarray(x) if x.dtype == t else self._dense(i, x) for i, (x, t) in enumerate(zip(inputs, self._dtypes, strict=True))]
+            pointers = (c_void_p * max(len(dense), 1))(*[x.ctypes.data for x in dense])
+        if self._engine.sx_bind(self._handle, (c_int64 * max(len(flat), 1))(*flat), len(flat), pointers, byref(state), byref(report)):
             raise self._error(report)
         assert state.value is not None
         return _Bound(self, state.value)
 
-    def _give(self, key: tuple[tuple[int, ...], ...], bound: _Bound) -> None:
+    def _give(self, key: Key, bound: _Bound) -> None:
         pool = self._free.get(key)
         if pool is not None:
             pool.append(bound)
@@ -193,8 +198,10 @@ class EngineProgram:
             outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
         """The outputs for arrays of the program's types. `terminated` is polled every `budget` nanoseconds; `arena`: the address of working memory; `times` (int64[steps, 2]) takes each
         step's start and duration; `outputs`: dense arrays to write to."""
-        key = tuple([x.shape for x in inputs])
-        bound = self._take(key)
+        key: Key = tuple([x.shape for x in inputs])
+        if self._elements:
+            key += tuple([int(inputs[port].reshape(-1)[at]) for port, at in self._elements if at < inputs[port].size])
+        bound = self._take(key, inputs)
         pointers, held = bound.inputs, []
         for i, x in enumerate(inputs):
             if x.dtype != self._dtypes[i] or not x.flags.c_contiguous:

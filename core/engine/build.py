@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -53,6 +54,9 @@ TARGETS = {
 }
 
 
+_INCLUDE = re.compile(rb'^\s*#\s*include\s+"([^"]+)"', re.M)
+
+
 class BuildError(RuntimeError):
     """The engine can not be built; the message has the compiler's words or the command that helps."""
 
@@ -93,9 +97,8 @@ def _digest(*parts: bytes) -> str:
 def build(target: Target | None = None, extra: tuple[str, ...] = (), verbose: bool = False) -> Path:
     """The library's path; compiles what has changed. Raises BuildError with the compiler's output."""
     target = target or host_target()
-    headers = b"".join(p.name.encode() + p.read_bytes() for p in sorted(SOURCE.glob("*.h")))
-    base = (ZIG.encode(), headers, repr((target.triple, COMMON, extra)).encode())
-    plan = [(name, source, flags, _digest(*base, source.read_bytes(), repr(flags).encode())) for name, source, flags in units(target)]
+    base = (ZIG.encode(), repr((target.triple, COMMON, extra)).encode())
+    plan = [(name, source, flags, _digest(*base, *_sources(source), repr(flags).encode())) for name, source, flags in units(target)]
     library = CACHE / _digest(*(key.encode() for *_, key in plan), repr(plan_names(plan)).encode()) / target.library
     if library.exists():
         return library
@@ -121,6 +124,18 @@ def build(target: Target | None = None, extra: tuple[str, ...] = (), verbose: bo
     _run([*command, "-target", target.triple, *extra, *map(str, made), *options, "-o", str(part)], environment, verbose)
     part.replace(library)
     return library
+
+
+def _sources(source: Path) -> list[bytes]:
+    """A file's text and that of all our headers it includes, directly or not."""
+    found: dict[Path, bytes] = {}
+    ahead = [source]
+    while ahead:
+        path = ahead.pop()
+        if path not in found and path.exists():
+            found[path] = path.read_bytes()
+            ahead += [SOURCE / name.decode() for name in _INCLUDE.findall(found[path])]
+    return [part for path in sorted(found) for part in (path.name.encode(), found[path])]
 
 
 def plan_names(plan: list[tuple[str, Path, tuple[str, ...], str]]) -> list[str]:

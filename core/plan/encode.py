@@ -22,7 +22,7 @@ from .memory import Placed, root
 
 def encode(lowered: Lowered, placed: Placed, ranges: Mapping[str, tuple[int, int | None]]) -> tuple[Program, list[Tensor]]:
     """The program, and its constants in the order DATA buffers number them."""
-    program = Program(arena=placed.arena)
+    program = Program()
     work = _Encoder(program, placed)
     for i, view in enumerate(lowered.inputs):                                                             # 1
         dims = []
@@ -38,6 +38,7 @@ def encode(lowered: Lowered, placed: Placed, ranges: Mapping[str, tuple[int, int
     for call in lowered.calls:
         if call.kind is not None:
             work.step(call)
+    program.arena = program.size(placed.arena)
     return program, work.constants
 
 
@@ -70,9 +71,9 @@ class _Encoder:
             elif base.port is not None:
                 at, home = base.port[1], Home.INPUT if base.port[0] == "input" else Home.OUTPUT
             else:
-                at, home = self.placed.offsets[base], Home.ARENA
+                at, home = self.program.size(self.placed.offsets[base]), Home.ARENA
             self.buffers[base] = len(self.program.buffers)
-            self.program.buffers.append((int(home), at, self.program.size(nbytes), 0))
+            self.program.buffers.append((int(home), at, self.program.size(nbytes)))
         return self.buffers[base]
 
     def view(self, view: View | None) -> int:

@@ -57,7 +57,7 @@ class OneStep:
         moves = [s * t for s, t in zip(step, strides, strict=True)]
         shape = tuple(sizes[a] for a in order)
         number = len(p.inputs if home == Home.INPUT else p.outputs)
-        p.buffers.append((int(home), number, p.size(run * dtype.numpy.itemsize), 0))
+        p.buffers.append((int(home), number, p.size(run * dtype.numpy.itemsize)))
         made = p.view(ViewRecord(len(p.buffers) - 1, dtype, tuple(map(p.size, dims)), tuple(map(p.size, moves)), p.size(start), p.size(run)))
         (p.inputs if home == Home.INPUT else p.outputs).append(PortRecord(p.string(f"{home.name}{number}"), dtype, made, tuple(map(p.size, shape))))
         return Operand(number, made, shape, tuple(dims), tuple(moves), start)

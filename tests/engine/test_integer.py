@@ -34,7 +34,7 @@ class Step(OneStep):
     def constant(self, values: np.ndarray, packing: int) -> int:
         """A view index of a constant, packed in the engine."""
         p = self.program
-        p.buffers.append((int(Home.DATA), len(self.constants), p.size(values.nbytes), 0))
+        p.buffers.append((int(Home.DATA), len(self.constants), p.size(values.nbytes)))
         self.constants.append(Tensor(values))
         strides = [s // values.itemsize for s in np.ascontiguousarray(values).strides]
         return p.view(ViewRecord(len(p.buffers) - 1, DType.of(values), tuple(map(p.size, values.shape)), tuple(map(p.size, strides)), p.size(0), p.size(values.size), packing))

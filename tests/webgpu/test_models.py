@@ -14,6 +14,8 @@ from sardonyx.errors import EPFail
 from sardonyx.providers.base import RunContext
 from sardonyx.providers.reference import ReferenceExecutor
 
+from tests.engine.test_sizes import slicing
+
 RNG = np.random.default_rng(11)
 MLP = """g (float[batch, 20] x) => (float[batch, 5] y) <float[20, 32] w1 = {%s}, float[32] b1 = {%s}, float[32, 5] w2 = {%s}> {
     a = MatMul(x, w1) b = Add(a, b1) c = Gelu(b) d = MatMul(c, w2) y = Softmax<axis = 1>(d) }"""
@@ -160,3 +162,14 @@ def test_host_and_device_segments_mix(device: Any) -> None:
     executor = WebGpuExecutor(device, load_model(data))
     x = floats(9)
     np.testing.assert_allclose(executor.run([x], [0], RunContext())[0], np.sin(2 * np.exp(x).astype(np.float64)), rtol=1e-5)
+
+
+def test_elements_decide_sizes(device: Any) -> None:
+    """Sizes that are elements of an input: bound anew for each of their values; inputs that only decide sizes may hold any number."""
+    from sardonyx.webgpu.executor import WebGpuProgram
+    executor = WebGpuProgram(device, slicing(), [])
+    x = np.arange(100, dtype="f4")
+    for start, count in ((0, 5), (3, 4), (-7, 2), (90, 90), (2**63 - 1, 2**63 - 1)):
+        low = min(max(start, 0), 100)
+        np.testing.assert_array_equal(executor.run([x, np.array([start, count])])[0], x[low:low + min(max(count, 0), 100)])
+    executor.close()

@@ -81,7 +81,7 @@ int sx_set_constant(sx_program *p, int64_t number, const void *data, uint64_t by
     return 0;
 }
 
-int64_t sx_counts(const sx_program *p, int what) { return what == 0 ? p->n_inputs : what == 1 ? p->n_outputs : what == 2 ? p->n_steps : p->n_constants; }
+int64_t sx_counts(const sx_program *p, int what) { return what == 0 ? p->n_inputs : what == 1 ? p->n_outputs : what == 2 ? p->n_steps : what == 3 ? p->n_constants : p->n_elements; }
 const char *sx_isa_name(int number) { return number >= 0 && number < SX_ISAS ? sx_tables[number]->name : NULL; }
 
 int sx_kernel_available(int kind) { return kind > 0 && kind < SX_KINDS && sx_tables[0]->kernels[kind].run != NULL; }
@@ -90,19 +90,34 @@ int sx_kernel_available(int kind) { return kind > 0 && kind < SX_KINDS && sx_tab
 
 static int64_t floor_div(int64_t a, int64_t b) { int64_t q = a / b; return a % b < 0 ? q - 1 : q; }
 
+static int64_t count_of(const int64_t *dim, int64_t rank);
+
+/* The value of an element of an input that decides sizes; `dims` are the input's. */
+static int element(const sx_program *p, const sx_size *s, const int64_t *dims, const void *const *inputs, int64_t *made, sx_report *report) {
+    const sx_port *port = p->inputs + s->a;
+    int64_t count = count_of(dims, port->rank);
+    if (!inputs) return sx_say(report, SX_E_ARGUMENT, SX_R_UNREADABLE, -1, s->a, 0, 0);
+    if (s->b >= count) return sx_say(report, SX_E_SHAPE, SX_R_ELEMENT, -1, s->a, s->b, count);
+    int item = sx_item_bytes(port->dtype);
+    if (!inputs[s->a] || (uintptr_t)inputs[s->a] % item) return sx_say(report, SX_E_ARGUMENT, SX_R_POINTER, -1, s->a, item, 0);
+    *made = port->dtype == SX_INT64 ? ((const int64_t *)inputs[s->a])[s->b] : port->dtype == SX_INT32 ? ((const int32_t *)inputs[s->a])[s->b] : ((const uint8_t *)inputs[s->a])[s->b] != 0;
+    return 0;
+}
+
 /* The size table. Divisors must be positive: sizes are. */
-static int evaluate_sizes(const sx_program *p, const int64_t *dims, int64_t *size, sx_report *report) {
+static int evaluate_sizes(const sx_program *p, const int64_t *dims, const void *const *inputs, int64_t *size, sx_report *report) {
     for (int64_t i = 0; i < p->n_sizes; i++) {
         const sx_size *s = p->sizes + i;
         int64_t a = 0, b = 0, made = 0;
         int bad = 0;
-        if (s->op > SX_SIZE_DIM) a = size[s->a], b = size[s->b];
+        if (s->op > SX_SIZE_DIM && s->op < SX_SIZE_ELEMENT) a = size[s->a], b = size[s->b];
         switch (s->op) {
         case SX_SIZE_CONST: made = s->a; break;
-        case SX_SIZE_DIM: {
+        case SX_SIZE_DIM: case SX_SIZE_ELEMENT: {
             const int64_t *at = dims;
             for (int64_t k = 0; k < s->a; k++) at += p->inputs[k].rank;
-            made = at[s->b];
+            if (s->op == SX_SIZE_DIM) made = at[s->b];
+            else if ((bad = element(p, s, at, inputs, &made, report))) return bad;
             break;
         }
         case SX_SIZE_ADD: bad = __builtin_add_overflow(a, b, &made); break;
@@ -133,6 +148,19 @@ static int check_inputs(const sx_program *p, const int64_t *dims, const int64_t 
     return 0;
 }
 
+/* Every buffer of the arena inside it and aligned. */
+static int check_arena(const sx_program *p, const int64_t *size, sx_report *report) {
+    int64_t arena = p->arena < 0 ? 0 : size[p->arena];
+    if (arena < 0 || arena > LARGEST) return sx_say(report, arena < 0 ? SX_E_SHAPE : SX_E_MEMORY, SX_R_ARENA, -1, p->arena, arena, 0);
+    for (int64_t i = 0; i < p->n_buffers; i++) {
+        const sx_buffer *b = p->buffers + i;
+        if (b->home != SX_HOME_ARENA) continue;
+        int64_t at = size[b->at], bytes = size[b->bytes];
+        if (at < 0 || at % ALIGN || bytes < 0 || at > arena || bytes > arena - at) return sx_say(report, SX_E_FORMAT, SX_R_PLACE, -1, i, at, arena);
+    }
+    return 0;
+}
+
 /* Elements of these sizes, or -1 where a size is negative or the product too large. */
 static int64_t count_of(const int64_t *dim, int64_t rank) {
     int64_t n = 1;
@@ -158,7 +186,7 @@ static int64_t buffer_bytes(const sx_program *p, const sx_buffer *b, const int64
     case SX_HOME_INPUT: real = port_bytes(p->inputs + b->at, size); break;
     case SX_HOME_OUTPUT: real = port_bytes(p->outputs + b->at, size); break;
     case SX_HOME_DATA: return p->constants[b->at].bytes;
-    default: real = p->arena - b->at;
+    default: real = size[p->arena] - size[b->at]; /* check_arena has been here */
     }
     return claimed < 0 || claimed > real ? -1 : claimed;
 }
@@ -173,7 +201,6 @@ static int bind_view(const sx_program *p, int64_t index, const int64_t *size, in
     for (int64_t d = 0; d < row->rank; d++) v->dim[d] = size[row->dim[d]], v->stride[d] = size[row->stride[d]];
     int64_t count = count_of(v->dim, row->rank), start = size[row->start], low = start, high = start;
     if (count < 0 || bytes < 0) return sx_say(report, SX_E_SHAPE, SX_R_OVERFLOW, step, operand, count, bytes);
-    if (b->home == SX_HOME_ARENA && b->at % item) return sx_say(report, SX_E_FORMAT, SX_R_EXTENT, step, operand, b->at, item);
     *offset = 0;
     v->extent = bytes / item;
     if (row->packing) {
@@ -213,7 +240,7 @@ static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
             if (code) return code;
             const sx_buffer *b = p->buffers + p->views[index].buffer;
             if (b->home == SX_HOME_DATA) view->data = (char *)(uintptr_t)p->constants[b->at].data + offset;
-            else s->patches[s->n_patches++] = (sx_patch){view - s->operands, b->at, b->home == SX_HOME_ARENA ? b->at + offset : offset, (int32_t)b->home};
+            else s->patches[s->n_patches++] = (sx_patch){view - s->operands, b->at, b->home == SX_HOME_ARENA ? s->sizes[b->at] + offset : offset, (int32_t)b->home};
         }
         int code = sx_check(call, i, report);
         if (code) return code;
@@ -244,18 +271,20 @@ static sx_state *allocate(const sx_program *p, sx_report *report) {
     return s;
 }
 
-int sx_bind(sx_program *p, const int64_t *dims, int64_t count, sx_state **out, sx_report *report) {
+int sx_bind(sx_program *p, const int64_t *dims, int64_t count, const void *const *inputs, sx_state **out, sx_report *report) {
     *out = NULL;
     if (count != p->n_dims) return sx_say(report, SX_E_ARGUMENT, SX_R_COUNT, -1, -1, count, p->n_dims);
     sx_state *s = allocate(p, report);
     if (!s) return SX_E_MEMORY;
-    int code = evaluate_sizes(p, dims, s->sizes, report);
+    int code = evaluate_sizes(p, dims, inputs, s->sizes, report);
     if (!code) code = check_inputs(p, dims, s->sizes, report);
+    if (!code) code = check_arena(p, s->sizes, report);
     for (int64_t i = 0; !code && i < p->n_outputs; i++)
         if (port_bytes(p->outputs + i, s->sizes) < 0) code = sx_say(report, SX_E_SHAPE, SX_R_OVERFLOW, -1, i, -1, 0);
     if (!code) code = bind_steps(p, s, report);
     if (!code) {
-        s->arena_bytes = aligned(p->arena) + p->threads * s->scratch_bytes;
+        s->scratch_at = p->arena < 0 ? 0 : aligned(s->sizes[p->arena]);
+        s->arena_bytes = s->scratch_at + p->threads * s->scratch_bytes;
         if (p->memory_limit && s->arena_bytes > p->memory_limit) code = sx_say(report, SX_E_MEMORY, SX_R_MEMORY, -1, -1, s->arena_bytes, p->memory_limit);
     }
     if (code) {
@@ -375,7 +404,7 @@ int sx_continue(sx_state *s, int64_t budget, sx_report *report) {
         }
         sx_call *call = s->calls + s->next;
         call->team = team;
-        call->scratch = s->arena + aligned(p->arena);
+        call->scratch = s->arena + s->scratch_at;
         s->fault[0] = 0;
         int64_t start = s->times ? sx_host_now() : 0;
         code = p->table->kernels[call->kind].run(call);

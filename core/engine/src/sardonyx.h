@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-#define SX_ABI_MAJOR 1
+#define SX_ABI_MAJOR 2
 #define SX_API __attribute__((visibility("default")))
 
 typedef struct sx_program sx_program;
@@ -43,8 +43,8 @@ typedef struct {
 
 SX_API int sx_open(const void *program, uint64_t bytes, const sx_options *options, sx_program **out, sx_report *report);
 SX_API int sx_set_constant(sx_program *program, int64_t number, const void *data, uint64_t bytes, sx_report *report);
-/* `dims`: the sizes of all inputs, one after the other. */
-SX_API int sx_bind(sx_program *program, const int64_t *dims, int64_t count, sx_state **out, sx_report *report);
+/* `dims`: the sizes of all inputs, one after the other. `inputs`: the inputs themselves where elements of them decide sizes (sx_counts 4), else NULL; only those elements are read. */
+SX_API int sx_bind(sx_program *program, const int64_t *dims, int64_t count, const void *const *inputs, sx_state **out, sx_report *report);
 /* Sizes of output `number` once bound; returns its rank (at most 8) or -1. */
 SX_API int sx_output_shape(const sx_state *state, int64_t number, int64_t *dims);
 /* Bytes an arena handed to sx_run must have, 64-byte aligned. */
@@ -59,7 +59,7 @@ SX_API void sx_profile(sx_state *state, int64_t *times);
 SX_API void sx_unbind(sx_state *state);
 SX_API void sx_close(sx_program *program);
 
-SX_API int64_t sx_counts(const sx_program *program, int what); /* 0 inputs, 1 outputs, 2 steps, 3 constants */
+SX_API int64_t sx_counts(const sx_program *program, int what); /* 0 inputs, 1 outputs, 2 steps, 3 constants, 4 sizes that are elements of inputs */
 /* The report in words, at most `size` bytes with the closing 0; returns the text's full length. */
 SX_API int64_t sx_error_text(const sx_report *report, const sx_program *program, char *text, int64_t size);
 SX_API const char *sx_isa_name(int number);  /* NULL past the last */

@@ -19,14 +19,14 @@ void sx_host_leave(sx_team *team);
 /* -- program ---------------------------------------------------------------------------------------------------------------------------------- */
 typedef struct { int64_t op, a, b, c; } sx_size;
 typedef struct { int64_t kind, a, b; } sx_guard;
-typedef struct { int64_t home, at, bytes, upper; } sx_buffer;
+typedef struct { int64_t home, at, bytes; } sx_buffer;
 typedef struct { int64_t buffer, dtype, rank, packing, start, extent, dim[SX_RANK], stride[SX_RANK]; } sx_view_row;
 typedef struct { int64_t offset, count, registers, first, results, result[4]; } sx_code_row;
 typedef struct { int64_t kind, version, origin, inputs, n_in, outputs, n_out, params, n_param, prologue, epilogue; } sx_step_row;
 typedef struct { int64_t name, dtype, rank, view, dim[SX_RANK]; } sx_port;
 
 enum { SX_HOME_ARENA, SX_HOME_INPUT, SX_HOME_OUTPUT, SX_HOME_DATA };
-enum { SX_SIZE_CONST, SX_SIZE_DIM, SX_SIZE_ADD, SX_SIZE_SUB, SX_SIZE_MUL, SX_SIZE_FLOORDIV, SX_SIZE_CEILDIV, SX_SIZE_MOD, SX_SIZE_MIN, SX_SIZE_MAX, SX_SIZES };
+enum { SX_SIZE_CONST, SX_SIZE_DIM, SX_SIZE_ADD, SX_SIZE_SUB, SX_SIZE_MUL, SX_SIZE_FLOORDIV, SX_SIZE_CEILDIV, SX_SIZE_MOD, SX_SIZE_MIN, SX_SIZE_MAX, SX_SIZE_ELEMENT, SX_SIZES };
 enum { SX_GUARD_EQUAL, SX_GUARD_AT_LEAST, SX_GUARD_AT_MOST, SX_GUARDS };
 
 typedef struct { const void *data; int64_t bytes; } sx_constant;
@@ -36,7 +36,8 @@ typedef struct { char *memory; int64_t bytes; } sx_spare;
 
 struct sx_program {
     char *bytes;              /* the copy; the tables point into it */
-    int64_t length, arena, total;
+    int64_t length, total;
+    int64_t arena;            /* size index, -1: none */
     int64_t n_sizes, n_guards, n_buffers, n_views, n_codes, n_words, n_steps, n_lists, n_inputs, n_outputs, n_offsets, n_text;
     const sx_size *sizes;
     const sx_guard *guards;
@@ -52,7 +53,7 @@ struct sx_program {
     const sx_table *table;
     sx_code *made;            /* the codes as kernels see them */
     sx_constant *constants;
-    int64_t n_constants, n_dims;
+    int64_t n_constants, n_dims, n_elements;
     int threads;
     int64_t memory_limit;
     char busy;                /* spin lock of `spare` */
@@ -73,6 +74,7 @@ struct sx_state {
     sx_patch *patches;
     int64_t n_patches;
     int64_t scratch_bytes;    /* the most a worker needs in any step */
+    int64_t scratch_at;       /* where scratch begins: the arena's bytes, aligned */
     int64_t arena_bytes;      /* arena and scratch of all workers */
     char *arena, *own;        /* of this run; the engine's own */
     int64_t own_bytes;
@@ -88,7 +90,7 @@ struct sx_state {
 enum sx_rule {
     SX_R_NONE, SX_R_SHORT, SX_R_MAGIC, SX_R_ABI, SX_R_TABLE, SX_R_SIZE, SX_R_GUARD_ROW, SX_R_BUFFER, SX_R_VIEW, SX_R_CODE, SX_R_STEP, SX_R_KIND, SX_R_OPERANDS, SX_R_TYPE, SX_R_PORT,
     SX_R_STRING, SX_R_MEMORY, SX_R_ARENA, SX_R_CONSTANT, SX_R_COUNT, SX_R_INPUT_SIZE, SX_R_GUARD, SX_R_OVERFLOW, SX_R_EXTENT, SX_R_DIMS, SX_R_PARAM, SX_R_POINTER, SX_R_KERNEL, SX_R_INDEX,
-    SX_R_DIVISION, SX_R_STOPPED, SX_R_ISA, SX_R_STRIDE, SX_RULES
+    SX_R_DIVISION, SX_R_STOPPED, SX_R_ISA, SX_R_STRIDE, SX_R_ELEMENT, SX_R_PLACE, SX_R_UNREADABLE, SX_RULES
 };
 
 static inline int sx_say(sx_report *report, int code, int rule, int64_t step, int64_t operand, int64_t a, int64_t b) {

@@ -35,7 +35,7 @@ static const char *const WORDS[SX_RULES] = {
     [SX_R_PORT] = "program: input or output %o is not valid",
     [SX_R_STRING] = "program: string offsets are not in order (row %o)",
     [SX_R_MEMORY] = "%a bytes of memory are not to be had (limit %b); use smaller sizes, fewer threads or raise session.memory_limit",
-    [SX_R_ARENA] = "program: an arena of %a bytes is not possible",
+    [SX_R_ARENA] = "program: an arena of %a bytes is not possible (size %o)",
     [SX_R_CONSTANT] = "constant %o is not valid: %a bytes; the program has %b constants",
     [SX_R_COUNT] = "%a sizes were given for inputs that have %b",
     [SX_R_INPUT_SIZE] = "input %o has size %a on axis %s, the program was planned for %b",
@@ -50,6 +50,9 @@ static const char *const WORDS[SX_RULES] = {
     [SX_R_DIVISION] = "integer division by zero",
     [SX_R_STOPPED] = "the run was stopped",
     [SX_R_ISA] = "this machine does not run the instruction set asked for (%a)",
+    [SX_R_ELEMENT] = "input %o has %b elements; element %a decides sizes",
+    [SX_R_PLACE] = "program: buffer %o at %a lies outside the arena of %b bytes, or is not aligned to 64 bytes",
+    [SX_R_UNREADABLE] = "elements of input %o decide sizes: bind needs the inputs",
     [SX_R_STRIDE] = "output or operand %o has strides this kernel does not take",
 };
 

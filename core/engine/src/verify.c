@@ -3,8 +3,6 @@
 #include "sx_internal.h"
 #include "sx_expr.h"
 
-#define MAX_BYTES ((int64_t)1 << 46) /* far above any address space in use; keeps later sums from overflowing */
-
 int sx_item_bytes(int64_t dtype) {
     switch (dtype) {
     case SX_UINT8: case SX_INT8: case SX_BOOL: case 17: case 18: case 19: case 20: case 21: case 22: case 23: case 24: case 25: case 26: case 27: case 28: return 1;
@@ -62,12 +60,15 @@ static int check_strings(const sx_program *p, sx_report *report) {
     return 0;
 }
 
-static int check_sizes(const sx_program *p, sx_report *report) {
+static int check_sizes(sx_program *p, sx_report *report) {
     for (int64_t i = 0; i < p->n_sizes; i++) {
         const sx_size *s = p->sizes + i;
         int good = within(s->op, SX_SIZES);
         if (good && s->op == SX_SIZE_DIM) good = within(s->a, p->n_inputs) && within(s->b, p->inputs[s->a].rank);
-        if (good && s->op > SX_SIZE_DIM) good = within(s->a, i) && within(s->b, i);
+        if (good && s->op == SX_SIZE_ELEMENT) {
+            good = within(s->a, p->n_inputs) && s->b >= 0 && (p->inputs[s->a].dtype == SX_INT64 || p->inputs[s->a].dtype == SX_INT32 || p->inputs[s->a].dtype == SX_BOOL);
+            p->n_elements++;
+        } else if (good && s->op > SX_SIZE_DIM) good = within(s->a, i) && within(s->b, i);
         if (!good) return sx_say(report, SX_E_FORMAT, SX_R_SIZE, -1, i, s->a, s->b);
     }
     for (int64_t i = 0; i < p->n_guards; i++) {
@@ -80,8 +81,8 @@ static int check_sizes(const sx_program *p, sx_report *report) {
 static int check_buffers(sx_program *p, sx_report *report) {
     for (int64_t i = 0; i < p->n_buffers; i++) {
         const sx_buffer *b = p->buffers + i;
-        int good = within(b->home, 4) && within(b->bytes, p->n_sizes) && b->at >= 0 && b->at < MAX_BYTES && b->upper >= 0 && b->upper < MAX_BYTES;
-        if (good && b->home == SX_HOME_ARENA) good = b->at + b->upper <= p->arena;
+        int good = within(b->home, 4) && within(b->bytes, p->n_sizes) && b->at >= 0;
+        if (good && b->home == SX_HOME_ARENA) good = b->at < p->n_sizes;
         if (good && b->home == SX_HOME_INPUT) good = b->at < p->n_inputs;
         if (good && b->home == SX_HOME_OUTPUT) good = b->at < p->n_outputs;
         if (good && b->home == SX_HOME_DATA) {
@@ -263,8 +264,8 @@ int sx_verify(sx_program *p, sx_report *report) {
     if (head[0] != magic) return sx_say(report, SX_E_FORMAT, SX_R_MAGIC, -1, -1, head[0], 0);
     if (head[1] >> 32 != SX_ABI_MAJOR) return sx_say(report, SX_E_FORMAT, SX_R_ABI, -1, -1, head[1] >> 32, SX_ABI_MAJOR);
     p->arena = head[2];
-    if (p->arena < 0 || p->arena > MAX_BYTES) return sx_say(report, SX_E_FORMAT, SX_R_ARENA, -1, -1, p->arena, 0);
     int code = read_tables(p, report);
+    if (!code && !within(p->arena, p->n_sizes) && p->arena != -1) code = sx_say(report, SX_E_FORMAT, SX_R_ARENA, -1, p->arena, p->arena, 0);
     if (!code) code = check_strings(p, report);
     for (int64_t i = 0; !code && i < p->n_inputs; i++) /* ranks first: sizes refer to them */
         if (!within(p->inputs[i].rank, SX_RANK + 1)) code = sx_say(report, SX_E_FORMAT, SX_R_PORT, -1, i, p->inputs[i].rank, 0);

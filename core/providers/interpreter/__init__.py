@@ -25,9 +25,9 @@ class Interpreter:
 
     def run(self, inputs: Sequence[np.ndarray], *, terminated: Callable[[], bool] | None = None) -> list[np.ndarray]:
         """The outputs for inputs that satisfy the program's guards. `terminated` is polled between steps."""
-        sizes = self.program.bind([x.shape for x in inputs])
+        sizes = self.program.bind([x.shape for x in inputs], inputs)
         outputs = [np.empty([sizes[d] for d in port.dims], port.dtype.numpy) for port in self.program.outputs]
-        arena = np.full(self.program.arena, self.poison, np.uint8)
+        arena = np.full(sizes[self.program.arena] if self.program.arena >= 0 else 0, self.poison, np.uint8)
         memory = Memory(self.program, sizes, arena, [np.ascontiguousarray(x) for x in inputs], outputs, [np.ascontiguousarray(t.numpy()) for t in self.constants])
         with np.errstate(all="ignore"):
             for step in self.program.steps:

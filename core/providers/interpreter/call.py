@@ -29,10 +29,10 @@ class Memory:
         if index < 0:
             return None
         record = self.program.views[index]
-        home, at, nbytes, _ = self.program.buffers[record.buffer]
+        home, at, nbytes = self.program.buffers[record.buffer]
         item = record.dtype.numpy.itemsize
         raw = self.homes[Home(home)][0 if home == Home.ARENA else at].reshape(-1).view(np.uint8)
-        begin = at if home == Home.ARENA else 0
+        begin = self.sizes[at] if home == Home.ARENA else 0
         data = raw[begin:begin + self.sizes[nbytes]].view(record.dtype.numpy)
         dims, strides = [self.sizes[d] for d in record.dims], [self.sizes[s] for s in record.strides]
         start = self.sizes[record.start]
