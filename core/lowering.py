@@ -182,6 +182,16 @@ def loaded(call: KernelCall) -> set[int]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """Integers that stand for (values - zero) · scale. `scale` and `zero` have one element, or one for each index of `axis`."""
+
+    values: View
+    scale: View
+    zero: View | None
+    axis: int | None
+
+
 class CannotLower(NotImplementedHere):
     """A rule's way to say that this node, with these attributes or types, has no kernels (yet): the node runs elsewhere, with this reason."""
 
@@ -199,6 +209,7 @@ class Lowering:
         self.name = ""
         self.inline: Callable[[Any, Sequence[View]], list[View]] = _no_graphs   # (nested graph, views of its inputs) → views of its outputs; set by the lower stage
         self.sizes: dict[Buffer, Any] = {}      # buffers nobody has computed: their elements are known sizes (numbers and Dims)
+        self.quantized: dict[Buffer, Quantized] = {}    # what a DequantizeLinear's result was made from: products of integers need no floats
         self._count = 0
 
     # -- making ------------------------------------------------------------------------------------------------------------------------------
@@ -252,6 +263,18 @@ class Lowering:
         """The same bytes as another element type of equal width."""
         whole = self.copy(view)
         return self._alias(whole, dtype, whole.shape)
+
+    def integers(self, view: View) -> Quantized | None:
+        """The integers a view was dequantised from, under the view's axes; None where it was not, or where they do not lie so."""
+        found = self.quantized.get(view.buffer)
+        if found is None or view.fixed or not (view.is_whole or found.values.is_whole):
+            return None
+        if view.is_whole:
+            return found
+        dims = [a.dim for a in view.axes]
+        if found.axis is not None and (dims.count(found.axis) != 1 or view.axes[dims.index(found.axis)].size != found.values.shape[found.axis]):
+            return None
+        return replace(found, values=replace(view, buffer=found.values.buffer, value=None), axis=None if found.axis is None else dims.index(found.axis))
 
     def _alias(self, whole: View, dtype: DType, shape: Shape) -> View:
         self._count += 1

@@ -14,14 +14,16 @@ import numpy as np
 from ..dim import Undecidable, product
 from ..expr import Compute, E, Op, acc, cast, leaf, saturate, unary
 from ..kernels import Kernel
-from ..lowering import CannotLower, Lowering, View
+from ..lowering import CannotLower, Lowering, Quantized, View
 from ..types import DType
 from .common import check_equal, fresh_shape, same_type, size_of_rank
 from .maps import numbers, whole_number
 from .precision import widened
+from .quantize import integer_bias, real_zero, times
 from .registry import Ints, Spec, operator, require
 from .window import Window, leading_pads, make_window, output_counts, output_sizes, pad_spatial, taps, windows_view
 
+BYTES = (DType.INT8, DType.UINT8)
 #: Unfolded inputs are built in blocks of at most this many elements (64 MB of float32).
 BLOCK = 1 << 24
 
@@ -349,6 +351,9 @@ def _(k: Lowering, X: View, W: View, B: View | None = None, *, auto_pad: str = "
         raise CannotLower(f"a {spatial}-D Conv of {X.dtype.text}")
     window = make_window(_kernel(W.shape, kernel_shape), strides, dilations, pads, auto_pad)
     made = k.buffer(X.dtype, out.shape or ()).whole()
+    x, w = k.integers(X), k.integers(W)
+    if x is not None and w is not None and x.axis is None and w.axis in (None, 0) and x.values.dtype in BYTES and w.values.dtype in BYTES:
+        return _of_integers(k, x, w, B, window, group, made)
     leaves = [] if B is None else [_per_channel(B, made.shape)]
     epilogue: list[E] = [] if B is None else [acc(X.dtype) + leaf(0, B.dtype)]
     try:
@@ -386,8 +391,24 @@ def _with_zero_points(k: Lowering, x: View, w: View, x_zero_point: View | None, 
     """CONV of 8-bit integers less their zero points."""
     if not (x.dtype.is_integer and w.dtype.is_integer):
         raise CannotLower(f"a convolution of {x.dtype.text} and {w.dtype.text}")
-    zeros = (None if x_zero_point is None else k.reshape(x_zero_point, ()), w_zero_point)
+    zeros = (None if real_zero(x_zero_point) is None else k.reshape(x_zero_point, ()), real_zero(w_zero_point))  # type: ignore[arg-type]
     return _call_conv(k, x, w, out, window, group, epilogue, zeros, leaves, 0, leading_pads(x.shape[2:], out.shape[2:], window))  # type: ignore[arg-type]
+
+
+def _of_integers(k: Lowering, x: Quantized, w: Quantized, B: View | None, window: Window, group: int, made: View) -> View:
+    """A float Conv of dequantised bytes: exact sums of integers, scaled once."""
+    whole = None if B is None else integer_bias(k.integers(B), times(x.scale, w.scale))
+    zeros = (None if real_zero(x.zero) is None else k.reshape(x.zero, ()), real_zero(w.zero))  # type: ignore[arg-type]
+    leaves = [k.reshape(x.scale, ()).expand(made.shape), k.reshape(w.scale, ()).expand(made.shape) if w.axis is None else _per_channel(w.scale, made.shape)]
+    total = acc(DType.INT32)
+    if whole is not None:
+        leaves.append(_per_channel(whole, made.shape))
+        total = total + leaf(2, DType.INT32)
+    result = cast(total, Compute.F32) * (leaf(0, DType.FLOAT) * leaf(1, DType.FLOAT))
+    if B is not None and whole is None:
+        leaves.append(_per_channel(B, made.shape))
+        result = result + leaf(2, B.dtype)
+    return _call_conv(k, x.values, w.values, made, window, group, [result], zeros, leaves, 0, leading_pads(x.values.shape[2:], made.shape[2:], window))  # type: ignore[arg-type]
 
 
 @ConvInteger.lower

@@ -15,6 +15,7 @@ from ..lowering import CannotLower, Lowering, View
 from ..types import DType
 from .common import broadcast_shapes, check_equal, same_type
 from .precision import matmul, widened
+from .quantize import dequantized_product
 from .registry import Spec, operator, require
 
 
@@ -191,6 +192,9 @@ FLOATS = (DType.FLOAT, DType.FLOAT16, DType.BFLOAT16, DType.DOUBLE)
 def _(k: Lowering, A: View, B: View, *, out: Spec) -> View:
     if A.dtype not in FLOATS:
         raise CannotLower(f"a MatMul of {A.dtype.text}")
+    product = dequantized_product(k, A, B, None, out.shape or ())
+    if product is not None:
+        return product
     left = A if A.rank > 1 else A.unsqueeze(0)
     right = B if B.rank > 1 else B.unsqueeze(1)
     batch = broadcast_shapes(left.shape[:-2], right.shape[:-2]) or ()
@@ -202,6 +206,10 @@ def _(k: Lowering, A: View, B: View, *, out: Spec) -> View:
 def _(k: Lowering, A: View, B: View, C: View | None = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0, out: Spec) -> View:
     if A.dtype not in FLOATS:
         raise CannotLower(f"a Gemm of {A.dtype.text}")
+    if alpha == 1 and beta == 1:
+        product = dequantized_product(k, A.permute((1, 0)) if transA else A, B.permute((1, 0)) if transB else B, C, out.shape or ())
+        if product is not None:
+            return product
 
     def epilogue(total: E, *leaves: E) -> E:
         total = total if alpha == 1 else total * alpha

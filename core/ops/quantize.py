@@ -12,7 +12,7 @@ from ..dim import Dim, Shape, ceildiv
 from ..expr import Compute, E, Op, acc, binary, cast, compute_type, select, unary
 from ..expr import saturate as saturated_to
 from ..kernels import Kernel
-from ..lowering import CannotLower, Lowering, View
+from ..lowering import CannotLower, Lowering, Quantized, View
 from ..types import DType
 from .cast import convert, saturate
 from .common import broadcast_shapes, check_equal, normalize_axis, same_type
@@ -33,6 +33,9 @@ def spread(value: np.ndarray, shape: tuple[int, ...], axis: int, block_size: int
     blocks = tuple(-(-d // block_size) if i == along else d for i, d in enumerate(shape))
     require(value.shape == blocks, f"scale {list(value.shape)} must have shape {list(blocks)} for x {list(shape)}, axis {axis} and block_size {block_size}")
     return np.repeat(value, block_size, along)[tuple(slice(d) for d in shape)]
+
+
+BYTES = (DType.INT8, DType.UINT8)
 
 
 @operator()
@@ -268,7 +271,37 @@ def _(k: Lowering, x: View, x_scale: View, x_zero_point: View | None = None, *, 
             difference = cast(v, exact) - cast(z[0], exact) if z else v
             return cast(difference, Compute.F32) * cast(s, Compute.F32)
         k.map(body, part, scale, *zero, dtype=dtype, out=target)
+    if x.dtype in (DType.INT8, DType.UINT8, DType.INT32) and dtype is DType.FLOAT and x_scale.dtype is DType.FLOAT and not block_size:
+        single = all(d == 1 for d in x_scale.shape)
+        k.quantized[made.buffer] = Quantized(x, x_scale, x_zero_point, None if single else normalize_axis(axis, x.rank))
     return made
+
+
+def numbers_of(view: View | None) -> np.ndarray | None:
+    """The elements of a whole constant; None for anything else."""
+    tensor = None if view is None or not view.is_whole else view.buffer.tensor
+    return None if tensor is None else tensor.numpy()
+
+
+def real_zero(zero: View | None) -> View | None:
+    """A zero point that is not known to be 0."""
+    known = numbers_of(zero)
+    return zero if known is None or known.any() else None
+
+
+def integer_bias(bias: Quantized | None, scale: np.ndarray | None) -> View | None:
+    """The int32 values of a bias that was dequantised with the scale of the sums it is added to, up to rounding; else None."""
+    if bias is None or bias.values.dtype is not DType.INT32 or real_zero(bias.zero) is not None or scale is None:
+        return None
+    own = numbers_of(bias.scale)
+    same = own is not None and np.allclose(own.ravel() if own.size > 1 else own.ravel()[0], scale.ravel() if scale.size > 1 else scale.ravel()[0], rtol=1e-5, atol=0)
+    return bias.values if same else None
+
+
+def times(a: View, b: View) -> np.ndarray | None:
+    """The product of two constant scales, a scalar or a vector; None where they are not known."""
+    left, right = numbers_of(a), numbers_of(b)
+    return None if left is None or right is None else np.asarray(left.reshape(-1) * right.reshape(-1), np.float32)
 
 
 @DynamicQuantizeLinear.lower
@@ -304,6 +337,24 @@ def integer_product(k: Lowering, a: View, b: View, zero_a: View | None, zero_b: 
     expression = [cast(epilogue(acc(DType.INT32), *(E(Op.LEAF, compute_type(v.dtype), data=i) for i, v in enumerate(leaves or []))), compute_type(dtype))] if epilogue else []
     k.call(Kernel.MATMUL, [*operands, *(v.expand(full) for v in leaves or [])], [out], epilogue=expression, first_leaf=first, zero_a=places[0], zero_b=places[1])
     return k.reshape(out, shape)
+
+
+def dequantized_product(k: Lowering, A: View, B: View, C: View | None, shape: Shape) -> View | None:
+    """A float product of dequantised bytes, plus C, as exact sums of integers scaled once; None where A and B are not such."""
+    a, b = k.integers(A), k.integers(B)
+    if a is None or b is None or a.axis is not None or b.axis not in (None, b.values.rank - 1) or (b.axis is not None and b.values.rank != 2):
+        return None
+    if a.values.dtype not in BYTES or b.values.dtype not in BYTES:
+        return None
+    whole = None if C is None or C.rank > 1 else integer_bias(k.integers(C), times(a.scale, b.scale))
+    scales = [v if v.rank == 1 and v.shape != (1,) else k.reshape(v, ()) for v in (a.scale, b.scale)]
+    zeros = [None if real_zero(z) is None else k.reshape(z, ()) if z.rank == 1 and z.shape == (1,) else z for z in (a.zero, b.zero)]  # type: ignore[arg-type, union-attr]
+
+    def scaled(total: E, s: E, t: E, *bias: E) -> E:
+        made = cast(total + bias[0] if whole is not None else total, Compute.F32) * (s * t)
+        return made + cast(bias[0], Compute.F32) if bias and whole is None else made
+    leaves = scales + ([] if C is None else [C if whole is None else whole])
+    return integer_product(k, a.values, b.values, *zeros, shape, DType.FLOAT, scaled, leaves)
 
 
 @MatMulInteger.lower

@@ -6,8 +6,8 @@ Rules
    (again and again: bias, activation, residual add).
 3. Written in place: where a whole result is read only by a Copy, its kernel writes where the Copy would (a part of a Concat, a transposed graph output), and the Copy goes. Axes may change
    places for Maps, Copies and Reduces; for other kinds the last must stay the last, and a Conv's or Pool's all, because they write runs of it.
-A result that is a graph output is never fused away, nor one whose element type is narrower than it is computed in: storing rounds, and fusion must not
-change results. An expression stays below MAX_REGISTERS and MAX_NODES, a call below MAX_OPERANDS.
+A result that is a graph output is never fused away, nor one whose element type is narrower than it is computed in (storing rounds, and fusion must not
+change results), unless it is saturated to that type: then storing changes nothing. An expression stays below MAX_REGISTERS and MAX_NODES, a call below MAX_OPERANDS.
 """
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from ..expr import MAX_REGISTERS, E, Op, acc, cast, compute_type, encode, leaf, 
 from ..kernels import Kernel
 from ..lowering import Axis, Buffer, KernelCall, View
 from ..types import DType
+from .fold import fold_expressions
 from .layout import SPATIAL
 from .lower import Lowered
+from .requantise import repeat_widening, requantise
 
 #: Kinds that run an epilogue on a finished block.
 WITH_EPILOGUE = frozenset({Kernel.MATMUL, Kernel.CONV})
@@ -29,8 +31,12 @@ MAX_NODES = 96
 
 def fuse(lowered: Lowered) -> None:
     """Rewrite `lowered.calls` in place until nothing changes."""
+    repeat_widening(lowered)
     while _sweep(lowered):
         pass
+    fold_expressions(lowered)
+    requantise(lowered)
+    fold_expressions(lowered)
 
 
 def _sweep(lowered: Lowered) -> bool:
@@ -57,7 +63,7 @@ def _sweep(lowered: Lowered) -> bool:
             source = writers.get(view.buffer) if view is not None else None
             if view is None or source is None or view.buffer in outputs or view.buffer in aliased or len(readers[view.buffer]) != 1 or len(source.outputs) != 1:
                 continue
-            if not free(source) or not _same_positions(view, source.outputs[0], call.outputs[0]) or _rounds(view.dtype):
+            if not free(source) or not _same_positions(view, source.outputs[0], call.outputs[0]) or (_rounds(view.dtype) and not _saturated(source)):
                 continue
             both = (*source.inputs, *source.outputs, *call.inputs, *call.outputs)
             if source.kind is Kernel.MAP and _map_into_map(source, call, i):
@@ -122,6 +128,11 @@ def _same_positions(view: View, written: View, target: View) -> bool:
 def _rounds(dtype: DType) -> bool:
     """Whether storing this type changes what its compute type held."""
     return compute_type(dtype).numpy.itemsize * 8 != dtype.bits
+
+
+def _saturated(source: KernelCall) -> bool:
+    """Whether a Map's result has been brought into the range of the type it is stored as."""
+    return source.kind is Kernel.MAP and source.epilogue[0].op is Op.SATURATE and source.epilogue[0].data is source.outputs[0].dtype
 
 
 def _renumber(shift: Callable[[int], int]) -> Callable[[E], E | None]:

@@ -9,6 +9,7 @@ from ..kernels import Kernel
 from ..lowering import Buffer, KernelCall
 from ..program import Program
 from .encode import encode
+from .fold import fold
 from .fuse import fuse
 from .layout import choose_layout
 from .lower import Lowered, lower
@@ -39,6 +40,7 @@ def plan_nodes(inputs: Sequence[Value], nodes: Sequence[Node], outputs: Sequence
     """Plan the nodes that make `outputs` from `inputs` (a whole graph, or one segment of it)."""
     lowered = lower(inputs, nodes, outputs, specs)
     own_outputs(lowered)
+    fold(lowered)
     fuse(lowered)
     choose_layout(lowered)
     pack_constants(lowered)
