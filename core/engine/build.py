@@ -3,7 +3,8 @@
 How to think
 - A kernel family is one C file, compiled once for each instruction set of the target; loader and host are compiled once. Objects are kept under a hash of everything that went into them.
 - The library of a development checkout lies in `.cache/engine/<hash>/`; building again costs the hashing. A wheel carries it in `engine/lib/`.
-- `python -m sardonyx.engine.build` builds and prints where the library is.
+- A WebAssembly module is a library like any other, linked by wasm-ld (WASM.md says how a host uses one). Its kernels are compiled once for the module without threads and the one with them.
+- `python -m sardonyx.engine.build [TARGET…]` builds (this machine's without a name; `wasm`: all four modules) and prints where the libraries are.
 """
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ SOURCE = Path(__file__).resolve().parent / "src"
 PACKAGED = Path(__file__).resolve().parent / "lib"
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "engine"
 
-#: Compiled once; every other C file is a kernel family or a part of one and is compiled once per instruction set.
-CORE = ("loader", "verify", "check", "check_data", "text", "host_posix")
+#: Compiled once, with the target's host_*.c; every other C file is a kernel family or a part of one and is compiled once per instruction set.
+CORE = ("loader", "verify", "check", "check_data", "text")
 
 COMMON = ("-std=c17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fwrapv", "-fno-stack-protector", "-ffunction-sections",
           "-fdata-sections", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-sign-compare", "-Wno-psabi", "-fno-sanitize=all", "-DNDEBUG")
@@ -33,11 +34,17 @@ COMMON = ("-std=c17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contra
 
 @dataclass(frozen=True)
 class Target:
-    """What a library is built for. `isas`: instruction sets, best first, with their flags."""
+    """What a library is built for. `isas`: instruction sets, best first, with their flags. `flags`: for every unit; `core_flags`: for what is compiled once. `small`: units compiled for size."""
 
     triple: str
     isas: tuple[tuple[str, tuple[str, ...]], ...]
     library: str
+    host: str = "host_posix"
+    flags: tuple[str, ...] = ()
+    core_flags: tuple[str, ...] = ()
+    small: frozenset[str] = frozenset()
+    linker: str = "cc"
+    link: tuple[str, ...] = ("-shared", "-s")
 
 
 _X86 = (
@@ -46,12 +53,32 @@ _X86 = (
     ("sse", ("-msse4.2", "-mpopcnt")),
 )
 _ARM = (("neon", ()),)
+_LINUX = ("-shared", "-Wl,--gc-sections", "-Wl,-z,defs", "-lpthread", "-s")
 TARGETS = {
-    ("linux", "x86_64"): Target("x86_64-linux-gnu.2.17", _X86, "libsardonyx.so"),
-    ("linux", "aarch64"): Target("aarch64-linux-gnu.2.17", _ARM, "libsardonyx.so"),
+    ("linux", "x86_64"): Target("x86_64-linux-gnu.2.17", _X86, "libsardonyx.so", link=_LINUX),
+    ("linux", "aarch64"): Target("aarch64-linux-gnu.2.17", _ARM, "libsardonyx.so", link=_LINUX),
     ("darwin", "x86_64"): Target("x86_64-macos", _X86, "libsardonyx.dylib"),
     ("darwin", "arm64"): Target("aarch64-macos", _ARM, "libsardonyx.dylib"),
 }
+
+#: Memory a module with threads may grow to; one without may take all 4 GB.
+WASM_SHARED_BYTES = 4 << 30
+_SIMD = ("simd128", ("-msimd128",))
+_RELAXED = ("relaxed", ("-msimd128", "-mrelaxed-simd"))
+_WASM = ("--no-entry", "--export-dynamic", "--export=__stack_pointer", "--gc-sections", "-O2", "--stack-first", "-z", "stack-size=1048576", "-s")
+_THREADS = ("--shared-memory", "--import-memory", f"--max-memory={WASM_SHARED_BYTES}")
+#: Families whose time nobody waits for, or whose loops are the compiler's calls anyway.
+_COLD: frozenset[str] = frozenset()
+
+
+def _wasm(isa: tuple[str, tuple[str, ...]], threads: bool) -> Target:
+    """A module. Atomics are allowed in every unit, so that kernels can be linked into both; extended constants are not, because node 20 refuses them."""
+    name = f"sardonyx-{isa[0]}{'-threads' if threads else ''}.wasm"
+    return Target("wasm32-freestanding", (isa,), name, host="host_wasm", flags=("-fno-pic", "-mno-extended-const", "-mbulk-memory", "-matomics"), core_flags=("-msimd128", *(("-DSX_SHARED",) if threads else ())),
+                  small=_COLD, linker="wasm-ld", link=_WASM + (_THREADS if threads else ()))
+
+
+TARGETS |= {("wasm", isa[0] + ("-threads" if threads else "")): _wasm(isa, threads) for isa in (_SIMD, _RELAXED) for threads in (False, True)}
 
 
 _INCLUDE = re.compile(rb'^\s*#\s*include\s+"([^"]+)"', re.M)
@@ -69,22 +96,27 @@ def host_target() -> Target:
     return TARGETS[key]
 
 
-def compiler() -> list[str]:
-    """The command that starts the C compiler."""
+def compiler(tool: str = "cc") -> list[str]:
+    """The command that starts the C compiler, or another tool of the ziglang wheel."""
     if importlib.util.find_spec("ziglang") is None:
         raise BuildError(f"building the C engine needs the ziglang wheel: pip install ziglang=={ZIG}")
-    return [sys.executable, "-m", "ziglang", "cc"]
+    return [sys.executable, "-m", "ziglang", tool]
 
 
 def units(target: Target) -> list[tuple[str, Path, tuple[str, ...]]]:
     """(object name, source, flags) of everything to compile."""
-    present = tuple(sorted(p.stem for p in SOURCE.glob("*.c") if p.stem not in CORE))
+    core = (*CORE, target.host)
+    present = tuple(sorted(p.stem for p in SOURCE.glob("*.c") if p.stem not in CORE and not p.stem.startswith("host_")))
     listed = " ".join(f"X({name})" for name, _ in target.isas)
-    made: list[tuple[str, Path, tuple[str, ...]]] = [(name, SOURCE / f"{name}.c", (f"-DSX_ISAS_X={listed}",)) for name in CORE]
+    made: list[tuple[str, Path, tuple[str, ...]]] = [(name, SOURCE / f"{name}.c", (*target.flags, *_size(target, name), *target.core_flags, f"-DSX_ISAS_X={listed}")) for name in core]
     having = tuple(f"-DSX_WITH_{f}" for f in present)
     for isa, flags in target.isas:
-        made += [(f"{family}-{isa}", SOURCE / f"{family}.c", (*flags, f"-DSX_ISA={isa}", *(having if family == "table" else ()))) for family in present]
+        made += [(f"{family}-{isa}", SOURCE / f"{family}.c", (*target.flags, *_size(target, family), *flags, f"-DSX_ISA={isa}", *(having if family == "table" else ()))) for family in present]
     return made
+
+
+def _size(target: Target, unit: str) -> tuple[str, ...]:
+    return ("-Oz",) if unit in target.small else ()
 
 
 def _digest(*parts: bytes) -> str:
@@ -99,7 +131,7 @@ def build(target: Target | None = None, extra: tuple[str, ...] = (), verbose: bo
     target = target or host_target()
     base = (ZIG.encode(), repr((target.triple, COMMON, extra)).encode())
     plan = [(name, source, flags, _digest(*base, *_sources(source), repr(flags).encode())) for name, source, flags in units(target)]
-    library = CACHE / _digest(*(key.encode() for *_, key in plan), repr(plan_names(plan)).encode()) / target.library
+    library = CACHE / _digest(*(key.encode() for *_, key in plan), repr((plan_names(plan), target.link)).encode()) / target.library
     if library.exists():
         return library
     command = compiler()
@@ -120,8 +152,11 @@ def build(target: Target | None = None, extra: tuple[str, ...] = (), verbose: bo
         made = list(pool.map(compile_unit, plan))
     library.parent.mkdir(parents=True, exist_ok=True)
     part = library.with_suffix(f".{os.getpid()}")
-    options = ["-shared", "-Wl,--gc-sections", "-Wl,-z,defs", "-lpthread", *([] if extra else ["-s"])] if "linux" in target.triple else ["-shared", "-s"]
-    _run([*command, "-target", target.triple, *extra, *map(str, made), *options, "-o", str(part)], environment, verbose)
+    if target.linker == "wasm-ld":
+        _run([*compiler("wasm-ld"), *map(str, made), *target.link, "-o", str(part)], environment, verbose)
+    else:
+        options = [option for option in target.link if not (extra and option == "-s")]
+        _run([*command, "-target", target.triple, *extra, *map(str, made), *options, "-o", str(part)], environment, verbose)
     part.replace(library)
     return library
 
@@ -153,13 +188,23 @@ def _run(command: list[str], environment: dict[str, str], verbose: bool) -> None
         print(done.stderr)
 
 
-def find() -> Path:
-    """The library to load: the wheel's, or in a checkout the one built from the sources as they are."""
-    packaged = PACKAGED / host_target().library
-    return packaged if packaged.exists() else build()
+def find(target: Target | None = None) -> Path:
+    """The library to load: the wheel's, or in a checkout the one built from the sources as they are. Without a target: this machine's."""
+    target = target or host_target()
+    packaged = PACKAGED / target.library
+    return packaged if packaged.exists() else build(target)
+
+
+def named(name: str) -> list[Target]:
+    """The targets a name of the command line means: `wasm`, `wasm-simd128`, `linux-x86_64` …"""
+    found = [target for key, target in TARGETS.items() if name in (key[0], "-".join(key))]
+    if not found:
+        raise BuildError(f"no target is named '{name}'; there are {', '.join('-'.join(key) for key in TARGETS)}")
+    return found
 
 
 if __name__ == "__main__":
-    began = time.perf_counter()
-    path = build(verbose="-v" in sys.argv)
-    print(f"{path}  {path.stat().st_size:,} bytes  {time.perf_counter() - began:.1f} s")
+    for wanted in [t for name in sys.argv[1:] if not name.startswith("-") for t in named(name)] or [host_target()]:
+        began = time.perf_counter()
+        path = build(wanted, verbose="-v" in sys.argv)
+        print(f"{path}  {path.stat().st_size:,} bytes  {time.perf_counter() - began:.1f} s")
