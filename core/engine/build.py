@@ -74,8 +74,8 @@ _COLD: frozenset[str] = frozenset()
 def _wasm(isa: tuple[str, tuple[str, ...]], threads: bool) -> Target:
     """A module. Atomics are allowed in every unit, so that kernels can be linked into both; extended constants are not, because node 20 refuses them."""
     name = f"sardonyx-{isa[0]}{'-threads' if threads else ''}.wasm"
-    return Target("wasm32-freestanding", (isa,), name, host="host_wasm", flags=("-fno-pic", "-mno-extended-const", "-mbulk-memory", "-matomics"), core_flags=("-msimd128", *(("-DSX_SHARED",) if threads else ())),
-                  small=_COLD, linker="wasm-ld", link=_WASM + (_THREADS if threads else ()))
+    flags, shared = ("-fno-pic", "-mno-extended-const", "-mbulk-memory", "-matomics"), ("-DSX_SHARED",) if threads else ()
+    return Target("wasm32-freestanding", (isa,), name, host="host_wasm", flags=flags, core_flags=("-msimd128", *shared), small=_COLD, linker="wasm-ld", link=_WASM + (_THREADS if threads else ()))
 
 
 TARGETS |= {("wasm", isa[0] + ("-threads" if threads else "")): _wasm(isa, threads) for isa in (_SIMD, _RELAXED) for threads in (False, True)}

@@ -134,7 +134,8 @@ class WasmProgram:
         return made
 
     def _open(self, packed: bytes, constants: list[np.ndarray], on: Machine, threads: int, limit: int) -> None:
-        self.on, self.handle, self.states = on, 0, {}
+        self.on, self.handle = on, 0
+        self.states: dict[tuple[Any, ...], int] = {}
         self.report, self.out = on.allocate(40), on.allocate(8)
         self.constants = []
         options, code = on.put(np.array([threads, limit], np.int64)), on.put(packed)
@@ -155,11 +156,14 @@ class WasmProgram:
         self.on.free(at)
         return _ERRORS.get(self.on.word(self.report), RuntimeException)(text)
 
-    def bind(self, shapes: Sequence[Sequence[int]]) -> int:
-        """A new state for these input shapes."""
+    def _key(self, inputs: Sequence[np.ndarray]) -> tuple[Any, ...]:
+        return (*(x.shape for x in inputs), *(int(inputs[port].reshape(-1)[at]) for port, at in self.program.elements if at < inputs[port].size))
+
+    def bind(self, shapes: Sequence[Sequence[int]], pointers: int = 0) -> int:
+        """A new state for these input shapes; `pointers`: the address of the inputs' addresses, where elements of inputs decide sizes."""
         flat = [d for shape in shapes for d in shape]
         dims = self.on.put(np.array(flat or [0], np.int64))
-        failed = self.on.call("sx_bind", self.handle, dims, len(flat), self.out, self.report)
+        failed = self.on.call("sx_bind", self.handle, dims, len(flat), pointers, self.out, self.report)
         self.on.free(dims)
         if failed:
             raise self._error()
@@ -172,27 +176,36 @@ class WasmProgram:
         self.on.free(dims)
         return made
 
-    def run(self, inputs: Sequence[np.ndarray], *, budget: int = 0, terminated: Callable[[], bool] | None = None) -> list[np.ndarray]:
-        """The outputs for arrays of the program's types. `budget`: nanoseconds until the module returns to ask `terminated`."""
-        key = tuple(x.shape for x in inputs)
-        if key not in self.states:
-            self.states[key] = self.bind(key)
-        state, on = self.states[key], self.on
-        shapes = [self._shape(state, i) for i in range(len(self.program.outputs))]
-        types = [port.dtype.numpy for port in self.program.outputs]
-        given = [on.put(np.ascontiguousarray(x, port.dtype.numpy)) for x, port in zip(inputs, self.program.inputs, strict=True)]
-        made = [on.allocate(max(int(np.prod(s, dtype=np.int64)) * np.dtype(t).itemsize, 1)) for s, t in zip(shapes, types, strict=True)]
-        pointers = on.put(np.array(given + made or [0], np.uint32))
-        code = on.call("sx_run", state, pointers, pointers + 4 * len(given), 0, budget, self.report)
-        while code == YIELD:
-            if terminated is not None and terminated():
-                on.call("sx_terminate", state)
-            code = on.call("sx_continue", state, budget, self.report)
-        outputs = [] if code else [on.get(at, s, t) for at, s, t in zip(made, shapes, types, strict=True)]
-        on.free(pointers, *given, *made)
-        if code:
-            raise self._error()
-        return outputs
+    def run(self, inputs: Sequence[np.ndarray], *, budget: int = 0, terminated: Callable[[], bool] | None = None, outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
+        """The outputs for arrays of the program's types. `budget`: nanoseconds until the module returns to ask `terminated`. `outputs`: dense arrays to write to."""
+        on, key, held = self.on, self._key(inputs), []
+
+        def put(data: np.ndarray) -> int:
+            held.append(on.put(data))
+            return held[-1]
+
+        try:
+            given = [put(np.ascontiguousarray(x, port.dtype.numpy)) for x, port in zip(inputs, self.program.inputs, strict=True)]
+            at_inputs = put(np.array(given or [0], np.uint32))
+            if key not in self.states:
+                self.states[key] = self.bind([x.shape for x in inputs], at_inputs)
+            state, types = self.states[key], [port.dtype.numpy for port in self.program.outputs]
+            shapes = [self._shape(state, i) for i in range(len(types))]
+            fresh = [np.empty(s, t) for s, t in zip(shapes, types, strict=True)] if outputs is None else list(outputs)
+            made = [put(y) for y in fresh]
+            at_outputs = put(np.array(made or [0], np.uint32))
+            code = on.call("sx_run", state, at_inputs, at_outputs, 0, budget, self.report)
+            while code == YIELD:
+                if terminated is not None and terminated():
+                    on.call("sx_terminate", state)
+                code = on.call("sx_continue", state, budget, self.report)
+            if code:
+                raise self._error()
+            for y, at in zip(fresh, made, strict=True):
+                y.reshape(-1).view(np.uint8)[:] = on.bytes[at:at + y.nbytes]
+            return fresh
+        finally:
+            on.free(*held)
 
     def close(self) -> None:
         """Give the module's memory back; the program is not used again."""
