@@ -38,7 +38,7 @@ class Kernel(enum.IntEnum):
     FFT = 19         # DFT, STFT
     LINALG = 20      # Det
     QUANTIZE = 21    # QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear, per tensor, axis or block
-    TREES = 22       # TreeEnsemble and its older forms, SVM kernels' support-vector sums
+    TREES = 22       # TreeEnsemble and its older forms
     IF = 23          # choose a nested program by a scalar
     LOOP = 24        # Loop, Scan, SequenceMap over tensors: run a nested program, carry values, stack outputs
     CALL = 25        # run a nested program once (shared bodies)
@@ -124,7 +124,18 @@ RECORDS: dict[Kernel, Record] = {
     Kernel.FFT: Record(("x",), ("y",), ("axis", "length", "inverse", "onesided")),
     # Of square matrices X[…, n, n]. op 0: determinants, Y[…]. op 1: inverses, Y[…, n, n].
     Kernel.LINALG: Record(("x",), ("y",), ("op",)),
+    # Each row of X[N, F] walks every tree to a leaf; Y[N, K] gathers the leaves' weights for K targets: aggregate 0 average 1 sum 2 min 3 max, tree by tree in Y's type; a target no leaf spoke
+    # for is 0, and `has` (bool [N, K]) says which were spoken for. All operands but X are constants, checked when the program is bound.
+    # nodes: int32 [n, 2] (X computed in F32) or int64 [n, 2] (F64): (bits of a float of that width, word). A node's test of x passes to node `child`, else to child + 1; child > the node's own number.
+    # int32: x <= value; word = feature << shift | child, and with `general` bit 31: NaN passes. int64: word = feature << 36 | mode << 33 | nan << 32 | child; shift 0; without `general` mode and nan
+    # are 0; mode 0: x <= value, 1: x == value, 2: x != value, 3: x is among `members` (float64, ascending) first … first + count - 1, the value's bits being count << 32 | first. nan: NaN passes.
+    # feature: a place in `features` [U], which has columns of X; a leaf's is U, its child itself, its value's bits LEAF_BITS plus a number l. roots [T, 2]: first node, and levels below it (a hint).
+    # Without `targets` the leaf's weights are weights[l] of [L, K]; with them (int32 [E], ~target ends a run) weights[E] and targets from l to the run's end; target K counts for nothing.
+    Kernel.TREES: Record(("x", "nodes", "roots", "features", "weights", "targets?", "members?"), ("y", "has?"), ("aggregate", "shift", "general")),
 }
+
+#: What the value's bits of a leaf (TREES) hold above the leaf's number, for nodes of int32 and int64: so that they are the bits of a normal number.
+LEAF_BITS = (1 << 29, 1 << 61)
 
 #: Activation functions of RNN, by the number `activations` gives; alpha and beta as ONNX defines them.
 ACTIVATIONS = ("Relu", "Tanh", "Sigmoid", "Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu", "Softsign", "Softplus")

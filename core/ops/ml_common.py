@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..dim import Dim, fresh
+from ..expr import Compute, E, Op, binary, cast, compute_type, const, coord, select, unary
+from ..kernels import Kernel
+from ..lowering import CannotLower, Lowering, View
 from ..types import DType
 from .registry import Spec, require
 
@@ -86,3 +89,75 @@ def both_classes(score: np.ndarray, post_transform: str, complement: bool) -> np
         return transformed(np.stack([-score, score], 1), "LOGISTIC")
     pair = np.stack([1 - score if complement else -score, score], 1)
     return transformed(pair, "PROBIT" if post_transform == "PROBIT" else "NONE")
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+def rows_view(k: Lowering, X: View) -> View:
+    """X as [N, F]; a vector is one row."""
+    if X.rank not in (1, 2):
+        raise CannotLower(f"X has {X.rank} axes; rows of features have one or two")
+    return X.unsqueeze(0) if X.rank == 1 else X
+
+
+def as_type(k: Lowering, x: View, dtype: DType) -> View:
+    """x converted, where it is not of the type."""
+    return x if x.dtype is dtype else k.map(lambda v: cast(v, compute_type(dtype)), x, dtype=dtype)
+
+
+def probit(p: E) -> E:
+    """See `_probit`."""
+    a = 0.147
+    x = p * 2 - 1
+    log = unary(Op.LOG, (1 - x) * (x + 1))
+    v = log * 0.5 + 2 / (np.pi * a)
+    root = unary(Op.SQRT, unary(Op.SQRT, v * v - log * (1 / a)) - v) * 2 ** 0.5
+    return select(binary(Op.LT, x, 0), -root, root)
+
+
+def lower_transformed(k: Lowering, scores: View, post_transform: str, dtype: DType = DType.FLOAT) -> View:
+    """`transformed` as kernels: scores [N, E] → [N, E] of `dtype`."""
+    scores = as_type(k, scores, dtype)
+    if post_transform == "LOGISTIC":
+        return k.map(lambda x: unary(Op.SIGMOID, x), scores, dtype=dtype)
+    if post_transform == "PROBIT":
+        return k.map(probit, scores, dtype=dtype)
+    if post_transform == "SOFTMAX":
+        out = k.buffer(dtype, scores.shape).whole()
+        k.call(Kernel.SOFTMAX, [scores, None], [out], axis=1, mode=0, scale=1.0)
+        return out
+    if post_transform == "SOFTMAX_ZERO":
+        top = k.reduce(3, scores, (1,), dtype)
+        weights = k.map(lambda x, most: select(binary(Op.GT, unary(Op.ABS, x), 1e-7), unary(Op.EXP, x - most), 0), scores, top, dtype=dtype)
+        return k.map(lambda w, total: w / total, weights, k.reduce(0, weights, (1,), dtype), dtype=dtype)
+    if post_transform != "NONE":
+        raise CannotLower(f"post_transform '{post_transform}'")
+    return scores
+
+
+def lower_both_classes(k: Lowering, score: View, post_transform: str, complement: bool) -> View:
+    """`both_classes` as kernels: score [N, 1] → [N, 2]."""
+    shape = (score.shape[0], 2)
+
+    def pair(x: E) -> E:
+        second = binary(Op.EQ, coord(1), 1)
+        if post_transform == "LOGISTIC":
+            return unary(Op.SIGMOID, select(second, x, -x))
+        both = select(second, x, 1 - x if complement else -x)
+        return probit(both) if post_transform == "PROBIT" else both
+    return k.map(lambda x: pair(cast(x, Compute.F32)), score.expand(shape), dtype=DType.FLOAT, shape=shape)
+
+
+def lower_labels(k: Lowering, index: View, labels: Sequence[int]) -> View:
+    """The labels int64 [N] of class numbers int64 [N, 1]."""
+    rows = k.reshape(index, (index.shape[0],))
+    if list(labels) == list(range(len(labels))):
+        return rows
+    out = k.buffer(DType.INT64, rows.shape).whole()
+    k.call(Kernel.GATHER, [k.constant(np.asarray(labels, np.int64)), rows], [out], axis=0, mode=0)
+    return out
+
+
+def lower_choice(k: Lowering, score: View, threshold: float, labels: Sequence[int]) -> View:
+    """labels[1] where score [N, 1] is over the threshold, else labels[0]: int64 [N]."""
+    return k.map(lambda x: select(binary(Op.GT, x, threshold), const(int(labels[1]), Compute.I64), const(int(labels[0]), Compute.I64)), k.reshape(score, (score.shape[0],)), dtype=DType.INT64)

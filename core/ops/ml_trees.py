@@ -13,8 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from ..expr import Compute, Op, binary, cast, const, select
+from ..kernels import Kernel
+from ..lowering import Lowering, View
 from ..types import DType
-from .ml_common import TRANSFORMS, as_rows, both_classes, class_labels, label_dtype, row_count, transformed
+from .ml_common import TRANSFORMS, as_rows, as_type, both_classes, class_labels, label_dtype, lower_both_classes, lower_choice, lower_labels, lower_transformed, row_count, rows_view, transformed
+from .ml_tables import tables
 from .registry import Spec, operator, require
 
 AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")
@@ -361,3 +365,87 @@ def _base(floats: Sequence[float], tensor: np.ndarray | None, sizes: Sequence[in
     values = np.asarray(_either(floats, tensor), tensor.dtype if tensor is not None else np.float32)
     require(len(values) in sizes, f"base_values has {len(values)} elements; it must have {' or '.join(map(str, sorted(set(sizes))))}")
     return values
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+def _walk(k: Lowering, X: View, forest: Forest, aggregate: str, only: int | None = None, needs_has: bool = False) -> tuple[View, View | None]:
+    """(scores [N, targets] in the weights' type, which targets were spoken for where `needs_has` and rows differ in it)."""
+    rows = rows_view(k, X)
+    narrow = rows.dtype in (DType.FLOAT, DType.FLOAT16, DType.BFLOAT16)
+    made = tables(forest, not narrow, only, needs_has or aggregate in ("MIN", "MAX"))
+    rows = rows if narrow and made.nodes.dtype == np.int32 else as_type(k, rows, DType.DOUBLE)
+    shape = (rows.shape[0], 1 if only is not None else forest.n_targets)
+    scores = k.buffer(DType.of(made.weights), shape).whole()
+    has = k.buffer(DType.BOOL, shape).whole() if needs_has and not made.spoken else None
+    operands = [k.constant(a) if a is not None else None for a in (made.nodes, made.roots, made.features, made.weights, made.targets, made.members)]
+    k.call(Kernel.TREES, [rows, *operands], [scores] if has is None else [scores, has], aggregate=AGGREGATES.index(aggregate), shift=made.shift, general=made.general)
+    return scores, has
+
+
+@TreeEnsemble.lower
+def _(k: Lowering, X: View, *, aggregate_function: int = 1, leaf_targetids: Sequence[int], leaf_weights: np.ndarray, membership_values: np.ndarray | None = None,
+      n_targets: int = 1, nodes_falseleafs: Sequence[int], nodes_falsenodeids: Sequence[int], nodes_featureids: Sequence[int],
+      nodes_missing_value_tracks_true: Sequence[int] = (), nodes_modes: np.ndarray, nodes_splits: np.ndarray, nodes_trueleafs: Sequence[int],
+      nodes_truenodeids: Sequence[int], post_transform: int = 0, tree_roots: Sequence[int], out: Spec, **_: Any) -> View:
+    aggregate = AGGREGATES[aggregate_function]
+    forest = _prepared(_build_v5, leaf_targetids, leaf_weights, membership_values, nodes_falseleafs, nodes_falsenodeids, nodes_featureids, nodes_missing_value_tracks_true,
+                       nodes_modes, nodes_splits, nodes_trueleafs, nodes_truenodeids, tree_roots, n_targets, aggregate)
+    scores = _walk(k, X, forest, aggregate)[0]
+    assert out.dtype is not None
+    return as_type(k, lower_transformed(k, scores, TRANSFORMS[post_transform], scores.dtype), out.dtype)
+
+
+@TreeEnsembleRegressor.lower
+def _(k: Lowering, X: View, *, aggregate_function: str = "SUM", base_values: Sequence[float] = (), base_values_as_tensor: np.ndarray | None = None, n_targets: int = 1,
+      nodes_falsenodeids: Sequence[int] = (), nodes_featureids: Sequence[int] = (), nodes_missing_value_tracks_true: Sequence[int] = (), nodes_modes: Sequence[str] = (),
+      nodes_nodeids: Sequence[int] = (), nodes_treeids: Sequence[int] = (), nodes_truenodeids: Sequence[int] = (), nodes_values: Sequence[float] = (),
+      nodes_values_as_tensor: np.ndarray | None = None, post_transform: str = "NONE", target_ids: Sequence[int] = (), target_nodeids: Sequence[int] = (),
+      target_treeids: Sequence[int] = (), target_weights: Sequence[float] = (), target_weights_as_tensor: np.ndarray | None = None, **_: Any) -> View:
+    forest = _prepared(_build_v3, nodes_treeids, nodes_nodeids, nodes_featureids, nodes_modes, _either(nodes_values, nodes_values_as_tensor), nodes_truenodeids, nodes_falsenodeids,
+                       nodes_missing_value_tracks_true, target_treeids, target_nodeids, target_ids, _either(target_weights, target_weights_as_tensor), n_targets,
+                       aggregate_function)
+    base = _base(base_values, base_values_as_tensor, (0, 1, n_targets))
+    scores = _walk(k, X, forest, aggregate_function)[0]
+    return lower_transformed(k, _plus(k, scores, base), post_transform)
+
+
+@TreeEnsembleClassifier.lower
+def _(k: Lowering, X: View, *, base_values: Sequence[float] = (), base_values_as_tensor: np.ndarray | None = None, class_ids: Sequence[int] = (),
+      class_nodeids: Sequence[int] = (), class_treeids: Sequence[int] = (), class_weights: Sequence[float] = (), class_weights_as_tensor: np.ndarray | None = None,
+      classlabels_int64s: Sequence[int] = (), nodes_falsenodeids: Sequence[int] = (), nodes_featureids: Sequence[int] = (), nodes_missing_value_tracks_true: Sequence[int] = (),
+      nodes_modes: Sequence[str] = (), nodes_nodeids: Sequence[int] = (), nodes_treeids: Sequence[int] = (), nodes_truenodeids: Sequence[int] = (),
+      nodes_values: Sequence[float] = (), nodes_values_as_tensor: np.ndarray | None = None, post_transform: str = "NONE", **_: Any) -> tuple[View, View]:
+    labels = list(classlabels_int64s)
+    weights = _either(class_weights, class_weights_as_tensor)
+    forest = _prepared(_build_v3, nodes_treeids, nodes_nodeids, nodes_featureids, nodes_modes, _either(nodes_values, nodes_values_as_tensor), nodes_truenodeids, nodes_falsenodeids,
+                       nodes_missing_value_tracks_true, class_treeids, class_nodeids, class_ids, weights, len(labels), "SUM")
+    base = _base(base_values, base_values_as_tensor, (0, 1, 2) if len(labels) <= 2 else (0, len(labels)))
+    if len(labels) == 1:
+        scores = _plus(k, _walk(k, X, forest, "SUM")[0], base[-1:])
+        return lower_choice(k, scores, 0, (0, 1)), lower_transformed(k, scores, "PROBIT" if post_transform == "PROBIT" else "NONE")
+    if len(labels) == 2 and len(base) < 2 and len(set(class_ids)) == 1:
+        return _lower_binary(k, X, forest, labels, base, class_ids[0], bool(np.min(weights) >= 0), post_transform)
+    scores, has = _walk(k, X, forest, "SUM", needs_has=base.size != len(labels))
+    scores = _plus(k, scores, base if base.size in (0, len(labels)) else np.append(base, np.zeros(1, base.dtype)))
+    least = const(-np.inf, Compute.F64 if scores.dtype is DType.DOUBLE else Compute.F32)
+    best = k.reduce(5, scores, (1,), DType.INT64) if has is None else k.reduce(5, scores, (1,), DType.INT64, prologue=lambda s, h: select(binary(Op.NE, h, 0), s, least), leaves=[has])
+    return lower_labels(k, best, labels), lower_transformed(k, scores, post_transform)
+
+
+def _plus(k: Lowering, scores: View, base: np.ndarray) -> View:
+    """scores + base in the wider of their types."""
+    if not base.size:
+        return scores
+    dtype = DType.DOUBLE if DType.DOUBLE in (scores.dtype, DType.of(base)) else DType.FLOAT
+    wide = Compute.F64 if dtype is DType.DOUBLE else Compute.F32
+    return k.map(lambda s, b: cast(s, wide) + cast(b, wide), scores, k.constant(base), dtype=dtype, shape=scores.shape)
+
+
+def _lower_binary(k: Lowering, X: View, forest: Forest, labels: Sequence[int], base: np.ndarray, voted: int, positive: bool, post_transform: str) -> tuple[View, View]:
+    """See `_binary`."""
+    if voted == 0:
+        score = _plus(k, _walk(k, X, forest, "SUM", only=0)[0], base[:1])
+        return lower_choice(k, score, 0.5 if positive else 0, labels), lower_both_classes(k, score, post_transform, positive)
+    scores = _walk(k, X, forest, "SUM")[0]
+    return lower_choice(k, scores.slice(1, voted, 1), 0.5 if positive else 0, labels), lower_transformed(k, scores, post_transform)

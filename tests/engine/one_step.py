@@ -10,6 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from sardonyx.engine.binding import EngineProgram, isas
 from sardonyx.expr import E, encode
+from sardonyx.graph import Tensor
 from sardonyx.kernels import FLOATS, RECORDS, Kernel
 from sardonyx.program import Home, PortRecord, Program, StepRecord, ViewRecord
 from sardonyx.providers.interpreter import Interpreter
@@ -43,6 +44,7 @@ class OneStep:
         self.rng, self.program = rng, Program()
         self.arrays: list[np.ndarray] = []
         self.results: list[Operand] = []
+        self.constants: list[Tensor] = []
 
     def _view(self, home: Home, dims: Sequence[int], dtype: DType, broadcast: bool, dense: bool) -> Operand:
         rng, p, rank = self.rng, self.program, len(dims)
@@ -73,6 +75,14 @@ class OneStep:
         self.arrays.append(array)
         return made.index
 
+    def constant(self, values: np.ndarray) -> int:
+        """A view index of a dense constant."""
+        p, dtype = self.program, DType.of(values)
+        strides = [int(np.prod(values.shape[i + 1:])) for i in range(values.ndim)]
+        p.buffers.append((int(Home.DATA), len(self.constants), p.size(values.nbytes), 0))
+        self.constants.append(Tensor(np.array(values)))
+        return p.view(ViewRecord(len(p.buffers) - 1, dtype, tuple(map(p.size, values.shape)), tuple(map(p.size, strides)), p.size(0), p.size(values.size)))
+
     def result(self, dims: Sequence[int], dtype: DType, *, dense: bool = False) -> int:
         """A view index of an output no two positions of which coincide."""
         made = self._view(Home.OUTPUT, dims, dtype, False, dense)
@@ -100,12 +110,12 @@ class OneStep:
     # -- running ---------------------------------------------------------------------------------------------------------------------------------
     def expected(self) -> list[np.ndarray]:
         """The interpreter's outputs."""
-        made = Interpreter(self.program, []).run(self.arrays)
+        made = Interpreter(self.program, self.constants).run(self.arrays)
         return [r.window(y).copy() for r, y in zip(self.results, made, strict=True)]
 
     def run(self, isa: str | None = None, threads: int = 1) -> list[np.ndarray]:
         """The engine's outputs; nothing outside them may have been written."""
-        engine = EngineProgram(self.program, [], isa=isa, threads=threads)
+        engine = EngineProgram(self.program, self.constants, isa=isa, threads=threads)
         outputs = []
         for r, port in zip(self.results, self.program.outputs, strict=True):
             raw = np.full((int(np.prod(r.shape)) * port.dtype.numpy.itemsize,), CANARY, np.uint8)

@@ -183,6 +183,70 @@ static int check_linalg(const sx_call *c, int64_t step, sx_report *report) {
     return 0;
 }
 
+/* A constant table: dense, of this type. */
+static int is_table(const sx_view *v, int dtype, int rank) {
+    if (v->rank != rank || v->dtype != dtype || v->packing) return 0;
+    for (int64_t d = rank - 1, step = 1; d >= 0; step *= v->dim[d--]) if (v->dim[d] > 1 && v->stride[d] != step) return 0;
+    return empty(v) || v->data;
+}
+
+/* Every node leads on to later nodes, or is a leaf that names weights. Returns the number of a wrong one, -1 where there is none. */
+static int64_t bad_node(const sx_call *c, int wide, int shift, int64_t used, int64_t entries) {
+    const int64_t n = c->in[1].dim[0], members = has(c, 6) ? c->in[6].dim[0] : 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint64_t value, word, child, feature, mode = 0;
+        if (wide) {
+            value = ((const uint64_t *)c->in[1].data)[2 * i], word = ((const uint64_t *)c->in[1].data)[2 * i + 1];
+            child = word & 0xffffffffu, feature = word >> 36, mode = word >> 32 & 15;
+        } else {
+            value = ((const uint32_t *)c->in[1].data)[2 * i], word = ((const uint32_t *)c->in[1].data)[2 * i + 1];
+            if (c->param[2]) word &= 0x7fffffffu;
+            child = word & (((uint64_t)1 << shift) - 1), feature = word >> shift;
+        }
+        if (feature == (uint64_t)used) {
+            uint64_t base = (uint64_t)1 << (wide ? 61 : 29);
+            if (child != (uint64_t)i || mode || value < base || value - base >= (uint64_t)entries) return i;
+            continue;
+        }
+        if (feature > (uint64_t)used || child <= (uint64_t)i || child + 1 >= (uint64_t)n || (mode && !c->param[2]) || mode > 7) return i;
+        if (mode >> 1 == 3 && (value & 0xffffffffu) + (value >> 32) > (uint64_t)members) return i;
+    }
+    return -1;
+}
+
+static int check_trees(const sx_call *c, int64_t step, sx_report *report) {
+    const sx_view *in = c->in, *y = c->out;
+    int wide = in[1].dtype == SX_INT64, sparse = has(c, 5), shift = (int)c->param[1];
+    if (c->param[0] < 0 || c->param[0] > 3) REFUSE_PARAM(0, c->param[0]);
+    if (wide ? c->param[1] != 0 : c->param[1] < 1 || c->param[1] > 30) REFUSE_PARAM(1, c->param[1]);
+    if (in[0].rank != 2 || y->rank != 2 || in[0].dim[0] != y->dim[0]) REFUSE(0, in[0].rank, 2);
+    if (sx_compute_of(in[0].dtype) != (wide ? SX_F64 : SX_F32)) REFUSE_TYPE(0, in[0].dtype, in[1].dtype);
+    if (y->dtype != in[4].dtype || (y->dtype != SX_FLOAT && y->dtype != SX_DOUBLE)) REFUSE_TYPE(4, in[4].dtype, y->dtype);
+    if (gives(c, 1) && (c->out[1].dtype != SX_BOOL || !same_dims(y, c->out + 1))) REFUSE(1, c->out[1].rank, c->out[1].dtype);
+    if (!is_table(in + 1, wide ? SX_INT64 : SX_INT32, 2) || in[1].dim[1] != 2 || in[1].dim[0] > 1 << 30) REFUSE(1, in[1].rank, 2);
+    if (!is_table(in + 2, SX_INT32, 2) || in[2].dim[1] != 2) REFUSE(2, in[2].rank, 2);
+    if (!is_table(in + 3, SX_INT32, 1) || in[3].dim[0] >= (wide ? 1 << 27 : 1 << 29)) REFUSE(3, in[3].rank, 1);
+    if (!is_table(in + 4, y->dtype, sparse ? 1 : 2) || in[4].dim[0] > 1 << 29 || (!sparse && in[4].dim[1] != y->dim[1])) REFUSE(4, in[4].rank, 2);
+    if (sparse && (!is_table(in + 5, SX_INT32, 1) || in[5].dim[0] != in[4].dim[0])) REFUSE(5, in[5].rank, 1);
+    if (has(c, 6) && (!is_table(in + 6, SX_DOUBLE, 1) || in[6].dim[0] > 0x7fffffff)) REFUSE(6, in[6].rank, 1);
+    const int64_t used = in[3].dim[0], entries = in[4].dim[0];
+    for (int64_t t = 0; t < in[2].dim[0]; t++) {
+        const int32_t *root = (const int32_t *)in[2].data + 2 * t;
+        if (root[0] < 0 || root[0] >= in[1].dim[0] || root[1] < 0 || root[1] > 1 << 16) REFUSE(2, root[0], root[1]);
+    }
+    for (int64_t f = 0; f < used; f++) {
+        int32_t column = ((const int32_t *)in[3].data)[f];
+        if (column < 0 || column >= in[0].dim[1]) REFUSE(3, column, in[0].dim[1]);
+    }
+    for (int64_t e = 0; sparse && e < entries; e++) {
+        int32_t t = ((const int32_t *)in[5].data)[e];
+        if ((t < 0 ? ~t : t) > y->dim[1] || (e == entries - 1 && t >= 0)) REFUSE(5, t, y->dim[1]);
+    }
+    int64_t bad = bad_node(c, wide, shift, used, entries);
+    if (bad >= 0) REFUSE(1, bad, in[1].dim[0]);
+    return 0;
+}
+
 int sx_check_data(const sx_call *c, int64_t step, sx_report *report) {
     switch (c->kind) {
     case SX_SCAN: return check_scan(c, step, report);
@@ -193,6 +257,7 @@ int sx_check_data(const sx_call *c, int64_t step, sx_report *report) {
     case SX_RNN: return check_rnn(c, step, report);
     case SX_FFT: return check_fft(c, step, report);
     case SX_LINALG: return check_linalg(c, step, report);
+    case SX_TREES: return check_trees(c, step, report);
     default: return sx_say(report, SX_E_UNSUPPORTED, SX_R_KERNEL, step, -1, c->kind, 0);
     }
 }

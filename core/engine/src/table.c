@@ -55,6 +55,15 @@ DECLARE(fft)
 #ifdef SX_WITH_linalg
 DECLARE(linalg)
 #endif
+#ifdef SX_WITH_trees
+DECLARE(trees)
+#endif
+#ifdef SX_WITH_compact
+DECLARE(compact)
+#endif
+#ifdef SX_WITH_random
+DECLARE(random)
+#endif
 
 const sx_table SX_NAME(sx_table) = {NAME(SX_ISA), {
     [SX_MAP] = ENTRY(map), [SX_COPY] = ENTRY(copy),
@@ -105,5 +114,14 @@ const sx_table SX_NAME(sx_table) = {NAME(SX_ISA), {
 #endif
 #ifdef SX_WITH_linalg
     [SX_LINALG] = ENTRY(linalg),
+#endif
+#ifdef SX_WITH_trees
+    [SX_TREES] = ENTRY(trees),
+#endif
+#ifdef SX_WITH_compact
+    [SX_COMPACT] = ENTRY(compact),
+#endif
+#ifdef SX_WITH_random
+    [SX_RANDOM] = ENTRY(random),
 #endif
 }};

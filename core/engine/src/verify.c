@@ -168,6 +168,7 @@ static const sx_shape_rule RULES[SX_KINDS] = {
     [SX_POOL] = {1, 1, 1, 2, 20, 0}, [SX_SOFTMAX] = {1, 2, 1, 1, 3, 0}, [SX_NORM] = {1, 4, 1, 4, 4, 0}, [SX_ATTENTION] = {3, 4, 1, 1, 4, 0}, [SX_GATHER] = {2, 2, 1, 1, 2, 0},
     [SX_COPY] = {1, 2, 1, 1, 9, 0}, [SX_SCAN] = {1, 6, 1, 2, 5, 0}, [SX_SCATTER] = {3, 3, 1, 1, 3, 0}, [SX_RESIZE] = {1, 1, 1, 1, 31, 0}, [SX_SAMPLE] = {2, 3, 1, 1, 7, 0},
     [SX_SORT] = {1, 1, 1, 2, 2, 0}, [SX_RNN] = {3, 8, 0, 3, 23, 0}, [SX_FFT] = {1, 1, 1, 1, 4, 0}, [SX_LINALG] = {1, 1, 1, 1, 1, 0},
+    [SX_TREES] = {5, 7, 1, 2, 3, 0},
 };
 
 static int check_leaves(const sx_program *p, const sx_step_row *s, int64_t code) {
@@ -233,6 +234,10 @@ static int check_step(const sx_program *p, int64_t i, sx_report *report) {
         int64_t index = p->lists[s->inputs + j];
         if (index >= 0 && p->views[index].packing && ((j != 1 && !(s->kind == SX_MATMUL && p->views[index].packing == 6)) || p->buffers[p->views[index].buffer].home != SX_HOME_DATA || (s->kind != SX_MATMUL && s->kind != SX_CONV)))
             return sx_say(report, SX_E_FORMAT, SX_R_STEP, i, j, p->views[index].packing, 0);
+    }
+    for (int64_t j = 1; s->kind == SX_TREES && j < s->n_in; j++) { /* its tables are checked at bind, so they must be there by then */
+        int64_t index = p->lists[s->inputs + j];
+        if (index >= 0 && p->buffers[p->views[index].buffer].home != SX_HOME_DATA) return sx_say(report, SX_E_FORMAT, SX_R_STEP, i, j, p->buffers[p->views[index].buffer].home, 0);
     }
     int has = s->epilogue >= 0, wants = r->epilogue;
     if (!within(s->epilogue, p->n_codes) && s->epilogue != -1) return sx_say(report, SX_E_FORMAT, SX_R_STEP, i, -1, s->epilogue, p->n_codes);

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import RuntimeException
 from ...expr import evaluate
-from ...kernels import Kernel
+from ...kernels import LEAF_BITS, Kernel
 from ...ops import lookup
 from .call import Call, decode, kernel
 
@@ -217,3 +217,53 @@ def _fft(call: Call) -> None:
 def _linalg(call: Call) -> None:
     x = call.wide(0)
     call.put(np.linalg.det(x) if call.params["op"] == 0 else np.linalg.inv(x))
+
+
+@kernel(Kernel.TREES)
+def _trees(call: Call) -> None:
+    x, p, given = call.wide(0), call.params, [call.input(i) for i in range(1, 7)]
+    nodes, roots, features, weights, targets, members = given
+    assert nodes is not None and roots is not None and features is not None and weights is not None
+    wide = nodes.dtype == np.int64
+    bits = nodes[:, 0]
+    word = nodes[:, 1].astype(np.int64) & (-1 if wide else 0xFFFFFFFF)
+    value = np.ascontiguousarray(bits).view(np.float64 if wide else np.float32)
+    child, feature = (word & 0xFFFFFFFF, word >> 36) if wide else (word & (1 << p["shift"]) - 1, (word & (0x7FFFFFFF if p["general"] else -1)) >> p["shift"])
+    nan = (word >> (32 if wide else 31) & 1 if p["general"] else word * 0).astype(bool)
+    mode = word >> 33 & 7 if wide else word * 0
+    x = np.concatenate([x[:, features], np.full((len(x), 1), -np.inf, x.dtype)], 1)
+    rows = np.arange(len(x))[:, None]
+    at = np.broadcast_to(roots[:, 0], (len(x), len(roots))).astype(np.int64)
+    while (feature[at] != len(features)).any():
+        seen = x[rows, feature[at]]
+        passed = np.select([mode[at] == 0, mode[at] == 1, mode[at] == 2], [seen <= value[at], seen == value[at], seen != value[at]], False)
+        for i, j in np.argwhere(mode[at] == 3):
+            assert members is not None
+            first, count = int(bits[at[i, j]]) & 0xFFFFFFFF, int(bits[at[i, j]]) >> 32
+            passed[i, j] = seen[i, j] in members[first:first + count]
+        passed = np.where(np.isnan(seen), nan[at], passed)
+        at = np.where(feature[at] == len(features), at, child[at] + (passed == 0))
+    _gather_leaves(call, bits[at].astype(np.int64) - LEAF_BITS[wide], weights, targets)
+
+
+def _gather_leaves(call: Call, leaf: np.ndarray, weights: np.ndarray, targets: np.ndarray | None) -> None:
+    """Add (or take the least or greatest of) the weights of leaf numbers [N, trees], tree by tree."""
+    aggregate, (rows, count) = call.params["aggregate"], call.shape()
+    combine = {2: np.minimum, 3: np.maximum}.get(aggregate, np.add)
+    made = np.full((rows, count + 1), {2: np.inf, 3: -np.inf}.get(aggregate, 0), weights.dtype)
+    has = np.zeros(made.shape, bool)
+    for t in range(leaf.shape[1]):
+        for i in range(rows):
+            entry, more = int(leaf[i, t]), True
+            if targets is None:
+                made[i, :-1] = combine(made[i, :-1], weights[entry])
+                has[i] = True
+            while targets is not None and more:
+                more = targets[entry] >= 0
+                target = targets[entry] if more else ~targets[entry]
+                made[i, target] = combine(made[i, target], weights[entry])
+                has[i, target] = True
+                entry += 1
+    made[~has] = 0
+    call.put((made / made.dtype.type(leaf.shape[1]) if aggregate == 0 else made)[:, :-1])
+    call.put(has[:, :-1], 1)
