@@ -38,6 +38,8 @@ from .types import DType
 MAGIC = int.from_bytes(b"SDXPROG1", "little")
 ABI = (2, 0)
 RANK = 8
+#: Packings with a group (core/model/packing.py, floor 4).
+CONV, SCALES = 3, 6
 ALIGN = 64
 
 
@@ -236,6 +238,19 @@ class Program:
         if element >= prod(shapes[port]):
             raise RuntimeException(f"element {element} of input '{name}' decides sizes, but the input has shape {tuple(shapes[port])}")
         return int(inputs[port].reshape(-1)[element])
+
+    def form(self, number: int) -> tuple[int, int]:
+        """(packing, group) in which the steps read constant `number` (core/model/packing.py); (0, 1): plain."""
+        view = next((i for i, v in enumerate(self.views) if v.packing and self.buffers[v.buffer][:2] == (Home.DATA, number)), None)
+        if view is None:
+            return 0, 1
+        record, group = self.views[view], 1
+        if record.packing == SCALES:
+            group = self.sizes[record.dims[0]][1]
+        for step in self.steps:
+            if step.kind is Kernel.CONV and view in step.inputs and record.packing == CONV:
+                group = self.sizes[step.params[1]][1]
+        return record.packing, group
 
     # -- bytes -------------------------------------------------------------------------------------------------------------------------------
     def pack(self) -> bytes:

@@ -22,7 +22,7 @@ from ..errors import NotImplemented as NotImplementedHere
 from ..graph import Tensor
 from ..kernels import Kernel
 from ..model.packing import Packing, pack
-from ..program import Home, Program
+from ..program import Program
 from .build import find
 
 #: Numbers of `enum sx_status`.
@@ -246,15 +246,10 @@ class EngineProgram:
 
 def constant(program: Program, number: int, tensor: Tensor) -> np.ndarray:
     """A constant as the engine reads it: dense, or packed where the program's views say so."""
-    view = next((i for i, v in enumerate(program.views) if v.packing and program.buffers[v.buffer][:2] == (Home.DATA, number)), None)
-    if view is None:
+    found, group = program.form(number)
+    packing = Packing(found)
+    if packing is Packing.NONE:
         return np.ascontiguousarray(tensor.numpy())
-    packing, group = Packing(program.views[view].packing), 1
-    if packing is Packing.SCALES:
-        group = program.sizes[program.views[view].dims[0]][1]
-    for step in program.steps:
-        if step.kind is Kernel.CONV and view in step.inputs and packing is Packing.CONV:
-            group = program.sizes[step.params[1]][1]
     stored = tensor.storage
     if stored is not None and (stored.packing, stored.group) == (packing, group):  # used in place, from the map
         return stored.data
