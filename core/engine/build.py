@@ -52,13 +52,23 @@ _X86 = (
     ("avx2", ("-mavx2", "-mfma", "-mf16c", "-mbmi2")),
     ("sse", ("-msse4.2", "-mpopcnt")),
 )
-_ARM = (("neon", ()),)
+_ARM = (
+    ("i8mm", ("-mcpu=generic+dotprod+i8mm",)),
+    ("dotprod", ("-mcpu=generic+dotprod",)),
+    ("neon", ()),
+)
 _LINUX = ("-shared", "-Wl,--gc-sections", "-Wl,-z,defs", "-lpthread", "-s")
 TARGETS = {
     ("linux", "x86_64"): Target("x86_64-linux-gnu.2.17", _X86, "libsardonyx.so", link=_LINUX),
     ("linux", "aarch64"): Target("aarch64-linux-gnu.2.17", _ARM, "libsardonyx.so", link=_LINUX),
     ("darwin", "x86_64"): Target("x86_64-macos", _X86, "libsardonyx.dylib"),
     ("darwin", "arm64"): Target("aarch64-macos", _ARM, "libsardonyx.dylib"),
+    ("win32", "x86_64"): Target("x86_64-windows-gnu", _X86, "sardonyx.dll", host="host_win32"),
+}
+#: What wheels with a native engine are made for: name → (key of TARGETS, platform tag).
+WHEELS = {
+    "linux-x86_64": (("linux", "x86_64"), "manylinux_2_17_x86_64"), "linux-aarch64": (("linux", "aarch64"), "manylinux_2_17_aarch64"),
+    "macos-x86_64": (("darwin", "x86_64"), "macosx_11_0_x86_64"), "macos-arm64": (("darwin", "arm64"), "macosx_11_0_arm64"), "windows-x86_64": (("win32", "x86_64"), "win_amd64"),
 }
 
 #: Memory a module with threads may grow to; one without may take all 4 GB.
@@ -90,10 +100,24 @@ class BuildError(RuntimeError):
 
 def host_target() -> Target:
     """The target of this machine."""
-    key = (sys.platform, {"AMD64": "x86_64", "arm64": "arm64"}.get(platform.machine(), platform.machine()))
+    return TARGETS[_host()]
+
+
+def _host() -> tuple[str, str]:
+    key = (sys.platform, {"AMD64": "x86_64"}.get(platform.machine(), platform.machine()))
     if key not in TARGETS:
         raise BuildError(f"the C engine is not built for {key[0]} on {key[1]} yet; the reference provider works there")
-    return TARGETS[key]
+    return key
+
+
+def host_wheel() -> str:
+    """The row of WHEELS for this machine."""
+    return next(name for name, (key, _) in WHEELS.items() if key == _host())
+
+
+def wheel_files(name: str) -> list[Path]:
+    """What a wheel for this row of WHEELS carries in engine/lib; "any": the WebAssembly modules."""
+    return [build(target) for target in (named("wasm") if name == "any" else [TARGETS[WHEELS[name][0]]])]
 
 
 def compiler(tool: str = "cc") -> list[str]:
@@ -126,39 +150,45 @@ def _digest(*parts: bytes) -> str:
     return whole.hexdigest()[:16]
 
 
-def build(target: Target | None = None, extra: tuple[str, ...] = (), verbose: bool = False) -> Path:
-    """The library's path; compiles what has changed. Raises BuildError with the compiler's output."""
-    target = target or host_target()
+Unit = tuple[str, Path, tuple[str, ...]]  # name of the object, source, flags of its own
+
+
+def compile_units(target: Target, units: list[Unit], extra: tuple[str, ...] = (), verbose: bool = False) -> list[Path]:
+    """The objects of these units; those there are of the same sources, headers and flags are not made again. Raises BuildError with the compiler's output."""
     base = (ZIG.encode(), repr((target.triple, COMMON, extra)).encode())
-    plan = [(name, source, flags, _digest(*base, *_sources(source), repr(flags).encode())) for name, source, flags in units(target)]
-    library = CACHE / _digest(*(key.encode() for *_, key in plan), repr((plan_names(plan), target.link)).encode()) / target.library
-    if library.exists():
-        return library
-    command = compiler()
-    environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(CACHE / "zig"), "ZIG_LOCAL_CACHE_DIR": str(CACHE / "zig")}
     objects = CACHE / "objects"
     objects.mkdir(parents=True, exist_ok=True)
 
-    def compile_unit(item: tuple[str, Path, tuple[str, ...], str]) -> Path:
-        name, source, flags, key = item
-        made = objects / f"{name}-{key}.o"
+    def compile_unit(unit: Unit) -> Path:
+        name, source, flags = unit
+        made = objects / f"{name}-{_digest(*base, *_sources(source), repr(flags).encode())}.o"
         if not made.exists():
             part = made.with_suffix(f".{os.getpid()}.o")
-            _run([*command, "-target", target.triple, *COMMON, *extra, *flags, "-c", str(source), "-o", str(part)], environment, verbose)
+            _run([*compiler(), "-target", target.triple, *COMMON, *extra, *flags, "-c", str(source), "-o", str(part)], verbose)
             part.replace(made)
         return made
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        made = list(pool.map(compile_unit, plan))
-    library.parent.mkdir(parents=True, exist_ok=True)
-    part = library.with_suffix(f".{os.getpid()}")
-    if target.linker == "wasm-ld":
-        _run([*compiler("wasm-ld"), *map(str, made), *target.link, "-o", str(part)], environment, verbose)
-    else:
-        options = [option for option in target.link if not (extra and option == "-s")]
-        _run([*command, "-target", target.triple, *extra, *map(str, made), *options, "-o", str(part)], environment, verbose)
-    part.replace(library)
-    return library
+        return list(pool.map(compile_unit, units))
+
+
+def link(target: Target, objects: list[Path], name: str, options: tuple[str, ...], verbose: bool = False) -> Path:
+    """The objects linked under `name`, in a folder of their own; equal ones are linked once."""
+    made = CACHE / _digest(repr((target, options)).encode(), *(o.name.encode() for o in objects)) / name
+    if not made.exists():
+        made.parent.mkdir(parents=True, exist_ok=True)
+        part = made.with_suffix(f".{os.getpid()}")
+        command = compiler("wasm-ld") if target.linker == "wasm-ld" else [*compiler(), "-target", target.triple]
+        _run([*command, *map(str, objects), *options, "-o", str(part)], verbose)
+        part.replace(made)
+    return made
+
+
+def build(target: Target | None = None, extra: tuple[str, ...] = (), verbose: bool = False) -> Path:
+    """The library's path; compiles what has changed. Raises BuildError with the compiler's output. `extra`: further flags (sanitizers)."""
+    target = target or host_target()
+    options = tuple(option for option in (*extra, *target.link) if not (extra and option == "-s"))
+    return link(target, compile_units(target, units(target), extra, verbose), target.library, options, verbose)
 
 
 def _sources(source: Path) -> list[bytes]:
@@ -173,12 +203,8 @@ def _sources(source: Path) -> list[bytes]:
     return [part for path in sorted(found) for part in (path.name.encode(), found[path])]
 
 
-def plan_names(plan: list[tuple[str, Path, tuple[str, ...], str]]) -> list[str]:
-    """The units' names, which are part of the library's identity."""
-    return [name for name, *_ in plan]
-
-
-def _run(command: list[str], environment: dict[str, str], verbose: bool) -> None:
+def _run(command: list[str], verbose: bool) -> None:
+    environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(CACHE / "zig"), "ZIG_LOCAL_CACHE_DIR": str(CACHE / "zig")}
     if verbose:
         print(" ".join(command))
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

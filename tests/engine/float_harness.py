@@ -2,18 +2,14 @@
 from __future__ import annotations
 
 import ctypes as c
-import hashlib
 import struct
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-from sardonyx.engine.build import COMMON, TARGETS
+from sardonyx.engine.build import TARGETS, compile_units, host_target, link
 from sardonyx.model.packing import Packing, pack
 
 SOURCE = Path(__file__).parents[2] / "core" / "engine" / "src"
@@ -46,24 +42,10 @@ class CallRecord(c.Structure):
 @cache
 def library(isa: str) -> c.CDLL:
     """The families compiled for one ISA, re-built when a source changed."""
-    sources = [SOURCE / f"{f}.c" for f in FAMILIES if (SOURCE / f"{f}.c").exists()]
-    stubs = Path(__file__).parent / "float_stubs.c"
-    key = hashlib.sha256(b"".join(p.read_bytes() for p in [*sources, stubs, *sorted(SOURCE.glob("*.h"))])).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / "sardonyx-float-kernels"
-    folder.mkdir(exist_ok=True)
-    target = folder / f"{isa}-{key}.so"
-    if not target.exists():
-        for old in folder.glob(f"{isa}-*"):
-            old.unlink()
-        objects = []
-        for source in [*sources, stubs]:
-            objects.append(folder / f"{isa}-{key}-{source.stem}.o")
-            options = ["-std=c17", "-O1", "-fPIC"] if source == stubs else [*COMMON, *FLAGS[isa], "-fvisibility=default"]
-            subprocess.run([sys.executable, "-m", "ziglang", "cc", *options, f"-DSX_ISA={isa}", f"-I{SOURCE}", "-c", str(source), "-o", str(objects[-1])], check=True)
-        subprocess.run([sys.executable, "-m", "ziglang", "cc", "-shared", "-o", str(target), *map(str, objects), "-lpthread"], check=True)
-        for path in objects:
-            path.unlink()
-    return c.CDLL(str(target))
+    target = host_target()
+    families = [(f"{f}-{isa}-open", SOURCE / f"{f}.c", (*FLAGS[isa], f"-DSX_ISA={isa}", "-fvisibility=default")) for f in FAMILIES if (SOURCE / f"{f}.c").exists()]
+    stubs = ("float_stubs", Path(__file__).parent / "float_stubs.c", (f"-I{SOURCE}", f"-DSX_ISA={isa}", "-fvisibility=default"))
+    return c.CDLL(str(link(target, compile_units(target, [*families, stubs]), f"kernels-{isa}.so", ("-shared", "-lpthread"))))
 
 
 def view(array: np.ndarray | None, dims: Sequence[int] | None = None, packing: int = 0) -> View:
