@@ -174,7 +174,7 @@ def compile_units(target: Target, units: list[Unit], extra: tuple[str, ...] = ()
 
 def link(target: Target, objects: list[Path], name: str, options: tuple[str, ...], verbose: bool = False) -> Path:
     """The objects linked under `name`, in a folder of their own; equal ones are linked once."""
-    made = CACHE / _digest(repr((target, options)).encode(), *(o.name.encode() for o in objects)) / name
+    made = CACHE / _digest(repr((target.triple, options)).encode(), *(o.name.encode() for o in objects)) / name
     if not made.exists():
         made.parent.mkdir(parents=True, exist_ok=True)
         part = made.with_suffix(f".{os.getpid()}")
