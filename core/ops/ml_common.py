@@ -100,6 +100,14 @@ def rows_view(k: Lowering, X: View) -> View:
     return X.unsqueeze(0) if X.rank == 1 else X
 
 
+def known_features(X: View) -> int:
+    """The size of the last axis; CannotLower where it is not known."""
+    size = X.shape[-1] if X.rank else 1
+    if not isinstance(size, int):
+        raise CannotLower(f"the number of features, {size}, is not known before the model runs")
+    return size
+
+
 def as_type(k: Lowering, x: View, dtype: DType) -> View:
     """x converted, where it is not of the type."""
     return x if x.dtype is dtype else k.map(lambda v: cast(v, compute_type(dtype)), x, dtype=dtype)

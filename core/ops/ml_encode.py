@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 
 from ..dim import Dim, fresh
+from ..expr import Compute, E, Op, binary, cast, compute_type, const, select, unary
+from ..kernels import Kernel
+from ..lowering import CannotLower, Lowering, View
 from ..types import DType, MapType, SequenceType, TensorType, ValueType
 from .common import like
-from .ml_common import row_count
+from .ml_common import as_type, known_features, row_count, rows_view
 from .registry import Spec, operator, require
 
 
@@ -134,7 +137,7 @@ def _(X: Spec, *, cats_int64s: Sequence[int] = (), cats_strings: Sequence[str] =
     return Spec(DType.FLOAT, None if X.shape is None else (*X.shape, len(cats_strings if X.dtype is DType.STRING else cats_int64s)))
 
 
-@operator("ai.onnx.ml")
+@operator("ai.onnx.ml", host_only=True)
 def CategoryMapper(X: np.ndarray, *, cats_int64s: Sequence[int] = (), cats_strings: Sequence[str] = (), default_int64: int = -1, default_string: str = "_Unused") -> np.ndarray:
     """Strings to the integers at the same place of the two lists, or integers to strings; what is not in the list becomes the default."""
     require(len(cats_int64s) == len(cats_strings), f"cats_int64s has {len(cats_int64s)} elements and cats_strings {len(cats_strings)}; they must have the same number")
@@ -281,3 +284,135 @@ def _mapped(X: np.ndarray, keys: Sequence[Any], values: np.ndarray, default: Any
         return np.full(X.shape, default, values.dtype)
     filled = np.full((), default, values.dtype) if values.dtype != object else default
     return np.where(found, values[np.where(found, place, 0)], filled).astype(values.dtype, copy=False)
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+@ArrayFeatureExtractor.lower
+def _(k: Lowering, X: View, Y: View, *, out: Spec) -> View:
+    assert out.shape is not None
+    count = out.shape[-1]
+    if Y.value is not None:
+        require(all(not isinstance(i, int) or i >= 0 for i in np.asarray(Y.value).ravel().tolist()), "an index is negative")
+        places = k.reshape(Y, (count,))
+    else:  # a negative index must not count from the end: it becomes one that is out of range
+        places = k.reshape(k.map(lambda i: select(binary(Op.LT, i, 0), const(1 << 62, Compute.I64), i), as_type(k, Y, DType.INT64), dtype=DType.INT64), (count,))
+    rows = X.unsqueeze(0) if X.rank == 1 else X
+    made = k.buffer(X.dtype, (*rows.shape[:-1], count)).whole()
+    k.call(Kernel.GATHER, [rows, places], [made], axis=rows.rank - 1, mode=0)
+    return made
+
+
+def _comparable(dtype: DType) -> Compute:
+    """The type in which NumPy compares elements with a Python float."""
+    return Compute.F32 if compute_type(dtype) is Compute.F32 else Compute.F64
+
+
+def _one_for_each(X: View, count: Any, name: str) -> None:
+    """An attribute has one element, or one for each feature."""
+    if count != 1:
+        features = known_features(X)
+        require(count == features, f"{name} has {count} elements; it needs 1 or {features}, one for each feature")
+
+
+@Binarizer.lower
+def _(k: Lowering, X: View, *, threshold: float = 0.0, out: Spec) -> View:
+    wide = _comparable(X.dtype)
+    return k.map(lambda x: cast(binary(Op.GT, cast(x, wide), threshold), compute_type(X.dtype)), X, dtype=X.dtype)
+
+
+@Scaler.lower
+def _(k: Lowering, X: View, *, offset: Sequence[float] = (), scale: Sequence[float] = (), out: Spec) -> View:
+    wide = _comparable(X.dtype)
+    shift, factor = (k.constant(np.asarray(values or [default], np.float32)) for values, default in ((offset, 0.0), (scale, 1.0)))
+    for view, name in ((shift, "offset"), (factor, "scale")):
+        _one_for_each(X, view.shape[0], name)
+    return k.map(lambda x, o, f: cast((cast(x, wide) - cast(o, wide)) * cast(f, wide), Compute.F32), X, shift, factor, dtype=DType.FLOAT, shape=X.shape)
+
+
+@Normalizer.lower
+def _(k: Lowering, X: View, *, norm: str = "MAX", out: Spec) -> View:
+    require(norm in ("MAX", "L1", "L2"), f"norm is '{norm}'; it must be MAX, L1 or L2")
+    rows = rows_view(k, X)
+
+    def before(x: E) -> E:
+        x = cast(x, Compute.F64)
+        return x if norm == "MAX" else unary(Op.ABS, x) if norm == "L1" else x * x
+    divisor = k.reduce(3 if norm == "MAX" else 0, rows, (1,), DType.DOUBLE, prologue=before)
+
+    def scaled(x: E, total: E) -> E:
+        length = unary(Op.SQRT, total) if norm == "L2" else total
+        return cast(cast(x, Compute.F64) / select(binary(Op.EQ, length, 0), const(1, Compute.F64), length), Compute.F32)
+    made = k.map(scaled, rows, divisor, dtype=DType.FLOAT)
+    return k.reshape(made, X.shape)
+
+
+@Imputer.lower
+def _(k: Lowering, X: View, *, imputed_value_floats: Sequence[float] = (), imputed_value_int64s: Sequence[int] = (), replaced_value_float: float = 0.0,
+      replaced_value_int64: int = 0, out: Spec) -> View:
+    wide, values = compute_type(X.dtype), imputed_value_floats if X.dtype.is_float else imputed_value_int64s
+    require(len(values), f"X is {X.dtype.text}: the attribute imputed_value_{'floats' if X.dtype.is_float else 'int64s'} must be given")
+    _one_for_each(X, len(values), "imputed_value")
+    replaced = X.dtype.numpy.type(replaced_value_float if X.dtype.is_float else replaced_value_int64)
+
+    def body(x: E, value: E) -> E:
+        missing = unary(Op.ISNAN, x) if X.dtype.is_float and np.isnan(replaced) else binary(Op.EQ, x, const(replaced, wide))
+        return select(missing, value, x)
+    return k.map(body, X, k.constant(np.asarray(values).astype(X.dtype.numpy)), dtype=X.dtype, shape=X.shape)
+
+
+@FeatureVectorizer.lower
+def _(k: Lowering, *X: View, inputdimensions: Sequence[int] = (), out: Spec) -> View:
+    require(len(inputdimensions) in (0, len(X)), f"{len(X)} inputs do not fit inputdimensions {list(inputdimensions)}")
+    rows = [rows_view(k, x) for x in X]
+    made = k.buffer(DType.FLOAT, (rows[0].shape[0], sum(inputdimensions) if inputdimensions else sum((r.shape[1] for r in rows), 0))).whole()
+    start: Dim = 0
+    for i, r in enumerate(rows):
+        have, width = r.shape[1], inputdimensions[i] if inputdimensions else r.shape[1]
+        if not isinstance(have, int) and have != width:
+            raise CannotLower(f"input {i} has {have} features, which may be more or fewer than its {width} places")
+        used = min(have, width) if isinstance(have, int) and isinstance(width, int) else width
+        k.map(lambda x: cast(x, Compute.F32), r.slice(1, 0, used), dtype=DType.FLOAT, out=made.slice(1, start, used))
+        if used != width:
+            k.map(lambda: const(0, Compute.F32), dtype=DType.FLOAT, out=made.slice(1, start + used, width - used))
+        start = start + width
+    return made
+
+
+@OneHotEncoder.lower
+def _(k: Lowering, X: View, *, cats_int64s: Sequence[int] = (), cats_strings: Sequence[str] = (), zeros: int = 1, out: Spec) -> View:
+    require(cats_int64s, f"X is {X.dtype.text}: the attribute cats_int64s must be given")
+    if not zeros:
+        raise CannotLower("an unknown category is an error (zeros=0)")
+    if len(set(cats_int64s)) != len(cats_int64s):
+        raise CannotLower("a category is listed twice")
+    wide, shape = Compute.F64 if X.dtype.is_float else Compute.I64, (*X.shape, len(cats_int64s))
+
+    def body(x: E, category: E) -> E:
+        x = cast(x, wide)
+        return cast(binary(Op.EQ, unary(Op.TRUNC, x) if wide is Compute.F64 else x, cast(category, wide)), Compute.F32)
+    return k.map(body, X.unsqueeze(X.rank), k.constant(np.asarray(cats_int64s, np.int64)), dtype=DType.FLOAT, shape=shape)
+
+
+@LabelEncoder.lower
+def _(k: Lowering, X: View, *, default_float: float = -0.0, default_int64: int = -1, default_tensor: np.ndarray | None = None, keys_floats: Sequence[float] = (),
+      keys_int64s: Sequence[int] = (), keys_tensor: np.ndarray | None = None, values_floats: Sequence[float] = (), values_int64s: Sequence[int] = (),
+      values_tensor: np.ndarray | None = None, out: Spec, **_: Any) -> View:
+    keys: Any = keys_tensor.ravel().tolist() if keys_tensor is not None else keys_floats or keys_int64s
+    values = values_tensor.ravel() if values_tensor is not None else np.asarray(values_floats, np.float32) if values_floats else np.asarray(values_int64s, np.int64)
+    require(len(keys) == len(values), f"there are {len(keys)} keys and {len(values)} values; there must be the same number")
+    default = default_tensor.ravel()[0] if default_tensor is not None else default_float if values.dtype.kind == "f" else default_int64
+    table = np.concatenate([np.full(1, default, values.dtype), values])
+
+    def place(x: E, key: E, number: E) -> E:
+        same = binary(Op.EQ, x, key)
+        if X.dtype.is_float:
+            same = binary(Op.OR, same, binary(Op.AND, unary(Op.ISNAN, x), unary(Op.ISNAN, key)))
+        return select(same, number, 0)
+    if not len(keys):
+        return k.constant(table[:1].reshape(())).expand(X.shape)
+    wide = X.unsqueeze(X.rank).expand((*X.shape, len(keys)))
+    found = k.reduce(3, wide, (X.rank,), DType.INT64, prologue=place, leaves=[k.constant(np.asarray(keys).astype(X.dtype.numpy)), k.constant(np.arange(1, len(keys) + 1))])
+    made = k.buffer(DType.of(values), X.shape).whole()
+    k.call(Kernel.GATHER, [k.constant(table), found.squeeze(X.rank)], [made], axis=0, mode=0)
+    return made

@@ -5,8 +5,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..dim import Dim
+from ..expr import Compute, E, Op, binary, cast, const, select, unary
+from ..lowering import CannotLower, Lowering, View
 from ..types import DType
-from .ml_common import as_rows, both_classes, class_labels, label_dtype, logistic, row_count, transformed
+from .ml_common import (
+    as_rows,
+    as_type,
+    both_classes,
+    class_labels,
+    known_features,
+    label_dtype,
+    logistic,
+    lower_both_classes,
+    lower_choice,
+    lower_labels,
+    lower_transformed,
+    row_count,
+    rows_view,
+    transformed,
+)
 from .registry import Spec, operator, require
 
 KERNELS = ("LINEAR", "POLY", "RBF", "SIGMOID")
@@ -195,3 +213,122 @@ def _coupled(r: np.ndarray) -> np.ndarray:
             x /= (1 + step)[:, None]
         p[active] = x
     return p
+
+
+# -- lowering ---------------------------------------------------------------------------------------------------------------------------------
+
+def _products(k: Lowering, rows: View, weights: np.ndarray, offset: Sequence[float], dtype: DType) -> View:
+    """rows [N, F] · weightsᵀ [F, T] + offset [T] in `dtype`."""
+    columns = k.constant(np.ascontiguousarray(weights.T.astype(dtype.numpy)))
+    shape = (rows.shape[0], len(weights))
+    rows = as_type(k, rows, dtype)
+    if not len(offset):
+        return k.matmul(rows, columns, dtype, shape)
+    return k.matmul(rows, columns, dtype, shape, lambda total, b: total + b, [k.constant(np.asarray(offset, dtype.numpy))])
+
+
+def _lower_linear(k: Lowering, X: View, coefficients: Sequence[float], intercepts: Sequence[float], targets: int) -> View:
+    """See `_linear`."""
+    rows = rows_view(k, X)
+    features = known_features(rows)
+    require(len(coefficients) == targets * features, f"{len(coefficients)} coefficients do not fit {targets} targets of {rows.shape[1]} features")
+    return _products(k, rows, np.asarray(coefficients, np.float32).reshape(targets, features), intercepts, DType.FLOAT)
+
+
+@LinearRegressor.lower
+def _(k: Lowering, X: View, *, coefficients: Sequence[float] = (), intercepts: Sequence[float] = (), post_transform: str = "NONE", targets: int = 1, out: Spec) -> View:
+    return lower_transformed(k, _lower_linear(k, X, coefficients, intercepts, targets), post_transform)
+
+
+@LinearClassifier.lower
+def _(k: Lowering, X: View, *, classlabels_ints: Sequence[int] = (), classlabels_strings: Sequence[str] = (), coefficients: Sequence[float], intercepts: Sequence[float] = (),
+      multi_class: int = 0, post_transform: str = "NONE", out: list[Spec]) -> tuple[View, View]:
+    labels = classlabels_ints
+    count = _score_count(known_features(X), coefficients, intercepts, len(labels))
+    scores = _lower_linear(k, X, coefficients, intercepts, count)
+    if count == 1 and len(labels) == 2:
+        return lower_choice(k, scores, 0, labels), lower_both_classes(k, scores, post_transform, complement=True)
+    require(count == len(labels), f"{len(labels)} class labels do not fit {count} scores")
+    return lower_labels(k, k.reduce(5, scores, (1,), DType.INT64), labels), lower_transformed(k, scores, post_transform)
+
+
+def _lower_kernel(k: Lowering, rows: View, support_vectors: Sequence[float], count: int, kernel_type: str, kernel_params: Sequence[float]) -> View:
+    """See `_kernel`: DOUBLE [N, vectors]."""
+    require(kernel_type in KERNELS, f"kernel_type is '{kernel_type}'; it must be one of {', '.join(KERNELS)}")
+    features = known_features(rows)
+    require(len(support_vectors) == count * features, f"support_vectors has {len(support_vectors)} elements for {count} vectors of {features} features")
+    vectors = np.asarray(support_vectors, np.float32).reshape(count, features).astype(np.float64)
+    gamma, coef0, degree = (*map(float, kernel_params), 0.0, 0.0, 0.0)[:3]
+    products = _products(k, as_type(k, rows, DType.FLOAT), vectors, (), DType.DOUBLE)
+    shape: tuple[Dim, ...] = products.shape
+
+    def after(p: E) -> E:
+        scaled = p * gamma + coef0
+        return binary(Op.POW, scaled, degree) if kernel_type == "POLY" else unary(Op.TANH, scaled)
+    if kernel_type == "RBF":
+        squares = k.reduce(0, as_type(k, rows, DType.FLOAT), (1,), DType.DOUBLE, prologue=lambda x: cast(x, Compute.F64) * cast(x, Compute.F64))
+        return k.map(lambda p, xx, vv: unary(Op.EXP, binary(Op.MAX, xx + vv - p * 2, 0) * -gamma), products, squares, k.constant(np.square(vectors).sum(1)), dtype=DType.DOUBLE, shape=shape)
+    return products if kernel_type == "LINEAR" else k.map(after, products, dtype=DType.DOUBLE)
+
+
+@SVMRegressor.lower
+def _(k: Lowering, X: View, *, coefficients: Sequence[float] = (), kernel_params: Sequence[float] = (), kernel_type: str = "LINEAR", n_supports: int = 0, one_class: int = 0,
+      post_transform: str = "NONE", rho: Sequence[float] = (), support_vectors: Sequence[float] = (), out: Spec) -> View:
+    rows = as_type(k, rows_view(k, X), DType.FLOAT)
+    values = _lower_kernel(k, rows, support_vectors, n_supports, kernel_type, kernel_params) if n_supports > 0 else rows
+    width = n_supports if n_supports > 0 else known_features(rows)
+    require(len(coefficients) == width, f"coefficients has {len(coefficients)} elements; {width} are needed")
+    scores = _products(k, values, np.asarray(coefficients, np.float64).reshape(1, -1), [float(rho[0]) if rho else 0.0], DType.DOUBLE)
+    if one_class:
+        scores = k.map(lambda s: select(binary(Op.GT, s, 0), const(1, Compute.F32), const(-1, Compute.F32)), scores, dtype=DType.FLOAT)
+    return lower_transformed(k, scores, post_transform)
+
+
+@SVMClassifier.lower
+def _(k: Lowering, X: View, *, classlabels_ints: Sequence[int] = (), classlabels_strings: Sequence[str] = (), coefficients: Sequence[float] = (), kernel_params: Sequence[float] = (),
+      kernel_type: str = "LINEAR", post_transform: str = "NONE", prob_a: Sequence[float] = (), prob_b: Sequence[float] = (), rho: Sequence[float] = (),
+      support_vectors: Sequence[float] = (), vectors_per_class: Sequence[int] = (), out: list[Spec]) -> tuple[View, View]:
+    labels, rows = classlabels_ints, as_type(k, rows_view(k, X), DType.FLOAT)
+    if not vectors_per_class:
+        return _lower_linear_machines(k, rows, labels, coefficients, rho, post_transform)
+    if prob_a:
+        raise CannotLower("probabilities of pairs of classes are coupled by iterating until they agree")
+    require(len(vectors_per_class) == len(labels), f"vectors_per_class has {len(vectors_per_class)} elements for {len(labels)} classes")
+    decisions, votes = _lower_pairwise(k, rows, coefficients, kernel_params, kernel_type, rho, support_vectors, vectors_per_class)
+    chosen = lower_labels(k, k.reduce(5, votes, (1,), DType.INT64), labels)
+    if decisions.shape[1] == 1:
+        return chosen, lower_both_classes(k, decisions, post_transform, complement=post_transform != "NONE")
+    return chosen, lower_transformed(k, decisions, post_transform)
+
+
+def _lower_linear_machines(k: Lowering, rows: View, labels: Sequence[int], coefficients: Sequence[float], rho: Sequence[float], post_transform: str) -> tuple[View, View]:
+    """See `_linear_machines`."""
+    scores = _lower_linear(k, rows, coefficients, [rho[0] if rho else 0.0] * len(labels), len(labels))
+    chosen = k.reduce(5, scores, (1,), DType.INT64)
+    if len(labels) == 2:
+        passed, bound = (Op.GE, 0.5) if min(coefficients) >= 0 else (Op.GT, 0.0)
+        chosen = k.map(lambda c, best: select(binary(passed, best, bound), 1, c), chosen, k.reduce(3, scores, (1,), DType.FLOAT), dtype=DType.INT64)
+    return lower_labels(k, chosen, labels), lower_transformed(k, scores, post_transform)
+
+
+def _lower_pairwise(k: Lowering, rows: View, coefficients: Sequence[float], kernel_params: Sequence[float], kernel_type: str, rho: Sequence[float],
+                    support_vectors: Sequence[float], vectors_per_class: Sequence[int]) -> tuple[View, View]:
+    """(decision values float32 [N, pairs], votes [N, classes]): see `_pairwise`. A pair's decision is a row of weights over all vectors, 0 for those of other classes."""
+    classes, count = len(vectors_per_class), sum(vectors_per_class)
+    pairs = [(i, j) for i in range(classes) for j in range(i + 1, classes)]
+    require(len(coefficients) >= (classes - 1) * count, f"coefficients has {len(coefficients)} elements; {classes} classes with {count} support vectors need {(classes - 1) * count}")
+    require(len(rho) >= len(pairs), f"rho has {len(rho)} elements for {len(pairs)} pairs of classes")
+    given = np.asarray(coefficients, np.float64)[:(classes - 1) * count].reshape(classes - 1, count)
+    owner = np.repeat(np.arange(classes), vectors_per_class)
+    weights, side = np.zeros((len(pairs), count)), np.zeros((classes, len(pairs)), np.int32)
+    for p, (i, j) in enumerate(pairs):
+        weights[p] = np.where(owner == i, given[j - 1], np.where(owner == j, given[i], 0))
+        side[i, p], side[j, p] = 1, -1
+    values = _lower_kernel(k, rows, support_vectors, count, kernel_type, kernel_params)
+    decisions = _products(k, values, weights, rho[:len(pairs)], DType.DOUBLE)
+
+    def vote(d: E, s: E) -> E:
+        first, second = binary(Op.AND, binary(Op.EQ, s, 1), binary(Op.GT, d, 0)), binary(Op.AND, binary(Op.EQ, s, -1), binary(Op.LE, d, 0))
+        return binary(Op.OR, first, second)
+    votes = k.reduce(0, decisions.unsqueeze(1).expand((rows.shape[0], classes, len(pairs))), (2,), DType.INT32, prologue=vote, leaves=[k.constant(side)])
+    return as_type(k, decisions, DType.FLOAT), votes.squeeze(2)

@@ -33,7 +33,7 @@ MOVING = frozenset({Kernel.COPY, Kernel.GATHER})
 SHORT_FLOATS = frozenset({DType.FLOAT, DType.FLOAT16, DType.BFLOAT16})
 #: What the operands before `first_leaf` may be, where that is less than COMPUTED.
 OWN_TYPES: Mapping[Kernel, frozenset[DType]] = {
-    Kernel.MATMUL: SHORT_FLOATS | {t for t in COMPUTED if t.is_integer}, Kernel.CONV: SHORT_FLOATS | {DType.INT8, DType.UINT8}, Kernel.ATTENTION: SHORT_FLOATS | {DType.BOOL},
+    Kernel.MATMUL: COMPUTED - {DType.BOOL}, Kernel.CONV: SHORT_FLOATS | {DType.INT8, DType.UINT8}, Kernel.ATTENTION: SHORT_FLOATS | {DType.BOOL},
     Kernel.POOL: SHORT_FLOATS | {t for t in COMPUTED if t.is_integer},
     Kernel.SOFTMAX: SHORT_FLOATS | {DType.DOUBLE}, Kernel.NORM: SHORT_FLOATS | {DType.DOUBLE},
 }
