@@ -124,6 +124,11 @@ RECORDS: dict[Kernel, Record] = {
     Kernel.FFT: Record(("x",), ("y",), ("axis", "length", "inverse", "onesided")),
     # Of square matrices X[…, n, n]. op 0: determinants, Y[…]. op 1: inverses, Y[…, n, n].
     Kernel.LINALG: Record(("x",), ("y",), ("op",)),
+    # What data count: Y has room for the most there can be, `count` (int64, one element) says how many there are, what lies beyond is not written. All outputs are int64.
+    # op 0 NonZero: Y[elements of X, rank of X], places in row-major order. op 1 Unique: the rows X[i, …]; Y[n]: where each distinct row stands first, inverse[n]: of each row its place among them,
+    # counts[n]: how often each occurs; in ascending order (`sorted`; NaN last, all NaN equal) or as they come. op 2 NonMaxSuppression: boxes X[B, N, 4], scores [B, C, N], limit (int64),
+    # iou and threshold (float) of one element; Y[B * C * room, 3] of (batch, class, box), room ≥ min(N, limit); formulas: core/ops/sort.py; center: the operator's center_point_box.
+    Kernel.COMPACT: Record(("x", "scores?", "limit?", "iou?", "threshold?"), ("y", "count", "inverse?", "counts?"), ("op", "sorted", "center")),
     # Each row of X[N, F] walks every tree to a leaf; Y[N, K] gathers the leaves' weights for K targets: aggregate 0 average 1 sum 2 min 3 max, tree by tree in Y's type; a target no leaf spoke
     # for is 0, and `has` (bool [N, K]) says which were spoken for. All operands but X are constants, checked when the program is bound.
     # nodes: int32 [n, 2] (X computed in F32) or int64 [n, 2] (F64): (bits of a float of that width, word). A node's test of x passes to node `child`, else to child + 1; child > the node's own number.

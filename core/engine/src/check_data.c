@@ -247,6 +247,33 @@ static int check_trees(const sx_call *c, int64_t step, sx_report *report) {
     return 0;
 }
 
+static int is_one(const sx_call *c, int i, int dtype) { return !has(c, i) || (c->in[i].dtype == dtype && (c->in[i].rank == 0 || (c->in[i].rank == 1 && c->in[i].dim[0] == 1))); }
+
+static int check_compact(const sx_call *c, int64_t step, sx_report *report) {
+    const sx_view *x = c->in, *y = c->out;
+    int64_t op = c->param[0], n = 1;
+    if (op < 0 || op > 2) REFUSE_PARAM(0, op);
+    for (int i = 0; i < c->n_out; i++) if (gives(c, i) && c->out[i].dtype != SX_INT64) REFUSE_TYPE(i, c->out[i].dtype, SX_INT64);
+    if (c->out[1].rank > 1 || (c->out[1].rank && c->out[1].dim[0] != 1)) REFUSE(1, c->out[1].rank, 0);
+    if (op < 2 && (sx_compute_of(x->dtype) < 0)) REFUSE_TYPE(0, x->dtype, 0);
+    if (op == 0) {
+        for (int d = 0; d < x->rank; d++) n *= x->dim[d];
+        if (!fits(y, 2, (int64_t[]){n, x->rank})) REFUSE(0, y->dim[0], n);
+    } else if (op == 1) {
+        if (x->rank < 1 || !fits(y, 1, x->dim)) REFUSE(0, y->rank, 1);
+        for (int i = 2; i < 4; i++) if (gives(c, i) && !fits(c->out + i, 1, x->dim)) REFUSE(i, c->out[i].rank, 1);
+    } else {
+        if (!has(c, 1) || x->rank != 3 || c->in[1].rank != 3) REFUSE(1, x->rank, 3);
+        const sx_view *s = c->in + 1;
+        if (x->dim[0] != s->dim[0] || x->dim[1] != s->dim[2] || x->dim[2] != 4 || s->dim[2] > 0xffffffff) REFUSE(1, x->dim[1], s->dim[2]);
+        if (x->dtype != SX_FLOAT || s->dtype != SX_FLOAT) REFUSE_TYPE(0, x->dtype, s->dtype);
+        if (!is_one(c, 2, SX_INT64) || !is_one(c, 3, SX_FLOAT) || !is_one(c, 4, SX_FLOAT)) REFUSE_TYPE(2, 0, 0);
+        n = s->dim[0] * s->dim[1];
+        if (y->rank != 2 || y->dim[1] != 3 || (n ? y->dim[0] % n : y->dim[0])) REFUSE(0, y->dim[0], n);
+    }
+    return 0;
+}
+
 int sx_check_data(const sx_call *c, int64_t step, sx_report *report) {
     switch (c->kind) {
     case SX_SCAN: return check_scan(c, step, report);
@@ -257,6 +284,7 @@ int sx_check_data(const sx_call *c, int64_t step, sx_report *report) {
     case SX_RNN: return check_rnn(c, step, report);
     case SX_FFT: return check_fft(c, step, report);
     case SX_LINALG: return check_linalg(c, step, report);
+    case SX_COMPACT: return check_compact(c, step, report);
     case SX_TREES: return check_trees(c, step, report);
     default: return sx_say(report, SX_E_UNSUPPORTED, SX_R_KERNEL, step, -1, c->kind, 0);
     }

@@ -7,6 +7,7 @@
    - Otherwise: short rows by merging, long ones by radix on the bytes of the key that differ, least first.
    - Keys of up to 32 bits and the index make one 64-bit word; longer keys make a pair. */
 #include "sx_expr.h"
+#include "sx_keys.h"
 
 #define WORK 16384
 #define SHORT 1024   /* up to here merging is faster than radix */
@@ -25,25 +26,13 @@ typedef struct {
 
 /* ---- keys: ascending, for a row of n elements `stride` apart ---- */
 
-static inline uint32_t float_key(uint32_t u) {
-    if ((u & 0x7fffffffu) > 0x7f800000u) return ~0u;
-    if ((u & 0x7fffffffu) == 0) u = 0; /* -0 and 0 are equal */
-    return u ^ ((uint32_t)((int32_t)u >> 31) | 0x80000000u);
-}
-
-static inline uint64_t double_key(uint64_t u) {
-    if ((u & ~((uint64_t)1 << 63)) > (uint64_t)0x7ff << 52) return ~(uint64_t)0;
-    if (u << 1 == 0) u = 0;
-    return u ^ ((uint64_t)((int64_t)u >> 63) | (uint64_t)1 << 63);
-}
-
 /* Keys of up to 32 bits: the compute type's order is the element's. */
 static void keys32(const plan *p, const char *from, int64_t stride, int64_t n, uint32_t *to) {
     int dtype = p->call->in->dtype;
     if (dtype == SX_UINT32) for (int64_t i = 0; i < n; i++) to[i] = ((const uint32_t *)from)[i * stride];
     else if (dtype == SX_FLOAT || dtype == SX_FLOAT16 || dtype == SX_BFLOAT16) {
         sx_load_row(dtype, SX_F32, to, from, stride, n);
-        for (int64_t i = 0; i < n; i++) to[i] = float_key(to[i]);
+        for (int64_t i = 0; i < n; i++) to[i] = sx_float_key(to[i]);
     } else {
         sx_load_row(dtype, SX_I32, to, from, stride, n);
         for (int64_t i = 0; i < n; i++) to[i] ^= 0x80000000u;
@@ -53,7 +42,7 @@ static void keys32(const plan *p, const char *from, int64_t stride, int64_t n, u
 
 static void keys64(const plan *p, const char *from, int64_t stride, int64_t n, uint64_t *to) {
     const uint64_t *u = (const uint64_t *)from, flip = p->descending ? ~(uint64_t)0 : 0;
-    if (p->call->in->dtype == SX_DOUBLE) for (int64_t i = 0; i < n; i++) to[i] = double_key(u[i * stride]) ^ flip;
+    if (p->call->in->dtype == SX_DOUBLE) for (int64_t i = 0; i < n; i++) to[i] = sx_double_key(u[i * stride]) ^ flip;
     else if (p->call->in->dtype == SX_INT64) for (int64_t i = 0; i < n; i++) to[i] = u[i * stride] ^ (uint64_t)1 << 63 ^ flip;
     else for (int64_t i = 0; i < n; i++) to[i] = u[i * stride] ^ flip;
 }

@@ -12,7 +12,7 @@ from ...kernels import LEAF_BITS, Kernel
 from ...ops import lookup
 from .call import Call, decode, kernel
 
-_DFT, _TOPK = lookup("", "DFT"), lookup("", "TopK")
+_DFT, _TOPK, _NMS, _UNIQUE = (lookup("", name) for name in ("DFT", "TopK", "NonMaxSuppression", "Unique"))
 
 
 @kernel(Kernel.MAP)
@@ -217,6 +217,24 @@ def _fft(call: Call) -> None:
 def _linalg(call: Call) -> None:
     x = call.wide(0)
     call.put(np.linalg.det(x) if call.params["op"] == 0 else np.linalg.inv(x))
+
+
+@kernel(Kernel.COMPACT)
+def _compact(call: Call) -> None:
+    x, p = call.input(0), call.params
+    assert x is not None
+    if p["op"] == 2:
+        made: list[np.ndarray] = [_NMS(x, *(call.input(i) for i in range(1, 5)), center_point_box=p["center"])]
+    elif p["op"] == 1:
+        _, *made = _UNIQUE(x, axis=0, sorted=p["sorted"])
+    else:
+        made = [np.argwhere(x != 0) if x.ndim else np.zeros((int(x != 0), 0), np.int64)]
+    count = len(made[0])
+    call.put(np.asarray(count), 1)
+    for output, value in zip((0, 2, 3), made, strict=False):
+        out = call.memory.view(call.step.outputs[output]) if output < len(call.step.outputs) else None
+        if out is not None:
+            out[:len(value)] = value
 
 
 @kernel(Kernel.TREES)
