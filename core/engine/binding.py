@@ -23,7 +23,7 @@ from ..graph import Tensor
 from ..kernels import Kernel
 from ..model.packing import Packing, pack
 from ..program import Program
-from .build import find
+from .build import BuildError, find
 
 #: Numbers of `enum sx_status`.
 UNSUPPORTED, INDEX, DIVISION, SHAPE, MEMORY, FORMAT, TERMINATED, DTYPE, GUARD, ARGUMENT, YIELD = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 100
@@ -62,6 +62,15 @@ def library() -> Any:
         function = getattr(found, name)
         function.restype, function.argtypes = result, arguments
     return found
+
+
+def available() -> str:
+    """Why the engine is not there, or ""."""
+    try:
+        library()
+    except (BuildError, OSError) as reason:
+        return str(reason)
+    return ""
 
 
 @cache
@@ -133,11 +142,15 @@ class EngineProgram:
         made._open(packed, list(constants), _Options(threads, _isa_number(isa), 0))
         return made
 
-    def _open(self, packed: bytes, constants: list[np.ndarray], options: _Options) -> None:
-        self._engine = engine = library()
-        self._free: OrderedDict[Key, list[_Bound]] = OrderedDict()
+    def _prepare(self) -> None:
+        self._free: OrderedDict[Key, list[Any]] = OrderedDict()
         self._elements = self.program.elements
         self._lock = threading.Lock()
+        self._dtypes = [port.dtype.numpy for port in self.program.inputs]
+
+    def _open(self, packed: bytes, constants: list[np.ndarray], options: _Options) -> None:
+        self._engine = engine = library()
+        self._prepare()
         self._constants = constants
         self._handle = c_void_p()
         report = _Report()
@@ -146,17 +159,15 @@ class EngineProgram:
         for i, data in enumerate(constants):
             if engine.sx_set_constant(self._handle, i, data.ctypes.data, data.nbytes, byref(report)):
                 raise self._error(report)
-        self._dtypes = [port.dtype.numpy for port in self.program.inputs]
         self._run = engine.sx_run
 
     def _error(self, report: _Report) -> SardonyxError:
         text = ctypes.create_string_buffer(1024)
         self._engine.sx_error_text(byref(report), self._handle, text, 1024)
-        by = " by RunOptions.terminate" if report.code == TERMINATED else ""
-        return _ERRORS.get(report.code, RuntimeException)(text.value.decode(errors="replace") + by)
+        return error_of(report.code, text.value.decode(errors="replace"))
 
     # -- binding -----------------------------------------------------------------------------------------------------------------------------
-    def _take(self, key: Key, inputs: Sequence[np.ndarray]) -> _Bound:
+    def _take(self, key: Key, inputs: Sequence[np.ndarray]) -> Any:
         pool = self._free.get(key)
         if pool:
             try:
@@ -165,11 +176,10 @@ class EngineProgram:
                 pass
         return self.bind([x.shape for x in inputs], inputs if self._elements else None)
 
-    def bind(self, shapes: Sequence[Sequence[int]], inputs: Sequence[np.ndarray] | None = None) -> _Bound:
+    def bind(self, shapes: Sequence[Sequence[int]], inputs: Sequence[np.ndarray] | None = None) -> Any:
         """A new state for these input shapes and, where elements of inputs decide sizes, `inputs`. Raises InvalidArgument where the program does not cover them."""
         flat = [d for shape in shapes for d in shape]
-        if len(shapes) != len(self.program.inputs) or any(len(s) != len(p.dims) for s, p in zip(shapes, self.program.inputs, strict=True)):
-            raise InvalidArgument(f"the program takes {len(self.program.inputs)} inputs of ranks {[len(p.dims) for p in self.program.inputs]}, given are shapes {[tuple(s) for s in shapes]}")
+        self._check_ranks(shapes)
         state, report, pointers, dense = c_void_p(), _Report(), None, []
         if inputs is not None:
             dense = [np.ascontiguousarray(x) if x.dtype == t else self._dense(i, x) for i, (x, t) in enumerate(zip(inputs, self._dtypes, strict=True))]
@@ -179,7 +189,18 @@ class EngineProgram:
         assert state.value is not None
         return _Bound(self, state.value)
 
-    def _give(self, key: Key, bound: _Bound) -> None:
+    def _check_ranks(self, shapes: Sequence[Sequence[int]]) -> None:
+        if len(shapes) != len(self.program.inputs) or any(len(s) != len(p.dims) for s, p in zip(shapes, self.program.inputs, strict=True)):
+            raise InvalidArgument(f"the program takes {len(self.program.inputs)} inputs of ranks {[len(p.dims) for p in self.program.inputs]}, given are shapes {[tuple(s) for s in shapes]}")
+
+    def _key(self, inputs: Sequence[np.ndarray]) -> Key:
+        """What decides the sizes of a run."""
+        key: Key = tuple([x.shape for x in inputs])
+        if self._elements:
+            key += tuple([int(inputs[port].reshape(-1)[at]) for port, at in self._elements if at < inputs[port].size])
+        return key
+
+    def _give(self, key: Key, bound: Any) -> None:
         pool = self._free.get(key)
         if pool is not None:
             pool.append(bound)
@@ -198,9 +219,7 @@ class EngineProgram:
             outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
         """The outputs for arrays of the program's types. `terminated` is polled every `budget` nanoseconds; `arena`: the address of working memory; `times` (int64[steps, 2]) takes each
         step's start and duration; `outputs`: dense arrays to write to."""
-        key: Key = tuple([x.shape for x in inputs])
-        if self._elements:
-            key += tuple([int(inputs[port].reshape(-1)[at]) for port, at in self._elements if at < inputs[port].size])
+        key = self._key(inputs)
         bound = self._take(key, inputs)
         pointers, held = bound.inputs, []
         for i, x in enumerate(inputs):
@@ -242,6 +261,11 @@ class EngineProgram:
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
             self.close()
+
+
+def error_of(code: int, text: str) -> SardonyxError:
+    """The error for a status of the engine and its words."""
+    return _ERRORS.get(code, RuntimeException)(text + (" by RunOptions.terminate" if code == TERMINATED else ""))
 
 
 def constant(program: Program, number: int, tensor: Tensor) -> np.ndarray:

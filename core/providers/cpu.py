@@ -4,11 +4,10 @@ Programs are planned when a run first needs a range of sizes (segmented.py) and 
 """
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..engine.binding import EngineProgram, kernels
-from ..engine.build import BuildError
 from ..errors import InvalidArgument
 from ..graph import Model
 from ..kernels import Kernel
@@ -18,6 +17,11 @@ from ..program import RANK
 from ..types import DType
 from .memory import memory_limit
 from .segmented import SegmentedExecutor
+
+if sys.platform == "emscripten":  # the same engine, a WebAssembly instance beside Pyodide
+    from ..wasm.binding import EngineProgram, available, kernels
+else:
+    from ..engine.binding import EngineProgram, available, kernels
 
 NAME = "CPUExecutionProvider"
 #: Session configuration entry: "1" refuses nodes that would run on NumPy.
@@ -82,11 +86,7 @@ class CpuProvider:
 
     def available(self) -> str:
         """Why the engine is not there, or ""."""
-        try:
-            kernels()
-        except (BuildError, OSError) as reason:
-            return str(reason)
-        return ""
+        return available()
 
     def compile(self, model: Model, options: Mapping[str, Any]) -> EngineExecutor:
         """Partition now; plan at the first run of a range of sizes. Strict refuses nodes that would run on NumPy."""

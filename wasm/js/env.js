@@ -1,0 +1,30 @@
+// env.js: what a page sets before its first session. onnxruntime-web's names; what has no meaning here is absent.
+
+const LEVELS = ["verbose", "info", "warning", "error", "fatal"];
+
+export const VERSION = "0.1.0";
+
+export const env = {
+  /** "verbose", "info", "warning", "error" or "fatal": what is written to the console. */
+  logLevel: "warning",
+  debug: false,
+  versions: Object.freeze({ common: VERSION, web: VERSION, sardonyx: VERSION }),
+  wasm: {
+    /** Threads of a run; undefined: half of the page's cores, at most 4, where the page is cross-origin isolated; else 1. */
+    numThreads: undefined,
+    /** Where the engine's modules are: a prefix of URLs, or {file name: URL}. Default: beside this file. */
+    wasmPaths: undefined,
+    /** The bytes of an engine module, or a compiled WebAssembly.Module: nothing is fetched. It must be the flavour the page can run. */
+    wasmBinary: undefined,
+    /** Run in a worker. Default: on a page's main thread yes, elsewhere no. */
+    proxy: undefined,
+    /** What the last session picked: {file, threads, worker}. */
+    picked: undefined,
+  },
+};
+
+/** Write to the console where env.logLevel asks for it. */
+export function log(level, ...words) {
+  if (!env.debug && LEVELS.indexOf(level) < LEVELS.indexOf(env.logLevel)) return;
+  (level === "warning" ? console.warn : level === "error" || level === "fatal" ? console.error : console.info)("[sardonyx]", ...words);
+}

@@ -1,0 +1,52 @@
+// errors.js: every error the runtime throws. One class a kind, named as in Python's sardonyx.errors; `code` is onnxruntime's number of the same kind.
+// The message names the thing and what to do about it; errors cross from a worker by `pack` and `unpack`.
+
+export class SardonyxError extends Error {
+  constructor(message, options) {
+    super(message, options);
+    this.name = new.target.kind;
+    this.code = new.target.code;
+  }
+  static kind = "SardonyxError";
+  static code = 1;
+}
+
+const define = (kind, code, base = SardonyxError) => class extends base {
+  static kind = kind;
+  static code = code;
+};
+
+export const Fail = define("Fail", 1);
+export const InvalidArgument = define("InvalidArgument", 2);
+export const NoSuchFile = define("NoSuchFile", 3);
+export const RuntimeException = define("RuntimeException", 6);
+export const InvalidModelFile = define("InvalidModelFile", 7);
+export const NotImplemented = define("NotImplemented", 9);
+/** wasm is switched off, has no SIMD, or the page's CSP forbids it. */
+export const EngineUnavailable = define("EngineUnavailable", 5);
+/** The network failed, or gave something else than the file asked for. */
+export const NetworkError = define("NetworkError", 1);
+/** Memory refused to grow, or the model needs more than wasm can address. */
+export const MemoryLimit = define("MemoryLimit", 1);
+/** The caller's AbortSignal, or `release` during a run. Its name is AbortError, as for fetch. */
+export const Aborted = define("AbortError", 12);
+/** The worker that ran the session ended by itself. Make the session again. */
+export const WorkerCrashed = define("WorkerCrashed", 11);
+
+const KINDS = [SardonyxError, Fail, InvalidArgument, NoSuchFile, RuntimeException, InvalidModelFile, NotImplemented, EngineUnavailable, NetworkError, MemoryLimit, Aborted, WorkerCrashed];
+
+/** What postMessage can carry of an error. */
+export const pack = (error) => ({ kind: error?.name ?? "Error", message: error?.message ?? String(error), stack: error?.stack });
+
+/** The error of `pack`, as the class it was. */
+export function unpack({ kind, message, stack }) {
+  const found = KINDS.find((one) => one.kind === kind);
+  const made = found ? new found(message) : new RuntimeException(`${kind}: ${message}`);
+  if (stack) made.stack = stack;
+  return made;
+}
+
+/** Throw Aborted where the signal says so. */
+export function checkAborted(signal) {
+  if (signal?.aborted) throw new Aborted(`loading was stopped by the caller's AbortSignal (${signal.reason?.message ?? signal.reason ?? "no reason given"})`);
+}

@@ -1,0 +1,163 @@
+// index.js: the package's face: InferenceSession, Tensor and env with onnxruntime-web's names and shapes, and every error class.
+//
+//     import * as ort from "sardonyx";
+//     const session = await ort.InferenceSession.create("model.sdx");
+//     const { y } = await session.run({ x: new ort.Tensor("float32", data, [1, 3, 224, 224]) });
+import { choose, compile, threadsHere } from "./engine.js";
+import { env, log } from "./env.js";
+import { Aborted, checkAborted, InvalidArgument, NotImplemented } from "./errors.js";
+import { RemoteSession } from "./remote.js";
+import { lengthOf, NUMBERS, sizeOf, Tensor, TYPES } from "./tensor.js";
+
+export { env, Tensor };
+export * from "./errors.js";
+
+const isPage = typeof document === "object" && typeof Worker === "function";
+
+export class InferenceSession {
+  #session;
+  #queue = Promise.resolve();
+  #overrides;
+  #running = 0;
+
+  /** Not for callers: see `create`. */
+  constructor(session, overrides) {
+    this.#session = session;
+    this.#overrides = overrides;
+    const { inputs, outputs, engine } = session.describe();
+    this.inputMetadata = Object.freeze(inputs.map((port) => metadata(port, overrides)));
+    this.outputMetadata = Object.freeze(outputs.map((port) => metadata(port, overrides)));
+    this.inputNames = Object.freeze(inputs.map((port) => port.name));
+    this.outputNames = Object.freeze(outputs.map((port) => port.name));
+    /** What runs it: {file, threads, worker}. */
+    this.engine = Object.freeze(engine);
+  }
+
+  /**
+   * create(url | Request | Response | Blob | ReadableStream, options?) or create(buffer, byteOffset?, byteLength?, options?).
+   * Options: signal, progress, cache, integrity, externalData, freeDimensionOverrides, preferredOutputLocation, executionProviders.
+   */
+  static async create(source, ...rest) {
+    const options = rest.findLast?.((one) => typeof one === "object" && one !== null) ?? {};
+    checkOptions(options);
+    checkAborted(options.signal);
+    if (typeof rest[0] === "number") source = slice(source, rest[0], typeof rest[1] === "number" ? rest[1] : undefined);
+    const proxy = env.wasm.proxy ?? isPage;
+    const threads = threadsHere(proxy || !isPage ? "worker" : "main");
+    const file = choose(threads);
+    const { signal, progress, cache, integrity } = options;
+    const inner = { signal, progress, cache, integrity, externalData: options.externalData };
+    const session = proxy ? await RemoteSession.create(source, inner, { file, threads }) : await here(source, inner, { file, threads });
+    const { engine } = session.describe();
+    engine.worker = proxy;
+    env.wasm.picked = { ...engine };
+    log("info", `engine ${engine.file}, ${engine.threads} thread${engine.threads > 1 ? "s" : ""}, ${proxy ? "in a worker" : "on this thread"}`);
+    return new InferenceSession(session, options.freeDimensionOverrides ?? {});
+  }
+
+  /**
+   * run(feeds, options?) or run(feeds, fetches, options?): fetches are names, or {name: a tensor to write to, or null}. Runs of one session follow each other.
+   * Options: signal (stops a run between steps).
+   */
+  async run(feeds, second, third) {
+    if (this.#session === null) throw new InvalidArgument("the session was released");
+    const [fetches, options] = third !== undefined || Array.isArray(second) || this.#areFetches(second) ? [second, third ?? {}] : [undefined, second ?? {}];
+    const [names, targets] = this.#wanted(fetches);
+    const given = this.#feeds(feeds);
+    const turn = this.#queue.then(() => {
+      if (this.#session === null) throw new Aborted("the session was released");
+      checkAborted(options.signal);
+      return this.#session.run(given, names.map((name) => this.outputNames.indexOf(name)), { signal: options.signal });
+    });
+    this.#queue = turn.catch(() => {});
+    const made = await turn;
+    return Object.fromEntries(names.map((name, i) => [name, deliver(name, made[i], targets?.[name])]));
+  }
+
+  /** Stop what runs and give all memory back. */
+  async release() {
+    const session = this.#session;
+    this.#session = null;
+    session?.release();
+  }
+
+  startProfiling() {}
+  endProfiling() {}
+
+  #areFetches(what) {
+    return what !== null && typeof what === "object" && Object.keys(what).length > 0 && Object.entries(what).every(([name, value]) => this.outputNames.includes(name) && (value === null || value instanceof Tensor));
+  }
+
+  #wanted(fetches) {
+    if (fetches === undefined || fetches === null) return [this.outputNames];
+    if (fetches instanceof Tensor || typeof fetches !== "object") throw new InvalidArgument("'fetches' is an array of output names, or an object of tensors by output name");
+    const names = Array.isArray(fetches) ? fetches : Object.keys(fetches);
+    for (const name of names) if (!this.outputNames.includes(name)) throw new InvalidArgument(`the model has no output '${name}'; it has ${list(this.outputNames)}`);
+    return [names, Array.isArray(fetches) ? undefined : fetches];
+  }
+
+  #feeds(feeds) {
+    if (feeds === null || typeof feeds !== "object" || feeds instanceof Tensor || Array.isArray(feeds)) throw new InvalidArgument("'feeds' is an object of tensors by input name");
+    for (const name of Object.keys(feeds)) if (!this.inputNames.includes(name)) throw new InvalidArgument(`the model has no input '${name}'; it has ${list(this.inputNames)}`);
+    return this.inputMetadata.map((port) => {
+      const tensor = feeds[port.name];
+      if (tensor === undefined) throw new InvalidArgument(`input '${port.name}' is missing in 'feeds'; the model takes ${list(this.inputNames)}`);
+      if (!isTensor(tensor)) throw new InvalidArgument(`feeds['${port.name}'] is not a Tensor`);
+      check(tensor, port);
+      return { type: NUMBERS[tensor.type], dims: [...tensor.dims], data: tensor.data };
+    });
+  }
+}
+
+/** A tensor of this package, or one of onnxruntime-web's, which has the same fields. */
+const isTensor = (what) => what instanceof Tensor || (typeof what === "object" && what !== null && typeof what.type === "string" && Array.isArray(what.dims) && what.data !== undefined);
+
+function check(tensor, port) {
+  if (tensor.type !== port.type) throw new InvalidArgument(`input '${port.name}' takes ${port.type}, given is ${tensor.type}; make it with new Tensor('${port.type}', …)`);
+  const fits = tensor.dims.length === port.shape.length && port.shape.every((d, i) => typeof d !== "number" || d === tensor.dims[i]);
+  if (!fits) throw new InvalidArgument(`input '${port.name}' takes [${port.shape.join(", ")}], given is [${tensor.dims.join(", ")}]`);
+  if (tensor.type === "string") throw new NotImplemented(`input '${port.name}' is of strings: they run in Python only (sardonyx in Pyodide)`);
+  if (lengthOf(NUMBERS[tensor.type], sizeOf(tensor.dims)) !== tensor.data.length) throw new InvalidArgument(`input '${port.name}': ${tensor.data.length} elements do not make [${tensor.dims}]`);
+}
+
+function metadata({ name, type, dims }, overrides) {
+  return Object.freeze({ name, isTensor: true, type: TYPES[type][0], shape: Object.freeze(dims.map((d) => (typeof d === "string" && Number.isInteger(overrides[d]) ? overrides[d] : d))) });
+}
+
+function deliver(name, { type, dims, data }, target) {
+  if (!target) return new Tensor(TYPES[type][0], data, dims);
+  if (target.type !== TYPES[type][0] || target.data.length !== data.length) throw new InvalidArgument(`the tensor given for output '${name}' is ${target.type}[${target.dims}], the output is ${TYPES[type][0]}[${dims}]`);
+  target.data.set(data);
+  return target;
+}
+
+const list = (names) => names.map((name) => `'${name}'`).join(", ");
+
+function slice(source, offset, length) {
+  if (!(source instanceof ArrayBuffer) && !ArrayBuffer.isView(source) && !(typeof SharedArrayBuffer === "function" && source instanceof SharedArrayBuffer)) {
+    throw new InvalidArgument("byteOffset and byteLength go with an ArrayBuffer");
+  }
+  const [buffer, begin, size] = ArrayBuffer.isView(source) ? [source.buffer, source.byteOffset, source.byteLength] : [source, 0, source.byteLength];
+  if (!Number.isSafeInteger(offset) || offset < 0 || offset >= size) throw new InvalidArgument(`'byteOffset' is out of range [0, ${size})`);
+  const end = length === undefined ? size - offset : length;
+  if (!Number.isSafeInteger(end) || end <= 0 || offset + end > size) throw new InvalidArgument(`'byteLength' is out of range (0, ${size - offset}]`);
+  return new Uint8Array(buffer, begin + offset, end);
+}
+
+/** On the caller's own thread. */
+async function here(source, options, { file, threads }) {
+  const [{ Session }, module] = await Promise.all([import("./session.js"), compile(file, options.progress)]);
+  return Session.create(source, options, { file, module, threads });
+}
+
+function checkOptions({ executionProviders, preferredOutputLocation, freeDimensionOverrides }) {
+  for (const one of executionProviders ?? []) {
+    const name = typeof one === "string" ? one : one?.name;
+    if (name !== "wasm" && name !== "cpu") log("warning", `the execution provider '${name}' is not in this runtime; the session runs on the wasm engine`);
+  }
+  const places = typeof preferredOutputLocation === "object" && preferredOutputLocation ? Object.values(preferredOutputLocation) : [preferredOutputLocation ?? "cpu"];
+  for (const place of places) if (place !== "cpu" && place !== "cpu-pinned") throw new NotImplemented(`preferredOutputLocation '${place}': outputs of the wasm engine are in "cpu"`);
+  for (const [name, size] of Object.entries(freeDimensionOverrides ?? {})) {
+    if (!Number.isSafeInteger(size) || size < 0) throw new InvalidArgument(`freeDimensionOverrides['${name}'] is ${size}; it is a size`);
+  }
+}

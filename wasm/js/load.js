@@ -1,0 +1,295 @@
+// load.js: where a model's bytes come from. One `Source` reads them front to back, in pieces, whatever they are: a URL, Request, Response, Blob, stream, array, or (node) a path.
+//
+// How to think
+// - A reader asks for exact lengths: `take(n)` gives a small piece as one array, `pour(n, sink)` hands a long one over as it arrives, so that nothing is held twice.
+// - A connection that breaks is taken up again where it broke (Range, checked with the ETag); a server without ranges sends all again and the known part is skipped.
+// - With `cache` the bytes go to Cache Storage while they pass; the next visit asks the server only whether they changed, and needs no network if there is none.
+import { Aborted, checkAborted, InvalidArgument, NetworkError, NoSuchFile } from "./errors.js";
+import { log } from "./env.js";
+import { Sha256 } from "./sha256.js";
+
+const CACHE = "sardonyx-models";
+const RETRIES = 4;
+const PAUSE = 300; // ms before the first retry; doubled each time
+
+const isNode = typeof process === "object" && !!process.versions?.node;
+
+/** A Source for whatever a caller may give. `options`: signal, progress, cache, integrity. */
+export async function open(what, options = {}) {
+  const { signal } = options;
+  checkAborted(signal);
+  const source = new Source(options);
+  if (typeof what === "string" || what instanceof URL || isA(what, "Request")) await source.fromUrl(what);
+  else if (isA(what, "Response")) source.fromResponse(what);
+  else if (isA(what, "Blob")) source.fromStream(what.stream(), what.size);
+  else if (isA(what, "ReadableStream")) source.fromStream(what);
+  else if (ArrayBuffer.isView(what)) source.fromArray(new Uint8Array(what.buffer, what.byteOffset, what.byteLength));
+  else if (what instanceof ArrayBuffer || isA(what, "SharedArrayBuffer")) source.fromArray(new Uint8Array(what));
+  else throw new InvalidArgument(`a model is given as a URL, Request, Response, Blob, stream, ArrayBuffer or typed array, not ${what?.constructor?.name ?? typeof what}`);
+  return source;
+}
+
+const isA = (what, name) => typeof globalThis[name] === "function" && what instanceof globalThis[name];
+
+class Source {
+  constructor({ signal, progress, cache, integrity }) {
+    Object.assign(this, { signal, progress, useCache: cache });
+    this.position = 0; // bytes given to the reader
+    this.total = undefined; // bytes to come in all, where known
+    this.name = "the model";
+    this.rest = null; // the unread part of the last piece
+    this.hash = integrity ? expected(integrity) : null;
+  }
+
+  // -- where from --------------------------------------------------------------------------------------------------------------------------------
+
+  async fromUrl(what) {
+    this.name = String(what?.url ?? what);
+    if (isNode && !/^(https?|data|blob):/.test(this.name)) return this.fromPath(what);
+    this.request = isA(what, "Request") ? what : new Request(this.name);
+    if (this.useCache && (await this.fromCache())) return;
+    const response = await this.get({});
+    this.fromResponse(response);
+    if (this.useCache) await this.keep(response);
+  }
+
+  fromResponse(response) {
+    if (!response.ok) throw refused(response.status, response.url || this.name);
+    if (response.bodyUsed || !response.body) throw new InvalidArgument("the Response's body was read already; give a fresh one (response.clone())");
+    const encoded = response.headers.get("content-encoding");
+    const length = Number(response.headers.get("content-length"));
+    if (response.url) this.name = response.url;
+    this.tag = response.headers.get("etag") ?? response.headers.get("last-modified");
+    this.ranges = !encoded;
+    // The page a server sends instead of a missing file is told by its first bytes, see sdx.js; its type makes the message clearer.
+    this.kind = response.headers.get("content-type") ?? "";
+    this.request ??= /^https?:/.test(response.url) ? new Request(response.url) : undefined;
+    this.fromStream(response.body, !encoded && length ? length : undefined);
+  }
+
+  fromStream(stream, total) {
+    this.total = total;
+    this.reader = stream.getReader();
+  }
+
+  fromArray(bytes) {
+    this.total = bytes.length;
+    let at = 0;
+    this.reader = { read: async () => (at < bytes.length ? { value: bytes.subarray(at, (at = Math.min(at + (4 << 20), bytes.length))) } : { done: true }), cancel: async () => {} };
+  }
+
+  async fromPath(what) {
+    const { open } = await import("node:fs/promises");
+    let file;
+    try {
+      file = await open(what instanceof URL ? what : this.name);
+      this.total = (await file.stat()).size;
+    } catch (error) {
+      throw new NoSuchFile(`'${this.name}' can not be opened: ${error.message}`);
+    }
+    const piece = new Uint8Array(1 << 20);
+    this.reader = {
+      read: async () => {
+        const { bytesRead } = await file.read(piece, 0, piece.length);
+        return bytesRead ? { value: piece.subarray(0, bytesRead) } : { done: true };
+      },
+      cancel: () => file.close(),
+    };
+  }
+
+  async get(headers) {
+    try {
+      const given = new Headers(this.request.headers);
+      for (const [name, value] of Object.entries(headers)) given.set(name, value);
+      return await fetch(new Request(this.request.clone(), { headers: given, signal: this.signal }));
+    } catch (error) {
+      checkAborted(this.signal);
+      throw new NetworkError(`'${this.name}' can not be fetched: ${error.message}. Check the address and the connection; another origin must allow this page (CORS)`, { cause: error });
+    }
+  }
+
+  // -- cache -------------------------------------------------------------------------------------------------------------------------------------
+
+  async fromCache() {
+    try {
+      this.store = await caches.open(CACHE);
+    } catch (error) {
+      log("warning", `no cache for models here (${error.message})`);
+      return false;
+    }
+    const found = await this.store.match(this.request.url);
+    if (!found) return false;
+    const tag = found.headers.get("etag");
+    try {
+      const now = await this.get(tag ? { "If-None-Match": tag } : {});
+      if (now.status !== 304 && !(now.ok && tag && now.headers.get("etag") === tag)) {
+        if (!now.ok) throw refused(now.status, this.name);
+        this.fromResponse(now);
+        await this.keep(now);
+        return true;
+      }
+      await now.body?.cancel();
+    } catch (error) {
+      if (!(error instanceof NetworkError)) throw error;
+      log("info", `offline: ${this.name} is taken from the cache`);
+    }
+    this.cached = true;
+    this.fromResponse(found);
+    return true;
+  }
+
+  /** Copy what passes into the cache; where that fails (quota), go on without. */
+  async keep(response) {
+    if (!this.store) return;
+    const { readable, writable } = new TransformStream();
+    const headers = Object.fromEntries(["etag", "content-type", "last-modified"].map((h) => [h, response.headers.get(h)]).filter(([, v]) => v));
+    this.copy = writable.getWriter();
+    this.copy.closed.catch(() => {});
+    this.kept = this.store.put(this.request.url, new Response(readable, { headers })).catch((error) => {
+      log("warning", `the model is not kept for the next visit: ${error.message}`);
+      this.copy = null;
+    });
+  }
+
+  // -- reading -----------------------------------------------------------------------------------------------------------------------------------
+
+  /** The next piece, or null at the end. */
+  async #next() {
+    for (let attempt = 0; ; attempt++) {
+      checkAborted(this.signal);
+      let why;
+      try {
+        const { value, done } = await this.reader.read();
+        if (!done) {
+          this.got = (this.got ?? 0) + value.length;
+          this.hash?.update(value);
+          if (this.copy) await Promise.race([this.copy.write(value), this.kept]).catch(() => (this.copy = null));
+          return value;
+        }
+        if (this.total === undefined || this.got >= this.total) return null;
+        why = "it ended early";
+      } catch (error) {
+        checkAborted(this.signal);
+        if (error instanceof Aborted) throw error;
+        why = error.message;
+      }
+      if (!this.request || this.cached || attempt === RETRIES) throw this.#lost(why);
+      log("info", `${this.name}: ${why} after ${this.got ?? 0} bytes; going on from there`);
+      await new Promise((wake) => setTimeout(wake, PAUSE << attempt));
+      await this.#resume().catch((error) => {
+        if (!(error instanceof NetworkError) || error.final) throw error;
+      });
+    }
+  }
+
+  #lost(why) {
+    const far = `${this.got ?? 0}${this.total ? ` of ${this.total}` : ""} bytes`;
+    return new NetworkError(`'${this.name}' is incomplete: ${why} (${far}). Load it again; if it stays so, the file on the server is cut off`);
+  }
+
+  async #resume() {
+    const from = this.got ?? 0;
+    const response = await this.get(this.ranges && from ? { Range: `bytes=${from}-`, ...(this.tag ? { "If-Range": this.tag } : {}) } : {});
+    const tag = response.headers.get("etag") ?? response.headers.get("last-modified");
+    if (!response.ok || tag !== this.tag) {
+      const error = response.ok ? new NetworkError(`'${this.name}' changed on the server while it was downloaded; load it again`) : refused(response.status, this.name);
+      error.final = response.ok || response.status < 500;
+      throw error;
+    }
+    this.reader = response.body.getReader();
+    if (response.status === 206) return;
+    for (let skip = from; skip > 0; ) {
+      const { value, done } = await this.reader.read();
+      if (done) throw this.#lost("it ended early");
+      if (value.length > skip) {
+        const reader = this.reader;
+        let first = value.subarray(skip);
+        this.reader = { read: async () => (first ? { value: first, done: (first = null) !== null } : reader.read()), cancel: () => reader.cancel() };
+      }
+      skip -= value.length;
+    }
+  }
+
+  /** Hand the next `n` bytes to `sink(piece, offset)`. Throws where the source ends before. */
+  async pour(n, sink) {
+    for (let done = 0; done < n; ) {
+      const piece = this.rest ?? (await this.#next());
+      if (!piece) throw this.#lost("it ended early");
+      const part = piece.subarray(0, n - done);
+      this.rest = part.length < piece.length ? piece.subarray(part.length) : null;
+      sink(part, done);
+      done += part.length;
+      this.position += part.length;
+      this.progress?.({ phase: "download", loaded: this.position, total: this.total });
+    }
+  }
+
+  /** The next `n` bytes as one array. */
+  async take(n) {
+    const made = new Uint8Array(n);
+    await this.pour(n, (piece, at) => made.set(piece, at));
+    return made;
+  }
+
+  async skip(n) {
+    await this.pour(n, () => {});
+  }
+
+  /** Up to `n` first bytes, which stay to be read. */
+  async peek(n) {
+    const parts = [];
+    let have = 0;
+    for (let piece = this.rest; have < n; piece = null) {
+      piece ??= await this.#next();
+      if (!piece) break;
+      parts.push(piece.slice());
+      have += piece.length;
+    }
+    const made = new Uint8Array(have);
+    parts.reduce((at, part) => (made.set(part, at), at + part.length), 0);
+    this.rest = have ? made : null;
+    return made.subarray(0, n);
+  }
+
+  /** Read to the end (it may go on after the last section), check the hash, close the copy in the cache. */
+  async finish() {
+    if (this.hash || this.copy) {
+      this.rest = null;
+      while (await this.#next());
+    }
+    try {
+      if (this.hash && !this.hash.matches()) throw new NetworkError(`'${this.name}' is not the file that was asked for: its sha256 is ${this.hash.text()}, expected ${this.hash.wanted}. Load it again, or correct 'integrity'`);
+    } catch (error) {
+      await this.cancel();
+      await this.store?.delete(this.request.url);
+      throw error;
+    }
+    if (this.copy) {
+      await this.copy.close().catch(() => {});
+      await this.kept;
+    }
+    await this.reader.cancel().catch(() => {});
+  }
+
+  /** Give the source up. */
+  async cancel() {
+    await this.copy?.abort("cancelled").catch(() => {});
+    await this.reader?.cancel().catch(() => {});
+  }
+}
+
+function refused(status, name) {
+  if (status === 404 || status === 410) return new NoSuchFile(`'${name}' does not exist on the server (HTTP ${status}); check the address`);
+  return new NetworkError(`the server answers HTTP ${status} for '${name}'`);
+}
+
+/** "sha256-<base64>" (as in HTML) or hex → a hash that knows what it should become. */
+function expected(integrity) {
+  const hash = new Sha256();
+  const hex = /^[0-9a-f]{64}$/i.test(integrity) ? integrity.toLowerCase() : undefined;
+  const base = /^sha256-([A-Za-z0-9+/]{43}=)$/.exec(integrity)?.[1];
+  if (!hex && !base) throw new InvalidArgument("'integrity' is a sha256: 64 hexadecimal digits, or 'sha256-' and base64");
+  hash.wanted = hex ?? Array.from(atob(base), (c) => c.charCodeAt(0).toString(16).padStart(2, "0")).join("");
+  hash.matches = () => hash.text() === hash.wanted;
+  return hash;
+}

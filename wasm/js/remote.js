@@ -1,0 +1,104 @@
+// remote.js: a session that lives in a worker, with the interface of session.js's Session. Its worker is its own: ending it gives all memory back, and a crash ends no other session.
+import { compile } from "./engine.js";
+import { env } from "./env.js";
+import { Aborted, InvalidArgument, unpack } from "./errors.js";
+import { feeder } from "./pipe.js";
+import { spawn } from "./spawn.js";
+
+export class RemoteSession {
+  #worker;
+  #waiting = new Map(); // id → {resolve, reject, progress, pull}
+  #next = 1;
+  #failed;
+
+  static async create(source, options, { file, threads }) {
+    const { signal, progress, ...rest } = options;
+    const session = new RemoteSession();
+    const module = compile(file, progress); // while the worker starts
+    session.#worker = await spawn("worker.js");
+    session.#worker.onmessage = (message) => session.#take(message);
+    session.#worker.onfail = (error) => session.#fail(error);
+    try {
+      const settings = { env: { logLevel: env.logLevel, debug: env.debug }, wasm: { wasmPaths: env.wasm.wasmPaths } };
+      session.description = await session.#ask({ op: "create", options: { ...rest, progress: !!progress }, file, threads, settings, module: await module, ...portable(source) },
+        { signal, progress, pull: portable(source).source.pipe && feeder(pipeable(source)) });
+    } catch (error) {
+      session.release();
+      throw error;
+    }
+    return session;
+  }
+
+  describe() {
+    return this.description;
+  }
+
+  run(feeds, fetches, { signal, ...options }) {
+    return this.#ask({ op: "run", feeds, fetches, options: { ...options, signal: !!signal } }, { signal });
+  }
+
+  release() {
+    this.#fail(new Aborted("the session was released"));
+    this.#worker?.terminate();
+  }
+
+  // -- messages ----------------------------------------------------------------------------------------------------------------------------------
+
+  async #ask(message, { signal, progress, pull } = {}) {
+    if (this.#failed) throw this.#failed;
+    const id = this.#next++;
+    const abort = () => this.#worker.post({ op: "abort", of: id, reason: String(signal.reason?.message ?? signal.reason) });
+    if (signal?.aborted) throw new Aborted(`stopped by the caller's AbortSignal (${signal.reason?.message ?? signal.reason})`);
+    signal?.addEventListener("abort", abort);
+    this.#worker.ref?.();
+    try {
+      return await new Promise((resolve, reject) => {
+        this.#waiting.set(id, { resolve, reject, progress, pull });
+        try {
+          this.#worker.post({ id, ...message });
+        } catch (error) {
+          reject(new InvalidArgument(`what was given can not be sent to a worker: ${error.message}`));
+        }
+      });
+    } finally {
+      this.#waiting.delete(id);
+      signal?.removeEventListener("abort", abort);
+      if (!this.#waiting.size) this.#worker.unref?.();
+    }
+  }
+
+  async #take({ id, result, error, progress, pull }) {
+    const waiting = this.#waiting.get(id);
+    if (!waiting) return;
+    if (progress) return waiting.progress?.(progress);
+    if (pull) {
+      const chunk = await waiting.pull().catch((why) => ({ error: why.message }));
+      return this.#worker.post({ op: "chunk", of: id, ...chunk }, chunk.bytes ? [chunk.bytes.buffer] : []);
+    }
+    if (error) waiting.reject(unpack(error));
+    else waiting.resolve(result);
+  }
+
+  #fail(error) {
+    this.#failed ??= error;
+    for (const { reject } of this.#waiting.values()) reject(error);
+  }
+}
+
+/** A source as a message can carry it; what is in this thread's memory goes in pieces. */
+function portable(source) {
+  if (typeof source === "string" || source instanceof URL) return { source: { value: absolute(source) } };
+  if (typeof Blob === "function" && source instanceof Blob) return { source: { value: source } };
+  return { source: { pipe: true, size: source.byteLength ?? sizeOf(source) } };
+}
+
+function pipeable(source) {
+  return typeof Response === "function" && source instanceof Response ? source.body : source;
+}
+
+function sizeOf(source) {
+  const length = Number(source.headers?.get("content-length"));
+  return length && !source.headers.get("content-encoding") ? length : undefined;
+}
+
+const absolute = (source) => (globalThis.document ? new URL(source, document.baseURI).href : String(source));
