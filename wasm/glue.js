@@ -28,7 +28,7 @@
     bytes().set(heap().subarray(src, src + n), at);
     return at;
   };
-  const report = alloc(40), cell = alloc(128);
+  const report = alloc(64), cell = alloc(128);
 
   if (imported && threads > 1) {
     const url = URL.createObjectURL(new Blob([thread], { type: "text/javascript" }));

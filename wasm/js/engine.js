@@ -53,7 +53,7 @@ export function urlOf(file) {
   const { wasmPaths } = env.wasm;
   if (typeof wasmPaths === "string") return new URL(wasmPaths + file, globalThis.location?.href ?? import.meta.url).href;
   const listed = wasmPaths?.[file] ?? wasmPaths?.wasm;
-  return listed ? new URL(listed, globalThis.location?.href ?? import.meta.url).href : new URL(`../lib/${file}`, import.meta.url).href;
+  return listed ? new URL(listed, globalThis.location?.href ?? import.meta.url).href : new URL(file, import.meta.url).href;
 }
 
 async function build(file, binary) {
@@ -77,8 +77,8 @@ async function build(file, binary) {
 
 /** sx_status → class and what the text lacks. */
 const STATUS = { 1: NotImplemented, 2: RuntimeException, 3: RuntimeException, 4: RuntimeException, 5: MemoryLimit, 6: InvalidModelFile, 7: Aborted, 8: InvalidModelFile, 9: InvalidArgument, 10: InvalidArgument };
-export const YIELD = 100;
-const REPORT = 40;
+export const YIELD = 100, HOST = 101;
+const REPORT = 64;
 
 /** An instance of the engine with its memory and its threads. */
 export class Engine {

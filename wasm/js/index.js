@@ -146,7 +146,9 @@ function slice(source, offset, length) {
 
 /** On the caller's own thread. */
 async function here(source, options, { file, threads }) {
-  const [{ Session }, module] = await Promise.all([import("./session.js"), compile(file, options.progress)]);
+  const module = compile(file, options.progress);
+  module.catch(() => {});
+  const { Session } = await import("./session.js");
   return Session.create(source, options, { file, module, threads });
 }
 

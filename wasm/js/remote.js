@@ -14,13 +14,15 @@ export class RemoteSession {
   static async create(source, options, { file, threads }) {
     const { signal, progress, ...rest } = options;
     const session = new RemoteSession();
-    const module = compile(file, progress); // while the worker starts
+    const module = compile(file, progress); // while the worker starts and the model's first bytes come
+    module.catch((error) => session.#fail(error));
     session.#worker = await spawn("worker.js");
     session.#worker.onmessage = (message) => session.#take(message);
     session.#worker.onfail = (error) => session.#fail(error);
+    module.then((ready) => session.#worker.post({ op: "module", module: ready }), () => {});
     try {
       const settings = { env: { logLevel: env.logLevel, debug: env.debug }, wasm: { wasmPaths: env.wasm.wasmPaths } };
-      session.description = await session.#ask({ op: "create", options: { ...rest, progress: !!progress }, file, threads, settings, module: await module, ...portable(source) },
+      session.description = await session.#ask({ op: "create", options: { ...rest, progress: !!progress }, file, threads, settings, ...portable(source) },
         { signal, progress, pull: portable(source).source.pipe && feeder(pipeable(source)) });
     } catch (error) {
       session.release();

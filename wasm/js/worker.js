@@ -6,10 +6,12 @@ import { listen } from "./spawn.js";
 import { Pipe } from "./pipe.js";
 
 let session;
+let arrived;
+const module = new Promise((resolve) => (arrived = resolve)); // compiled by the page, once for all its workers
 const pending = new Map(); // id → {abort, pipe}
 
 const operations = {
-  async create({ id, source, options, file, module, threads, settings }, post) {
+  async create({ id, source, options, file, threads, settings }, post) {
     Object.assign(env, settings.env);
     Object.assign(env.wasm, settings.wasm);
     const abort = new AbortController();
@@ -27,6 +29,7 @@ const operations = {
     return [made, made.map((one) => one?.data?.buffer).filter(Boolean)];
   },
   abort: ({ of, reason }) => pending.get(of)?.abort.abort(reason),
+  module: (message) => arrived(message.module),
   chunk: ({ of, ...chunk }) => pending.get(of)?.pipe.push(chunk),
 };
 
