@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import sardonyx
-
 from ..engine.build import TARGETS, find
 
 #: Not for the browser: C sources, the command line's parts that need a terminal, native libraries.
@@ -30,12 +28,11 @@ def engine_files() -> dict[str, Path]:
 
 def package_files() -> Iterator[tuple[str, Path]]:
     """(place in the package, path) of the files of this installation."""
-    assert sardonyx.__file__
-    roots = {"": Path(sardonyx.__file__).resolve().parent}
-    for part in PARTS:
-        spec = find_spec(f"sardonyx.{part}")
+    roots = {}
+    for part in ("", *PARTS):
+        spec = find_spec(f"sardonyx.{part}".rstrip("."))
         if spec is not None and spec.origin:
-            roots[f"{part}/"] = Path(spec.origin).resolve().parent
+            roots[f"{part}/".lstrip("/")] = Path(spec.origin).resolve().parent
     for prefix, root in roots.items():
         for path in sorted(root.rglob("*")):
             place = prefix + path.relative_to(root).as_posix()
