@@ -19,9 +19,14 @@ SX_INLINE void micro(const int R, const int V, const int S, const uint8_t *a, in
     _Pragma("clang loop unroll(disable)") for (int64_t at = 0; at < words; at++, b += SX_PANEL) {
         sx_i bv[SX_NV];
         SX_UNROLL for (int v = 0; v < V; v++) bv[v] = sx_iload(b + B_AT(v));
+        SX_UNROLL for (int v = 0; v < V; v += SX_PANEL / SX_GW) __builtin_prefetch(b + B_AT(v) + 8 * SX_PANEL);
         SX_UNROLL for (int i = 0; i < R; i++) {
-            sx_i x = sx_isplat(((const sx_word *)(group[i / 3] + i % 3 * rs))[at]);
+            sx_i x = sx_isplat(*(const sx_word *)(group[i / 3] + i % 3 * rs));
             SX_UNROLL for (int v = 0; v < V; v++) acc[i][v] = sx_dot(acc[i][v], x, bv[v], S);
+        }
+        SX_UNROLL for (int g = 0; g < (R + 2) / 3; g++) {
+            group[g] += 4;
+            __asm__("" : "+r"(group[g]));
         }
     }
     SX_UNROLL for (int i = 0; i < R; i++)
