@@ -57,9 +57,9 @@ def source_of(buffer: Buffer) -> Tensor | None:
 def constant_array(view: View) -> np.ndarray | None:
     """The elements of a constant's view, of size 1 along axes that repeat; None where it is no constant of known sizes."""
     tensor = source_of(view.buffer)
-    if tensor is None or not all(isinstance(d, int) for d in (*view.shape, *view.buffer.shape)) or not all(isinstance(a.start, int) and isinstance(a.step, int) for a in view.axes):
+    if tensor is None or not all(isinstance(d, int) for d in view.buffer.shape) or not all(isinstance(x, int) for a in view.axes if a.dim is not None for x in (a.size, a.start, a.step)):
         return None
-    array = tensor.numpy().reshape(view.buffer.shape)
+    array = tensor.numpy().reshape(view.buffer.shape)  # type: ignore[arg-type]
     if array.size == 0:
         return None
     at = [0] * array.ndim

@@ -25,22 +25,24 @@ from .requantise import repeat_widening, requantise
 
 #: Kinds that run an epilogue on a finished block.
 WITH_EPILOGUE = frozenset({Kernel.MATMUL, Kernel.CONV})
-MAX_OPERANDS = 12
+MAX_OPERANDS = 14
 MAX_NODES = 96
 
 
 def fuse(lowered: Lowered) -> None:
     """Rewrite `lowered.calls` in place until nothing changes."""
     repeat_widening(lowered)
-    while _sweep(lowered):
-        pass
     fold_expressions(lowered)
-    requantise(lowered)
-    fold_expressions(lowered)
+    for epilogues in (False, True):
+        while _sweep(lowered, epilogues):
+            pass
+        fold_expressions(lowered)
+        requantise(lowered)
+        fold_expressions(lowered)
 
 
-def _sweep(lowered: Lowered) -> bool:
-    """One pass over the calls. Who reads and writes what is found once; a buffer that a rewrite touched is left alone until the next pass, so a chain of n
+def _sweep(lowered: Lowered, epilogues: bool) -> bool:
+    """One pass over the calls; rule 2 only once rule 1 has nothing to do, so that both operands of a residual sum are ready. Who reads and writes what is found once; a buffer that a rewrite touched is left alone until the next pass, so a chain of n
     calls takes log n passes."""
     outputs = {v.buffer for v in lowered.outputs}
     readers = _readers(lowered.calls)
@@ -63,12 +65,12 @@ def _sweep(lowered: Lowered) -> bool:
             source = writers.get(view.buffer) if view is not None else None
             if view is None or source is None or view.buffer in outputs or view.buffer in aliased or len(readers[view.buffer]) != 1 or len(source.outputs) != 1:
                 continue
-            if not free(source) or not _same_positions(view, source.outputs[0], call.outputs[0]) or (_rounds(view.dtype) and not _saturated(source)):
+            if not free(source) or not _same_positions(view, source.outputs[0], call.outputs[0]) or (_rounds(view.dtype) and not (epilogues and _saturated(source))):
                 continue
             both = (*source.inputs, *source.outputs, *call.inputs, *call.outputs)
             if source.kind is Kernel.MAP and _map_into_map(source, call, i):
                 lowered.calls.remove(source)
-            elif source.kind not in WITH_EPILOGUE or not _into_epilogue(lowered, source, call, i, writers, position):
+            elif not epilogues or source.kind not in WITH_EPILOGUE or not _into_epilogue(lowered, source, call, i, writers, position):
                 continue
             touched.update(v.buffer for v in both if v is not None and v.buffer.tensor is None)
             break
@@ -131,8 +133,8 @@ def _rounds(dtype: DType) -> bool:
 
 
 def _saturated(source: KernelCall) -> bool:
-    """Whether a Map's result has been brought into the range of the type it is stored as."""
-    return source.kind is Kernel.MAP and source.epilogue[0].op is Op.SATURATE and source.epilogue[0].data is source.outputs[0].dtype
+    """Whether a result has been brought into the range of the type it is stored as."""
+    return bool(source.epilogue) and source.epilogue[0].op is Op.SATURATE and source.epilogue[0].data is source.outputs[0].dtype
 
 
 def _renumber(shift: Callable[[int], int]) -> Callable[[E], E | None]:

@@ -70,10 +70,17 @@ static void weights(const void *source, int64_t column, int64_t columns, uint8_t
             for (int64_t c = 0; c < v->cg; c++, k++) to[k / 4 * 64 + j * 4 + k % 4] = ((const uint8_t *)v->wv->data)[sx_weight_at(v, first + j, c, tap)];
 }
 
+/* Whether what is added lies as the output does. */
+static int lies_alike(const sx_conv *v, const sx_requant *q) {
+    const sx_view *y = v->call->out, *o = v->call->in + (q->other < 0 ? 0 : q->other);
+    for (int d = 0; d < y->rank && q->other >= 0; d++) if (y->dim[d] > 1 && y->stride[d] != o->stride[d]) return 0;
+    return 1;
+}
+
 void SX_NAME(sx_conv_int_finish)(const sx_conv *v, const sx_requant *q, int prepared, const int32_t *block, int64_t row, int64_t rows, int64_t m, int64_t cols, int64_t ld, const char *room) {
     int64_t start[SX_RANK];
     int last = v->spatial + 1;
-    if (v->even_out && prepared) { /* all pixels are one line */
+    if (v->even_out && prepared && lies_alike(v, q)) { /* all pixels are one line */
         for (int d = 0; d <= last; d++) start[d] = 0;
         start[1] = m, start[last] = row;
         SX_NAME(sx_requant_finish)(v->call, q, prepared, block, rows, cols, ld, start, last, 1, room);
@@ -117,7 +124,6 @@ static job job_of(const sx_conv *v) {
     if (!pointwise(v)) j.gemm.rows = gather;
     if (!j.gemm.b_packed) j.gemm.panel = weights;
     if (call->epilogue || v->yv->dtype != SX_INT32 || !v->even_out || (v->yv->stride[1] != 1 && v->m > 1)) j.gemm.sink = sink, j.gemm.sink_scratch = sx_requant_scratch(SX_STRIP);
-    j.q = SX_NAME(sx_conv_int_requant)(v);
     j.cut = SX_NAME(sx_igemm_cut_for)(&j.gemm, v->group);
     return j;
 }
@@ -147,6 +153,7 @@ int64_t SX_NAME(sx_conv_int_scratch)(const sx_conv *v) {
 int SX_NAME(sx_conv_int)(const sx_conv *v) {
     if (is_depthwise(v)) return SX_NAME(sx_depthwise_int)(v);
     job j = job_of(v);
+    j.q = SX_NAME(sx_conv_int_requant)(v); /* it reads operands: not while binding */
     sx_for(v->call, v->group * j.cut.down * j.cut.across, tile_of, &j);
     return SX_OK;
 }

@@ -138,7 +138,7 @@ static int signed_weights(const sx_conv *v) {
 int SX_NAME(sx_depthwise_vnni)(const sx_conv *v, const sx_requant *q) {
     const sx_view *zx = sx_conv_zero(v, 0);
     int is_signed = v->xv->dtype == SX_INT8;
-    if (q->plain || q->divides || v->wv->packing != SX_PACK_DEPTHWISE || v->m != v->c || v->transposed || v->spatial != 2 || v->k[1] != 3 || v->k[2] != 3 || v->d[1] != 1 || v->d[2] != 1 || v->s[2] > 2
+    if (q->plain || !q->simple || q->divides || v->wv->packing != SX_PACK_DEPTHWISE || v->m != v->c || v->transposed || v->spatial != 2 || v->k[1] != 3 || v->k[2] != 3 || v->d[1] != 1 || v->d[2] != 1 || v->s[2] > 2
         || v->yv->stride[1] != 1 || !signed_weights(v)) return 0;
     /* what does not depend on rows must be of the common sort: asked once, in the first worker's scratch */
     int64_t start[SX_RANK] = {0};

@@ -46,14 +46,18 @@ void SX_NAME(sx_igemm_run)(const sx_igemm *g, int64_t m0, int64_t mc, int64_t n0
 static inline int32_t sx_byte_at(const uint8_t *p, int is_signed, int64_t at) { return is_signed ? (int8_t)p[at] : p[at]; }
 static inline int32_t sx_zero_at(const uint8_t *zero, int64_t step, int is_signed, int64_t at) { return zero ? sx_byte_at(zero, is_signed, at * step) : 0; }
 
-/* Epilogues of integer sums. Most requantise: saturate(round((acc + bias) · factor) + zero) with everything but acc the same in all rows. Such a one is recognised, what does not depend on rows
-   is evaluated once a strip, and the rest runs in registers; any other goes through sx_finish. */
+/* Epilogues of integer sums (requant.c). Instructions are given by their number, -1: none. */
 typedef struct {
-    int32_t plain;            /* not of that form */
-    int32_t divides, dtype, bias, factor, zero; /* instruction that makes the value, -1: none */
+    int32_t plain;                             /* of none of the forms: goes through sx_finish */
+    int32_t rounds, simple, real;              /* to bytes; nothing else than that; and from those to floats */
+    int32_t dtype, divides, bias, factor, offset, zero;
+    int32_t other, other_first;                /* the operand that is added: bytes after rounding, or floats, before the offset or last */
+    float low, high;
+    float own, theirs, constant, last_zero, last_low, last_high;
+    float real_zero, real_scale;
 } sx_requant;
 sx_requant SX_NAME(sx_requant_of)(const sx_call *call, const int *row_axes, int n_axes);
-static inline int64_t sx_requant_scratch(int64_t cols) { return 12 * sx_round_up(cols, 16); }
+static inline int64_t sx_requant_scratch(int64_t cols) { return 16 * sx_round_up(cols, 16); }
 /* Evaluate for `cols` columns from position `start` what does not depend on rows, into `room` (sx_requant_scratch bytes). 0: not of that form after all;
    SX_REQUANT_SMALL: and the zeros are small whole numbers. `block`: any `cols` integers. */
 #define SX_REQUANT_SMALL 2

@@ -52,13 +52,12 @@ static void sink(const void *arg, const int32_t *block, int64_t row, int64_t row
 
 static job job_of(const sx_call *call) {
     const sx_view *a = &call->in[0], *b = &call->in[1], *y = &call->out[0], *za = zero_of(call, 0), *zb = zero_of(call, 1);
-    int r = y->rank, row_axis = r - 2;
+    int r = y->rank;
     job j = {.call = call, .batch = batches(call)};
     j.gemm = (sx_igemm){.m = y->dim[r - 2], .n = y->dim[r - 1], .k = a->dim[a->rank - 1], .a_row = a->stride[a->rank - 2], .a_col = a->stride[a->rank - 1], .b_row = b->stride[b->rank - 2],
                         .b_col = b->stride[b->rank - 1], .a_signed = a->dtype == SX_INT8, .b_signed = b->dtype == SX_INT8, .b_packed = b->packing != 0,
                         .za = za ? (const uint8_t *)za->data : 0, .zb = zb ? (const uint8_t *)zb->data : 0, .za_step = zero_step(za), .zb_step = zero_step(zb)};
     if (call->epilogue || y->dtype != SX_INT32 || (y->stride[r - 1] != 1 && j.gemm.n > 1)) j.gemm.sink = sink, j.gemm.sink_scratch = sx_requant_scratch(SX_STRIP);
-    j.q = SX_NAME(sx_requant_of)(call, &row_axis, 1);
     j.cut = SX_NAME(sx_igemm_cut_for)(&j.gemm, j.batch);
     return j;
 }
@@ -125,6 +124,8 @@ int SX_NAME(sx_matmul_int)(const sx_call *call) {
         return SX_OK;
     }
     job j = job_of(call);
+    int row_axis = y->rank - 2;
+    j.q = SX_NAME(sx_requant_of)(call, &row_axis, 1); /* it reads operands: not while binding */
     sx_for(call, j.batch * j.cut.down * j.cut.across, tile_of, &j);
     return SX_OK;
 }

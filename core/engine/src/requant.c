@@ -1,34 +1,59 @@
-/* requant.c: epilogues of integer sums (gemm_int.h). saturate(round((acc + bias) · factor) + zero), or divided by the factor, is recognised by the shape of its instructions. */
+/* requant.c: epilogues of integer sums (gemm_int.h), recognised by the shape of their instructions (core/plan/requantise.py brings them into it).
+
+   How to think
+   - First the sum: v = (acc + bias) · factor + offset, what does not depend on rows evaluated once a strip. To bytes: v = round(v) + zero within bounds.
+   - Then perhaps other bytes are added (a residual): v = round(v · own + x · theirs + constant) + zero within bounds; the numbers are one for all columns.
+   - Bytes may be dequantised at once, (v - zero) · scale; and sums may stay floats, a residual of floats added. Products and sums are rounded one by one, as the interpreter does. */
 #include "gemm_int.h"
 #include "sx_expr.h"
+#include "sx_vec.h"
 
 #define MOST 64 /* instructions looked at */
 
+/* A product must not become part of a fused multiply-add: results would differ between instruction sets. */
+#if defined(__AVX512F__)
+#define APART(v) __asm__("" : "+v"(v))
+#elif defined(__SSE2__)
+#define APART(v) __asm__("" : "+x"(v))
+#elif defined(__aarch64__)
+#define APART(v) __asm__("" : "+w"(v))
+#else
+#define APART(v) (void)(v)
+#endif
+
 typedef struct {
+    const sx_call *call;
     const sx_code *code;
     int source[MOST][3];  /* the instruction each operand comes from */
     char summed[MOST];    /* depends on acc */
+    char varies[MOST];    /* depends on acc or on rows */
 } graph;
 
 static int read_graph(graph *g, const sx_call *call, const int *row_axes, int n_axes) {
     int made[SX_MAX_REGISTERS];
+    g->call = call, g->code = call->epilogue;
     if (!g->code || g->code->count > MOST || g->code->n_results != 1) return 0;
     for (int i = 0; i < g->code->count; i++) {
         const int32_t *w = g->code->words + i * SX_WORDS;
         if (w[0] == SX_OP_COORD || w[0] == SX_OP_LOAD) return 0;
+        g->summed[i] = g->varies[i] = w[0] == SX_OP_ACC;
         if (w[0] == SX_OP_LEAF)
             for (int x = 0; x < n_axes; x++) {
                 const sx_view *v = call->in + g->code->first_leaf + w[3];
-                if (v->stride[row_axes[x]] && v->dim[row_axes[x]] > 1) return 0;
+                if (v->stride[row_axes[x]] && v->dim[row_axes[x]] > 1) g->varies[i] = 1;
             }
-        g->summed[i] = w[0] == SX_OP_ACC;
-        for (int x = 0; x < sx_op_args(w[0]); x++) g->source[i][x] = made[w[3 + x]], g->summed[i] |= g->summed[made[w[3 + x]]];
+        for (int x = 0; x < sx_op_args(w[0]); x++) {
+            int from = made[w[3 + x]];
+            g->source[i][x] = from, g->summed[i] |= g->summed[from], g->varies[i] |= g->varies[from];
+        }
         made[w[2]] = i;
     }
     return 1;
 }
 
 static const int32_t *word(const graph *g, int i) { return g->code->words + i * SX_WORDS; }
+static int is_op(const graph *g, int i, int op) { return word(g, i)[0] == op; }
+static int is_float_op(const graph *g, int i, int op) { return is_op(g, i, op) && word(g, i)[1] == SX_F32; }
 
 /* Of an instruction with two operands: the one that depends on acc is returned, the other, which must not, is put in *other. -1: not so. */
 static int split(const graph *g, int i, int *other) {
@@ -38,26 +63,143 @@ static int split(const graph *g, int i, int *other) {
     return g->summed[a] ? a : b;
 }
 
+/* A number that is one for all positions. */
+static int number(const graph *g, int i, float *x) {
+    const int32_t *w = word(g, i);
+    if (w[0] == SX_OP_CAST) return number(g, g->source[i][0], x);
+    if (w[0] == SX_OP_CONST && w[1] == SX_F32) { __builtin_memcpy(x, w + 3, 4); return 1; }
+    if (w[0] == SX_OP_CONST && w[1] == SX_I32) { *x = (float)w[3]; return 1; }
+    if (w[0] != SX_OP_LEAF) return 0;
+    const sx_view *v = g->call->in + g->code->first_leaf + w[3];
+    for (int d = 0; d < g->call->out->rank; d++) if (v->stride[d] && v->dim[d] > 1) return 0;
+    if (v->dtype == SX_FLOAT) *x = *(const float *)(const void *)v->data;
+    else if (v->dtype == SX_INT32) *x = (float)*(const int32_t *)(const void *)v->data;
+    else if (v->dtype == SX_INT8 || v->dtype == SX_UINT8) *x = (float)sx_byte_at((const uint8_t *)v->data, v->dtype == SX_INT8, 0);
+    else return 0;
+    return *x - *x == 0;
+}
+
+/* saturate(bounds(round(…) + zero)): the instruction that is rounded, or -1. */
+static int rounded(const graph *g, int at, int *zero, float *low, float *high) {
+    const int32_t *w = word(g, at);
+    float bound;
+    if (w[0] != SX_OP_SATURATE || w[5] != SX_F32 || (w[4] != SX_UINT8 && w[4] != SX_INT8)) return -1;
+    *low = w[4] == SX_INT8 ? -128 : 0, *high = w[4] == SX_INT8 ? 127 : 255, *zero = -1;
+    for (at = g->source[at][0]; is_float_op(g, at, SX_OP_MIN) || is_float_op(g, at, SX_OP_MAX);) {
+        int is_low = is_op(g, at, SX_OP_MAX), other;
+        if ((at = split(g, at, &other)) < 0 || !number(g, other, &bound)) return -1;
+        if (is_low && bound > *low) *low = bound < *high ? bound : *high;
+        if (!is_low && bound < *high) *high = bound > *low ? bound : *low;
+    }
+    if (is_float_op(g, at, SX_OP_ADD)) {
+        if ((at = split(g, at, zero)) < 0 || g->varies[*zero]) return -1;
+    }
+    return is_float_op(g, at, SX_OP_ROUND) ? g->source[at][0] : -1;
+}
+
+/* (acc + bias) · factor + offset, or divided by factor. */
+static int sum_of(const graph *g, int at, sx_requant *q) {
+    if (is_float_op(g, at, SX_OP_ADD) && ((at = split(g, at, &q->offset)) < 0 || g->varies[q->offset])) return 0;
+    q->divides = is_float_op(g, at, SX_OP_DIV);
+    if ((!q->divides && !is_float_op(g, at, SX_OP_MUL)) || (q->divides && !g->summed[g->source[at][0]])) return 0;
+    if ((at = split(g, at, &q->factor)) < 0 || g->varies[q->factor]) return 0;
+    if (!is_op(g, at, SX_OP_CAST) || word(g, at)[4] != SX_I32) return 0;
+    at = g->source[at][0];
+    if (is_op(g, at, SX_OP_ADD) && ((at = split(g, at, &q->bias)) < 0 || g->varies[q->bias])) return 0;
+    return is_op(g, at, SX_OP_ACC);
+}
+
+/* v · x with a number x, or v: v is returned. */
+static int scaled_by(const graph *g, int at, float *x) {
+    *x = 1;
+    if (!is_float_op(g, at, SX_OP_MUL)) return at;
+    int a = g->source[at][0], b = g->source[at][1];
+    if (g->varies[a] == g->varies[b]) return -1;
+    return number(g, g->varies[a] ? b : a, x) ? (g->varies[a] ? a : b) : -1;
+}
+
+static int leaf_of(const graph *g, int at) { return is_op(g, at, SX_OP_LEAF) ? g->code->first_leaf + word(g, at)[3] : -1; }
+
+/* What is rounded is a requantised sum plus other bytes: the instruction that saturates the sum, or -1. */
+static int with_bytes(const graph *g, int at, sx_requant *q) {
+    int own, other;
+    q->constant = 0;
+    if (is_float_op(g, at, SX_OP_ADD) && g->varies[g->source[at][0]] != g->varies[g->source[at][1]]) {
+        int a = g->source[at][0], b = g->source[at][1];
+        if (!number(g, g->varies[a] ? b : a, &q->constant)) return -1;
+        at = g->varies[a] ? a : b;
+    }
+    if (!is_float_op(g, at, SX_OP_ADD) || (own = split(g, at, &other)) < 0 || (own = scaled_by(g, own, &q->own)) < 0 || (other = scaled_by(g, other, &q->theirs)) < 0) return -1;
+    if (!is_op(g, own, SX_OP_CAST) || !is_op(g, other, SX_OP_CAST) || word(g, own)[4] != SX_I32 || word(g, other)[4] != SX_I32) return -1;
+    q->other = leaf_of(g, g->source[other][0]);
+    if (q->other < 0 || (g->call->in[q->other].dtype != SX_INT8 && g->call->in[q->other].dtype != SX_UINT8)) return -1;
+    return g->source[own][0];
+}
+
+static int bytes_of(const graph *g, int at, sx_requant *q) {
+    int zero, inner = rounded(g, at, &zero, &q->low, &q->high);
+    if (inner < 0) return 0;
+    q->rounds = 1, q->zero = zero;
+    if (sum_of(g, inner, q)) return 1;
+    q->bias = q->factor = q->offset = -1;
+    at = with_bytes(g, inner, q);
+    q->last_zero = 0, q->last_low = q->low, q->last_high = q->high;
+    if (at < 0 || (zero >= 0 && !number(g, zero, &q->last_zero))) return 0;
+    inner = rounded(g, at, &q->zero, &q->low, &q->high);
+    return inner >= 0 && sum_of(g, inner, q) && !q->divides;
+}
+
+/* Floats: dequantised bytes, or a sum with perhaps a leaf of floats added, within bounds. */
+static int floats_of(const graph *g, int at, sx_requant *q) {
+    float x;
+    if (is_float_op(g, at, SX_OP_MUL)) {
+        int v = scaled_by(g, at, &q->real_scale), zero;
+        if (v >= 0 && is_op(g, v, SX_OP_CAST) && word(g, v)[4] == SX_I32) {
+            int bytes = g->source[v][0];
+            q->real_zero = 0;
+            if (is_op(g, bytes, SX_OP_SUB)) {
+                zero = g->source[bytes][1], bytes = g->source[bytes][0];
+                if (!number(g, zero, &q->real_zero)) return 0;
+            }
+            if (is_op(g, bytes, SX_OP_SATURATE)) return q->real = 1, bytes_of(g, bytes, q);
+        }
+    }
+    q->low = -__builtin_inff(), q->high = __builtin_inff();
+    for (int bounded = 0; is_float_op(g, at, SX_OP_MIN) || is_float_op(g, at, SX_OP_MAX); bounded++) {
+        int is_low = is_op(g, at, SX_OP_MAX), other;
+        if (bounded == 2 || (at = split(g, at, &other)) < 0 || !number(g, other, &x)) return 0;
+        if (is_low ? q->low != -__builtin_inff() : q->high != __builtin_inff()) return 0;
+        *(is_low ? &q->low : &q->high) = x;
+    }
+    if (q->low > q->high) return 0;
+    for (int late = 1; late >= 0 && is_float_op(g, at, SX_OP_ADD); late--) { /* the leaf is added last, or before the offset */
+        int other, inner = split(g, at, &other);
+        if (inner < 0) return 0;
+        if (g->varies[other]) {
+            if (q->other >= 0 || (q->other = leaf_of(g, other)) < 0 || g->call->in[q->other].dtype != SX_FLOAT) return 0;
+            q->other_first = !late;
+            at = inner;
+        } else if (late) {
+            int before = inner, leaf;
+            if (!is_float_op(g, before, SX_OP_ADD) || split(g, before, &leaf) < 0 || !g->varies[leaf]) break;
+            q->offset = other, at = inner;
+        }
+    }
+    int offset = q->offset;
+    if (!sum_of(g, at, q) || q->divides || (offset >= 0 && q->offset != offset)) return 0;
+    return 1;
+}
+
 sx_requant SX_NAME(sx_requant_of)(const sx_call *call, const int *row_axes, int n_axes) {
-    graph g = {.code = call->epilogue};
-    sx_requant q = {.plain = 1, .bias = -1, .factor = -1, .zero = -1}, plain = q;
-    const sx_view *y = call->out;
-    if ((y->dtype != SX_UINT8 && y->dtype != SX_INT8) || !read_graph(&g, call, row_axes, n_axes)) return plain;
-    int at = g.code->count - 1;
-    if (word(&g, at)[0] != SX_OP_SATURATE || word(&g, at)[2] != g.code->results[0] || word(&g, at)[4] != y->dtype || word(&g, at)[5] != SX_F32) return plain;
-    at = g.source[at][0];
-    if (word(&g, at)[0] == SX_OP_ADD && (at = split(&g, at, &q.zero)) < 0) return plain;
-    if (word(&g, at)[0] == SX_OP_ROUND) at = g.source[at][0];
-    else if (q.zero >= 0) return plain;
-    q.divides = word(&g, at)[0] == SX_OP_DIV;
-    if ((!q.divides && word(&g, at)[0] != SX_OP_MUL) || word(&g, at)[1] != SX_F32) return plain;
-    if (q.divides && !g.summed[g.source[at][0]]) return plain;
-    if ((at = split(&g, at, &q.factor)) < 0) return plain;
-    if (word(&g, at)[0] != SX_OP_CAST || word(&g, at)[4] != SX_I32) return plain;
-    at = g.source[at][0];
-    if (word(&g, at)[0] == SX_OP_ADD && (at = split(&g, at, &q.bias)) < 0) return plain;
-    if (word(&g, at)[0] != SX_OP_ACC) return plain;
-    q.plain = 0, q.dtype = y->dtype;
+    graph g = {0};
+    sx_requant plain = {.plain = 1, .bias = -1, .factor = -1, .offset = -1, .zero = -1, .other = -1, .dtype = call->out->dtype}, q = plain;
+    int bytes = call->out->dtype == SX_UINT8 || call->out->dtype == SX_INT8;
+    if ((!bytes && call->out->dtype != SX_FLOAT) || !read_graph(&g, call, row_axes, n_axes)) return plain;
+    int last = g.code->count - 1;
+    if (word(&g, last)[2] != g.code->results[0] || (bytes && word(&g, last)[4] != call->out->dtype)) return plain;
+    if (!(bytes ? bytes_of(&g, last, &q) : floats_of(&g, last, &q))) return plain;
+    q.plain = 0;
+    q.simple = bytes && q.other < 0 && q.offset < 0 && q.low == (call->out->dtype == SX_INT8 ? -128 : 0) && q.high == (call->out->dtype == SX_INT8 ? 127 : 255);
     return q;
 }
 
@@ -80,50 +222,112 @@ static void evaluate(const sx_call *call, int last, const int64_t *start, int ro
     sx_eval_tile(&t, to);
 }
 
-/* Numbers that keep NaN out of the loop below. */
-static int tame(const float *factor, const float *zero, int64_t n, int divides) {
+/* Numbers that keep NaN out of the loops below. */
+static int tame(const float *factor, const float *offset, const float *zero, int64_t n, int divides) {
     for (int64_t j = 0; j < n; j++)
-        if (factor[j] - factor[j] != 0 || zero[j] - zero[j] != 0 || (divides && factor[j] == 0)) return 0;
+        if (factor[j] - factor[j] != 0 || offset[j] - offset[j] != 0 || zero[j] - zero[j] != 0 || (divides && factor[j] == 0)) return 0;
     return 1;
 }
 
-SX_INLINE sx_f clamp(sx_f x, float low, float high) {
-#if defined(__AVX512F__)
-    return (sx_f)_mm512_min_ps(_mm512_max_ps((__m512)x, _mm512_set1_ps(low)), _mm512_set1_ps(high));
-#else
+/* What instruction i makes for all columns: 0, or where it is none `none`. */
+static void column_values(const sx_call *call, int i, const int64_t *start, int row_axis, int col_axis, int64_t cols, int64_t width, const int32_t *block, int32_t none, int32_t *to) {
+    int64_t at[SX_RANK];
+    for (int64_t j = 0; j < width; j++) to[j] = none;
+    if (i < 0) return;
+    const int32_t *w = call->epilogue->words + i * SX_WORDS;
+    if (w[0] == SX_OP_LEAF) { /* the usual case: a vector of the right type */
+        const sx_view *v = call->in + call->epilogue->first_leaf + w[3];
+        int64_t from = 0;
+        for (int d = 0; d < call->out->rank; d++) from += start[d] * v->stride[d];
+        if (v->dtype == (w[1] == SX_F32 ? SX_FLOAT : SX_INT32)) {
+            const int32_t *x = (const int32_t *)(const void *)v->data + from;
+            for (int64_t j = 0, step = v->stride[col_axis]; j < cols; j++) to[j] = x[j * step];
+            return;
+        }
+    }
+    for (int d = 0; d < call->out->rank; d++) at[d] = start[d];
+    for (int64_t j = 0; j < cols; j += 64, at[col_axis] += 64) evaluate(call, i, at, row_axis, col_axis, sx_min64(64, cols - j), block, to + j); /* no tile is shorter */
+}
+
+int SX_NAME(sx_requant_prepare)(const sx_call *call, const sx_requant *q, const int32_t *block, int64_t cols, const int64_t *start, int row_axis, int col_axis, char *room) {
+    int64_t width = sx_round_up(cols, 16);
+    int32_t *bias = (int32_t *)room;
+    float *factor = (float *)(bias + width), *zero = factor + width, *offset = zero + width;
+    if (q->plain || (call->out->stride[col_axis] != 1 && cols > 1)) return 0;
+    if (q->other >= 0 && call->in[q->other].stride[col_axis] != 1 && cols > 1) return 0;
+    column_values(call, q->bias, start, row_axis, col_axis, cols, width, block, 0, bias);
+    column_values(call, q->factor, start, row_axis, col_axis, cols, width, block, 0x3f800000, (int32_t *)factor);
+    column_values(call, q->zero, start, row_axis, col_axis, cols, width, block, 0, (int32_t *)zero);
+    column_values(call, q->offset, start, row_axis, col_axis, cols, width, block, 0, (int32_t *)offset);
+    if (!q->rounds) return 1;
+    if (!tame(factor, offset, zero, width, q->divides)) return 0;
+    for (int64_t j = 0; j < width; j++) if (!(zero[j] >= -255 && zero[j] <= 255 && zero[j] == (float)(int)zero[j])) return 1;
+    return q->simple ? SX_REQUANT_SMALL : 1;
+}
+
+/* ---- any of the forms ---- */
+SX_INLINE sx_f within(sx_f x, float low, float high) {
     sx_f l = sx_fsplat(low), h = sx_fsplat(high);
+#if defined(__AVX512F__)
+    return (sx_f)_mm512_min_ps(_mm512_max_ps((__m512)x, (__m512)l), (__m512)h);
+#else
     x = sx_fselect(x > l, x, l);
     return sx_fselect(x < h, x, h);
 #endif
 }
 
-SX_INLINE void line(const int32_t *from, const int32_t *bias, const float *factor, const float *zero, int divides, float low, float high, int64_t cols, uint8_t *to) {
+SX_INLINE void store_bytes(uint8_t *to, sx_f x, int n) {
+    sx_b made = __builtin_convertvector(__builtin_convertvector(x, sx_i), sx_b);
+    if (n >= SX_GW) *(sx_b_any *)to = made;
+    else for (int i = 0; i < n; i++) to[i] = made[i];
+}
+
+SX_INLINE sx_f load_bytes(const uint8_t *p, int is_signed, int n) {
+    if (n >= SX_GW) return __builtin_convertvector(sx_widen_bytes(p, is_signed), sx_f);
+    uint8_t room[SX_GW] = {0};
+    for (int i = 0; i < n; i++) room[i] = p[i];
+    return __builtin_convertvector(sx_widen_bytes(room, is_signed), sx_f);
+}
+
+/* One row of sums that become bytes, or bytes dequantised. OTHER: -1, or whether the added bytes are signed. */
+SX_INLINE void byte_line(const int OTHER, const sx_requant *q, const int32_t *from, const int32_t *bias, const float *factor, const float *zero, const float *offset, const uint8_t *other, int64_t cols, char *to) {
     for (int64_t j = 0; j < cols; j += SX_GW) {
+        int n = (int)sx_min64(SX_GW, cols - j);
         sx_f x = __builtin_convertvector(sx_iload(from + j) + sx_iload(bias + j), sx_f);
-        x = divides ? x / sx_fload(factor + j) : x * sx_fload(factor + j);
-        x = clamp(__builtin_elementwise_roundeven(x) + sx_fload(zero + j), low, high);
-        sx_b made = __builtin_convertvector(__builtin_convertvector(x, sx_i), sx_b);
-        if (j + SX_GW <= cols) *(sx_b_any *)(to + j) = made;
-        else for (int64_t i = j; i < cols; i++) to[i] = made[i - j];
+        x = q->divides ? x / sx_fload(factor + j) : x * sx_fload(factor + j);
+        if (q->offset >= 0) { APART(x); x += sx_fload(offset + j); }
+        x = within(__builtin_elementwise_roundeven(x) + sx_fload(zero + j), q->low, q->high);
+        if (OTHER >= 0) {
+            sx_f own = x * sx_fsplat(q->own), theirs = load_bytes(other + j, OTHER, n) * sx_fsplat(q->theirs);
+            APART(own);
+            APART(theirs);
+            x = within(__builtin_elementwise_roundeven(own + theirs + sx_fsplat(q->constant)) + sx_fsplat(q->last_zero), q->last_low, q->last_high);
+        }
+        if (!q->real) store_bytes((uint8_t *)to + j, x, n);
+        else {
+            x = (x - sx_fsplat(q->real_zero)) * sx_fsplat(q->real_scale);
+            if (n == SX_GW) sx_fstore((float *)(void *)to + j, x);
+            else sx_fstore_part((float *)(void *)to + j, x, n);
+        }
     }
 }
 
-int SX_NAME(sx_requant_prepare)(const sx_call *call, const sx_requant *q, const int32_t *block, int64_t cols, const int64_t *start, int row_axis, int col_axis, char *room) {
-    int64_t width = sx_round_up(cols, SX_GW), at[SX_RANK];
-    int32_t *bias = (int32_t *)room;
-    float *factor = (float *)(bias + width), *zero = factor + width;
-    if (q->plain || (call->out->stride[col_axis] != 1 && cols > 1)) return 0;
-    for (int64_t j = 0; j < width; j++) bias[j] = 0, factor[j] = 1, zero[j] = 0;
-    for (int d = 0; d < call->out->rank; d++) at[d] = start[d];
-    for (int64_t j = 0; j < cols; j += 64, at[col_axis] += 64) { /* no tile is shorter */
-        int64_t n = sx_min64(64, cols - j);
-        if (q->bias >= 0) evaluate(call, q->bias, at, row_axis, col_axis, n, block, bias + j);
-        if (q->zero >= 0) evaluate(call, q->zero, at, row_axis, col_axis, n, block, zero + j);
-        evaluate(call, q->factor, at, row_axis, col_axis, n, block, factor + j);
+SX_INLINE sx_f load_floats(const float *p, int n) { return n >= SX_GW ? sx_fload(p) : sx_fload_part(p, n); }
+
+/* One row of sums that stay floats. OTHER: floats are added. */
+SX_INLINE void float_line(const int OTHER, const sx_requant *q, const int32_t *from, const int32_t *bias, const float *factor, const float *offset, const float *other, int64_t cols, float *to) {
+    sx_f low = sx_fsplat(q->low), high = sx_fsplat(q->high);
+    for (int64_t j = 0; j < cols; j += SX_GW) {
+        int n = (int)sx_min64(SX_GW, cols - j);
+        sx_f x = __builtin_convertvector(sx_iload(from + j) + sx_iload(bias + j), sx_f) * sx_fload(factor + j);
+        APART(x);
+        if (OTHER && q->other_first) x += load_floats(other + j, n);
+        if (q->offset >= 0) x += sx_fload(offset + j);
+        if (OTHER && !q->other_first) x += load_floats(other + j, n);
+        x = (sx_f)sx_vat_most(sx_vat_least((sx_v32)x, (sx_v32)low), (sx_v32)high);
+        if (n == SX_GW) sx_fstore(to + j, x);
+        else sx_fstore_part(to + j, x, n);
     }
-    if (!tame(factor, zero, width, q->divides)) return 0;
-    for (int64_t j = 0; j < width; j++) if (!(zero[j] >= -255 && zero[j] <= 255 && zero[j] == (float)(int)zero[j])) return 1;
-    return SX_REQUANT_SMALL;
 }
 
 #if defined(__AVX512BW__)
@@ -163,22 +367,25 @@ void SX_NAME(sx_requant_finish)(const sx_call *call, const sx_requant *q, int pr
         sx_finish(call, block, SX_I32, rows, cols, ld, start, row_axis, col_axis);
         return;
     }
-    const sx_view *y = call->out;
-    int64_t at = 0, step = y->stride[row_axis], width = sx_round_up(cols, SX_GW);
+    const sx_view *y = call->out, *o = q->other >= 0 ? call->in + q->other : 0;
+    int64_t at = 0, from = 0, step = y->stride[row_axis], wide_cols = sx_round_up(cols, 16);
     const int32_t *bias = (const int32_t *)room;
-    const float *factor = (const float *)(bias + width), *zero = factor + width;
-    for (int d = 0; d < y->rank; d++) at += start[d] * y->stride[d];
-    uint8_t *to = (uint8_t *)y->data + at;
-    float low = q->dtype == SX_INT8 ? -128 : 0, high = q->dtype == SX_INT8 ? 127 : 255;
-    int64_t j = 0;
+    const float *factor = (const float *)(bias + wide_cols), *zero = factor + wide_cols, *offset = zero + wide_cols;
+    for (int d = 0; d < y->rank; d++) at += start[d] * y->stride[d], from += o ? start[d] * o->stride[d] : 0;
+    int64_t size = y->dtype == SX_FLOAT ? 4 : 1, other_step = o ? o->stride[row_axis] * (o->dtype == SX_FLOAT ? 4 : 1) : 0;
+    char *to = y->data + at * size;
+    const char *other = o ? o->data + from * (o->dtype == SX_FLOAT ? 4 : 1) : 0;
 #if defined(__AVX512BW__)
     if (prepared == SX_REQUANT_SMALL) {
-        for (; j < cols; j += 64) wide(block + j, bias + j, factor + j, zero + j, q, rows, sx_min64(64, cols - j), ld, to + j, step);
+        for (int64_t j = 0; j < cols; j += 64) wide(block + j, bias + j, factor + j, zero + j, q, rows, sx_min64(64, cols - j), ld, (uint8_t *)to + j, step);
         return;
     }
 #endif
-    for (int64_t r = 0; r < rows; r++) {
-        if (q->divides) line(block + r * ld, bias, factor, zero, 1, low, high, cols, to + r * step);
-        else line(block + r * ld, bias, factor, zero, 0, low, high, cols, to + r * step);
+    for (int64_t r = 0; r < rows; r++, to += step * size, other += other_step, block += ld) {
+        if (!q->rounds && o) float_line(1, q, block, bias, factor, offset, (const float *)(const void *)other, cols, (float *)(void *)to);
+        else if (!q->rounds) float_line(0, q, block, bias, factor, offset, 0, cols, (float *)(void *)to);
+        else if (!o) byte_line(-1, q, block, bias, factor, zero, offset, 0, cols, to);
+        else if (o->dtype == SX_INT8) byte_line(1, q, block, bias, factor, zero, offset, (const uint8_t *)other, cols, to);
+        else byte_line(0, q, block, bias, factor, zero, offset, (const uint8_t *)other, cols, to);
     }
 }
