@@ -140,7 +140,8 @@ def _linear(call: KernelCall, node: E) -> _Linear | None:
 
         def along(x: E | None) -> E | None:
             return None if x is None else binary(node.op, x, right)
-        return _Linear([(base, along(factor) or (right if node.op is Op.MUL else unary(Op.RECIPROCAL, right))) for base, factor in found.terms], along(found.offset), along(found.low), along(found.high))
+        first = right if node.op is Op.MUL else unary(Op.RECIPROCAL, right)
+        return _Linear([(base, along(factor) or first) for base, factor in found.terms], along(found.offset), along(found.low), along(found.high))
     if node.op in (Op.ADD, Op.SUB):
         return None if found.bounded else replace(found, offset=_plus(node.op, found.offset, right))
     if found.high is not None or (node.op is Op.MAX and found.low is not None):
