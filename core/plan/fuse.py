@@ -42,8 +42,8 @@ def fuse(lowered: Lowered) -> None:
 
 
 def _sweep(lowered: Lowered, epilogues: bool) -> bool:
-    """One pass over the calls; rule 2 only once rule 1 has nothing to do, so that both operands of a residual sum are ready. Who reads and writes what is found once; a buffer that a rewrite touched is left alone until the next pass, so a chain of n
-    calls takes log n passes."""
+    """One pass over the calls; rule 2 only once rule 1 has nothing to do, so that both operands of a residual sum are ready. Who reads and writes what is found once; a buffer that a
+    rewrite touched is left alone until the next pass, so a chain of n calls takes log n passes."""
     outputs = {v.buffer for v in lowered.outputs}
     readers = _readers(lowered.calls)
     aliased = {c.outputs[0].buffer.alias for c in lowered.calls if c.kind is None}
