@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ZIG = "0.17.1"
@@ -100,7 +100,9 @@ class BuildError(RuntimeError):
 
 def host_target() -> Target:
     """The target of this machine."""
-    return TARGETS[_host()]
+    target = TARGETS[_host()]
+    wanted = os.environ.get("SARDONYX_ISAS", "").split(",")  # development: build for some instruction sets only, "avx512" or "avx512,avx2"
+    return replace(target, isas=tuple(isa for isa in target.isas if isa[0] in wanted) or target.isas)
 
 
 def _host() -> tuple[str, str]:
