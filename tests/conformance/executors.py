@@ -1,6 +1,6 @@
 """The executors that run the suite, by id. Each takes a model converted to `.sdx` once (a cache all executors share) and numpy inputs.
 
-Ids: reference; interpreter (planned programs in NumPy); native (the C engine); wasmtime, wgpu, chromium-wasm, chromium-webgpu join as they are built.
+Ids: reference; interpreter (planned programs in NumPy); native (the C engine); wasmtime (the engine as a WebAssembly module); wgpu, chromium-wasm, chromium-webgpu join as they are built.
 """
 from __future__ import annotations
 
@@ -73,6 +73,15 @@ def native(case: Case, inputs: list[Any]) -> list[Any]:
     return _in_segments(case, inputs, lambda model: EngineExecutor(model, threads=1))
 
 
+def wasmtime(case: Case, inputs: list[Any]) -> list[Any]:
+    """The engine's simd128 module under wasmtime, otherwise as `native`."""
+    from sardonyx.providers.cpu import accepts
+    from sardonyx.providers.segmented import SegmentedExecutor
+
+    from tests.wasm.machine import WasmProgram
+    return _in_segments(case, inputs, lambda model: SegmentedExecutor(model, "wasmtime", lambda plan: WasmProgram(plan.program, plan.constants), accepts=lambda: accepts))
+
+
 def _in_segments(case: Case, inputs: list[Any], make: Callable[[Any], Any]) -> list[Any]:
     from sardonyx.model import read_model
     from sardonyx.providers.base import RunContext
@@ -87,7 +96,7 @@ def _in_segments(case: Case, inputs: list[Any], make: Callable[[Any], Any]) -> l
     return outputs
 
 
-EXECUTORS: dict[str, Callable[[Case, list[Any]], list[Any]]] = {"reference": reference, "interpreter": interpreter, "native": native}
+EXECUTORS: dict[str, Callable[[Case, list[Any]], list[Any]]] = {"reference": reference, "interpreter": interpreter, "native": native, "wasmtime": wasmtime}
 
 
 def known_failures(executor: str) -> dict[str, str]:

@@ -204,6 +204,10 @@ class WasmProgram:
             for y, at in zip(fresh, made, strict=True):
                 y.reshape(-1).view(np.uint8)[:] = on.bytes[at:at + y.nbytes]
             return fresh
+        except wasmtime.Trap:  # nothing can be said about this instance any more
+            machine.cache_clear()
+            held.clear()
+            raise
         finally:
             on.free(*held)
 
@@ -214,7 +218,11 @@ class WasmProgram:
         if self.handle:
             self.on.call("sx_close", self.handle)
         self.on.free(self.report, self.out, *self.constants)
-        self.states, self.handle = {}, 0
+        self.states, self.handle, self.constants, self.report, self.out = {}, 0, [], 0, 0
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", 0):
+            self.close()
 
 
 def module_bytes(build: str) -> bytes:
