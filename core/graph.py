@@ -370,7 +370,7 @@ class Model:
     """A graph with what the file says about it.
 
     `opsets`: the opset imports of the file it was read from (for `inspect`; the graph itself is at `OPSETS`). `symbols`: ranges of named sizes
-    {name: (lower, upper or None)}. `path`: where it was read, for messages and external data.
+    {name: (lower, upper or None)}. `path`: where it was read, for messages and external data. `optimized`: a conversion has run its passes or was told not to; sessions run none.
     """
 
     graph: Graph
@@ -384,3 +384,4 @@ class Model:
     ir_version: int = 14
     symbols: dict[str, tuple[int, int | None]] = field(default_factory=dict)
     path: str = ""
+    optimized: bool = False

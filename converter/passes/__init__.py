@@ -36,5 +36,16 @@ def default_passes(options: ConvertOptions) -> list[Pass]:
     ]
 
 
+def session_passes() -> list[Pass]:
+    """What a session does to a graph that no conversion has optimised: the recognitions that kernels need. Shape arithmetic and dead nodes cost a program nothing, so less is cleaned up."""
+    budget = 1 << 20
+    return [
+        StandardForms(), FoldConstants(budget), NoOps(), CommonSubexpressions(), CleanMoves(),
+        NormalizeQDQ(), RecogniseLayerNormalization(), RecogniseRMSNormalization(), RecogniseGelu(), RecogniseActivations(), RecogniseRotaryEmbedding(), RecogniseAttention(), FoldBatchNorm(),
+        CleanMoves(), NoOps(), DeadCode(),
+    ]
+
+
 __all__ = ["CleanMoves", "CommonSubexpressions", "DeadCode", "DuplicateConstants", "FoldBatchNorm", "FoldConstants", "NoOps", "NormalizeQDQ", "Pass", "PassResult", "RecogniseActivations",
-           "RecogniseAttention", "RecogniseGelu", "RecogniseLayerNormalization", "RecogniseRMSNormalization", "RecogniseRotaryEmbedding", "StandardForms", "default_passes", "run_passes"]
+           "RecogniseAttention", "RecogniseGelu", "RecogniseLayerNormalization", "RecogniseRMSNormalization", "RecogniseRotaryEmbedding", "StandardForms", "default_passes", "run_passes",
+           "session_passes"]

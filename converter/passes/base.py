@@ -104,18 +104,22 @@ class PassResult:
 
 def run_passes(model: Model, passes: Sequence[Pass], progress: Callable[[str, float], None] | None = None) -> list[PassResult]:
     """Run the passes in order; `progress` gets (pass name, fraction done)."""
-    results = []
+    results: list[PassResult] = []
+    specs: Specs | None = None  # of the model as it is; a pass that rewrites nothing leaves them true
     with _defaults_aside(model.graph):
         for i, step in enumerate(passes):
             if progress is not None:
                 progress(step.name, i / len(passes))
-            results.append(_run_pass(model, step))
+            specs = infer_shapes(model) if specs is None else specs
+            results.append(_run_pass(model, step, specs))
+            if results[-1].rewrites:
+                specs = None
     return results
 
 
-def _run_pass(model: Model, step: Pass) -> PassResult:
+def _run_pass(model: Model, step: Pass, specs: Specs) -> PassResult:
     start, before = time.perf_counter(), sum(1 for _ in model.graph.walk())
-    step.specs, step.outputs, step.notes = infer_shapes(model), all_outputs(model.graph), []
+    step.specs, step.outputs, step.notes = specs, all_outputs(model.graph), []
     try:
         rewrites = step.run(model)
     except SardonyxError:

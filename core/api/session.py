@@ -86,7 +86,8 @@ class InferenceSession:
             _warn(f"{'; '.join(f'{name} is not available: {reason}' for name, reason in skipped.items())}. {chosen[0].name} takes over; session.explain() shows where each node runs", 4)
         for rank, choice in enumerate(chosen):
             try:
-                executor = choice.provider.compile(self._model, {"session.intra_op_num_threads": self._options.intra_op_num_threads, **self._options._entries, **choice.options})
+                executor = choice.provider.compile(self._model, {"session.intra_op_num_threads": self._options.intra_op_num_threads,
+                                                                   "session.graph_optimization_level": int(self._options.graph_optimization_level), **self._options._entries, **choice.options})
                 break
             except SardonyxError as error:
                 if rank == len(chosen) - 1:
@@ -280,7 +281,7 @@ class InferenceSession:
             if profiler:
                 profiler.add(context.events or ())
                 profiler.session("model_run", begin)
-            return [own(value) for value in made]
+            return made if context.owned else [own(value) for value in made]
 
     def _next_seed(self) -> int | None:
         """The seed of the next run: equal programs get equal draws, successive runs different ones."""

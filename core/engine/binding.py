@@ -7,6 +7,7 @@ How to think
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -24,6 +25,7 @@ from ..kernels import Kernel
 from ..model.packing import Packing, pack
 from ..program import Program
 from .build import BuildError, find
+from .outputs import LARGE, Outputs
 
 #: Numbers of `enum sx_status`.
 UNSUPPORTED, INDEX, DIVISION, SHAPE, MEMORY, FORMAT, TERMINATED, DTYPE, GUARD, ARGUMENT, YIELD = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 100
@@ -106,7 +108,7 @@ def _isa_number(name: str | None) -> int:
 class _Bound:
     """A state for one set of input shapes, with the pointer arrays of a run."""
 
-    __slots__ = ("state", "shapes", "inputs", "outputs", "in_at", "out_at", "report", "report_at", "times", "release")
+    __slots__ = ("state", "shapes", "large", "inputs", "outputs", "in_at", "out_at", "report", "report_at", "times", "release")
 
     def __init__(self, program: EngineProgram, state: int) -> None:
         engine = library()
@@ -116,6 +118,9 @@ class _Bound:
         for i, port in enumerate(program.program.outputs):
             rank = engine.sx_output_shape(state, i, dims)
             self.shapes.append((tuple(dims[:rank]), port.dtype.numpy))
+        sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in self.shapes]
+        self.large = {i: size for i, size in enumerate(sizes) if size >= LARGE}     # outputs that are recycled
+        program.outputs.note(sum(self.large.values()))
         self.inputs = (c_void_p * max(len(program.program.inputs), 1))()
         self.outputs = (c_void_p * max(len(self.shapes), 1))()
         self.report = _Report()
@@ -145,6 +150,7 @@ class EngineProgram:
     def _prepare(self) -> None:
         self._free: OrderedDict[Key, list[Any]] = OrderedDict()
         self._elements = self.program.elements
+        self.outputs = Outputs()
         self._lock = threading.Lock()
         self._dtypes = [port.dtype.numpy for port in self.program.inputs]
 
@@ -227,7 +233,12 @@ class EngineProgram:
                 x = self._dense(i, x)
                 held.append(x)
             pointers[i] = x.__array_interface__["data"][0]
-        made = [np.empty(shape, dtype) for shape, dtype in bound.shapes] if outputs is None else list(outputs)
+        if outputs is not None:
+            made = list(outputs)
+        elif bound.large:
+            made = [self.outputs.make(shape, dtype, bound.large[i]) if i in bound.large else np.empty(shape, dtype) for i, (shape, dtype) in enumerate(bound.shapes)]
+        else:
+            made = [np.empty(shape, dtype) for shape, dtype in bound.shapes]
         pointers = bound.outputs
         for i, y in enumerate(made):
             pointers[i] = y.__array_interface__["data"][0]
@@ -255,6 +266,7 @@ class EngineProgram:
     def close(self) -> None:
         """Give the engine's memory back; the program is not used again."""
         self._free.clear()
+        self.outputs.close()
         handle, self._handle = self._handle, c_void_p()
         self._engine.sx_close(handle)
 

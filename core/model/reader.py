@@ -139,7 +139,7 @@ class Decoder:
         for number, text in c["value_docs"].tolist():
             self._values[number].doc = strings[text]
         graph = GraphBuilder(self, self._values, self._tensors, self._types).model_graph()
-        model = Model(graph, opsets={strings[d]: v for d, v in c["opsets"].tolist()}, metadata={strings[k]: strings[v] for k, v in c["metadata"].tolist()}, path=path)
+        model = Model(graph, opsets={strings[d]: v for d, v in c["opsets"].tolist()}, metadata={strings[k]: strings[v] for k, v in c["metadata"].tolist()}, path=path, optimized=True)
         for name in ("producer_name", "producer_version", "domain", "doc"):
             setattr(model, name, strings[c.scalars[name]])
         model.ir_version, model.model_version = c.scalars["ir_version"], c.scalars["model_version"]

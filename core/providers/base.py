@@ -34,11 +34,13 @@ class Event:
 
 @dataclass
 class RunContext:
-    """What a run is given besides its inputs. `terminated` is polled; `events`, where not None, collects the profile."""
+    """What a run is given besides its inputs. `terminated` is polled; `events`, where not None, collects the profile. The executor sets `owned` where every array it returns is the
+    caller's alone; else the session copies them."""
 
     terminated: Callable[[], bool] = lambda: False
     events: list[Event] | None = None
     seed: int | None = None
+    owned: bool = False
 
 
 class Executor(Protocol):

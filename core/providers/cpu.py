@@ -27,6 +27,8 @@ NAME = "CPUExecutionProvider"
 #: Session configuration entry: "1" refuses nodes that would run on NumPy.
 STRICT = "session.disable_cpu_ep_fallback"
 THREADS = "session.intra_op_num_threads"
+#: GraphOptimizationLevel; "0" (ORT_DISABLE_ALL) runs the graph as the file has it.
+LEVEL = "session.graph_optimization_level"
 
 #: Element types expressions and most kinds compute with (the dtype matrix, core/expr.py).
 COMPUTED = frozenset({DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BFLOAT16, DType.BOOL, DType.INT8, DType.UINT8, DType.INT16, DType.UINT16, DType.INT32, DType.UINT32, DType.INT64, DType.UINT64,
@@ -63,6 +65,15 @@ def refusal(call: KernelCall) -> str:
     return f"the C engine has no {name} that makes {wrong.text}" if wrong is not None else ""
 
 
+def optimize(model: Model) -> None:
+    """Recognise what exporters spell out, as a conversion would have done; a converted model stays as it is."""
+    if model.optimized:
+        return
+    from ..converter.passes import run_passes, session_passes
+    run_passes(model, session_passes())
+    model.optimized = True
+
+
 def accepts(calls: Sequence[KernelCall], outputs: Sequence[View]) -> str:
     """Why a node's kernel calls can not run here, or ""."""
     return next((why for why in map(refusal, calls) if why), "")
@@ -71,9 +82,9 @@ def accepts(calls: Sequence[KernelCall], outputs: Sequence[View]) -> str:
 class EngineExecutor(SegmentedExecutor):
     """A model on the C engine."""
 
-    def __init__(self, model: Model, *, threads: int = 0, strict: bool = False, limit: int | None = None) -> None:
+    def __init__(self, model: Model, *, threads: int = 0, strict: bool = False, limit: int | None = None, optimized: bool = True) -> None:
         self.threads = threads
-        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: accepts)
+        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: accepts, prepare=optimize if optimized else None)
 
     def _make(self, plan: Plan) -> EngineProgram:
         return EngineProgram(plan.program, plan.constants, threads=self.threads, memory_limit=self.limit or 0)
@@ -93,4 +104,4 @@ class CpuProvider:
         threads = str(options.get(THREADS, "0"))
         if not threads.isascii() or not threads.isdigit():
             raise InvalidArgument(f"'{THREADS}' must be a number of threads (0: one for each core), not '{threads[:40]}'")
-        return EngineExecutor(model, threads=int(threads), strict=str(options.get(STRICT, "0")) == "1", limit=memory_limit(options))
+        return EngineExecutor(model, threads=int(threads), strict=str(options.get(STRICT, "0")) == "1", limit=memory_limit(options), optimized=str(options.get(LEVEL, "99")) != "0")

@@ -80,6 +80,16 @@ class Division:
             Compiled(Graph(f"{model.graph.name}.{i}", s.inputs, s.outputs, s.nodes), limit) if s.host else ProgramSegment(s, self.specs, model.symbols, make, limit)
             for i, s in enumerate(self.segments)]
         self.host = {n: why for s in self.segments for n, why in s.reasons.items()}
+        self.direct = self._direct(model.graph)
+
+    def _direct(self, graph: Graph) -> tuple[list[int], list[int]] | None:
+        """Where one program is all there is and makes every output: which graph inputs are its inputs, and which of its outputs the graph's are."""
+        if len(self.parts) != 1 or isinstance(self.parts[0], Compiled):
+            return None
+        segment = self.segments[0]
+        if not all(v in graph.inputs for v in segment.inputs) or not all(v.const is None and v in segment.outputs for v in graph.outputs):
+            return None
+        return [graph.inputs.index(v) for v in segment.inputs], [segment.outputs.index(v) for v in graph.outputs]
 
     @property
     def fallbacks(self) -> dict[Node, str]:
@@ -95,11 +105,11 @@ class SegmentedExecutor:
     """A model on programs where it can be, on NumPy bodies where not. `strict` refuses the latter, shape arithmetic excepted.
 
     Where small inputs decide sizes or axes (Slice's starts, Range's limit), the graph is divided and planned again for each of their values; where nodes have kernels only for
-    known sizes (an If that asks for a size), for each set of the inputs' shapes."""
+    known sizes (an If that asks for a size), for each set of the inputs' shapes. `prepare`: rewrites the model before it is divided for the first time."""
 
     def __init__(self, model: Model, name: str, make: Callable[[Plan], Runner], *, strict: bool = False, limit: int | None = None,
-                 accepts: Callable[[], Accepts] | None = None) -> None:
-        self.model, self.name, self.make, self.strict, self.limit, self.accepts = model, name, make, strict, limit, accepts
+                 accepts: Callable[[], Accepts] | None = None, prepare: Callable[[Model], object] | None = None) -> None:
+        self.model, self.name, self.make, self.strict, self.limit, self.accepts, self.prepare = model, name, make, strict, limit, accepts, prepare
         self.divisions: dict[Any, Division] = {}
         self.lock = threading.Lock()
         self._general: Division | None = None
@@ -113,6 +123,8 @@ class SegmentedExecutor:
         if self._general is None:
             with self.lock:
                 if self._general is None:
+                    if self.prepare is not None:
+                        self.prepare(self.model)
                     made = Division(self.model, self.make, self.limit, accepts=self.accepts)
                     self._deciding = deciding_inputs(self.model.graph, made.specs, made.fallbacks)
                     symbolic = [v for v in self.model.graph.inputs if any(symbols(d) for d in made.specs[v].shape or ())]
@@ -170,11 +182,18 @@ class SegmentedExecutor:
 
     def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
         """See `Executor.run`."""
+        general = self._general
+        if general is not None and general.direct is not None and not (self._deciding or self._shaped or context.events is not None):
+            return self._run_direct(general, inputs, wanted, context)
         values: dict[Value, Any] = dict(zip(self.model.graph.inputs, inputs, strict=True))
-        shared = np.random.default_rng(context.seed)
+        shared: list[np.random.Generator] = []
 
         def generator(seed: float | None) -> np.random.Generator:
-            return shared if seed is None else np.random.default_rng(int(np.float32(seed).view(np.uint32)))
+            if seed is not None:
+                return np.random.default_rng(int(np.float32(seed).view(np.uint32)))
+            if not shared:  # it costs more than a small program
+                shared.append(np.random.default_rng(context.seed))
+            return shared[0]
         self._latest = division = self._division(values)
         for segment, part in zip(division.segments, division.parts, strict=True):
             if context.terminated():
@@ -190,7 +209,22 @@ class SegmentedExecutor:
                     context.events.append(Event("program", "Node", start, time.perf_counter_ns() - start, {"provider": self.name, "nodes": len(segment.nodes)}))
             values.update(zip(segment.outputs, made, strict=True))
         outputs = self.model.graph.outputs
+        context.owned = self._owned(division, [outputs[i] for i in wanted])
         return [outputs[i].const.numpy() if outputs[i].const is not None else values[outputs[i]] for i in wanted]  # type: ignore[union-attr]
+
+    def _owned(self, division: Division, wanted: Sequence[Value]) -> bool:
+        """Whether programs make all these, each once: their outputs are arrays of their own."""
+        made = {v for segment, part in zip(division.segments, division.parts, strict=True) if not isinstance(part, Compiled) for v in segment.outputs}
+        return len(set(wanted)) == len(wanted) and all(v in made and v.const is None for v in wanted)
+
+    def _run_direct(self, division: Division, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
+        """The run of a model that is one program."""
+        assert division.direct is not None
+        self._latest = division
+        taken, makes = division.direct
+        made = division.parts[0].run([inputs[i] for i in taken], context.terminated)  # type: ignore[call-arg, arg-type]
+        context.owned = len({makes[i] for i in wanted}) == len(wanted)
+        return [made[makes[i]] for i in wanted]
 
     def placements(self) -> list[Placement]:
         """Where each node ran last (before the first run: would run, whatever small inputs say); free nodes (shape arithmetic done at planning) count for the programs."""
