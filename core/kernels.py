@@ -116,8 +116,10 @@ RECORDS: dict[Kernel, Record] = {
     Kernel.SORT: Record(("x",), ("y", "indices"), ("axis", "largest")),
     # X[T, B, I], W[D, g*H, I], R[D, g*H, H], b[D, 2*g*H], lens[B] (int32), h[D, B, H], c[D, B, H], peephole[D, 3*H]; Y[T, D, B, H], last_h[D, B, H], last_c[D, B, H] (cell 0 only; absent otherwise).
     # cell 0 LSTM (gates i o f c) 1 GRU (z r h) 2 RNN; direction 0 forward 1 reverse 2 both (D = 2). activations: three (LSTM), two (GRU), one (RNN) for each direction, numbered as ACTIVATIONS,
-    # with alpha and beta; clip 0: none. Where lens ends before T, Y is 0 from there on.
-    Kernel.RNN: Record(("x", "w", "r", "b?", "lens?", "h?", "c?", "peephole?"), ("y", "last_h", "last_c?"),
+    # with alpha and beta; clip 0: none. Where lens ends before T, Y is 0 from there on. Without w, X[T, B, D*g*H] holds the input's share of the gates already.
+    # r_scale, r_zero [D*g*H'], H' = H rounded up to 16: cell 0 without w; R is then 8-bit [H, D*g*H'], each gate's columns padded to H'; the state of all sequences meets it quantised to uint8
+    # (DynamicQuantizeLinear) at every step.
+    Kernel.RNN: Record(("x", "w?", "r", "b?", "lens?", "h?", "c?", "peephole?", "r_scale?", "r_zero?"), ("y", "last_h", "last_c?"),
                        ("cell", "direction", "linear_before_reset", "input_forget", "clip", "activations[6]", "alpha[6]", "beta[6]")),
     # DFT along `axis` (not the last, which holds the real part, or real and imaginary). The signal is cut or zero-padded to `length`. inverse: divided by length. onesided: forward, of a real signal:
     # the first length // 2 + 1 bins; inverse: from such a half spectrum to a real signal (Y's last axis is 1).

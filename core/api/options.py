@@ -77,7 +77,7 @@ class SessionOptions(_Configured):
     inter_op_num_threads = Option(int, 0, "Threads used across nodes; nodes run one after another.")
     execution_mode = Option(ExecutionMode, ExecutionMode.ORT_SEQUENTIAL, "Nodes run in sequence either way.")
     execution_order = Option(ExecutionOrder, ExecutionOrder.DEFAULT, "The model's order, made topological.")
-    graph_optimization_level = Option(GraphOptimizationLevel, GraphOptimizationLevel.ORT_ENABLE_ALL, "ORT_DISABLE_ALL runs an `.onnx` as it is written; every other level recognises attention, normalizations and so on when it is first run.")
+    graph_optimization_level = Option(GraphOptimizationLevel, GraphOptimizationLevel.ORT_ENABLE_ALL, "ORT_DISABLE_ALL runs an `.onnx` as it is written; the other levels optimise it before it is run.")
     optimized_model_filepath = Option(str, "", "Where to write the model as the session has it, as .sdx.")
     enable_profiling = Option(bool, False, "Collect a Chrome trace from creation to `end_profiling`.")
     profile_file_prefix = Option(str, "onnxruntime_profile_", "Beginning of the trace's file name; time and `.json` are added.")

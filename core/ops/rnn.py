@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..dim import Dim
 from ..kernels import ACTIVATIONS, Kernel
 from ..lowering import Lowering, View
 from ..types import DType
@@ -68,11 +69,12 @@ def _reversal(steps: int, lengths: np.ndarray) -> np.ndarray:
     return np.where(t < lengths, lengths - 1 - t, t)
 
 
-def _recur(X: np.ndarray, W: np.ndarray, bias: np.ndarray, lengths: Any, initial: Sequence[Any], hidden: int, direction: str, layout: int,
+def _recur(X: np.ndarray, W: np.ndarray | None, bias: np.ndarray, lengths: Any, initial: Sequence[Any], hidden: int, direction: str, layout: int,
            make_cell: Callable[[int], Cell]) -> tuple[np.ndarray, ...]:
-    """`recur` with the matrix product as the input's share: W [D, gates * H, I], bias [D, gates * H]."""
-    require(len(W) == len(_directions(direction)), f"W has {len(W)} directions; direction '{direction}' needs {len(_directions(direction))}")
-    return recur(X, lambda d, x: np.matmul(x, widened(W[d]).T) + bias[d], lengths, initial, hidden, direction, layout, make_cell)
+    """`recur` with the matrix product as the input's share: W [D, gates * H, I], bias [D, gates * H]. W None: X [S, B, D * gates * H] is that share (of the RNN kernel, not of ONNX)."""
+    require(len(bias) == len(_directions(direction)), f"W has {len(bias)} directions; direction '{direction}' needs {len(_directions(direction))}")
+    gates = bias.shape[1]
+    return recur(X, lambda d, x: (x[..., d * gates:(d + 1) * gates] if W is None else np.matmul(x, widened(W[d]).T)) + bias[d], lengths, initial, hidden, direction, layout, make_cell)
 
 
 def recur(X: np.ndarray, project: Callable[[int, np.ndarray], np.ndarray], lengths: Any, initial: Sequence[Any], hidden: int, direction: str, layout: int,
@@ -161,7 +163,7 @@ def GRU(X: Any, W: Any, R: Any, B: Any = None, sequence_lens: Any = None, initia
     """Gated recurrent unit with gates z (update), r (reset), h; outputs Y (all hidden states) and Y_h (the last ones)."""
     hidden = R.shape[2]
     input_bias, state_bias = _biases(B, R)
-    functions = _activations(activations or ["Sigmoid", "Tanh"] * len(W), activation_alpha, activation_beta, clip)
+    functions = _activations(activations or ["Sigmoid", "Tanh"] * len(R), activation_alpha, activation_beta, clip)
 
     def make_cell(d: int) -> Cell:
         recurrent, late_bias = widened(R[d]).T, state_bias[d][2 * hidden:]
@@ -199,7 +201,7 @@ def LSTM(X: Any, W: Any, R: Any, B: Any = None, sequence_lens: Any = None, initi
     hidden = R.shape[2]
     input_bias, state_bias = _biases(B, R)
     recurrent = widened(R).transpose(0, 2, 1)
-    make_cell = lstm_cells(lambda d, h: h @ recurrent[d], len(W), hidden, P, activations, activation_alpha, activation_beta, clip, input_forget, recurrent.dtype)
+    make_cell = lstm_cells(lambda d, h: h @ recurrent[d], len(R), hidden, P, activations, activation_alpha, activation_beta, clip, input_forget, recurrent.dtype)
     return _recur(X, W, input_bias + state_bias, sequence_lens, [initial_h, initial_c], hidden, direction, layout, make_cell)
 
 
@@ -235,35 +237,55 @@ def _(X: Spec, W: Spec, R: Spec, B: Spec | None = None, sequence_lens: Spec | No
 
 # -- lowering ---------------------------------------------------------------------------------------------------------------------------------
 
-def _recurrent_rule(kind: int, names: Sequence[str]) -> Any:
-    """A lowering rule; kind as in the RNN record, `names` the default activations of a direction."""
+def _input_share(k: Lowering, X: View, W: View) -> tuple[View, View | None]:
+    """X and W of the RNN kernel. A constant W meets all steps in one product with packed weights first, in float (halves would be rounded on the way); other W's the kernel takes itself."""
+    tensor = W.buffer.tensor
+    if tensor is None or not W.is_whole or X.dtype is not DType.FLOAT or tensor.size == 0:
+        return X, W
+    (steps, batch, size), columns = X.shape, tensor.shape[0] * tensor.shape[1]
+    weights = k.constant(tensor.numpy().reshape(columns, tensor.shape[2])).permute((1, 0))
+    made = k.matmul(k.reshape(X, (steps * batch, size)), weights, X.dtype, (steps * batch, columns))
+    return k.reshape(made, (steps, batch, columns)), None
+
+
+def call_rnn(k: Lowering, kind: int, operands: Sequence[View | None], dtype: DType, hidden: Dim, *, alphas: Any, betas: Any, activations: Any, clip: Clip, direction: str, layout: int = 0,
+             input_forget: int = 0, linear_before_reset: int = 0) -> tuple[View, ...]:
+    """The RNN kernel; kind and operands as in its record, X with time first. The outputs as ONNX has them, batch first where `layout`."""
+    names = (("Sigmoid", "Tanh", "Tanh"), ("Sigmoid", "Tanh"), ("Tanh",))[kind]
+    count = len(_directions(direction))
+    chosen = list(activations or list(names) * count)[:len(names) * count]
+    defaults = [_ACTIVATIONS[n.lower()][1:] for n in chosen]
+    left, right = iter(alphas or ()), iter(betas or ())
+    numbers = [i for n in chosen for i, known in enumerate(ACTIVATIONS) if known.lower() == n.lower()]
+    x = operands[0]
+    assert x is not None
+    steps, batch = x.shape[:2]
+    shapes: list[tuple[Dim, ...]] = [(steps, count, batch, hidden), *[(count, batch, hidden)] * (2 if kind == 0 else 1)]
+    made, written = [], []
+    for shape in shapes:
+        order = ((2, 0, 1, 3) if len(shape) == 4 else (1, 0, 2)) if layout else tuple(range(len(shape)))
+        made.append(k.buffer(dtype, [shape[i] for i in order]).whole())
+        written.append(made[-1].permute([order.index(i) for i in range(len(shape))]))
+    k.call(Kernel.RNN, operands, written, cell=kind, direction=("forward", "reverse", "bidirectional").index(direction), linear_before_reset=linear_before_reset,
+           input_forget=input_forget, clip=clip or 0.0, activations=numbers, alpha=[0.0 if a is None else next(left, a) for a, _ in defaults],
+           beta=[0.0 if b is None else next(right, b) for _, b in defaults])
+    return tuple(made)
+
+
+def _recurrent_rule(kind: int) -> Any:
+    """A lowering rule; kind as in the RNN record."""
     def rule(k: Lowering, X: View, W: View, R: View, B: View | None = None, sequence_lens: View | None = None, initial_h: View | None = None, initial_c: View | None = None,
              P: View | None = None, *, activation_alpha: Any = None, activation_beta: Any = None, activations: Any = None, clip: Clip = None, direction: str = "forward",
              hidden_size: int | None = None, layout: int = 0, input_forget: int = 0, linear_before_reset: int = 0, out: Any) -> tuple[View, ...]:
-        reversed_ = _directions(direction)
-        chosen = list(activations or list(names) * len(reversed_))[:len(names) * len(reversed_)]
-        defaults = [_ACTIVATIONS[n.lower()][1:] for n in chosen]
-        alphas, betas = iter(activation_alpha or ()), iter(activation_beta or ())
-        numbers = [i for n in chosen for i, known in enumerate(ACTIVATIONS) if known.lower() == n.lower()]
-        steps, batch = (X.shape[1], X.shape[0]) if layout else X.shape[:2]
-        shapes = [(steps, len(reversed_), batch, R.shape[2]), *[(len(reversed_), batch, R.shape[2])] * (2 if kind == 0 else 1)]
-        made, written = [], []
-        for shape in shapes:
-            order = ((2, 0, 1, 3) if len(shape) == 4 else (1, 0, 2)) if layout else tuple(range(len(shape)))
-            made.append(k.buffer(X.dtype, [shape[i] for i in order]).whole())
-            written.append(made[-1].permute([order.index(i) for i in range(len(shape))]))
-
         def states(view: View | None) -> View | None:
             return view if view is None or not layout else view.permute((1, 0, 2))
         lens = None if sequence_lens is None else cast_view(k, sequence_lens, DType.INT32)
-        operands = [X.permute((1, 0, 2)) if layout else X, W, R, B, lens, states(initial_h), states(initial_c), P]
-        k.call(Kernel.RNN, operands, written, cell=kind, direction=("forward", "reverse", "bidirectional").index(direction), linear_before_reset=linear_before_reset,
-               input_forget=input_forget, clip=clip or 0.0, activations=numbers, alpha=[0.0 if a is None else next(alphas, a) for a, _ in defaults],
-               beta=[0.0 if b is None else next(betas, b) for _, b in defaults])
-        return tuple(made)
+        x, w = _input_share(k, X.permute((1, 0, 2)) if layout else X, W)
+        return call_rnn(k, kind, [x, w, R, B, lens, states(initial_h), states(initial_c), P], X.dtype, R.shape[2], alphas=activation_alpha, betas=activation_beta, activations=activations,
+                        clip=clip, direction=direction, layout=layout, input_forget=input_forget, linear_before_reset=linear_before_reset)
     return rule
 
 
-LSTM.lower(_recurrent_rule(0, ("Sigmoid", "Tanh", "Tanh")))
-GRU.lower(_recurrent_rule(1, ("Sigmoid", "Tanh")))
-RNN.lower(_recurrent_rule(2, ("Tanh",)))
+LSTM.lower(_recurrent_rule(0))
+GRU.lower(_recurrent_rule(1))
+RNN.lower(_recurrent_rule(2))

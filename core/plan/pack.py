@@ -4,7 +4,8 @@ Rules
 1. MatMul: a constant B of rank 2, whole or transposed, becomes MATRIX or MATRIX_T. The view's dims stay the logical [K, N].
 2. Conv: constant whole weights become DEPTHWISE (one input channel a group) or CONV; a transposed convolution's stay plain.
 3. Weights in blocks (MatMul with `bits`) become NIBBLES or MATRIX_T, their scales SCALES.
-4. The packed constant is a buffer of its own: other readers of the same constant keep the plain one. Element types: f32, f16, bf16, and 8-bit integers for integer products.
+4. RNN: an 8-bit constant R becomes MATRIX.
+5. The packed constant is a buffer of its own: other readers of the same constant keep the plain one. Element types: f32, f16, bf16, and 8-bit integers for integer products.
 """
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ BYTES = frozenset({DType.INT8, DType.UINT8})
 
 
 def pack_constants(lowered: Lowered) -> None:
-    """Give the constants of rules 1 to 3 packed buffers."""
+    """Give the constants of rules 1 to 4 packed buffers."""
     made: dict[tuple[Buffer, Packing, int], Buffer] = {}
     for call in lowered.calls:
         if call.kind is Kernel.MATMUL and call.params.get("bits"):                                        # 3
@@ -30,13 +31,14 @@ def pack_constants(lowered: Lowered) -> None:
         packing = choose(call)
         if packing is Packing.NONE:
             continue
-        view = call.inputs[1]
+        at = 2 if call.kind is Kernel.RNN else 1
+        view = call.inputs[at]
         assert view is not None
         key = (view.buffer, packing, call.params.get("group", 1))
         if key not in made:
             made[key] = Buffer(view.buffer.name, view.dtype, view.buffer.shape, tensor=view.buffer.tensor)
             made[key].packing = int(packing)
-        call.inputs[1] = replace(view, buffer=made[key])
+        call.inputs[at] = replace(view, buffer=made[key])
 
 
 def _pack_blocks(call: KernelCall) -> None:
@@ -54,7 +56,11 @@ def _pack_blocks(call: KernelCall) -> None:
 
 
 def choose(call: KernelCall) -> Packing:
-    """How the call's second operand is packed."""
+    """How the call's constant operand is packed."""
+    if call.kind is Kernel.RNN:                                                                           # 4
+        r = call.inputs[2]
+        bytes_ = r is not None and r.buffer.tensor is not None and r.dtype in BYTES and r.is_whole and not problem(Packing.MATRIX, 1, r.buffer.tensor.shape, 1)
+        return Packing.MATRIX if bytes_ else Packing.NONE
     if call.kind not in (Kernel.MATMUL, Kernel.CONV) or call.params.get("transposed"):
         return Packing.NONE
     view = call.inputs[1]

@@ -84,6 +84,14 @@ def _compare(actual: list[list[np.ndarray]], wanted: list[list[np.ndarray]], bou
                 np.testing.assert_allclose(got[output], want[output], rtol=0, atol=bound * scale, err_msg=label)
 
 
+def _clear(wanted: np.ndarray) -> Any:
+    """Where a decision is one: the best two of many logits are more than 0.5 % of the scale apart. A rounding before a quantisation may turn nearer ones."""
+    if wanted.dtype.kind != "f" or wanted.shape[-1] < 2:
+        return ...
+    best = np.sort(wanted, -1)
+    return best[..., -1] - best[..., -2] > 5e-3 * _magnitude(wanted)
+
+
 def _magnitude(array: np.ndarray) -> float:
     return float(np.abs(array).max(initial=0)) if array.dtype.kind == "f" else 0.0
 
@@ -97,7 +105,8 @@ def test_registry_model(name: str, form: str, provider: str, tmp_path: Path) -> 
     _compare(actual, wanted, bound)
     if decide:
         for got, want in zip(actual, wanted, strict=True):
-            np.testing.assert_array_equal(decide(got[0]), decide(want[0]))
+            clear = _clear(want[0])
+            np.testing.assert_array_equal(decide(got[0])[clear], decide(want[0])[clear])
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

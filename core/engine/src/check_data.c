@@ -139,10 +139,22 @@ static int check_rnn(const sx_call *c, int64_t step, sx_report *report) {
     if (kind < 0 || kind > 2) REFUSE_PARAM(0, kind);
     if (c->param[1] < 0 || c->param[1] > 2) REFUSE_PARAM(1, c->param[1]);
     for (int i = 5; i < 11; i++) if (c->param[i] < 0 || c->param[i] > 10) REFUSE_PARAM(i, c->param[i]);
-    if (x->rank != 3 || r->rank != 3) REFUSE(0, x->rank, r->rank);
-    int64_t t = x->dim[0], b = x->dim[1], h = r->dim[2];
-    if (!fits(w, 3, (int64_t[]){both, gates * h, x->dim[2]})) REFUSE(1, w->dim[1], gates * h);
-    if (!fits(r, 3, (int64_t[]){both, gates * h, h})) REFUSE(2, r->dim[1], gates * h);
+    int bytes = has(c, 8) && has(c, 9);
+    if (x->rank != 3 || r->rank != (bytes ? 2 : 3)) REFUSE(0, x->rank, r->rank);
+    if (has(c, 8) != has(c, 9) || (bytes && kind)) REFUSE(8, kind, 0);
+    int64_t t = x->dim[0], b = x->dim[1], h = r->dim[bytes ? 0 : 2], columns = (h + 15) / 16 * 16 * gates * both;
+    if (has(c, 1) && !fits(w, 3, (int64_t[]){both, gates * h, x->dim[2]})) REFUSE(1, w->dim[1], gates * h);
+    if (!has(c, 1) && x->dim[2] != both * gates * h) REFUSE(0, x->dim[2], both * gates * h);
+    if (bytes) {
+        if (r->dim[1] != columns || (r->packing && r->packing != 1)) REFUSE(2, r->dim[1], columns);
+        if (r->dtype != SX_INT8 && r->dtype != SX_UINT8) REFUSE_TYPE(2, r->dtype, SX_INT8);
+        if (!fits(c->in + 8, 1, &columns) || c->in[8].dtype != SX_FLOAT || c->in[8].stride[0] != 1) REFUSE(8, c->in[8].rank, 1);
+        if (!fits(c->in + 9, 1, &columns) || c->in[9].dtype != r->dtype || c->in[9].stride[0] != 1) REFUSE(9, c->in[9].rank, 1);
+        if (x->dtype == SX_DOUBLE || has(c, 1)) REFUSE(1, x->dtype, 0);
+    } else {
+        if (r->packing) REFUSE(2, r->packing, 0);
+        if (!fits(r, 3, (int64_t[]){both, gates * h, h})) REFUSE(2, r->dim[1], gates * h);
+    }
     const int64_t dims[8][3] = {{0}, {0}, {0}, {both, 2 * gates * h}, {b}, {both, b, h}, {both, b, h}, {both, 3 * h}};
     const int ranks[8] = {3, 3, 3, 2, 1, 3, 3, 2};
     for (int i = 3; i < 8; i++) if (has(c, i) && !fits(c->in + i, ranks[i], dims[i])) REFUSE(i, c->in[i].rank, ranks[i]);
@@ -152,7 +164,7 @@ static int check_rnn(const sx_call *c, int64_t step, sx_report *report) {
     if (has(c, 4) && c->in[4].dtype != SX_INT32) REFUSE_TYPE(4, c->in[4].dtype, SX_INT32);
     int type = sx_compute_of(x->dtype);
     if (!is_float(x)) REFUSE_TYPE(0, x->dtype, 0);
-    for (int i = 1; i < 8; i++) if (i != 4 && has(c, i) && sx_compute_of(c->in[i].dtype) != type) REFUSE_TYPE(i, c->in[i].dtype, x->dtype);
+    for (int i = 1; i < 8; i++) if (i != 4 && !(i == 2 && bytes) && has(c, i) && sx_compute_of(c->in[i].dtype) != type) REFUSE_TYPE(i, c->in[i].dtype, x->dtype);
     for (int i = 0; i < 3; i++) if (gives(c, i) && sx_compute_of(c->out[i].dtype) != type) REFUSE_TYPE(i, c->out[i].dtype, x->dtype);
     return 0;
 }

@@ -1,19 +1,25 @@
-/* rnn.c: LSTM, GRU and RNN, one or both directions, in float (halves widened) or double.
+/* rnn.c: LSTM, GRU and RNN, one or both directions, in float (halves widened) or double; LSTM with 8-bit R too.
 
    How to think
-   - The input's share of all gates, X · Wᵀ, is a matrix product over as many steps as fit into CHUNK bytes; what remains for a step is R times the state, and the cell.
+   - The input's share of all gates, X · Wᵀ, comes ready in X where there is no W (a MATMUL with packed weights made it); else it is a matrix product over as many steps as fit into CHUNK
+     bytes. What remains for a step is R times the state, and the cell.
    - A step is cut into blocks of hidden units: a block multiplies its rows of R with the last state, applies the activations and writes its part of the new state. Blocks of one step run side by
      side; the state is double-buffered. A GRU that resets before R needs a second pass.
+   - Two directions with little work a step run side by side instead: a worker each, nobody waits.
+   - R is read again at every step: one worker goes through its blocks to and fro, several start from either end, so that what each touched last is still in its cache.
+   - 8-bit R: the state of all sequences is quantised to uint8 at every step (DynamicQuantizeLinear); Σ q·R is exact, zero points are taken out with the column sums of R.
    - For a few sequences R is read as it lies, SX_GW rows at once; for more it is packed once per direction and goes through the matrix product of gemm.h.
    - Sequences end at their own length: states stay, outputs are 0. A reverse direction runs over each sequence from its own end. */
-#include "gemm.h"
+#include "gemm_int.h"
 #include "sx_expr.h"
 #include "sx_math.h"
+#include "sx_vec.h"
 
 #define CHUNK (1 << 20)
 #define FEW 4              /* sequences up to which R is read as it lies */
 #define WORK (1 << 17)     /* multiplications a block should do at least */
 #define BLOCKS 8
+#define APART (1 << 22)    /* multiplications of a step up to which two directions run side by side */
 #define MANY_STEPS 8       /* from here on R, if its rows straddle cache lines, is moved */
 #define MOST ((int64_t)1 << 46)
 
@@ -33,6 +39,12 @@ typedef struct {
     int64_t shared, own, gemm;                          /* bytes: of these, of each worker's own, and of that for matrix products */
     int64_t first, step;                                /* step of the chunk's start; the step being done */
     const char *recurrent;                              /* R dense: gates · h rows of h elements */
+    int projected, quantised, alone, sides;             /* no W; 8-bit R; this direction is one worker's, who is `worker`; copies of what is shared */
+    int worker, low, high;                              /* blocks of this step claimed from below, and from above */
+    int64_t panels, words;                              /* 8-bit R: columns of a gate, padded; bytes of a row of quantised states */
+    uint8_t *bytes;
+    int32_t *sums, *row_sums, zero;                     /* column sums of R; sums of each sequence's quantised state; its zero point and scale */
+    float scale;
     sx_gemm input;
     sx_gemm_cut cut;
     int64_t cut_rows;
@@ -73,16 +85,19 @@ static plan plan_of(const sx_call *call) {
     plan p = {.call = call, .kind = (int)call->param[0], .linear = (int)call->param[2], .input_forget = (int)call->param[3]};
     p.gates = p.kind == LSTM ? 4 : p.kind == GRU ? 3 : 1;
     p.type = x->dtype == SX_DOUBLE ? SX_F64 : SX_F32, p.wide = p.type == SX_F64 ? 8 : 4;
-    p.t = x->dim[0], p.b = x->dim[1], p.i = x->dim[2], p.h = r->dim[2];
+    p.projected = !present(call, 1), p.quantised = present(call, 8), p.sides = call->param[1] == 2 ? 2 : 1;
+    p.t = x->dim[0], p.b = x->dim[1], p.i = p.projected ? 0 : x->dim[2], p.h = p.quantised ? r->dim[0] : r->dim[2];
+    p.panels = sx_round_up(p.h, SX_PANEL), p.words = sx_round_up(p.h, 64) + 64;
     int64_t gh = times(p.gates, p.h), bh = times(p.b, p.h), row = times(p.b, gh);
     p.chunk = sx_max64(1, sx_min64(p.t, CHUNK / sx_max64(1, times(row, p.wide))));
     int64_t tiles = sx_max64(1, sx_min64(BLOCKS, times(row, p.h) / WORK));
     p.block = sx_round_up(sx_max64(1, sx_ceil_div(p.h, tiles)), SX_WIDE);
     p.blocks = sx_ceil_div(p.h, p.block);
     p.packed = p.type == SX_F32 && p.b > FEW;
-    p.copied = p.packed || r->dtype != sx_native_dtype(p.type) || r->stride[2] != 1 || r->stride[1] != p.h;
-    p.room = p.copied || p.t >= MANY_STEPS;
-    p.input = (sx_gemm){.m = times(p.chunk, p.b), .n = gh, .k = p.i, .b_row = w->stride[2], .b_col = w->stride[1], .b_dtype = w->dtype};
+    p.packed = p.packed && !p.quantised;
+    p.copied = p.quantised ? 0 : p.packed || r->dtype != sx_native_dtype(p.type) || r->stride[2] != 1 || r->stride[1] != p.h;
+    p.room = !p.quantised && (p.copied || p.t >= MANY_STEPS);
+    if (!p.projected) p.input = (sx_gemm){.m = times(p.chunk, p.b), .n = gh, .k = p.i, .b_row = w->stride[2], .b_col = w->stride[1], .b_dtype = w->dtype};
     int64_t at = 0;
     char *base = call->scratch;
     p.share = base + place(&at, times(times(p.chunk, row), p.wide));
@@ -94,6 +109,9 @@ static plan plan_of(const sx_call *call) {
     p.update = base + place(&at, p.kind == GRU ? times(bh, p.wide) : 0);
     p.peep = base + place(&at, times(3 * p.wide, p.h));
     p.r = base + place(&at, !p.room ? 0 : times(times(p.gates * p.wide, p.packed ? sx_round_up(p.h, SX_PANEL) : p.h), p.h));
+    p.bytes = (uint8_t *)base + place(&at, !p.quantised ? 0 : times(p.b, p.words));
+    p.sums = (int32_t *)(void *)(base + place(&at, !p.quantised ? 0 : times(4 * p.gates, p.panels)));
+    p.row_sums = (int32_t *)(void *)(base + place(&at, !p.quantised ? 0 : times(4, p.b)));
     p.shared = at;
     return p;
 }
@@ -113,18 +131,30 @@ static void input_rows(const void *source, int64_t row, int64_t rows, int64_t at
     }
 }
 
+/* R's columns of one gate from unit u on: panels of words. */
+static sx_igemm quantised_gemm(const plan *p, int gate, int64_t u) {
+    const sx_view *r = p->call->in + 2;
+    int64_t column = (p->direction * p->gates + gate) * p->panels + u;
+    return (sx_igemm){.m = p->b, .n = sx_min64(p->block, p->h - u), .k = p->h, .a = p->bytes, .a_row = p->words, .a_col = 1, .b_signed = r->dtype == SX_INT8, .b_packed = r->packing != 0,
+                      .b = (const uint8_t *)r->data + (r->packing ? column * sx_round_up(p->h, 4) : column * r->stride[1]), .b_row = r->stride[0], .b_col = r->stride[1]};
+}
+
 static void plan_products(plan *p) {
-    if (p->type == SX_F32) {
+    if (p->quantised) {
+        sx_igemm g = quantised_gemm(p, 0, 0);
+        p->gemm = SX_NAME(sx_igemm_scratch)(&g, g.m, g.n);
+    }
+    if (p->type == SX_F32 && !p->projected) {
         const sx_view *x = p->call->in;
         p->in_order = p->call->param[1] == 0 && (p->b == 1 || x->stride[0] == p->b * x->stride[1]);
         p->input.a_row = p->b == 1 ? x->stride[0] : x->stride[1], p->input.a_col = x->stride[2], p->input.a_dtype = x->dtype;
         if (!p->in_order) p->input.rows = input_rows, p->input.rows_source = p;
         p->cut = SX_NAME(sx_gemm_cut_for)(&p->input, 1);
-        p->gemm = SX_NAME(sx_gemm_scratch)(&p->input, p->cut.mc, p->cut.nc);
-        if (p->packed) {
-            sx_gemm g = recurrent_gemm(p, 0, p->state[0]);
-            p->gemm = sx_max64(p->gemm, SX_NAME(sx_gemm_scratch)(&g, p->b, p->block));
-        }
+        p->gemm = sx_max64(p->gemm, SX_NAME(sx_gemm_scratch)(&p->input, p->cut.mc, p->cut.nc));
+    }
+    if (p->packed) {
+        sx_gemm g = recurrent_gemm(p, 0, p->state[0]);
+        p->gemm = sx_max64(p->gemm, SX_NAME(sx_gemm_scratch)(&g, p->b, p->block));
     }
     p->gemm = sx_round_up(sx_min64(p->gemm, MOST), 64);
     p->own = plus(p->gemm, times(times(p->b, p->gates * p->wide), p->block));
@@ -133,10 +163,20 @@ static void plan_products(plan *p) {
 int64_t SX_NAME(sx_scratch_rnn)(const sx_call *call) {
     plan p = plan_of(call);
     plan_products(&p);
-    return plus(p.shared, p.own);
+    return plus(times(p.sides, p.shared), p.own);
 }
 
-static char *own_of(const plan *p, int worker) { return p->call->scratch + worker * p->call->scratch_bytes + p->shared; }
+static char *own_of(const plan *p, int worker) { return p->call->scratch + worker * p->call->scratch_bytes + p->sides * p->shared; }
+
+/* sx_for, or a loop where this direction is one worker's. */
+static void spread(plan *p, int64_t n, void (*body)(void *, int64_t, int)) {
+    p->low = p->high = 0;
+    if (!p->alone) {
+        sx_for(p->call, n, body, p);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) body(p, i, p->worker);
+}
 
 /* ---- activations and cells, for float and double ---- */
 
@@ -293,6 +333,23 @@ static double dot_double(const double *r, const double *x, int64_t k) {
 
 /* rec[b][0 … n) of one gate: rows u … of its part of R times each sequence's `state`. */
 static void recurrent(const plan *p, int gate, const char *state, int64_t u, int64_t n, char *rec, char *scratch) {
+    if (p->quantised) {
+        sx_igemm g = quantised_gemm(p, gate, u);
+        int64_t column = (p->direction * p->gates + gate) * p->panels + u;
+        const sx_view *zero = p->call->in + 9;
+        const float *scale = (const float *)p->call->in[8].data + column;
+        const uint8_t *zeros = (const uint8_t *)zero->data + column;
+        g.c = (int32_t *)(void *)rec, g.ldc = p->block;
+        SX_NAME(sx_igemm_run)(&g, 0, p->b, 0, n, scratch);
+        for (int64_t b = 0; b < p->b; b++) {
+            int32_t *c = g.c + b * p->block, rows = p->row_sums[b] - (int32_t)p->h * p->zero;
+            const int32_t *sums = p->sums + gate * p->panels + u;
+            float *to = (float *)(void *)c;
+            if (g.b_signed) for (int64_t j = 0; j < n; j++) to[j] = (float)(c[j] - p->zero * sums[j] - rows * (int8_t)zeros[j]) * (p->scale * scale[j]);
+            else for (int64_t j = 0; j < n; j++) to[j] = (float)(c[j] - p->zero * sums[j] - rows * zeros[j]) * (p->scale * scale[j]);
+        }
+        return;
+    }
     if (p->packed) {
         sx_gemm g = recurrent_gemm(p, gate, state);
         SX_NAME(sx_gemm_block)(&g, 0, p->b, u, n, (float *)rec, p->block, scratch);
@@ -325,7 +382,36 @@ static void write_output(const plan *p, int64_t u, int64_t n) {
     }
 }
 
-static void step_block(const plan *p, int64_t number, int worker, int part) {
+/* The block this worker does next: the first ones from below, there and back where it is alone; others from above. */
+static int64_t claim_block(plan *p, int64_t number, int worker) {
+    if (p->alone || !p->call->team) return p->step & 1 ? p->blocks - 1 - number : number;
+    return worker % 2 ? p->blocks - 1 - __atomic_fetch_add(&p->high, 1, __ATOMIC_RELAXED) : __atomic_fetch_add(&p->low, 1, __ATOMIC_RELAXED);
+}
+
+/* The last state as bytes, as DynamicQuantizeLinear makes them: one scale and zero point for all sequences. */
+static void quantise_state(plan *p) {
+    const float *h = (const float *)p->state[p->step & 1];
+    int64_t n = p->b * p->h;
+    float low = n ? sx_min_f32(h, n) : 0, high = n ? sx_max_f32(h, n) : 0;
+    low = low > 0 ? 0 : low, high = high < 0 ? 0 : high;
+    p->scale = high > low ? (high - low) / 255.0f : 1;
+    float zero = __builtin_rintf(-low / p->scale);
+    p->zero = zero > 255 ? 255 : zero > 0 ? (int32_t)zero : 0;
+    for (int64_t b = 0; b < p->b; b++) {
+        uint8_t *to = p->bytes + b * p->words;
+        const float *from = h + b * p->h;
+        int32_t sum = 0;
+        for (int64_t i = 0; i < p->h; i++) {
+            float q = __builtin_rintf(from[i] / p->scale) + (float)p->zero;
+            int32_t made = q >= 255 ? 255 : q > 0 ? (int32_t)q : 0; /* NaN: 0 */
+            to[i] = (uint8_t)made, sum += made;
+        }
+        p->row_sums[b] = sum;
+    }
+}
+
+static void step_block(plan *p, int64_t number, int worker, int part) {
+    number = claim_block(p, number, worker);
     char *scratch = own_of(p, worker), *rec = scratch + p->gemm;
     const char *state = p->state[p->step & 1];
     int64_t u = number * p->block, n = sx_min64(p->block, p->h - u), gate = p->b * p->block * p->wide;
@@ -363,15 +449,31 @@ static void project_double(void *arg, int64_t row, int worker) {
     }
 }
 
+/* A step of X that holds its share already. */
+static void take_share(void *arg, int64_t number, int worker) {
+    (void)worker;
+    const plan *p = arg;
+    const sx_view *x = p->call->in;
+    int64_t gh = p->gates * p->h;
+    for (int64_t b = 0; b < p->b; b++) {
+        int64_t at = time_of(p, p->first + number, b) * x->stride[0] + b * x->stride[1] + p->direction * gh * x->stride[2];
+        sx_load_row(x->dtype, p->type, p->share + (number * p->b + b) * gh * p->wide, x->data + at * sx_element_bytes(x->dtype), x->stride[2], gh);
+    }
+}
+
 static void project(plan *p, int64_t steps) {
+    if (p->projected) {
+        for (int64_t k = 0; k < steps; k++) take_share(p, k, 0); /* a copy: not worth a team */
+        return;
+    }
     p->input.m = steps * p->b;
     if (p->type == SX_F64) {
-        sx_for(p->call, p->input.m, project_double, p);
+        spread(p, p->input.m, project_double);
         return;
     }
     p->cut.down = sx_ceil_div(p->input.m, p->cut.mc);
     p->input.a = p->call->in[0].data + p->first * p->call->in[0].stride[0] * sx_size_of(p->call->in[0].dtype);
-    sx_for(p->call, p->cut.down * p->cut.across, project_rectangle, p);
+    spread(p, p->cut.down * p->cut.across, project_rectangle);
 }
 
 /* ---- one direction ---- */
@@ -402,6 +504,23 @@ static void copy_recurrent(void *arg, int64_t number, int worker) {
     }
 }
 
+/* Sums of R's columns in each gate. */
+static void sum_columns(plan *p) {
+    const sx_view *r = p->call->in + 2;
+    int64_t first = p->direction * p->gates * p->panels, words = sx_ceil_div(p->h, 4);
+    const uint8_t *from = (const uint8_t *)r->data;
+    int is_signed = r->dtype == SX_INT8;
+    for (int64_t n = 0; n < p->gates * p->panels; n++) {
+        int32_t sum = 0;
+        int64_t column = first + n;
+        if (r->packing)
+            for (int64_t k = 0; k < words; k++)
+                for (int64_t j = 0; j < 4; j++) sum += sx_byte_at(from + (column / SX_PANEL * words + k) * 4 * SX_PANEL, is_signed, column % SX_PANEL * 4 + j);
+        else for (int64_t k = 0; k < p->h; k++) sum += sx_byte_at(from, is_signed, k * r->stride[0] + column * r->stride[1]);
+        p->sums[n] = sum;
+    }
+}
+
 static void prepare(plan *p) {
     const sx_call *c = p->call;
     int64_t gh = p->gates * p->h, d = p->direction;
@@ -421,11 +540,15 @@ static void prepare(plan *p) {
         else zero(to, p->b * p->h * p->wide);
     }
     if (present(c, 7)) load(p, c->in + 7, d * c->in[7].stride[0], c->in[7].stride[1], 3 * p->h, p->peep);
+    if (p->quantised) {
+        sum_columns(p);
+        return;
+    }
     const char *r = c->in[2].data + d * c->in[2].stride[0] * sx_element_bytes(c->in[2].dtype);
     p->copied |= p->room && (uintptr_t)r % 64;
-    if (p->copied) sx_for(c, p->gates * sx_ceil_div(p->h, SX_PANEL), copy_recurrent, p);
+    if (p->copied) spread(p, p->gates * sx_ceil_div(p->h, SX_PANEL), copy_recurrent);
     p->recurrent = p->copied ? p->r : r;
-    p->input.b = c->in[1].data + d * c->in[1].stride[0] * sx_element_bytes(c->in[1].dtype);
+    if (!p->projected) p->input.b = c->in[1].data + d * c->in[1].stride[0] * sx_element_bytes(c->in[1].dtype);
 }
 
 static void run_direction(plan *p, int number) {
@@ -442,8 +565,9 @@ static void run_direction(plan *p, int number) {
         int64_t end = sx_min64(p->t, p->first + p->chunk);
         project(p, end - p->first);
         for (p->step = p->first; p->step < end; p->step++) {
-            sx_for(c, p->blocks, twice ? first_part : whole_step, p);
-            if (twice) sx_for(c, p->blocks, second_part, p);
+            if (p->quantised) quantise_state(p);
+            spread(p, p->blocks, twice ? first_part : whole_step);
+            if (twice) spread(p, p->blocks, second_part);
         }
     }
     for (int k = 0; k < 2; k++) {
@@ -455,6 +579,17 @@ static void run_direction(plan *p, int number) {
     }
 }
 
+/* One direction of two, by one worker, with the shared memory of its own. */
+static void side(void *arg, int64_t number, int worker) {
+    plan p = *(const plan *)arg;
+    int64_t shift = number * p.shared;
+    p.share += shift, p.bias += shift, p.late += shift, p.state[0] += shift, p.state[1] += shift, p.cell += shift, p.reset += shift, p.update += shift, p.peep += shift, p.r += shift;
+    p.bytes += shift, p.sums += shift / 4, p.row_sums += shift / 4;
+    if (p.input.rows) p.input.rows_source = &p;
+    p.alone = 1, p.worker = worker;
+    run_direction(&p, (int)number);
+}
+
 int SX_NAME(sx_k_rnn)(const sx_call *call) {
     plan p = plan_of(call);
     plan_products(&p);
@@ -463,6 +598,7 @@ int SX_NAME(sx_k_rnn)(const sx_call *call) {
         int64_t length = length_of(&p, b);
         if (length < 0 || length > p.t) return sx_fail(call, SX_E_INDEX, 4, length, p.t);
     }
-    for (int d = 0; d < (call->param[1] == 2 ? 2 : 1); d++) run_direction(&p, d);
+    if (p.sides == 2 && call->team && times(times(p.gates, p.b), times(p.h, p.h)) <= APART) sx_for(call, 2, side, &p);
+    else for (int d = 0; d < p.sides; d++) run_direction(&p, d);
     return SX_OK;
 }

@@ -167,7 +167,7 @@ static const sx_shape_rule RULES[SX_KINDS] = {
     [SX_MAP] = {0, SX_MAX_OPERANDS, 1, 4, 0, 2}, [SX_REDUCE] = {1, SX_MAX_OPERANDS, 1, 1, 3, 1}, [SX_MATMUL] = {2, SX_MAX_OPERANDS, 1, 1, 7, 1}, [SX_CONV] = {2, SX_MAX_OPERANDS, 1, 1, 17, 1},
     [SX_POOL] = {1, 1, 1, 2, 20, 0}, [SX_SOFTMAX] = {1, 2, 1, 1, 3, 0}, [SX_NORM] = {1, 4, 1, 4, 4, 0}, [SX_ATTENTION] = {3, 4, 1, 1, 4, 0}, [SX_GATHER] = {2, 2, 1, 1, 2, 0},
     [SX_COPY] = {1, 2, 1, 1, 9, 0}, [SX_SCAN] = {1, 6, 1, 2, 5, 0}, [SX_SCATTER] = {3, 3, 1, 1, 3, 0}, [SX_RESIZE] = {1, 1, 1, 1, 31, 0}, [SX_SAMPLE] = {2, 3, 1, 1, 7, 0},
-    [SX_SORT] = {1, 1, 1, 2, 2, 0}, [SX_RNN] = {3, 8, 0, 3, 23, 0}, [SX_FFT] = {1, 1, 1, 1, 4, 0}, [SX_LINALG] = {1, 1, 1, 1, 1, 0},
+    [SX_SORT] = {1, 1, 1, 2, 2, 0}, [SX_RNN] = {3, 10, 0, 3, 23, 0}, [SX_FFT] = {1, 1, 1, 1, 4, 0}, [SX_LINALG] = {1, 1, 1, 1, 1, 0},
     [SX_TREES] = {5, 7, 1, 2, 3, 0}, [SX_COMPACT] = {1, 5, 2, 4, 3, 0},
 };
 
@@ -220,7 +220,7 @@ static int check_step(const sx_program *p, int64_t i, sx_report *report) {
         if (spans[k][0] < 0 || spans[k][0] > p->n_lists - spans[k][1]) return sx_say(report, SX_E_FORMAT, SX_R_STEP, i, k, spans[k][0], spans[k][1]);
         for (int64_t j = 0; j < spans[k][1]; j++) {
             int64_t index = p->lists[spans[k][0] + j];
-            int required = k == 2 || (k == 0 ? j < r->least_in : j < r->least_out);
+            int required = k == 2 || (k == 0 ? j < r->least_in && !(s->kind == SX_RNN && j == 1) : j < r->least_out);
             if (!within(index, k == 2 ? p->n_sizes : p->n_views) && (required || index != -1)) return sx_say(report, SX_E_FORMAT, SX_R_STEP, i, j, index, p->n_views);
         }
     }
@@ -232,7 +232,7 @@ static int check_step(const sx_program *p, int64_t i, sx_report *report) {
     }
     for (int64_t j = 0; j < s->n_in; j++) {
         int64_t index = p->lists[s->inputs + j];
-        if (index >= 0 && p->views[index].packing && ((j != 1 && !(s->kind == SX_MATMUL && p->views[index].packing == 6)) || p->buffers[p->views[index].buffer].home != SX_HOME_DATA || (s->kind != SX_MATMUL && s->kind != SX_CONV)))
+        if (index >= 0 && p->views[index].packing && ((j != (s->kind == SX_RNN ? 2 : 1) && !(s->kind == SX_MATMUL && p->views[index].packing == 6)) || p->buffers[p->views[index].buffer].home != SX_HOME_DATA || (s->kind != SX_MATMUL && s->kind != SX_CONV && s->kind != SX_RNN)))
             return sx_say(report, SX_E_FORMAT, SX_R_STEP, i, j, p->views[index].packing, 0);
     }
     for (int64_t j = 1; s->kind == SX_TREES && j < s->n_in; j++) { /* its tables are checked at bind, so they must be there by then */

@@ -9,11 +9,13 @@ from ...kernels import ACTIVATIONS, Kernel
 from ...ops import lookup
 from ...ops.contrib_quantize import nbits_weights
 from ...ops.resize import COORDINATES, MODES, NEAREST, resample
+from ...ops.rnn import lstm_cells, recur
 from ...ops.sample import MODES as SAMPLE_MODES
 from ...ops.sample import PADDINGS
 from .call import Call, kernel
 
 _GRID_SAMPLE, _ROI_ALIGN, _MAX_ROI_POOL = lookup("", "GridSample"), lookup("", "RoiAlign"), lookup("", "MaxRoiPool")
+_QUANTIZED_PRODUCT = lookup("com.microsoft", "DynamicQuantizeMatMul")
 _RECURRENT = tuple(lookup("", name) for name in ("LSTM", "GRU", "RNN"))
 
 
@@ -141,6 +143,9 @@ def _rnn(call: Call) -> None:
     betas = [b for b, name in zip(p["beta"], names, strict=False) if name in WITH_BETA]
     options: dict[str, Any] = {"activations": names, "activation_alpha": alphas, "activation_beta": betas, "clip": p["clip"] or None,
                                "direction": ("forward", "reverse", "bidirectional")[p["direction"]]}
+    if call.input(1) is None:
+        _projected(call, kind, directions, options)
+        return
     operands = [call.wide(0), call.wide(1), call.wide(2), call.wide_or_none(3), call.input(4), call.wide_or_none(5)]
     if kind == 0:
         operands += [call.wide_or_none(6), call.wide_or_none(7)]
@@ -149,6 +154,31 @@ def _rnn(call: Call) -> None:
         options["linear_before_reset"] = p["linear_before_reset"]
     for i, made in enumerate(_RECURRENT[kind](*operands, **options)):
         call.put(made, i)
+
+
+def _projected(call: Call, kind: int, directions: int, options: dict[str, Any]) -> None:
+    """RNN without W: X is the input's share already. With an 8-bit R, DynamicQuantizeLSTM's recurrence."""
+    x, gates, p = call.wide(0), (4, 3, 1)[kind], call.params
+    gh = x.shape[2] // directions
+    hidden = gh // gates
+    bias, peephole = call.wide_or_none(3), call.wide_or_none(7)
+    if call.input(8) is None:
+        operands = [x, None, call.wide(2), bias, call.input(4), call.wide_or_none(5)]
+        if kind == 0:
+            operands += [call.wide_or_none(6), peephole]
+            options["input_forget"] = p["input_forget"]
+        elif kind == 1:
+            options["linear_before_reset"] = p["linear_before_reset"]
+        made = _RECURRENT[kind](*operands, **options)
+    else:
+        columns = np.concatenate([np.arange(hidden) + k * -(-hidden // 16) * 16 for k in range(directions * gates)])
+        r, scale, zero = (np.asarray(call.input(i))[..., columns].reshape(*np.shape(call.input(i))[:-1], directions, gh) for i in (2, 8, 9))
+        joined = np.zeros((directions, gh), x.dtype) if bias is None else bias[:, :gh] + bias[:, gh:]
+        cells = lstm_cells(lambda d, h: np.asarray(_QUANTIZED_PRODUCT(h, np.ascontiguousarray(r[:, d]), scale[d], zero[d])), directions, hidden, peephole, options["activations"],
+                           options["activation_alpha"], options["activation_beta"], options["clip"], p["input_forget"], x.dtype)
+        made = recur(x, lambda d, given: given[..., d * gh:(d + 1) * gh] + joined[d], call.input(4), [call.wide_or_none(5), call.wide_or_none(6)], hidden, options["direction"], 0, cells)
+    for i, one in enumerate(made):
+        call.put(one, i)
 
 
 #: Activations that take alpha, and beta.
