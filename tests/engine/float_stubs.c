@@ -1,6 +1,7 @@
 /* What the float kernels take from the rest of the engine, as simply as it can be said, so that they can be tested alone: sx_for on `stub_workers` threads, and an sx_finish whose epilogue,
    where the call has one, is 2 · acc + Σ (axis + 1) · position: a misplaced block shows. */
 #include "sx_kernel.h"
+#include "sx_sum.h"
 #include <pthread.h>
 
 int stub_workers = 1;
@@ -23,6 +24,13 @@ void sx_for(const sx_call *call, int64_t n, void (*body)(void *, int64_t, int), 
     for (int w = 1; w < stub_workers; w++) pthread_create(&threads[w], NULL, work, &lanes[w]);
     work(&lanes[0]);
     for (int w = 1; w < stub_workers; w++) pthread_join(threads[w], NULL);
+}
+
+/* No epilogue is a sum without operands; the stub's is none. */
+int sx_sum_of(const sx_call *call, int col_axis, sx_sum *made) {
+    const sx_view *y = &call->out[0];
+    *made = (sx_sum){.lo = -__builtin_inff(), .hi = __builtin_inff()};
+    return !call->epilogue && y->dtype == SX_FLOAT && (y->stride[col_axis] == 1 || y->dim[col_axis] == 1);
 }
 
 void sx_finish(const sx_call *call, const void *block, int acc_type, int64_t rows, int64_t cols, int64_t ld, const int64_t *start, int row_axis, int col_axis) {

@@ -3,18 +3,13 @@
    X[N, C, spatial…] has channel stride 1 (other strides are free). W is packed as CONV or DEPTHWISE, derived as WINOGRAD, or plain, logically [M, C/group, kernel…]; a transposed
    convolution's is plain, [C, M/group, kernel…]. Y: any strides.
 
-   Implicit GEMM: rows are output pixels of all images, columns features of a group, K runs over (kernel…, channel of the group). A row of A is gathered from X when its K block is due;
-   1×1 kernels of stride 1 use X where it lies. */
+   Implicit GEMM: rows are output pixels, columns features of a group, K runs over (kernel…, channel of the group).
+   - A pixel's row of A is a few runs of X (a kernel row of all channels), and neighbours' runs lie one step apart: the product reads them where they lie (sx_gemm_lines). Where windows reach
+     outside X, the lines a task needs are copied first, with their padding: once, not once a tap.
+   - 1×1 kernels of stride 1 are one matrix product. Transposed convolutions and kernels of more than 64 taps gather a row of A tap by tap when its K block is due. */
 #include "conv.h"
 
 typedef struct { const sx_conv *v; int64_t group; } side; /* where A and B of one group's product come from */
-
-typedef struct {
-    sx_conv v;
-    sx_gemm gemm;
-    sx_gemm_cut cut;
-    int in_place;
-} job;
 
 /* One line of taps (a kernel row): floats [from, to) of its k[2] · cg. Adjacent taps of an undilated convolution are neighbours in X, so the line is one run with zeros left and right. */
 SX_INLINE void gather_line(const sx_conv *v, const char *x, int64_t ow, int64_t from, int64_t to, float *out) {
@@ -88,41 +83,187 @@ static void weights(const void *source, int64_t column, int64_t columns, int64_t
         for (int64_t j = 0; j < columns; j++) to[k * SX_PANEL + j] = sx_element(v->wv->data, v->wv->dtype, sx_weight_at(v, first + j, (at + k) % v->cg, (at + k) / v->cg));
 }
 
+/* Whether a view of the output's dims has all its pixels one stride apart: then lines may be taken together. */
+static int evenly(const sx_conv *v, const sx_view *x) {
+    int64_t strides[3];
+    for (int i = 0; i < 3; i++) strides[i] = i < 3 - v->spatial ? 0 : x->stride[2 + i - (3 - v->spatial)];
+    if (v->pixels == 1) return v->n == 1 || x->stride[0] == strides[2];
+    return sx_even(v->out, strides, v->n, x->stride[0]);
+}
+
+/* Whether a step along the last axis reaches all outputs, of Y and of every operand of the epilogue. */
+static int all_even(const sx_conv *v) {
+    const sx_call *call = v->call;
+    int even = evenly(v, v->yv);
+    for (int i = 0; call->epilogue && i < call->n_in; i++)
+        if (i > 1 && call->in[i].rank == v->yv->rank) even &= evenly(v, call->in + i);
+    return even;
+}
+
 static int pointwise(const sx_conv *v) {
     for (int i = 0; i < 3; i++)
         if (v->k[i] != 1 || v->s[i] != 1 || v->p[i] != 0 || v->in[i] != v->out[i]) return 0;
     return v->even_in;
 }
 
+typedef struct {
+    sx_conv v;
+    sx_gemm gemm;
+    sx_sum sum;
+    int flat, gathered, copied, in_place;        /* A as one matrix; rows of A gathered tap by tap; a window of X copied first; results stored where they belong, with the sum applied */
+    int even;                                    /* lines of outputs follow one another */
+    int64_t planes, lines, width;                /* output planes, each lines × width */
+    int64_t tall, wide, down, along, nc, across; /* lines, columns and features of a task; tasks along each */
+    int64_t high, broad, pixel;                  /* the copied window: lines, columns, floats from one pixel to the next */
+    int64_t runs[SX_GEMM_RUNS], run, a_line, a_row;
+} job;
+
+/* A pixel's taps as runs, given the strides of what they are read from. */
+static void find_runs(job *j, int64_t plane, int64_t line, int64_t pixel) {
+    const sx_conv *v = &j->v;
+    int whole = v->d[2] == 1 && pixel == v->cg;
+    int64_t n = 0;
+    for (int64_t t = 0; t < v->taps; t += whole ? v->k[2] : 1) j->runs[n++] = t / v->k[2] / v->k[1] * v->d[0] * plane + t / v->k[2] % v->k[1] * v->d[1] * line + t % v->k[2] * v->d[2] * pixel;
+    j->run = (whole ? v->k[2] : 1) * v->cg;
+    j->a_line = v->s[1] * line, j->a_row = v->s[2] * pixel;
+}
+
+static int64_t window_floats(const job *j) { return j->copied ? sx_round_up(j->v.k[0] * j->high * j->broad * j->pixel, 16) : 0; }
+static int64_t block_floats(const job *j) { return j->in_place ? 0 : sx_round_up(j->tall * j->wide * j->nc, 16); }
+
+/* The size of the copied window. */
+static void measure(job *j) {
+    const sx_conv *v = &j->v;
+    j->high = (j->tall - 1) * v->s[1] + (v->k[1] - 1) * v->d[1] + 1, j->broad = (j->wide - 1) * v->s[2] + (v->k[2] - 1) * v->d[2] + 1;
+}
+
+static int reaches_out(const sx_conv *v) {
+    for (int i = 0; i < 3; i++)
+        if (v->p[i] || (v->out[i] - 1) * v->s[i] + (v->k[i] - 1) * v->d[i] >= v->in[i]) return 1;
+    return 0;
+}
+
 static job job_of(const sx_conv *v) {
+    enum { WINDOW = 65536, BLOCK = 32768 }; /* floats of the copied window and of unfinished results that stay in the second-level cache */
     job j = {.v = *v};
     j.gemm = (sx_gemm){.m = v->rows, .n = v->mg, .k = v->taps * v->cg, .a_dtype = v->xv->dtype, .a_row = v->xs[2], .a_col = 1, .b_dtype = v->wv->dtype, .b_packed = v->wv->packing != 0};
-    if (pointwise(v)) j.gemm.a_row = v->rows == 1 ? v->c : v->xs[2];
-    else j.gemm.rows = gather;
     if (!j.gemm.b_packed) j.gemm.panel = weights;
-    j.cut = SX_NAME(sx_gemm_cut_for)(&j.gemm, v->group);
-    j.in_place = sx_conv_in_place(v) && v->even_out;
+    j.even = all_even(v);
+    j.in_place = sx_sum_of(v->call, 1, &j.sum);
+    j.gathered = v->transposed || v->taps > SX_GEMM_RUNS;
+    j.flat = j.gathered || (pointwise(v) && (j.even || !j.in_place));
+    if (j.gathered) j.in_place &= j.even;
+    j.planes = v->n * v->out[0], j.lines = v->out[1], j.width = v->out[2];
+    if (j.flat) j.planes = j.lines = 1, j.width = v->rows;
+    if (pointwise(v) && !j.gathered) j.gemm.a_row = v->rows == 1 ? v->c : v->xs[2];
+    else j.gemm.rows = j.gathered ? gather : 0;
+    sx_gemm one = j.gemm;
+    one.m = j.lines * j.width;
+    sx_gemm_cut cut = SX_NAME(sx_gemm_cut_for)(&one, j.planes * v->group);
+    j.nc = cut.nc, j.tall = sx_max64(1, sx_min64(j.lines, (cut.mc + j.width / 2) / j.width)), j.wide = sx_min64(j.width, sx_max64(cut.mc, SX_MR));
+    if (j.lines > 1 && cut.mc > j.width / 2) j.wide = j.width;
+    j.copied = !j.flat && (reaches_out(v) || v->xv->dtype != SX_FLOAT || v->s[2] * v->xs[2] % 512 == 0);
+    j.pixel = v->cg + (v->s[2] * v->cg % 512 == 0 ? 16 : 0); /* pixels do not lie a power of two apart */
+    for (measure(&j); (j.copied && j.v.k[0] * j.high * j.broad * j.pixel > WINDOW) || (!j.in_place && j.tall * j.wide * j.nc > BLOCK); measure(&j)) {
+        if (j.tall > 1) j.tall = sx_ceil_div(j.tall, 2);
+        else if (j.wide > 4 * SX_MR) j.wide = sx_round_up(sx_ceil_div(j.wide, 2), SX_MR);
+        else break;
+    }
+    j.down = sx_ceil_div(j.lines, j.tall), j.along = sx_ceil_div(j.width, j.wide), j.across = sx_ceil_div(v->mg, j.nc);
+    if (!j.flat) find_runs(&j, j.copied ? j.high * j.broad * j.pixel : v->xs[0], j.copied ? j.broad * j.pixel : v->xs[1], j.copied ? j.pixel : v->xs[2]);
     return j;
+}
+
+/* The window of X that output lines [line, line + tall) and columns [column, column + wide) of a plane read, zeros outside X: [k[0]][high][broad][pixel]. */
+static void copy_window(const job *j, const char *x, int64_t od, int64_t line, int64_t tall, int64_t column, int64_t wide, float *to) {
+    const sx_conv *v = &j->v;
+    int64_t size = sx_size_of(v->xv->dtype), high = (tall - 1) * v->s[1] + (v->k[1] - 1) * v->d[1] + 1, broad = (wide - 1) * v->s[2] + (v->k[2] - 1) * v->d[2] + 1;
+    int64_t first = column * v->s[2] - v->p[2], low = sx_min64(sx_max64(-first, 0), broad), end = sx_max64(low, sx_min64(v->in[2] - first, broad));
+    for (int64_t t0 = 0; t0 < v->k[0]; t0++)
+        for (int64_t y = 0; y < high; y++) {
+            int64_t id = od * v->s[0] - v->p[0] + t0 * v->d[0], ih = line * v->s[1] - v->p[1] + y;
+            float *out = to + (t0 * j->high + y) * j->broad * j->pixel;
+            if (id < 0 || id >= v->in[0] || ih < 0 || ih >= v->in[1]) {
+                sx_zero_row(out, broad * j->pixel);
+                continue;
+            }
+            const char *from = x + (id * v->xs[0] + ih * v->xs[1] + (first + low) * v->xs[2]) * size;
+            sx_zero_row(out, low * j->pixel);
+            if (v->xs[2] == v->cg && j->pixel == v->cg) sx_widen_row(from, v->xv->dtype, 1, (end - low) * v->cg, out + low * j->pixel);
+            else
+                for (int64_t i = low; i < end; i++, from += v->xs[2] * size) sx_widen_row(from, v->xv->dtype, 1, v->cg, out + i * j->pixel);
+            sx_zero_row(out + end * j->pixel, (broad - end) * j->pixel);
+        }
+}
+
+/* Where outputs of a plane begin: image, feature, line and column as positions of Y. */
+static void start_of(const sx_conv *v, int64_t plane, int64_t feature, int64_t line, int64_t column, int64_t *start) {
+    int last = v->spatial + 1;
+    start[0] = plane / v->out[0], start[1] = feature, start[last] = column;
+    if (v->spatial > 1) start[last - 1] = line;
+    if (v->spatial > 2) start[last - 2] = plane % v->out[0];
+}
+
+static float *place_of(const sx_conv *v, const int64_t *start) {
+    int64_t at = 0;
+    for (int d = 0; d < v->yv->rank; d++) at += start[d] * v->yv->stride[d];
+    return (float *)v->yv->data + at;
+}
+
+/* Rows [row, row + rows) of a convolution whose A is one matrix. */
+static void flat_task(const job *j, sx_gemm *g, int64_t group, int64_t row, int64_t rows, int64_t n, int64_t nc, char *scratch) {
+    const sx_conv *v = &j->v;
+    int64_t start[SX_RANK] = {0}, feature = group * v->mg + n;
+    float *block = (float *)scratch;
+    start_of(v, row / v->pixels * v->out[0] + row % v->pixels / (v->out[1] * v->out[2]), feature, row % v->pixels / v->out[2] % v->out[1], row % v->out[2], start);
+    if (j->in_place) {
+        sx_end end = sx_place_sum(v->call, &j->sum, start, v->spatial + 1, -1);
+        g->end = sx_sum_is_nothing(&j->sum) ? 0 : &end;
+        SX_NAME(sx_gemm_block)(g, row, rows, n, nc, place_of(v, start), v->ys[2], scratch);
+        return;
+    }
+    SX_NAME(sx_gemm_block)(g, row, rows, n, nc, block, nc, scratch + 4 * block_floats(j));
+    if (j->even) sx_finish(v->call, block, 0, rows, nc, nc, start, v->spatial + 1, 1);
+    else sx_conv_finish(v, block, row, rows, feature, nc, nc);
 }
 
 static void tile_of(void *arg, int64_t i, int worker) {
     const job *j = arg;
     const sx_conv *v = &j->v;
     char *scratch = v->call->scratch + worker * v->call->scratch_bytes;
-    int64_t across = j->cut.across, n = i % across * j->cut.nc, m = i / across % j->cut.down * j->cut.mc, group = i / across / j->cut.down;
-    int64_t mc = sx_min64(j->cut.mc, j->gemm.m - m), nc = sx_min64(j->cut.nc, j->gemm.n - n);
+    int64_t across = i % j->across, along = i / j->across % j->along, down = i / j->across / j->along % j->down, rest = i / j->across / j->along / j->down, group = rest % v->group, plane = rest / v->group;
+    int64_t n = across * j->nc, nc = sx_min64(j->nc, v->mg - n), line = down * j->tall, tall = sx_min64(j->tall, j->lines - line), column = along * j->wide, wide = sx_min64(j->wide, j->width - column);
+    int64_t size = sx_size_of(v->xv->dtype), start[SX_RANK] = {0};
     side sides = {v, group};
     sx_gemm g = j->gemm;
     g.rows_source = g.panel_source = &sides;
-    g.a = v->xv->data + group * v->cg * sx_size_of(v->xv->dtype);
+    g.a = v->xv->data + group * v->cg * size;
     g.b = v->wv->data + (g.b_packed ? group * sx_round_up(g.n, SX_PANEL) * g.k * sx_size_of(g.b_dtype) : 0);
-    if (j->in_place) {
-        SX_NAME(sx_gemm_block)(&g, m, mc, n, nc, (float *)v->yv->data + m * v->ys[2] + group * v->mg + n, v->ys[2], scratch);
+    if (j->flat) {
+        flat_task(j, &g, group, column, wide, n, nc, scratch);
         return;
     }
-    float *block = (float *)scratch;
-    SX_NAME(sx_gemm_block)(&g, m, mc, n, nc, block, nc, scratch + sx_round_up(4 * j->cut.mc * j->cut.nc, 64));
-    sx_conv_finish(v, block, m, mc, group * v->mg + n, nc, nc);
+    float *window = (float *)scratch, *block = window + window_floats(j);
+    char *own = (char *)(block + block_floats(j));
+    int64_t od = plane % v->out[0], rank_last = v->spatial + 1;
+    const char *x = g.a + plane / v->out[0] * v->xn * size;
+    start_of(v, plane, group * v->mg + n, line, column, start);
+    sx_end end = sx_place_sum(v->call, &j->sum, start, (int)rank_last, v->spatial > 1 ? (int)rank_last - 1 : -1);
+    sx_gemm_rows r = {.lines = tall, .width = wide, .a_line = j->a_line, .a_row = j->a_row, .runs = j->run < g.k ? j->runs : 0, .run = j->run, .end = j->in_place && !sx_sum_is_nothing(&j->sum) ? &end : 0};
+    r.a = window;
+    if (j->copied) copy_window(j, x, od, line, tall, column, wide, window);
+    else r.a = (const float *)x + od * v->s[0] * v->xs[0] + line * v->s[1] * v->xs[1] + column * v->s[2] * v->xs[2];
+    r.c = j->in_place ? place_of(v, start) : block, r.c_line = j->in_place ? v->ys[1] : wide * nc, r.c_row = j->in_place ? v->ys[2] : nc;
+    SX_NAME(sx_gemm_lines)(&g, &r, n, nc, own);
+    if (j->in_place) return;
+    if (j->even && wide == v->out[2]) {
+        sx_finish(v->call, block, 0, tall * wide, nc, nc, start, (int)rank_last, 1);
+        return;
+    }
+    for (int64_t l = 0; l < tall; l++) {
+        start_of(v, plane, group * v->mg + n, line + l, column, start);
+        sx_finish(v->call, block + l * wide * nc, 0, wide, nc, nc, start, (int)rank_last, 1);
+    }
 }
 
 /* ---- double: a line of 16 pixels and up to 64 features at a time, every product in order ---- */
@@ -166,7 +307,8 @@ int64_t SX_NAME(sx_scratch_conv)(const sx_call *call) {
     if (is_depthwise(&v)) return SX_NAME(sx_depthwise_scratch)(&v);
     if (v.wv->packing > SX_PACK_WINOGRAD) return SX_NAME(sx_winograd_scratch)(&v);
     job j = job_of(&v);
-    return SX_NAME(sx_gemm_scratch)(&j.gemm, j.cut.mc, j.cut.nc) + (j.in_place ? 0 : sx_round_up(4 * j.cut.mc * j.cut.nc, 64));
+    sx_gemm lines = {.k = 0, .a_dtype = SX_FLOAT}; /* none of its rows are copied */
+    return SX_NAME(sx_gemm_scratch)(j.flat ? &j.gemm : &lines, j.wide, j.nc) + 4 * (window_floats(&j) + block_floats(&j));
 }
 
 int SX_NAME(sx_k_conv)(const sx_call *call) {
@@ -183,6 +325,6 @@ int SX_NAME(sx_k_conv)(const sx_call *call) {
     if (is_depthwise(&v)) return SX_NAME(sx_depthwise)(&v);
     if (v.wv->packing > SX_PACK_WINOGRAD) return SX_NAME(sx_winograd)(&v);
     job j = job_of(&v);
-    sx_for(call, v.group * j.cut.down * j.cut.across, tile_of, &j);
+    sx_for(call, j.planes * v.group * j.down * j.along * j.across, tile_of, &j);
     return SX_OK;
 }

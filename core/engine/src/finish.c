@@ -1,12 +1,13 @@
 /* finish.c: what happens to a block another kernel has just accumulated (sx_finish): its epilogue runs while the block is hot, and the results are stored.
 
    How to think
-   - Most epilogues are sums of float rows between bounds: bias, residual, ReLU, clip. They have loops of their own.
+   - Most epilogues are sums of float rows between bounds: bias, residual, ReLU, clip. They have loops of their own, and kernels that can apply them to registers do (sx_sum.h).
    - Every other expression goes through the interpreter, in tiles. */
 #include "sx_expr.h"
+#include "sx_sum.h"
 #include "sx_vec.h"
 
-#define OPERANDS 2 /* of a sum */
+#define OPERANDS SX_SUM_OPERANDS
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -58,6 +59,22 @@ static int place_operands(const sx_call *call, sum *k, const int64_t *start, int
         sx_place_leaf(&leaf, call->in + k->operand[i], start, call->out->rank, row_axis, col_axis);
         if (leaf.dtype != SX_FLOAT || leaf.col != 1) return 0;
         k->data[i] = (const float *)leaf.data, k->row[i] = leaf.row;
+    }
+    return 1;
+}
+
+int sx_sum_of(const sx_call *call, int col_axis, sx_sum *made) {
+    const sx_view *y = call->out;
+    *made = (sx_sum){.lo = -__builtin_inff(), .hi = __builtin_inff()};
+    if (y->dtype != SX_FLOAT || (y->stride[col_axis] != 1 && y->dim[col_axis] != 1)) return 0;
+    if (!call->epilogue) return 1;
+    sum k;
+    if (!recognise(call->epilogue, &k)) return 0;
+    *made = (sx_sum){k.n, {0}, k.lo, k.hi};
+    for (int i = 0; i < k.n; i++) {
+        const sx_view *v = call->in + k.operand[i];
+        if (v->dtype != SX_FLOAT || v->packing || (v->stride[col_axis] != 1 && v->dim[col_axis] != 1)) return 0;
+        made->operand[i] = k.operand[i];
     }
     return 1;
 }

@@ -1,48 +1,93 @@
-/* gemm.c: the float matrix product of gemm.h. */
+/* gemm.c: the float matrix product of gemm.h. AVX-512 tiles are 12 × 32, AVX2 6 × 16. */
 #include "gemm.h"
 
-#define KC 256      /* K block: SX_NR · KC floats of B are what a micro-tile re-reads */
-#define MC 192      /* rows of a rectangle */
-#define NC 1024     /* columns of a rectangle */
+#define KC 384      /* K block: SX_MR · KC floats of A stay in the first-level cache */
+#define L2 81920    /* floats of B a group of columns reads for all rows: they stay in the second-level cache */
 #define SKEW 16     /* copied rows of A do not lie a power of two apart: they would fall into the same cache sets */
 #define GEMV_ROWS 4 /* up to here B is read once and memory is the limit */
 
-/* ---- micro-tile: R rows, V registers of columns, `last` lanes of the last one stored. B: row k at b + k · bs; registers of one panel lie side by side, panels ps apart. ---- */
+/* ---- micro-tile: R rows, V registers of columns, `last` lanes of the last one stored ---- */
+
+/* What all tiles of one K block share. A's K block is `runs` runs of `run` elements; after one, A moves on by `jump` (NULL where there is one run). B: row k at b + k · bs; registers of one panel
+   lie side by side, panels ps apart. add: C is added to. */
+typedef struct {
+    int64_t rs, run, runs, ps, bs, ldc;
+    const int64_t *jump;
+    int add, ahead;    /* ahead: rows of A follow one another, so the next tile's can be asked for */
+    const sx_end *end; /* what happens to finished sums; NULL: nothing, or they are not finished */
+} part;
+
 #define B_AT(v) ((v) * SX_GW / SX_PANEL * ps + (v) * SX_GW % SX_PANEL)
-SX_INLINE void micro(const int R, const int V, const float *a, int64_t rs, const float *b, int64_t ps, int64_t bs, int64_t k, float *c, int64_t ldc, int add, int last, float *keep, int64_t keep_ps) {
+#if defined(__AVX512F__) || defined(__AVX2__)
+#define AHEAD 12 /* steps of K that B is asked for early */
+#else
+#define AHEAD 8
+#endif
+
+SX_INLINE sx_f ended(const sx_end *e, sx_f x, const float *p, const float *q, int n) {
+    if (n == SX_GW) x = x + sx_fload(p) + sx_fload(q);
+    else x = x + sx_fload_part(p, n) + sx_fload_part(q, n);
+    return sx_fat_most(sx_fat_least(x, sx_fsplat(e->lo)), sx_fsplat(e->hi));
+}
+
+/* op: where the end's operands lie for the first element. next: what will be needed soon, `stride` bytes a step of K. */
+SX_INLINE void micro(const int R, const int V, const part *t, const float *a, const float *b, float *c, int last, const float *const *op, const char *next, int64_t stride, float *keep, int64_t keep_ps) {
     sx_f acc[SX_MR][SX_NV];
+    const int64_t rs = t->rs, ps = t->ps, bs = t->bs, ldc = t->ldc;
     const float *group[(SX_MR + 2) / 3]; /* three rows share a pointer: x86 addresses p, p + rs and p + 2 rs */
     SX_UNROLL for (int g = 0; g < (R + 2) / 3; g++) {
         group[g] = a + 3 * g * rs;
         __asm__("" : "+r"(group[g])); /* or the compiler keeps one pointer a row and runs out of registers */
     }
-    SX_UNROLL for (int i = 0; i < R; i++)
-        SX_UNROLL for (int v = 0; v < V; v++) acc[i][v] = sx_fsplat(0);
-    _Pragma("clang loop unroll(disable)") for (int64_t at = 0; at < k; at++) {
-        sx_f bv[SX_NV];
-        SX_UNROLL for (int v = 0; v < V; v++) bv[v] = sx_fload(b + B_AT(v));
-        SX_UNROLL for (int v = 0; v < V; v += SX_PANEL / SX_GW) __builtin_prefetch(b + B_AT(v) + 8 * bs);
-        if (keep) { /* B as it lies becomes the panels the next rows use: stores are free here, a copy before would not be */
-            SX_UNROLL for (int v = 0; v < V; v++) sx_fstore(keep + v * SX_GW / SX_PANEL * keep_ps + v * SX_GW % SX_PANEL, bv[v]);
-            keep += SX_PANEL;
-        }
-        b += bs;
-        SX_UNROLL for (int i = 0; i < R; i++) {
-            sx_f x = sx_fsplat(group[i / 3][i % 3 * rs + at]);
-            SX_UNROLL for (int v = 0; v < V; v++) acc[i][v] += x * bv[v];
-        }
+    if (!t->add) {
+        SX_UNROLL for (int i = 0; i < R; i++)
+            SX_UNROLL for (int v = 0; v < V; v++) acc[i][v] = sx_fsplat(0);
+    } else {
+        SX_UNROLL for (int i = 0; i < R; i++)
+            SX_UNROLL for (int v = 0; v < V; v++) acc[i][v] = v == V - 1 && last != SX_GW ? sx_fload_part(c + i * ldc + v * SX_GW, last) : sx_fload(c + i * ldc + v * SX_GW);
     }
-    SX_UNROLL for (int i = 0; i < R; i++)
+    for (int64_t done = 0;;) {
+        _Pragma("clang loop unroll(disable)") for (int64_t at = t->run; at > 0; at--) {
+            sx_f bv[SX_NV];
+            SX_UNROLL for (int v = 0; v < V; v++) bv[v] = sx_fload(b + B_AT(v));
+            SX_UNROLL for (int v = 0; v < V; v += SX_PANEL / SX_GW > 0 ? SX_PANEL / SX_GW : 1) __builtin_prefetch(b + B_AT(v) + AHEAD * bs);
+            if (keep) { /* B as it lies becomes the panels the next rows use: stores are free here, a copy before would not be */
+                SX_UNROLL for (int v = 0; v < V; v++) sx_fstore(keep + v * SX_GW / SX_PANEL * keep_ps + v * SX_GW % SX_PANEL, bv[v]);
+                keep += SX_PANEL;
+            }
+            __builtin_prefetch(next), next += stride;
+            b += bs;
+            SX_UNROLL for (int i = 0; i < R; i++) {
+                sx_f x = sx_fsplat(group[i / 3][i % 3 * rs]);
+                SX_UNROLL for (int v = 0; v < V; v++) acc[i][v] += x * bv[v];
+            }
+            SX_UNROLL for (int g = 0; g < (R + 2) / 3; g++) group[g]++;
+        }
+        if (++done == t->runs) break;
+        SX_UNROLL for (int g = 0; g < (R + 2) / 3; g++) group[g] += t->jump[done - 1];
+    }
+    if (!t->end) {
+        SX_UNROLL for (int i = 0; i < R; i++)
+            SX_UNROLL for (int v = 0; v < V; v++) {
+                if (v == V - 1 && last != SX_GW) sx_fstore_part(c + i * ldc + v * SX_GW, acc[i][v], last);
+                else sx_fstore(c + i * ldc + v * SX_GW, acc[i][v]);
+            }
+        return;
+    }
+    const sx_end *e = t->end;
+    const float *p = op[0], *q = op[1];
+    SX_UNROLL for (int i = 0; i < R; i++, p += e->row[0], q += e->row[1], c += ldc)
         SX_UNROLL for (int v = 0; v < V; v++) {
-            float *to = c + i * ldc + v * SX_GW;
-            if (v == V - 1 && last != SX_GW) sx_fstore_part(to, add ? sx_fload_part(to, last) + acc[i][v] : acc[i][v], last);
-            else sx_fstore(to, add ? sx_fload(to) + acc[i][v] : acc[i][v]);
+            if (v == V - 1 && last != SX_GW) sx_fstore_part(c + v * SX_GW, ended(e, acc[i][v], p + v * SX_GW, q + v * SX_GW, last), last);
+            else sx_fstore(c + v * SX_GW, ended(e, acc[i][v], p + v * SX_GW, q + v * SX_GW, SX_GW));
         }
 }
 
-typedef void (*micro_fn)(const float *a, int64_t rs, const float *b, int64_t ps, int64_t bs, int64_t k, float *c, int64_t ldc, int add, int last);
+typedef void (*micro_fn)(const part *t, const float *a, const float *b, float *c, int last, const float *const *op, const char *next, int64_t stride);
 #define MICRO(R, V) \
-    static void micro_##R##_##V(const float *a, int64_t rs, const float *b, int64_t ps, int64_t bs, int64_t k, float *c, int64_t ldc, int add, int last) { micro(R, V, a, rs, b, ps, bs, k, c, ldc, add, last, (float *)0, 0); }
+    static void micro_##R##_##V(const part *t, const float *a, const float *b, float *c, int last, const float *const *op, const char *next, int64_t stride) { \
+        micro(R, V, t, a, b, c, last, op, next, stride, (float *)0, 0); \
+    }
 #if SX_NV == 4
 #define MICROS(R) MICRO(R, 1) MICRO(R, 2) MICRO(R, 3) MICRO(R, 4)
 #define ROW(R) {micro_##R##_1, micro_##R##_2, micro_##R##_3, micro_##R##_4}
@@ -73,16 +118,28 @@ static const micro_fn MICRO_OF[SX_MR][SX_NV] = {
 #endif
 };
 
-static void micro_keep(const float *a, int64_t rs, const float *b, int64_t bs, int64_t k, float *c, int64_t ldc, int add, float *keep, int64_t keep_ps) {
-    micro(SX_MR, SX_NV, a, rs, b, SX_PANEL, bs, k, c, ldc, add, SX_GW, keep, keep_ps);
+static void micro_keep(const part *t, const float *a, const float *b, float *c, const float *const *op, float *keep, int64_t keep_ps) {
+    micro(SX_MR, SX_NV, t, a, b, c, SX_GW, op, (const char *)a, 0, keep, keep_ps);
 }
 
-/* All rows of one K block for `cols` ≤ SX_NR columns, in micro-tiles of nearly the same height. */
-static void column(const float *a, int64_t rs, int64_t rows, const float *b, int64_t ps, int64_t bs, int64_t k, int64_t cols, float *c, int64_t ldc, int add) {
-    int v = (int)sx_ceil_div(cols, SX_GW), last = (int)cols - (v - 1) * SX_GW;
-    for (int64_t i = 0, tiles = sx_ceil_div(rows, SX_MR); tiles > 0; tiles--) {
+/* The end's operands for row i and column j, given those of row 0 and column 0. */
+SX_INLINE void move(const part *t, const float *const *op, int64_t i, int64_t j, const float **to) {
+    for (int o = 0; o < SX_SUM_OPERANDS && t->end; o++) to[o] = op[o] + i * t->end->row[o] + j * t->end->col[o];
+}
+
+/* Rows `from` to `rows` of one line in micro-tiles of nearly the same height, columns innermost: a tile's rows of A stay in the first-level cache while the panels of B come from the second.
+   op: where the end's operands lie for the line's first element. */
+static void cover(const part *t, const float *a, int64_t from, int64_t rows, const float *b, int64_t cols, float *c, const float *const *op) {
+    for (int64_t i = from, tiles = sx_ceil_div(rows - from, SX_MR); tiles > 0; tiles--) {
         int64_t r = sx_ceil_div(rows - i, tiles);
-        MICRO_OF[r - 1][v - 1](a + i * rs, rs, b, ps, bs, k, c + i * ldc, ldc, add, last);
+        const float *rows_a = a + i * t->rs;
+        for (int64_t x = 0; x < cols; x += SX_NR) {
+            int v = (int)sx_ceil_div(sx_min64(SX_NR, cols - x), SX_GW), last = (int)(sx_min64(SX_NR, cols - x)) - (v - 1) * SX_GW;
+            const float *at[SX_SUM_OPERANDS] = {0, 0};
+            int ahead = t->ahead && x + SX_NR >= cols;
+            move(t, op, i, x, at);
+            MICRO_OF[r - 1][v - 1](t, rows_a, b + x / SX_PANEL * t->ps + x % SX_PANEL, c + i * t->ldc + x, last, at, (const char *)(rows_a + (ahead ? r * t->rs : 0)), ahead ? 64 : 0);
+        }
         i += r;
     }
 }
@@ -261,25 +318,33 @@ static void copy_panel(const sx_gemm *g, int64_t n, int64_t at, int64_t count, f
 }
 
 /* ---- rectangles ---- */
-static int64_t k_block(int64_t k) {
-    int64_t blocks = sx_max64(1, sx_ceil_div(k, KC + KC / 4));
-    return sx_min64(k, sx_round_up(sx_ceil_div(k, blocks), 16));
+
+/* K elements of the block at `at`. Runs longer than a block are cut; shorter ones are taken whole. */
+static int64_t k_block(int64_t k, int64_t run) {
+    int64_t length = run > 0 && run < k ? run : k;
+    if (length < k && length < KC) {
+        int64_t runs = k / length, most = KC / length;
+        return sx_ceil_div(runs, sx_ceil_div(runs, most)) * length;
+    }
+    int64_t pieces = sx_max64(1, sx_ceil_div(length, KC));
+    return sx_min64(length, sx_round_up(sx_ceil_div(length, pieces), 16));
 }
 
 sx_gemm_cut SX_NAME(sx_gemm_cut_for)(const sx_gemm *g, int64_t batch) {
-    enum { WANTED = 16, LEAST = 1 << 20 }; /* rectangles for a large product, multiplications for any */
-    sx_gemm_cut cut = {sx_min64(g->m, MC), sx_min64(g->n, NC), 1, 1};
+    enum { WANTED = 16, LEAST = 1 << 20, MC = 480, NC = 1024 }; /* rectangles for a large product, multiplications for any; the largest rectangle */
+    sx_gemm_cut cut = {g->m, g->n, 1, 1};
     if (g->m == 0 || g->n == 0) return cut;
-    int64_t least_m = sx_min64(cut.mc, 3 * SX_MR), least_n = sx_min64(cut.nc, few_rows(g, g->m) && plain_rows(g) ? 1024 : 4 * SX_PANEL);
-    int64_t least = few_rows(g, g->m) ? 1 << 16 : LEAST;
-    for (;;) { /* a packed B costs little to read again, so rows are cut unless few; a plain one is packed for each rectangle, so columns are */
+    int few = few_rows(g, g->m);
+    int64_t least_m = sx_min64(g->m, 3 * SX_MR), least_n = sx_min64(g->n, few && plain_rows(g) ? 1024 : 4 * SX_PANEL), least = few ? 1 << 16 : LEAST;
+    int64_t a_cost = g->m, b_cost = g->n * (g->b_packed && g->b_dtype == SX_FLOAT ? 1 : 8); /* of reading A once more, of reading (or copying) B once more */
+    for (;;) { /* cut where the halves cost less to read */
         cut.mc = sx_min64(cut.mc, sx_round_up(sx_ceil_div(g->m, sx_ceil_div(g->m, cut.mc)), SX_MR));
         cut.nc = sx_min64(cut.nc, sx_round_up(sx_ceil_div(g->n, sx_ceil_div(g->n, cut.nc)), SX_WIDE));
-        int64_t rectangles = batch * sx_ceil_div(g->m, cut.mc) * sx_ceil_div(g->n, cut.nc);
-        if (rectangles >= WANTED || cut.mc * cut.nc * sx_max64(g->k, 1) < 2 * least) break;
-        int rows_can = cut.mc >= 2 * least_m, columns_can = cut.nc >= 2 * least_n, rows_first = g->b_packed && cut.mc >= cut.nc / 4;
-        if (columns_can && !(rows_first && rows_can)) cut.nc /= 2;
-        else if (rows_can) cut.mc /= 2;
+        int64_t down = sx_ceil_div(g->m, cut.mc), across = sx_ceil_div(g->n, cut.nc), large = (cut.mc > MC && !few) || cut.nc > NC;
+        if (!large && (batch * down * across >= WANTED || cut.mc * cut.nc * sx_max64(g->k, 1) < 2 * least)) break;
+        int rows_can = cut.mc >= 2 * least_m && !few, columns_can = cut.nc >= 2 * least_n;
+        if (rows_can && (!columns_can || down * b_cost <= across * a_cost)) cut.mc = sx_ceil_div(cut.mc, 2);
+        else if (columns_can) cut.nc = sx_ceil_div(cut.nc, 2);
         else break;
     }
     if (cut.nc < g->n) cut.nc = sx_round_up(cut.nc, SX_PANEL);
@@ -288,56 +353,93 @@ sx_gemm_cut SX_NAME(sx_gemm_cut_for)(const sx_gemm *g, int64_t batch) {
     return cut;
 }
 
-static int64_t copied_rows(const sx_gemm *g, int64_t mc) { return direct(g, mc) ? 0 : mc * ((few_rows(g, mc) ? g->k : k_block(g->k)) + SKEW); }
+static int64_t copied_rows(const sx_gemm *g, int64_t mc) { return direct(g, mc) ? 0 : mc * ((few_rows(g, mc) ? g->k : k_block(g->k, 0)) + SKEW); }
 
 int64_t SX_NAME(sx_gemm_scratch)(const sx_gemm *g, int64_t mc, int64_t nc) {
     (void)nc;
     int64_t a = sx_max64(copied_rows(g, mc), copied_rows(g, sx_min64(mc, GEMV_ROWS))); /* the last rectangle may have few rows */
-    return 4 * sx_round_up(a + SX_WIDE * k_block(g->k), 16);
+    return 4 * sx_round_up(a + SX_WIDE * KC, 16);
+}
+
+/* One K block of all lines. r: A and C of the rectangle, A at the block's first element. panels: room for SX_WIDE columns of B. */
+static void k_part(const sx_gemm *g, const sx_gemm_rows *r, part *t, int64_t at, int64_t count, int64_t n0, int64_t nc, float *panels) {
+    int packed = g->b_packed && g->b_dtype == SX_FLOAT;
+    int64_t wide = packed ? sx_max64(SX_WIDE, sx_round_up(sx_ceil_div(nc, sx_ceil_div(nc * count, L2)), SX_WIDE)) : SX_WIDE;
+    for (int64_t j = 0; j < nc; j += wide) {
+        int64_t cols = sx_min64(wide, nc - j), done = 0;
+        const float *b = panels, *first[SX_SUM_OPERANDS] = {0, 0}, *op[SX_SUM_OPERANDS] = {0, 0};
+        if (t->end) move(t, t->end->data, 0, j, first);
+        t->ps = g->k * SX_PANEL, t->bs = SX_PANEL;
+        if (packed) {
+            b = (const float *)g->b + ((n0 + j) / SX_PANEL * g->k + at) * SX_PANEL;
+        } else if (plain_rows(g) && cols == SX_WIDE) {
+            b = (const float *)g->b + at * g->b_row + n0 + j, t->ps = SX_PANEL, t->bs = g->b_row;
+            if (r->lines == 1 && r->width > 2 * SX_MR) {
+                int64_t ps = count * SX_PANEL;
+                for (int64_t x = 0; x < cols; x += SX_NR) {
+                    move(t, first, 0, x, op);
+                    micro_keep(t, r->a, b + x, r->c + j + x, op, panels + x / SX_PANEL * ps + x % SX_PANEL, ps);
+                }
+                b = panels, t->ps = ps, t->bs = SX_PANEL, done = SX_MR;
+            }
+        } else {
+            t->ps = count * SX_PANEL;
+            for (int64_t p = 0; p < cols; p += SX_PANEL) copy_panel(g, n0 + j + p, at, count, panels + p * count);
+        }
+        for (int64_t line = 0; line < r->lines; line++) {
+            for (int o = 0; o < SX_SUM_OPERANDS && t->end; o++) op[o] = first[o] + line * t->end->line[o];
+            cover(t, r->a + line * r->a_line, done, r->width, b, cols, r->c + line * r->c_line + j, op);
+        }
+    }
+}
+
+/* K is 0: nothing is added. */
+static void nothing(const sx_gemm *g, const sx_gemm_rows *r, int64_t nc) {
+    for (int64_t line = 0; line < r->lines; line++) {
+        float *c = r->c + line * r->c_line;
+        for (int64_t i = 0; i < r->width && !g->add; i++) sx_zero_row(c + i * r->c_row, nc);
+        if (r->end) sx_end_rows(r->end, line, c, r->c_row, r->width, nc);
+    }
+}
+
+void SX_NAME(sx_gemm_lines)(const sx_gemm *g, const sx_gemm_rows *r, int64_t n0, int64_t nc, char *scratch) {
+    int64_t block = k_block(g->k, r->run), run = r->run ? r->run : g->k, jump[SX_GEMM_RUNS], count;
+    sx_gemm_rows here = *r;
+    if (g->k == 0) nothing(g, r, nc);
+    for (int64_t at = 0; at < g->k; at += count) {
+        int64_t first = at / run;
+        count = sx_min64(block, g->k - at);
+        if (block < run) count = sx_min64(count, run - at % run); /* a block lies in one run */
+        part t = {.rs = r->a_row, .run = sx_min64(run, count), .runs = sx_max64(1, count / run), .ldc = r->c_row, .jump = jump, .add = g->add || at > 0, .ahead = r->a_row == g->k && count == g->k,
+                  .end = at + count >= g->k ? r->end : 0};
+        for (int64_t i = 0; i + 1 < t.runs; i++) jump[i] = r->runs[first + i + 1] - r->runs[first + i] - run;
+        here.a = r->a + (r->runs ? r->runs[first] : 0) + at % run;
+        k_part(g, &here, &t, at, count, n0, nc, (float *)scratch);
+    }
 }
 
 void SX_NAME(sx_gemm_block)(const sx_gemm *g, int64_t m0, int64_t mc, int64_t n0, int64_t nc, float *c, int64_t ldc, char *scratch) {
-    float *panels = (float *)scratch; /* of B, this K block */
-    int64_t kc = k_block(g->k);
-    float *copied = panels + SX_WIDE * kc;
-    const float *a = (const float *)g->a + m0 * g->a_row;
-    int64_t rs = g->a_row;
+    float *copied = (float *)scratch + SX_WIDE * KC; /* behind B's panels */
+    sx_gemm_rows r = {.lines = 1, .width = mc, .a = (const float *)g->a + m0 * g->a_row, .a_row = g->a_row, .c = c, .c_row = ldc, .end = g->end};
     int in_place = direct(g, mc);
-    if (g->k == 0) {
-        for (int64_t i = 0; i < mc && !g->add; i++)
-            for (int64_t j = 0; j < nc; j++) c[i * ldc + j] = 0;
+    if (few_rows(g, mc) && g->k) {
+        if (!in_place) copy_rows(g, m0, mc, 0, g->k, copied, r.a_row = g->k + SKEW), r.a = copied;
+        if (g->b_packed) gemv_packed(g, r.a, r.a_row, mc, n0, nc, c, ldc);
+        else if (plain_rows(g)) gemv_rows(g, r.a, r.a_row, mc, n0, nc, c, ldc);
+        else gemv_dots(g, r.a, r.a_row, mc, n0, nc, c, ldc);
+        if (g->end) sx_end_rows(g->end, 0, c, ldc, mc, nc);
         return;
     }
-    if (few_rows(g, mc)) {
-        if (!in_place) copy_rows(g, m0, mc, 0, g->k, copied, rs = g->k + SKEW), a = copied;
-        if (g->b_packed) gemv_packed(g, a, rs, mc, n0, nc, c, ldc);
-        else if (plain_rows(g)) gemv_rows(g, a, rs, mc, n0, nc, c, ldc);
-        else gemv_dots(g, a, rs, mc, n0, nc, c, ldc);
+    if (in_place || !g->k) {
+        SX_NAME(sx_gemm_lines)(g, &r, n0, nc, scratch);
         return;
     }
+    int64_t kc = k_block(g->k, 0);
+    r.a = copied;
     for (int64_t at = 0; at < g->k; at += kc) {
         int64_t count = sx_min64(kc, g->k - at);
-        const float *rows = a + at;
-        int add = g->add || at > 0;
-        if (!in_place) copy_rows(g, m0, mc, at, count, copied, rs = kc + SKEW), rows = copied;
-        for (int64_t j = 0; j < nc; j += SX_WIDE) {
-            int64_t cols = sx_min64(SX_WIDE, nc - j), ps = g->k * SX_PANEL, bs = SX_PANEL, done = 0;
-            const float *b = panels;
-            if (g->b_packed && g->b_dtype == SX_FLOAT) {
-                b = (const float *)g->b + ((n0 + j) / SX_PANEL * g->k + at) * SX_PANEL;
-            } else if (plain_rows(g) && cols == SX_WIDE) {
-                b = (const float *)g->b + at * g->b_row + n0 + j, ps = SX_PANEL, bs = g->b_row;
-                if (mc > 2 * SX_MR) {
-                    ps = count * SX_PANEL;
-                    for (int64_t x = 0; x < cols; x += SX_NR) micro_keep(rows, rs, b + x, bs, count, c + j + x, ldc, add, panels + x / SX_PANEL * ps + x % SX_PANEL, ps);
-                    b = panels, bs = SX_PANEL, done = SX_MR;
-                }
-            } else {
-                ps = count * SX_PANEL;
-                for (int64_t p = 0; p < cols; p += SX_PANEL) copy_panel(g, n0 + j + p, at, count, panels + p * count);
-            }
-            for (int64_t x = 0; x < cols; x += SX_NR)
-                column(rows + done * rs, rs, mc - done, b + x / SX_PANEL * ps + x % SX_PANEL, ps, bs, count, sx_min64(SX_NR, cols - x), c + done * ldc + j + x, ldc, add);
-        }
+        part t = {.rs = kc + SKEW, .run = count, .runs = 1, .ldc = ldc, .add = g->add || at > 0, .end = at + count >= g->k ? g->end : 0};
+        copy_rows(g, m0, mc, at, count, copied, kc + SKEW);
+        k_part(g, &r, &t, at, count, n0, nc, (float *)scratch);
     }
 }

@@ -3,12 +3,14 @@
    How to think (after Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008, with a twist)
    - A micro-tile of SX_MR × SX_NR accumulators lives in registers. It walks K with B in panels of 16 columns, in order, and with the SX_MR rows of A as they lie, one broadcast each: rows of A
      are not interleaved, so an A that is contiguous along K is used in place, and a gathered one (convolution) is copied row by row.
-   - K is cut into blocks so that the panels of a micro-tile stay in the first-level cache for all rows of the rectangle. Later blocks add to C.
+   - K is cut into blocks so that a tile's rows of A stay in the first-level cache while it passes over the panels of B, which stay in the second-level cache for all rows. Later blocks add to C.
+   - What follows the product (bias, residual, bounds: sx_sum.h) is done to the registers before the last store.
    - One call computes a rectangle over all of K. Who cuts C into rectangles (by shape only) decides what runs in parallel; every element's sum has one order. */
 #ifndef SX_GEMM_H
 #define SX_GEMM_H
 #include "sx_kernel.h"
 #include "sx_gemm_isa.h"
+#include "sx_sum.h"
 
 typedef struct sx_gemm sx_gemm;
 struct sx_gemm {
@@ -25,8 +27,22 @@ struct sx_gemm {
     const void *panel_source;
     int32_t a_dtype, b_dtype;
     int32_t b_packed;
-    int32_t add; /* C += */
+    int32_t add;       /* C += */
+    const sx_end *end; /* what becomes of the finished rectangle, placed for its first element; NULL: nothing */
 };
+
+/* Rows of A and C in lines: row i of line l is `a + l * a_line + i * a_row`, contiguous along K, or in runs of `run` elements of which the t-th begins at runs[t] (at most SX_GEMM_RUNS; NULL: one). */
+#define SX_GEMM_RUNS 64
+typedef struct {
+    int64_t lines, width;
+    const float *a;
+    int64_t a_line, a_row;
+    const int64_t *runs;
+    int64_t run;
+    float *c;
+    int64_t c_line, c_row;
+    const sx_end *end; /* placed for the first element of C */
+} sx_gemm_rows;
 
 /* Sizes of the rectangles C is cut into: a pure function of the problem. `batch` problems run side by side. */
 typedef struct { int64_t mc, nc, across, down; } sx_gemm_cut;
@@ -37,6 +53,9 @@ int64_t SX_NAME(sx_gemm_scratch)(const sx_gemm *g, int64_t mc, int64_t nc);
 
 /* c[i * ldc + j] = (A · B)[m0 + i, n0 + j], i < mc, j < nc; n0 is a multiple of 16. */
 void SX_NAME(sx_gemm_block)(const sx_gemm *g, int64_t m0, int64_t mc, int64_t n0, int64_t nc, float *c, int64_t ldc, char *scratch);
+
+/* The same for rows in lines; of g only k, n, B and add are used. The scratch is sx_gemm_scratch's of a product without copied rows. */
+void SX_NAME(sx_gemm_lines)(const sx_gemm *g, const sx_gemm_rows *r, int64_t n0, int64_t nc, char *scratch);
 
 static inline int64_t sx_min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t sx_max64(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -70,6 +89,19 @@ SX_INLINE void sx_zero_row(float *to, int64_t n) {
     int64_t i = 0;
     for (; i + SX_GW <= n; i += SX_GW) sx_fstore(to + i, sx_fsplat(0));
     for (; i < n; i++) to[i] = 0;
+}
+
+/* The end of one line of finished sums, in place. */
+static inline void sx_end_rows(const sx_end *e, int64_t line, float *c, int64_t ldc, int64_t rows, int64_t cols) {
+    const sx_f lo = sx_fsplat(e->lo), hi = sx_fsplat(e->hi);
+    const float *p = e->data[0] + line * e->line[0], *q = e->data[1] + line * e->line[1];
+    for (int64_t i = 0; i < rows; i++, c += ldc, p += e->row[0], q += e->row[1])
+        for (int64_t j = 0; j < cols; j += SX_GW) {
+            int n = (int)sx_min64(SX_GW, cols - j);
+            const float *x = p + j * e->col[0], *y = q + j * e->col[1];
+            if (n == SX_GW) sx_fstore(c + j, sx_fat_most(sx_fat_least(sx_fload(c + j) + sx_fload(x) + sx_fload(y), lo), hi));
+            else sx_fstore_part(c + j, sx_fat_most(sx_fat_least(sx_fload_part(c + j, n) + sx_fload_part(x, n) + sx_fload_part(y, n), lo), hi), n);
+        }
 }
 
 #endif

@@ -90,6 +90,17 @@ SX_INLINE sx_f sx_fmax(sx_f a, sx_f b) {
     sx_f larger = sx_fselect(a > b, a, b);
     return sx_fselect(a != a, a, larger);
 }
+/* v bounded by `least` from below, by `most` from above (neither NaN); a NaN in v stays. */
+#if defined(__AVX512F__)
+SX_INLINE sx_f sx_fat_least(sx_f v, sx_f least) { return (sx_f)_mm512_max_ps((__m512)least, (__m512)v); }
+SX_INLINE sx_f sx_fat_most(sx_f v, sx_f most) { return (sx_f)_mm512_min_ps((__m512)most, (__m512)v); }
+#elif defined(__AVX2__)
+SX_INLINE sx_f sx_fat_least(sx_f v, sx_f least) { return (sx_f)_mm256_max_ps((__m256)least, (__m256)v); }
+SX_INLINE sx_f sx_fat_most(sx_f v, sx_f most) { return (sx_f)_mm256_min_ps((__m256)most, (__m256)v); }
+#else
+SX_INLINE sx_f sx_fat_least(sx_f v, sx_f least) { return sx_fselect(v < least, least, v); }
+SX_INLINE sx_f sx_fat_most(sx_f v, sx_f most) { return sx_fselect(v > most, most, v); }
+#endif
 /* The largest of n > 0 floats; NaN if there is one. */
 static inline float sx_fmax_of(const float *x, int64_t n) {
     sx_f a = sx_fsplat(x[0]), b = a;
