@@ -4,7 +4,7 @@ Rules
 1. A call whose results nobody reads goes.
 2. A Map over constants alone is computed.
 3. In an expression, what depends on constants alone becomes one constant, a scalar or a small vector: a scale times a scale over a scale, a zero point as a number.
-Only arithmetic that is exact on every device is done here, so results do not change.
+Only arithmetic that IEEE rounds exactly is done here, so results do not change.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..kernels import Kernel
 from ..lowering import Axis, Buffer, KernelCall, View
 from .lower import Lowered
 
-EXACT = frozenset({Op.CONST, Op.LEAF, Op.CAST, Op.SATURATE, Op.ADD, Op.SUB, Op.MUL, Op.DIV, Op.MIN, Op.MAX, Op.NEG, Op.ROUND, Op.RECIPROCAL})
+EXACT = frozenset({Op.CONST, Op.LEAF, Op.CAST, Op.SATURATE, Op.ADD, Op.SUB, Op.MUL, Op.DIV, Op.MIN, Op.MAX, Op.NEG, Op.ROUND, Op.RECIPROCAL, Op.SQRT})
 MOST = 1 << 16  # elements of a constant that rule 3 makes
 
 

@@ -18,6 +18,7 @@ from ..expr import MAX_REGISTERS, E, Op, acc, cast, compute_type, encode, leaf, 
 from ..kernels import Kernel
 from ..lowering import Axis, Buffer, KernelCall, View
 from ..types import DType
+from .affine import scale_weights
 from .fold import fold_expressions
 from .layout import SPATIAL
 from .lower import Lowered
@@ -38,6 +39,7 @@ def fuse(lowered: Lowered) -> None:
             pass
         fold_expressions(lowered)
         requantise(lowered)
+        scale_weights(lowered)
         fold_expressions(lowered)
 
 
