@@ -5,19 +5,26 @@ Rules
 2. Conv: constant whole weights become DEPTHWISE (one input channel a group) or CONV; a transposed convolution's stay plain.
 3. Weights in blocks (MatMul with `bits`) become NIBBLES or MATRIX_T, their scales SCALES.
 4. RNN: an 8-bit constant R becomes MATRIX.
-5. The packed constant is a buffer of its own: other readers of the same constant keep the plain one. Element types: f32, f16, bf16, and 8-bit integers for integer products.
+5. A constant right-hand side that is no whole buffer (one element repeated, a slice) is written out first, if it is not large; so is a number an epilogue adds to every feature, as kernels add vectors.
+6. The packed constant is a buffer of its own: other readers of the same constant keep the plain one. Element types: f32, f16, bf16, and 8-bit integers for integer products.
 """
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
+from ..dim import product
+from ..graph import Tensor
 from ..kernels import Kernel
-from ..lowering import Buffer, KernelCall, View
+from ..lowering import Axis, Buffer, KernelCall, View
 from ..model.packing import Packing, problem
 from ..types import DType
+from .fold import constant_array, source_of
 from .lower import Lowered
 
 PACKED_TYPES = frozenset({DType.FLOAT, DType.FLOAT16, DType.BFLOAT16})
+WRITTEN_OUT = 1 << 28  # elements rule 5 makes at most
 BYTES = frozenset({DType.INT8, DType.UINT8})
 
 
@@ -28,6 +35,7 @@ def pack_constants(lowered: Lowered) -> None:
         if call.kind is Kernel.MATMUL and call.params.get("bits"):                                        # 3
             _pack_blocks(call)
             continue
+        _write_out(call)                                                                                  # 5
         packing = choose(call)
         if packing is Packing.NONE:
             continue
@@ -39,6 +47,29 @@ def pack_constants(lowered: Lowered) -> None:
             made[key] = Buffer(view.buffer.name, view.dtype, view.buffer.shape, tensor=view.buffer.tensor)
             made[key].packing = int(packing)
         call.inputs[at] = replace(view, buffer=made[key])
+
+
+def _write_out(call: KernelCall) -> None:                                                                 # 5
+    if call.kind not in (Kernel.MATMUL, Kernel.CONV) or call.params.get("transposed"):
+        return
+    view = call.inputs[1]
+    if view is not None and view.dtype in PACKED_TYPES and source_of(view.buffer) is not None and not view.is_whole and _matrix(view) is Packing.NONE and (call.kind is Kernel.CONV or view.rank == 2):
+        array = constant_array(view)
+        if array is not None and all(isinstance(d, int) for d in view.shape) and product(view.shape) <= WRITTEN_OUT:  # type: ignore[operator]
+            call.inputs[1] = _constant(view, np.broadcast_to(array, view.shape))  # type: ignore[arg-type]
+    place = 1 if call.kind is Kernel.CONV else call.outputs[0].rank - 1
+    features = call.outputs[0].shape[place]
+    for i in range(call.first_leaf, len(call.inputs) if call.epilogue else 0):
+        view = call.inputs[i]
+        if view is None or view.rank != call.outputs[0].rank or view.axes[place].dim is not None or not isinstance(features, int) or features > 1 << 16 or source_of(view.buffer) is None:
+            continue
+        if all(a.dim is None or a.size == 1 for a in view.axes) and (array := constant_array(view)) is not None:
+            made = _constant(view, np.full((features,), array.reshape(-1)[0], array.dtype))
+            call.inputs[i] = replace(made, axes=tuple(Axis(size, 0 if axis == place else None) for axis, size in enumerate(view.shape)))
+
+
+def _constant(view: View, array: np.ndarray) -> View:
+    return Buffer(view.buffer.name, view.dtype, array.shape, tensor=Tensor(np.ascontiguousarray(array), dtype=view.dtype)).whole()
 
 
 def _pack_blocks(call: KernelCall) -> None:

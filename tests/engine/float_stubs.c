@@ -38,13 +38,17 @@ void sx_finish(const sx_call *call, const void *block, int acc_type, int64_t row
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < cols; c++) {
             double value = acc_type == 2 ? ((const int32_t *)block)[r * ld + c] : acc_type == 1 ? ((const double *)block)[r * ld + c] : ((const float *)block)[r * ld + c];
-            int64_t at = 0;
+            int64_t at = 0, place[SX_RANK];
             if (call->epilogue) value *= 2;
             for (int d = 0; d < y->rank; d++) {
-                int64_t position = start[d] + (d == row_axis ? r : 0) + (d == col_axis ? c : 0);
-                at += position * y->stride[d];
-                if (call->epilogue) value += (double)((d + 1) * position);
+                place[d] = start[d] + (d == row_axis ? r : 0) + (d == col_axis ? c : 0);
+                at += place[d] * y->stride[d];
             }
+            for (int d = row_axis; col_axis == 1 && d > 1 && place[d] >= y->dim[d]; d--) { /* lines of pixels that follow one another may be counted through, then images */
+                place[d > 2 ? d - 1 : 0] += place[d] / y->dim[d];
+                place[d] %= y->dim[d];
+            }
+            for (int d = 0; d < y->rank; d++) if (call->epilogue) value += (double)((d + 1) * place[d]);
             if (y->dtype == SX_DOUBLE) ((double *)y->data)[at] = value;
             else if (y->dtype == SX_FLOAT) ((float *)y->data)[at] = (float)value;
             else if (y->dtype == SX_INT8 || y->dtype == SX_UINT8) y->data[at] = (char)(int)value;

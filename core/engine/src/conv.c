@@ -94,7 +94,7 @@ static int evenly(const sx_conv *v, const sx_view *x) {
 /* Whether a step along the last axis reaches all outputs, of Y and of every operand of the epilogue. */
 static int all_even(const sx_conv *v) {
     const sx_call *call = v->call;
-    int even = evenly(v, v->yv);
+    int even = evenly(v, v->yv) && !sx_asks_where(call->epilogue);
     for (int i = 0; call->epilogue && i < call->n_in; i++)
         if (i > 1 && call->in[i].rank == v->yv->rank) even &= evenly(v, call->in + i);
     return even;
@@ -118,12 +118,12 @@ typedef struct {
     int64_t runs[SX_GEMM_RUNS], run, a_line, a_row;
 } job;
 
-/* A pixel's taps as runs, given the strides of what they are read from. */
+/* A pixel's taps as runs, given the steps from one plane of taps to the next, and the strides of lines and pixels, of what they are read from. */
 static void find_runs(job *j, int64_t plane, int64_t line, int64_t pixel) {
     const sx_conv *v = &j->v;
     int whole = v->d[2] == 1 && pixel == v->cg;
     int64_t n = 0;
-    for (int64_t t = 0; t < v->taps; t += whole ? v->k[2] : 1) j->runs[n++] = t / v->k[2] / v->k[1] * v->d[0] * plane + t / v->k[2] % v->k[1] * v->d[1] * line + t % v->k[2] * v->d[2] * pixel;
+    for (int64_t t = 0; t < v->taps; t += whole ? v->k[2] : 1) j->runs[n++] = t / v->k[2] / v->k[1] * plane + t / v->k[2] % v->k[1] * v->d[1] * line + t % v->k[2] * v->d[2] * pixel;
     j->run = (whole ? v->k[2] : 1) * v->cg;
     j->a_line = v->s[1] * line, j->a_row = v->s[2] * pixel;
 }
@@ -170,7 +170,7 @@ static job job_of(const sx_conv *v) {
         else break;
     }
     j.down = sx_ceil_div(j.lines, j.tall), j.along = sx_ceil_div(j.width, j.wide), j.across = sx_ceil_div(v->mg, j.nc);
-    if (!j.flat) find_runs(&j, j.copied ? j.high * j.broad * j.pixel : v->xs[0], j.copied ? j.broad * j.pixel : v->xs[1], j.copied ? j.pixel : v->xs[2]);
+    if (!j.flat) find_runs(&j, j.copied ? j.high * j.broad * j.pixel : v->d[0] * v->xs[0], j.copied ? j.broad * j.pixel : v->xs[1], j.copied ? j.pixel : v->xs[2]);
     return j;
 }
 

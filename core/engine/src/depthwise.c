@@ -1,7 +1,7 @@
 /* depthwise.c: convolutions with one input channel a group (part of kind CONV). W packed [taps][M] or plain; M is a multiple of C.
 
-   Channels are the lanes. A tile is a few lines of the output; along a line SPAN pixels at once keep their sums in registers, so that an input is loaded once for all taps that read it. All
-   channels of a SPAN are done before the next one: what they read stays in the first-level cache. */
+   Channels are the lanes. A tile is a few lines of the output; along a line SPAN pixels at once keep their sums in registers, so that an input is loaded once for all taps that read it, and what
+   follows (bias, bounds: sx_sum.h) is done before they are stored. All channels of a SPAN are done before the next one: what they read stays in the first-level cache. */
 #include "conv.h"
 
 #define SPAN 8
@@ -12,7 +12,8 @@ typedef struct {
     const sx_conv *v;
     const float *w;          /* [taps][M] in float, or NULL: each tile copies its own */
     int64_t lines, span;     /* output lines a tile takes; pixels finished at once */
-    int in_place;
+    sx_sum sum;
+    int in_place;            /* results go where they belong, with the sum applied */
 } job;
 
 /* KW taps of stride S over P output pixels, one register of channels, one kernel line; x at the first tap of the first pixel. */
@@ -26,44 +27,48 @@ SX_INLINE void line(const int KW, const int S, const int P, const float *x, int6
     }
 }
 
-/* P pixels, taps of every column inside the input: lines outside it are left out. */
+/* A line of taps inside the input: X where the first tap of output column 0 would lie, the taps' weights. */
+typedef struct { const float *x, *w; } source;
+#define LINES 64
+
+/* P pixels from column `at` on, columns of all taps inside the input, the n listed lines of taps, all features. The last register of features overlaps the one before. */
 #define FAST(KW, S, P) \
-    static void fast_##KW##_##S##_##P(const sx_conv *v, const char *image, int64_t od, int64_t oh, int64_t ow, const float *w, int64_t c, float *out, int64_t ld) { \
-        sx_f acc[P]; \
-        SX_UNROLL for (int i = 0; i < P; i++) acc[i] = sx_fsplat(0); \
-        for (int64_t t0 = 0; t0 < v->k[0]; t0++) { \
-            int64_t id = sx_conv_at(v, 0, od, t0); \
-            for (int64_t t1 = 0; t1 < v->k[1] && id >= 0; t1++) { \
-                int64_t ih = sx_conv_at(v, 1, oh, t1); \
-                if (ih < 0) continue; \
-                const float *x = (const float *)image + id * v->xs[0] + ih * v->xs[1] + (ow * S - v->p[2]) * v->xs[2] + c; \
-                line(KW, S, P, x, v->xs[2], w + (t0 * v->k[1] + t1) * KW * v->m + c, v->m, acc); \
+    static void fast_##KW##_##S##_##P(const source *lines, int n, int64_t xs, int64_t at, int64_t m, const sx_end *e, float *out, int64_t ld) { \
+        for (int64_t next = 0; next < m; next += SX_GW) { \
+            int64_t c = sx_min64(next, m - SX_GW); \
+            sx_f acc[P]; \
+            SX_UNROLL for (int i = 0; i < P; i++) acc[i] = sx_fsplat(0); \
+            for (int l = 0; l < n; l++) line(KW, S, P, lines[l].x + at * S * xs + c, xs, lines[l].w + c, m, acc); \
+            if (!e) { \
+                SX_UNROLL for (int i = 0; i < P; i++) sx_fstore(out + i * ld + c, acc[i]); \
+                continue; \
             } \
+            const float *p = e->data[0] + c * e->col[0], *q = e->data[1] + c * e->col[1]; \
+            SX_UNROLL for (int i = 0; i < P; i++) sx_fstore(out + i * ld + c, sx_ended(e, acc[i], p + i * e->row[0], q + i * e->row[1], SX_GW)); \
         } \
-        SX_UNROLL for (int i = 0; i < P; i++) sx_fstore(out + i * ld + c, acc[i]); \
     }
 #define BOTH(KW, S) FAST(KW, S, 8) FAST(KW, S, 4) /* SPAN and HALF */
 BOTH(3, 1) BOTH(3, 2) BOTH(5, 1) BOTH(5, 2) BOTH(7, 1)
-typedef void (*fast_fn)(const sx_conv *v, const char *image, int64_t od, int64_t oh, int64_t ow, const float *w, int64_t c, float *out, int64_t ld);
+typedef void (*fast_fn)(const source *lines, int n, int64_t xs, int64_t at, int64_t m, const sx_end *e, float *out, int64_t ld);
 typedef struct { fast_fn span, half; } fast_pair;
 
 static fast_pair fast_for(const sx_conv *v) {
     static const struct { int width, stride; fast_pair pair; } known[] = {
         {3, 1, {fast_3_1_8, fast_3_1_4}}, {3, 2, {fast_3_2_8, fast_3_2_4}}, {5, 1, {fast_5_1_8, fast_5_1_4}}, {5, 2, {fast_5_2_8, fast_5_2_4}}, {7, 1, {fast_7_1_8, fast_7_1_4}}};
-    if (!v->transposed && v->d[2] == 1 && v->xv->dtype == SX_FLOAT && v->m == v->c)
+    if (!v->transposed && v->d[2] == 1 && v->xv->dtype == SX_FLOAT && v->m == v->c && v->m >= SX_GW && v->k[0] * v->k[1] <= LINES)
         for (unsigned i = 0; i < sizeof known / sizeof *known; i++)
             if (v->k[2] == known[i].width && v->s[2] == known[i].stride) return known[i].pair;
     return (fast_pair){0, 0};
 }
 
-/* One pixel, features from `from` on, anything goes: first which taps lie inside, then all registers of features over those. */
-static void slow(const sx_conv *v, const char *image, int64_t od, int64_t oh, int64_t ow, const float *w, int64_t from, float *out) {
+/* One pixel, anything goes: first which taps lie inside, then all registers of features over those. */
+static void slow(const sx_conv *v, const char *image, int64_t od, int64_t oh, int64_t ow, const float *w, float *out) {
     enum { LISTED = 64 };
     struct { int64_t at; const float *w; } inside[LISTED];
     int dtype = v->xv->dtype, plain = v->m == v->c && dtype == SX_FLOAT, add = 0, n = 0;
     for (int64_t tap = 0, t0 = 0, t1 = 0, t2 = 0; tap <= v->taps; tap++) {
         if (n == LISTED || tap == v->taps) {
-            for (int64_t m = from; m < v->m; m += SX_GW) {
+            for (int64_t m = 0; m < v->m; m += SX_GW) {
                 int count = (int)sx_min64(SX_GW, v->m - m), full = count == SX_GW;
                 sx_f acc = !add ? sx_fsplat(0) : full ? sx_fload(out + m) : sx_fload_part(out + m, count);
                 for (int i = 0; i < n; i++) {
@@ -86,25 +91,58 @@ static void slow(const sx_conv *v, const char *image, int64_t od, int64_t oh, in
     }
 }
 
-/* Output pixels [ow, ow + count) of a line, all features. The last span of those inside overlaps the one before: the same values are written again. */
-static void pixels(const sx_conv *v, const float *w, int64_t image, int64_t od, int64_t oh, int64_t ow, int64_t count, float *out, int64_t ld) {
+/* The lines of taps of an output line that lie inside X; their number. */
+static int list(const sx_conv *v, const float *image, const float *w, int64_t od, int64_t oh, source *to) {
+    int n = 0;
+    for (int64_t t0 = 0; t0 < v->k[0]; t0++)
+        for (int64_t t1 = 0; t1 < v->k[1]; t1++) {
+            int64_t id = sx_conv_at(v, 0, od, t0), ih = sx_conv_at(v, 1, oh, t1);
+            if (id >= 0 && ih >= 0) to[n++] = (source){image + id * v->xs[0] + ih * v->xs[1] - v->p[2] * v->xs[2], w + (t0 * v->k[1] + t1) * v->k[2] * v->m};
+        }
+    return n;
+}
+
+/* The end as pixel i of those it was placed for sees it. */
+static sx_end moved(const sx_end *e, int64_t i) {
+    sx_end to = *e;
+    for (int o = 0; o < SX_SUM_OPERANDS; o++) to.data[o] += i * e->row[o];
+    return to;
+}
+
+/* Pixels [iw, iw + count) of lines [ih, ih + lines) of X come into the second-level cache: the next line of outputs reads them first. */
+SX_INLINE void ask(const sx_conv *v, const char *image, int64_t ih, int64_t lines, int64_t iw, int64_t count) {
+    int64_t width = sx_min64(count, v->in[2] - iw);
+    for (int64_t l = sx_max64(ih, 0); v->spatial == 2 && l < sx_min64(ih + lines, v->in[1]); l++)
+        for (int64_t at = 0; at < width * v->xs[2]; at += 16) __builtin_prefetch((const float *)image + l * v->xs[1] + iw * v->xs[2] + at, 0, 2);
+}
+
+/* Output pixels [ow, ow + count) of a line, all features; e: the end of the first. The last span of those inside, and the last register of features, overlap the ones before: the same values are
+   written again. */
+static void pixels(const sx_conv *v, const float *w, int64_t image, int64_t od, int64_t oh, int64_t ow, int64_t count, const sx_end *e, float *out, int64_t ld) {
     fast_pair fast = fast_for(v);
     const char *x = v->xv->data + image * v->xn * sx_size_of(v->xv->dtype);
-    int64_t whole = v->m / SX_GW * SX_GW;
     int64_t low = sx_max64(sx_ceil_div(v->p[2], v->s[2]) - ow, 0), high = sx_min64((v->in[2] - v->k[2] + v->p[2]) / v->s[2] + 1 - ow, count); /* pixels whose columns are all inside */
     if (!fast.span || v->in[2] + v->p[2] < v->k[2] || high - low < HALF) low = high = count;
-    int64_t width = high - low < SPAN ? HALF : SPAN;
+    int64_t width = high - low < SPAN ? HALF : SPAN, next = oh * v->s[1] - v->p[1] + (v->k[1] - 1) * v->d[1] + 1; /* the first line of X the next line of outputs adds */
+    source lines[LINES];
+    int n = low < high ? list(v, (const float *)x, w, od, oh, lines) : 0;
     for (int64_t i = 0; i < count;) {
         if (i >= low && i < high) {
             int64_t at = sx_min64(i, high - width);
-            for (int64_t m = 0; m < whole; m += SX_GW) (width == SPAN ? fast.span : fast.half)(v, x, od, oh, ow + at, w, m, out + at * ld, ld);
+            sx_end here;
+            if (e) here = moved(e, at);
+            ask(v, x, next, v->s[1], (ow + at) * v->s[2], width * v->s[2]);
+            (width == SPAN ? fast.span : fast.half)(lines, n, v->xs[2], ow + at, v->m, e ? &here : 0, out + at * ld, ld);
             i = at + width;
             continue;
         }
-        slow(v, x, od, oh, ow + i, w, 0, out + i * ld);
+        slow(v, x, od, oh, ow + i, w, out + i * ld);
+        if (e) {
+            sx_end here = moved(e, i);
+            sx_end_rows(&here, 0, out + i * ld, ld, 1, v->m);
+        }
         i++;
     }
-    for (int64_t i = low; i < high && whole < v->m; i++) slow(v, x, od, oh, ow + i, w, whole, out + i * ld);
 }
 
 static int64_t copied_weights(const sx_conv *v) { return v->wv->packing && v->wv->dtype == SX_FLOAT ? 0 : sx_round_up(v->taps * v->m, 16); }
@@ -126,12 +164,17 @@ static void tile_of(void *arg, int64_t index, int worker) {
     for (int64_t at = index * j->lines; at < sx_min64((index + 1) * j->lines, total); at++) {
         int64_t image = at / v->out[1] / v->out[0], od = at / v->out[1] % v->out[0], oh = at % v->out[1];
         for (int64_t ow = 0; ow < v->out[2]; ow += j->span) {
-            int64_t count = sx_min64(j->span, v->out[2] - ow);
+            int64_t count = sx_min64(j->span, v->out[2] - ow), start[SX_RANK] = {image};
             if (j->in_place) {
-                pixels(v, w, image, od, oh, ow, count, (float *)v->yv->data + image * v->yn + od * v->ys[0] + oh * v->ys[1] + ow * v->ys[2], v->ys[2]);
+                int last = v->spatial + 1;
+                start[last] = ow;
+                if (v->spatial > 1) start[last - 1] = oh;
+                if (v->spatial > 2) start[last - 2] = od;
+                sx_end end = sx_place_sum(v->call, &j->sum, start, last, -1);
+                pixels(v, w, image, od, oh, ow, count, sx_sum_is_nothing(&j->sum) ? 0 : &end, (float *)v->yv->data + image * v->yn + od * v->ys[0] + oh * v->ys[1] + ow * v->ys[2], v->ys[2]);
                 continue;
             }
-            pixels(v, w, image, od, oh, ow, count, block, v->m);
+            pixels(v, w, image, od, oh, ow, count, 0, block, v->m);
             sx_conv_finish(v, block, at * v->out[2] + ow, count, 0, v->m, v->m);
         }
     }
@@ -139,11 +182,15 @@ static void tile_of(void *arg, int64_t index, int worker) {
 
 static int64_t span_of(const sx_conv *v) { return sx_max64(SPAN, sx_min64(v->out[2], BLOCK / v->m / SPAN * SPAN)); }
 
-int64_t SX_NAME(sx_depthwise_scratch)(const sx_conv *v) { return 4 * (copied_weights(v) + (sx_conv_in_place(v) ? 0 : sx_round_up(span_of(v) * v->m, 16))); }
+int64_t SX_NAME(sx_depthwise_scratch)(const sx_conv *v) {
+    sx_sum sum;
+    return 4 * (copied_weights(v) + (sx_sum_of(v->call, 1, &sum) ? 0 : sx_round_up(span_of(v) * v->m, 16)));
+}
 
 int SX_NAME(sx_depthwise)(const sx_conv *v) {
-    job j = {.v = v, .w = copied_weights(v) ? 0 : (const float *)v->wv->data, .in_place = sx_conv_in_place(v)};
+    job j = {.v = v, .w = copied_weights(v) ? 0 : (const float *)v->wv->data};
     int64_t lines = v->n * v->out[0] * v->out[1], work = v->out[2] * v->m * v->taps;
+    j.in_place = sx_sum_of(v->call, 1, &j.sum);
     j.lines = sx_max64(1, sx_min64((1 << 19) / sx_max64(1, work), lines / 16));
     j.span = j.in_place ? v->out[2] : span_of(v);
     sx_for(v->call, sx_ceil_div(lines, j.lines), tile_of, &j);

@@ -24,12 +24,6 @@ typedef struct {
 #define AHEAD 8
 #endif
 
-SX_INLINE sx_f ended(const sx_end *e, sx_f x, const float *p, const float *q, int n) {
-    if (n == SX_GW) x = x + sx_fload(p) + sx_fload(q);
-    else x = x + sx_fload_part(p, n) + sx_fload_part(q, n);
-    return sx_fat_most(sx_fat_least(x, sx_fsplat(e->lo)), sx_fsplat(e->hi));
-}
-
 /* op: where the end's operands lie for the first element. next: what will be needed soon, `stride` bytes a step of K. */
 SX_INLINE void micro(const int R, const int V, const part *t, const float *a, const float *b, float *c, int last, const float *const *op, const char *next, int64_t stride, float *keep, int64_t keep_ps) {
     sx_f acc[SX_MR][SX_NV];
@@ -46,6 +40,10 @@ SX_INLINE void micro(const int R, const int V, const part *t, const float *a, co
         SX_UNROLL for (int i = 0; i < R; i++)
             SX_UNROLL for (int v = 0; v < V; v++) acc[i][v] = v == V - 1 && last != SX_GW ? sx_fload_part(c + i * ldc + v * SX_GW, last) : sx_fload(c + i * ldc + v * SX_GW);
     }
+    if (t->end && t->end->row[1]) { /* a residual: it comes from far */
+        SX_UNROLL for (int i = 0; i < R; i++)
+            SX_UNROLL for (int v = 0; v < V; v++) __builtin_prefetch(op[1] + i * t->end->row[1] + v * SX_GW);
+    }
     for (int64_t done = 0;;) {
         _Pragma("clang loop unroll(disable)") for (int64_t at = t->run; at > 0; at--) {
             sx_f bv[SX_NV];
@@ -61,10 +59,10 @@ SX_INLINE void micro(const int R, const int V, const part *t, const float *a, co
                 sx_f x = sx_fsplat(group[i / 3][i % 3 * rs]);
                 SX_UNROLL for (int v = 0; v < V; v++) acc[i][v] += x * bv[v];
             }
-            SX_UNROLL for (int g = 0; g < (R + 2) / 3; g++) group[g]++;
+            for (int g = 0; g < (R + 2) / 3; g++) group[g]++;
         }
         if (++done == t->runs) break;
-        SX_UNROLL for (int g = 0; g < (R + 2) / 3; g++) group[g] += t->jump[done - 1];
+        for (int g = 0; g < (R + 2) / 3; g++) group[g] += t->jump[done - 1];
     }
     if (!t->end) {
         SX_UNROLL for (int i = 0; i < R; i++)
@@ -78,8 +76,8 @@ SX_INLINE void micro(const int R, const int V, const part *t, const float *a, co
     const float *p = op[0], *q = op[1];
     SX_UNROLL for (int i = 0; i < R; i++, p += e->row[0], q += e->row[1], c += ldc)
         SX_UNROLL for (int v = 0; v < V; v++) {
-            if (v == V - 1 && last != SX_GW) sx_fstore_part(c + v * SX_GW, ended(e, acc[i][v], p + v * SX_GW, q + v * SX_GW, last), last);
-            else sx_fstore(c + v * SX_GW, ended(e, acc[i][v], p + v * SX_GW, q + v * SX_GW, SX_GW));
+            if (v == V - 1 && last != SX_GW) sx_fstore_part(c + v * SX_GW, sx_ended(e, acc[i][v], p + v * SX_GW, q + v * SX_GW, last), last);
+            else sx_fstore(c + v * SX_GW, sx_ended(e, acc[i][v], p + v * SX_GW, q + v * SX_GW, SX_GW));
         }
 }
 

@@ -91,16 +91,22 @@ SX_INLINE void sx_zero_row(float *to, int64_t n) {
     for (; i < n; i++) to[i] = 0;
 }
 
+/* One register of finished sums; the end's operands lie at p and q; the first n lanes count. */
+SX_INLINE sx_f sx_ended(const sx_end *e, sx_f x, const float *p, const float *q, int n) {
+    if (n == SX_GW) x = x + sx_fload(p) + sx_fload(q);
+    else x = x + sx_fload_part(p, n) + sx_fload_part(q, n);
+    return sx_fat_most(sx_fat_least(x, sx_fsplat(e->lo)), sx_fsplat(e->hi));
+}
+
 /* The end of one line of finished sums, in place. */
 static inline void sx_end_rows(const sx_end *e, int64_t line, float *c, int64_t ldc, int64_t rows, int64_t cols) {
-    const sx_f lo = sx_fsplat(e->lo), hi = sx_fsplat(e->hi);
     const float *p = e->data[0] + line * e->line[0], *q = e->data[1] + line * e->line[1];
     for (int64_t i = 0; i < rows; i++, c += ldc, p += e->row[0], q += e->row[1])
         for (int64_t j = 0; j < cols; j += SX_GW) {
             int n = (int)sx_min64(SX_GW, cols - j);
             const float *x = p + j * e->col[0], *y = q + j * e->col[1];
-            if (n == SX_GW) sx_fstore(c + j, sx_fat_most(sx_fat_least(sx_fload(c + j) + sx_fload(x) + sx_fload(y), lo), hi));
-            else sx_fstore_part(c + j, sx_fat_most(sx_fat_least(sx_fload_part(c + j, n) + sx_fload_part(x, n) + sx_fload_part(y, n), lo), hi), n);
+            if (n == SX_GW) sx_fstore(c + j, sx_ended(e, sx_fload(c + j), x, y, n));
+            else sx_fstore_part(c + j, sx_ended(e, sx_fload_part(c + j, n), x, y, n), n);
         }
 }
 

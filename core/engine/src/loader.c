@@ -53,7 +53,9 @@ int sx_open(const void *program, uint64_t bytes, const sx_options *options, sx_p
     if (!code) {
         p->made = sx_host_alloc((p->n_codes + 1) * (int64_t)sizeof *p->made);
         p->constants = sx_host_alloc((p->n_constants + 1) * (int64_t)sizeof *p->constants);
-        if (!p->made || !p->constants) code = sx_say(report, SX_E_MEMORY, SX_R_MEMORY, -1, -1, p->n_codes, p->n_constants);
+        p->derived = sx_host_alloc((SX_DERIVED * p->n_constants + 1) * (int64_t)sizeof *p->derived);
+        if (p->derived) clear(p->derived, (SX_DERIVED * p->n_constants + 1) * (int64_t)sizeof *p->derived);
+        if (!p->made || !p->constants || !p->derived) code = sx_say(report, SX_E_MEMORY, SX_R_MEMORY, -1, -1, p->n_codes, p->n_constants);
     }
     if (!code) {
         make_codes(p);
@@ -69,6 +71,8 @@ int sx_open(const void *program, uint64_t bytes, const sx_options *options, sx_p
 void sx_close(sx_program *p) {
     if (!p) return;
     for (int i = 0; i < SX_SPARES; i++) if (p->spare[i].memory) sx_host_free(p->spare[i].memory, p->spare[i].bytes);
+    for (int64_t i = 0; p->derived && i < SX_DERIVED * p->n_constants; i++) if (p->derived[i].data) sx_host_free(p->derived[i].data, p->derived[i].bytes);
+    if (p->derived) sx_host_free(p->derived, (SX_DERIVED * p->n_constants + 1) * (int64_t)sizeof *p->derived);
     if (p->constants) sx_host_free(p->constants, (p->n_constants + 1) * (int64_t)sizeof *p->constants);
     if (p->made) sx_host_free(p->made, (p->n_codes + 1) * (int64_t)sizeof *p->made);
     if (p->bytes) sx_host_free(p->bytes, p->total);
@@ -220,6 +224,30 @@ static int bind_view(const sx_program *p, int64_t index, const int64_t *size, in
     return 0;
 }
 
+/* The second operand of a call in the form its kernel would rather have, made once a program. All forms together take at most a quarter of the constants' memory and a little. */
+static void use_derived(const sx_program *shared, const sx_call *call, sx_view *operand, int64_t constant) {
+    enum { LITTLE = 16 << 20 };
+    sx_program *p = (sx_program *)(uintptr_t)shared;
+    const sx_derivation *how = &p->table->derivation;
+    int packing = how->wanted ? how->wanted(call) : 0;
+    if (!packing) return;
+    while (__atomic_test_and_set(&p->deriving, __ATOMIC_ACQUIRE)) {}
+    sx_derived *d = p->derived + SX_DERIVED * constant;
+    for (int i = 0; i < SX_DERIVED - 1 && d->data && d->packing != packing; i++) d++;
+    if (!d->data) {
+        int64_t bytes = how->bytes(call, packing), most = LITTLE;
+        for (int64_t i = 0; i < p->n_constants; i++) most += p->constants[i].bytes / 4;
+        void *data = p->derived_bytes + bytes <= most ? sx_host_alloc(bytes) : NULL;
+        if (data) {
+            how->derive(call, packing, data);
+            *d = (sx_derived){data, bytes, packing};
+            p->derived_bytes += bytes;
+        }
+    }
+    if (d->data && d->packing == packing) operand->data = d->data, operand->packing = packing, operand->dtype = SX_FLOAT, operand->extent = d->bytes;
+    __atomic_clear(&p->deriving, __ATOMIC_RELEASE);
+}
+
 static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
     sx_view *view = s->operands;
     int64_t *param = s->params;
@@ -244,6 +272,10 @@ static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
         }
         int code = sx_check(call, i, report);
         if (code) return code;
+        if (row->kind == SX_CONV) {
+            const sx_buffer *b = p->buffers + p->views[p->lists[row->inputs + 1]].buffer;
+            if (b->home == SX_HOME_DATA) use_derived(p, call, view - row->n_in - row->n_out + 1, b->at);
+        }
         int64_t need = p->table->kernels[row->kind].scratch ? p->table->kernels[row->kind].scratch(call) : 0;
         if (need < 0 || need > LARGEST) return sx_say(report, SX_E_MEMORY, SX_R_MEMORY, i, -1, need, 0);
         call->scratch_bytes = aligned(need);

@@ -5,7 +5,9 @@
 
 /* One entry of an ISA's kernel table. */
 typedef struct { sx_kernel run; sx_scratch scratch; } sx_entry;
-typedef struct { const char *name; sx_entry kernels[SX_KINDS]; } sx_table;
+/* Constants worth another form, made when a program is first bound (conv.h says how): the packing a call's second operand then has (0: none), its bytes, the making. */
+typedef struct { int (*wanted)(const sx_call *call); int64_t (*bytes)(const sx_call *call, int packing); void (*derive)(const sx_call *call, int packing, void *derived); } sx_derivation;
+typedef struct { const char *name; sx_entry kernels[SX_KINDS]; sx_derivation derivation; } sx_table;
 
 /* -- host ------------------------------------------------------------------------------------------------------------------------------------ */
 void *sx_host_alloc(int64_t bytes);   /* 64-byte aligned, NULL where there is none; not cleared */
@@ -30,7 +32,9 @@ enum { SX_SIZE_CONST, SX_SIZE_DIM, SX_SIZE_ADD, SX_SIZE_SUB, SX_SIZE_MUL, SX_SIZ
 enum { SX_GUARD_EQUAL, SX_GUARD_AT_LEAST, SX_GUARD_AT_MOST, SX_GUARDS };
 
 typedef struct { const void *data; int64_t bytes; } sx_constant;
+typedef struct { void *data; int64_t bytes; int32_t packing; } sx_derived;
 typedef struct { char *memory; int64_t bytes; } sx_spare;
+#define SX_DERIVED 2      /* forms of a constant */
 #define SX_SPARES 4       /* arenas kept between runs */
 #define SX_MAX_WORKERS 64
 
@@ -53,6 +57,9 @@ struct sx_program {
     const sx_table *table;
     sx_code *made;            /* the codes as kernels see them */
     sx_constant *constants;
+    sx_derived *derived;      /* SX_DERIVED of each constant */
+    int64_t derived_bytes;
+    char deriving;            /* spin lock of `derived` */
     int64_t n_constants, n_dims, n_elements;
     int threads;
     int64_t memory_limit;

@@ -30,7 +30,18 @@ static inline sx_end sx_place_sum(const sx_call *call, const sx_sum *sum, const 
         e.data[i] = (const float *)v->data + at;
         e.row[i] = row_axis < 0 ? 0 : v->stride[row_axis], e.line[i] = line_axis < 0 ? 0 : v->stride[line_axis], e.col[i] = 1;
     }
+    if (e.row[0] && !e.row[1]) { /* a residual comes second; additions may be swapped: acc + a + b is (acc + a) + b, so only where one is absent */
+        if (sum->n < 2) e.data[1] = e.data[0], e.row[1] = e.row[0], e.line[1] = e.line[0], e.col[1] = e.col[0], e.data[0] = zeros, e.row[0] = e.line[0] = 0, e.col[0] = 0;
+    }
     return e;
+}
+
+/* Whether an expression asks where it is (SX_OP_COORD): then rows must not be counted past the end of their axis. */
+static inline int sx_asks_where(const sx_code *code) {
+    enum { WORDS = 6, COORD = 3 };
+    for (int i = 0; code && i < code->count; i++)
+        if (code->words[i * WORDS] == COORD) return 1;
+    return 0;
 }
 
 /* Whether a sum does nothing. */

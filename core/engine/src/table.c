@@ -65,6 +65,12 @@ DECLARE(compact)
 DECLARE(random)
 #endif
 
+#ifdef SX_WITH_winograd
+int SX_NAME(sx_conv_derives)(const sx_call *call);
+int64_t SX_NAME(sx_conv_derived_bytes)(const sx_call *call, int packing);
+void SX_NAME(sx_conv_derive)(const sx_call *call, int packing, void *derived);
+#endif
+
 const sx_table SX_NAME(sx_table) = {NAME(SX_ISA), {
     [SX_MAP] = ENTRY(map), [SX_COPY] = ENTRY(copy),
 #ifdef SX_WITH_reduce
@@ -124,4 +130,8 @@ const sx_table SX_NAME(sx_table) = {NAME(SX_ISA), {
 #ifdef SX_WITH_random
     [SX_RANDOM] = ENTRY(random),
 #endif
-}};
+},
+#ifdef SX_WITH_winograd
+    {SX_NAME(sx_conv_derives), SX_NAME(sx_conv_derived_bytes), SX_NAME(sx_conv_derive)},
+#endif
+};

@@ -4,13 +4,14 @@
    - An edge² tile of the input (edge = size + 2, neighbours overlap by 2) is transformed, multiplied with transformed weights channel by channel, summed over channels, and transformed back to
      size² outputs. The sums are edge² matrix products [tiles, C] · [C, M].
    - The interpolation points of F(4×4) are 0, ±√½, ±√2, ∞: with products and quotients near 1 the error is several times smaller than with 0, ±1, ±2, ∞.
-   - Weights are transformed when a program is opened (sx_conv_derive), in double, to [edge²][M/16][C][16] floats: 4 times (F4) or 1.8 times (F2) the stored ones. Hence F4 for large images only,
-     F2 for middling ones, and neither where a layer has more weights than pixels. */
+   - Weights are transformed when a program is first bound (sx_conv_derive), in double, to [edge²][M/16][C][16] floats: 4 times (F4) or 1.8 times (F2) the stored ones. Hence F4 for large images
+     and few weights only, F2 for middling ones, and neither where there are few tiles to share what is read. */
 #include "conv.h"
 
 #define TILES 32     /* of a block, about */
 #define FEATURES 256 /* of a block, at most */
 #define LEAST 8      /* blocks wanted */
+#define MOST_FOUR (4 << 20) /* bytes of F(4×4) weights */
 enum { FOUR = SX_PACK_WINOGRAD + 4, TWO = SX_PACK_WINOGRAD + 2 };
 
 #define HALF_ROOT 0.70710678118654752440
@@ -22,22 +23,24 @@ typedef struct {
     int64_t rows, cols, row_blocks, col_blocks;     /* tiles of a block; blocks of an image */
     int64_t features, feature_blocks;
     int64_t tiles, plane_v, plane_m;                /* tiles of a block; floats of one of the edge² matrices */
-    int in_place;
+    sx_sum sum;
+    int in_place;                                   /* results go where they belong, with the sum applied */
 } job;
 
 /* ---- weights ---- */
-static void transform_weights(int size, const double g[9], double *u) {
+/* One panel of 16 features, one channel: 9 taps to edge² numbers, in double, one side after the other. */
+static void transform_weights(int size, double g[9][SX_PANEL], double u[36][SX_PANEL]) {
     static const double four[6][3] = {{1, 0, 0}, {-2.0 / 3, -HALF_ROOT * 2 / 3, -1.0 / 3}, {-2.0 / 3, HALF_ROOT * 2 / 3, -1.0 / 3}, {1.0 / 6, ROOT / 6, 1.0 / 3}, {1.0 / 6, -ROOT / 6, 1.0 / 3}, {0, 0, 1}};
     static const double two[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
     const double(*side)[3] = size == 4 ? four : two;
+    double half[6][3][SX_PANEL];
     int edge = size + 2;
     for (int i = 0; i < edge; i++)
-        for (int j = 0; j < edge; j++) {
-            double sum = 0;
-            for (int a = 0; a < 3; a++)
-                for (int b = 0; b < 3; b++) sum += side[i][a] * g[a * 3 + b] * side[j][b];
-            u[i * edge + j] = sum;
-        }
+        for (int b = 0; b < 3; b++)
+            for (int l = 0; l < SX_PANEL; l++) half[i][b][l] = side[i][0] * g[b][l] + side[i][1] * g[3 + b][l] + side[i][2] * g[6 + b][l];
+    for (int i = 0; i < edge; i++)
+        for (int j = 0; j < edge; j++)
+            for (int l = 0; l < SX_PANEL; l++) u[i * edge + j][l] = half[i][0][l] * side[j][0] + half[i][1][l] * side[j][1] + half[i][2][l] * side[j][2];
 }
 
 int SX_NAME(sx_conv_derives)(const sx_call *call) {
@@ -45,8 +48,9 @@ int SX_NAME(sx_conv_derives)(const sx_call *call) {
     if (v.spatial != 2 || v.transposed || v.group != 1 || v.wv->packing != SX_PACK_CONV || !sx_is_float(v.wv->dtype) || v.c < 16 || v.m < 16) return 0;
     for (int i = 1; i < 3; i++)
         if (v.k[i] != 3 || v.s[i] != 1 || v.d[i] != 1) return 0;
-    if (v.n * sx_ceil_div(v.out[1], 4) * sx_ceil_div(v.out[2], 4) >= 36) return FOUR;
-    return v.n * sx_ceil_div(v.out[1], 2) * sx_ceil_div(v.out[2], 2) >= 36 ? TWO : 0;
+    int64_t fours = v.n * sx_ceil_div(v.out[1], 4) * sx_ceil_div(v.out[2], 4), twos = v.n * sx_ceil_div(v.out[1], 2) * sx_ceil_div(v.out[2], 2);
+    if (fours >= 36 && SX_NAME(sx_conv_derived_bytes)(call, FOUR) <= MOST_FOUR) return FOUR;
+    return twos >= 36 ? TWO : 0;
 }
 
 int64_t SX_NAME(sx_conv_derived_bytes)(const sx_call *call, int packing) {
@@ -58,14 +62,15 @@ void SX_NAME(sx_conv_derive)(const sx_call *call, int packing, void *derived) {
     const sx_view *w = &call->in[1];
     int64_t m = sx_round_up(w->dim[0], SX_PANEL), c = w->dim[1];
     int size = packing - SX_PACK_WINOGRAD, edge = size + 2;
+    double g[9][SX_PANEL], u[36][SX_PANEL];
     for (int64_t panel = 0; panel < m; panel += SX_PANEL)
-        for (int64_t k = 0; k < c; k++)
-            for (int64_t j = 0; j < SX_PANEL; j++) {
-                double g[9], u[36];
-                for (int tap = 0; tap < 9; tap++) g[tap] = sx_element(w->data, w->dtype, (panel * 9 * c) + (tap * c + k) * SX_PANEL + j);
-                transform_weights(size, g, u);
-                for (int at = 0; at < edge * edge; at++) ((float *)derived)[at * m * c + panel * c + k * SX_PANEL + j] = (float)u[at];
-            }
+        for (int64_t k = 0; k < c; k++) {
+            for (int tap = 0; tap < 9; tap++)
+                for (int j = 0; j < SX_PANEL; j++) g[tap][j] = sx_element(w->data, w->dtype, panel * 9 * c + (tap * c + k) * SX_PANEL + j);
+            transform_weights(size, g, u);
+            for (int at = 0; at < edge * edge; at++)
+                for (int j = 0; j < SX_PANEL; j++) ((float *)derived)[at * m * c + panel * c + k * SX_PANEL + j] = (float)u[at][j];
+        }
 }
 
 /* ---- activations: one side of each transform; the other is the same over columns ---- */
@@ -128,8 +133,8 @@ SX_INLINE void input_tile(const int size, const sx_conv *v, const char *x, int64
     }
 }
 
-/* `features` sums of one tile to its outputs, of which rows × cols exist. */
-SX_INLINE void output_tile(const int size, const float *from, int64_t plane, int64_t features, float *y, int64_t row, int64_t column, int64_t rows, int64_t cols) {
+/* `features` sums of one tile to its outputs, of which rows × cols exist. e: their end, NULL: none. */
+SX_INLINE void output_tile(const int size, const float *from, int64_t plane, int64_t features, const sx_end *e, float *y, int64_t row, int64_t column, int64_t rows, int64_t cols) {
     enum { MOST = 6 };
     const int edge = size + 2;
     for (int64_t m = 0; m < features; m += SX_GW) {
@@ -144,8 +149,14 @@ SX_INLINE void output_tile(const int size, const float *from, int64_t plane, int
             backward(size, t[i], made);
             SX_UNROLL for (int j = 0; j < size; j++) {
                 float *to = y + i * row + j * column + m;
-                if (i < rows && j < cols && count == SX_GW) sx_fstore(to, made[j]);
-                else if (i < rows && j < cols) sx_fstore_part(to, made[j], count);
+                if (i >= rows || j >= cols) continue;
+                sx_f value = made[j];
+                if (e) {
+                    const float *p = e->data[0] + i * e->line[0] + j * e->row[0] + m * e->col[0], *q = e->data[1] + i * e->line[1] + j * e->row[1] + m * e->col[1];
+                    value = sx_ended(e, value, p, q, count);
+                }
+                if (count == SX_GW) sx_fstore(to, value);
+                else sx_fstore_part(to, value, count);
             }
         }
     }
@@ -153,8 +164,8 @@ SX_INLINE void output_tile(const int size, const float *from, int64_t plane, int
 
 #define TRANSFORMS(size) \
     static __attribute__((noinline)) void input_##size(const sx_conv *v, const char *x, int64_t h, int64_t w, float *to, int64_t plane) { input_tile(size, v, x, h, w, to, plane); } \
-    static __attribute__((noinline)) void output_##size(const float *from, int64_t plane, int64_t features, float *y, int64_t row, int64_t column, int64_t rows, int64_t cols) { \
-        output_tile(size, from, plane, features, y, row, column, rows, cols); \
+    static __attribute__((noinline)) void output_##size(const float *from, int64_t plane, int64_t features, const sx_end *e, float *y, int64_t row, int64_t column, int64_t rows, int64_t cols) { \
+        output_tile(size, from, plane, features, e, y, row, column, rows, cols); \
     }
 TRANSFORMS(4)
 TRANSFORMS(2)
@@ -177,7 +188,7 @@ static job job_of(const sx_conv *v) {
     j.feature_blocks = sx_ceil_div(v->m, j.features);
     j.tiles = j.rows * j.cols;
     j.plane_v = sx_round_up(j.tiles * v->c, 32) + 16, j.plane_m = sx_round_up(j.tiles * j.features, 32) + 16; /* an odd number of lines: planes fall into different cache sets */
-    j.in_place = sx_conv_in_place(v);
+    j.in_place = sx_sum_of(v->call, 1, &j.sum);
     return j;
 }
 
@@ -203,9 +214,14 @@ static void tile_of(void *arg, int64_t index, int worker) {
     int64_t h = row * j->size, w = col * j->size, lines = sx_min64(rows * j->size, v->out[1] - h), pixels = sx_min64(cols * j->size, v->out[2] - w);
     int64_t down = j->in_place ? v->ys[1] : pixels * features, across = j->in_place ? v->ys[2] : features;
     float *y = j->in_place ? (float *)v->yv->data + image * v->yn + h * v->ys[1] + w * v->ys[2] + feature : block;
+    int64_t start[SX_RANK] = {image, feature, h, w};
+    sx_end whole = sx_place_sum(v->call, &j->sum, start, 3, 2);
+    int ends = j->in_place && !sx_sum_is_nothing(&j->sum);
     for (int64_t i = 0; i < rows * cols; i++) {
         int64_t a = i / cols * j->size, b = i % cols * j->size;
-        (j->size == 4 ? output_4 : output_2)(sums + i * j->features, j->plane_m, features, y + a * down + b * across, down, across, lines - a, pixels - b);
+        sx_end end = whole;
+        for (int o = 0; o < SX_SUM_OPERANDS; o++) end.data[o] += a * end.line[o] + b * end.row[o];
+        (j->size == 4 ? output_4 : output_2)(sums + i * j->features, j->plane_m, features, ends ? &end : 0, y + a * down + b * across, down, across, lines - a, pixels - b);
     }
     for (int64_t line = 0; line < lines && !j->in_place; line++)
         sx_conv_finish(v, block + line * pixels * features, (image * v->out[1] + h + line) * v->out[2] + w, pixels, feature, features, features);
