@@ -29,7 +29,7 @@ BYTES = frozenset({DType.INT8, DType.UINT8})
 
 
 def pack_constants(lowered: Lowered) -> None:
-    """Give the constants of rules 1 to 4 packed buffers."""
+    """Give the constants packed buffers."""
     made: dict[tuple[Buffer, Packing, int], Buffer] = {}
     for call in lowered.calls:
         if call.kind is Kernel.MATMUL and call.params.get("bits"):                                        # 3
