@@ -5,7 +5,8 @@ Rules
 2. Conv: constant whole weights become DEPTHWISE (one input channel a group) or CONV; a transposed convolution's stay plain.
 3. Weights in blocks (MatMul with `bits`) become NIBBLES or MATRIX_T, their scales SCALES.
 4. RNN: an 8-bit constant R becomes MATRIX.
-5. A constant right-hand side that is no whole buffer (one element repeated, a slice) is written out first, if it is not large; so is a number an epilogue adds to every feature, as kernels add vectors.
+5. A constant right-hand side that is no whole buffer (one element repeated, a slice) is written out first, if it is not large; so is a number an epilogue adds to every feature:
+   kernels add vectors.
 6. The packed constant is a buffer of its own: other readers of the same constant keep the plain one. Element types: f32, f16, bf16, and 8-bit integers for integer products.
 """
 from __future__ import annotations
