@@ -6,7 +6,7 @@ exporters compute sizes through float chains (Cast → Mul 0.5 → Floor → Cas
 
 How to think: write ordinary arithmetic (`+ - * // % /`), `dim_min`/`dim_max`/`dim_floor`/`dim_ceil`; ask `bounds` and `provably` questions; call
 `substitute` to bind. `a == b` asks whether both are the same expression (never symbolic); an undecidable `<` raises, so nothing is guessed.
-Every symbol is a size: at least its `lower` (default 0). Division assumes a positive divisor, the only one sizes produce.
+Every symbol is a size: at least its `lower` (default 0), or, with lower None, any number (what data give as a position). Division assumes a positive divisor, the only one sizes produce.
 """
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Symbol:
 
     __slots__ = ("name", "lower", "upper", "weight")
 
-    def __init__(self, name: str, lower: int = 0, upper: Dim | None = None) -> None:
+    def __init__(self, name: str, lower: int | None = 0, upper: Dim | None = None) -> None:
         if _weight(upper) > MAX_WEIGHT // 10:
             upper = None
         self.name, self.lower, self.upper, self.weight = name, lower, upper, 1 + (0 if upper is None else _weight(upper))
@@ -283,8 +283,8 @@ def polynomial(terms: Iterable[tuple[Iterable[Atom], Number]]) -> Any:
     return _build(total)
 
 
-def symbol(name: str, lower: int = 0, upper: Dim | None = None) -> Expr:
-    """The size called `name` (≥ `lower`, ≤ `upper` where given)."""
+def symbol(name: str, lower: int | None = 0, upper: Dim | None = None) -> Expr:
+    """The size called `name` (≥ `lower`, ≤ `upper` where given; None: a number that may be negative, which only becomes part of sizes)."""
     return Expr((((Symbol(name, lower, upper),), 1),))
 
 

@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .dim import Dim, Expr, Shape, bounds, dim_min, product
+import numpy as np
+
+from .dim import Dim, Expr, Shape, bounds, dim_min, product, symbols
 from .errors import NotImplemented as NotImplementedHere
 from .expr import Compute, E, Op, acc, cast, compute_type, leaf, substitute
 from .graph import Tensor
@@ -37,6 +39,20 @@ class Buffer:
 
     def __repr__(self) -> str:
         return f"{self.name}:{self.dtype.text}[{', '.join(map(str, self.shape))}]"
+
+
+class Opaque(Buffer):
+    """What no program holds (strings, a sequence, a map, a tensor of unknown rank): only nodes of the host read and write it, and control flow hands it on."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, DType.STRING, ())
+
+
+def root(buffer: Buffer) -> Buffer:
+    """The buffer whose memory this one uses."""
+    while buffer.alias is not None:
+        buffer = buffer.alias
+    return buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +190,33 @@ class KernelCall:
         return text + (f" {{{'; '.join(map(str, self.epilogue))}}}" if self.epilogue else "")
 
 
+@dataclass(eq=False)
+class Body:
+    """A nested graph, lowered: calls that make `outputs` from the buffers `inputs`, and from any buffer of the graphs around it, which are captured."""
+
+    inputs: list[Buffer]
+    calls: list[KernelCall]
+    outputs: list[View]
+
+
+@dataclass(eq=False)
+class Outside(KernelCall):
+    """A call that no program makes (kind None): the stage `cut` makes it a segment of its own.
+
+    Control flow has `bodies`: If's two (inputs: the condition), Loop's and Scan's one (inputs as Segment's LOOP says, captured ones excepted; `flags` its params).
+    A node of the host has `node`; `values` are what its `inputs` are called there."""
+
+    bodies: list[Body] = field(default_factory=list)
+    flags: tuple[int, ...] = ()
+    node: Any = None
+    values: list[Any] = field(default_factory=list)
+
+
+def is_alias(call: KernelCall) -> bool:
+    """Whether the call only says that a buffer re-reads the memory of another."""
+    return call.kind is None and not isinstance(call, Outside)
+
+
 def loaded(call: KernelCall) -> set[int]:
     """Numbers of the operands a Map loads from by index: they lie in memory row-major and are read whole."""
     found: set[int] = set()
@@ -196,7 +239,7 @@ class CannotLower(NotImplementedHere):
     """A rule's way to say that this node, with these attributes or types, has no kernels (yet): the node runs elsewhere, with this reason."""
 
 
-def _no_graphs(graph: Any, views: Sequence[View]) -> list[View]:
+def _no_graphs(graph: Any, views: Any) -> Any:
     raise CannotLower("a nested graph")
 
 
@@ -208,6 +251,9 @@ class Lowering:
         self.origin: tuple[str, ...] = ()
         self.name = ""
         self.inline: Callable[[Any, Sequence[View]], list[View]] = _no_graphs   # (nested graph, views of its inputs) → views of its outputs; set by the lower stage
+        self.nested: Callable[[Any, Sequence[View]], tuple[list[KernelCall], list[View]]] = _no_graphs  # the same as calls of their own; set by the lower stage
+        self.spec: Callable[[Any], Any] = lambda value: None                                         # Value → Spec, for rules that look into nested graphs; set by the lower stage
+        self.decided: dict[str, tuple[View, int]] = {}   # symbol → the element that is its number
         self.sizes: dict[Buffer, Any] = {}      # buffers nobody has computed: their elements are known sizes (numbers and Dims)
         self.quantized: dict[Buffer, Quantized] = {}    # what a DequantizeLinear's result was made from: products of integers need no floats
         self._count = 0
@@ -223,6 +269,16 @@ class Lowering:
         tensor = Tensor(array, dtype=dtype)
         self._count += 1
         return replace(Buffer(f"{self.name}.c{self._count}", tensor.dtype, tensor.shape, tensor=tensor).whole(), value=array if array.size <= 64 else None)
+
+    def sized(self, sizes: Sequence[Dim]) -> View:
+        """Sizes as an int64 vector that kernels read."""
+        value = np.empty(len(sizes), object)
+        value[:] = sizes
+        if all(isinstance(d, int) for d in sizes):
+            return self.constant(value.astype(np.int64))
+        made = self.buffer(DType.INT64, (len(sizes),))
+        self.sizes[made] = value
+        return replace(made.whole(), value=value)
 
     def call(self, kind: Kernel, inputs: Sequence[View | None], outputs: Sequence[View], *, prologue: E | None = None, epilogue: Sequence[E] = (), first_leaf: int = 0, **params: Any) -> KernelCall:
         """Add a kernel call."""
@@ -247,6 +303,34 @@ class Lowering:
         """Copy a view's elements to where `target` looks; `mode` and `begin` as the COPY record says."""
         self.call(Kernel.COPY, [view, value], [target], mode=mode, begin=list(begin) or [0] * view.rank)
         return target
+
+    def decide(self, size: Dim, view: View, element: int = 0) -> None:
+        """The anonymous symbol `size` (of an output's dims) is element `element`, in row-major order, of an integer view that the calls so far compute: what uses the symbol runs
+        after them, in another program, which binds it. A size the model declares as a number is taken at its word."""
+        names = symbols(size)
+        if not names:
+            return
+        assert len(names) == 1 and view.dtype in (DType.INT64, DType.INT32), f"{size} is not one symbol, or {view.dtype.text} does not decide sizes"
+        whole = self.copy(view) if view.buffer.tensor is None else self.port(view)
+        self.decided[next(iter(names)).name] = (root(whole.buffer).whole(), element)
+
+    def port(self, view: View) -> View:
+        """The view as what can cross from one program to another, or a copy of it: a whole buffer with memory of its own."""
+        buffer = view.buffer
+        if isinstance(buffer, Opaque) or view.is_whole and buffer.alias is None and buffer.tensor is None:
+            return view
+        return self.move(view, self.buffer(view.dtype, view.shape).whole())
+
+    def outside(self, kind: Kernel, inputs: Sequence[View | None], outputs: Sequence[View], bodies: Sequence[Body], flags: Sequence[int] = ()) -> None:
+        """Add control flow; `inputs` are made whole buffers."""
+        given = [None if v is None else self.port(v) for v in inputs]
+        self.calls.append(Outside(kind, given, list(outputs), origin=self.origin, bodies=list(bodies), flags=tuple(flags)))
+
+    def body(self, graph: Any, inputs: Sequence[tuple[DType, Shape]]) -> Body:
+        """A nested graph, to run by itself, for inputs of these types."""
+        buffers = [Buffer(f"{self.name}.{value.name}", dtype, shape) for value, (dtype, shape) in zip(graph.inputs, inputs, strict=True)]
+        calls, outputs = self.nested(graph, [b.whole() for b in buffers])
+        return Body(buffers, calls, outputs)
 
     def reshape(self, view: View, shape: Sequence[Dim]) -> View:
         """The elements in row-major order under other dims. Free where the memory is row-major, or where axes are only split."""

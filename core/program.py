@@ -173,10 +173,10 @@ class Program:
                 row = None
                 for atom in monomial:
                     part = self._atom(atom)
-                    row = part if row is None else self._op(SizeOp.MUL, row, part)
+                    row = part if row is None else self.op(SizeOp.MUL, row, part)
                 constant = self.size(int(factor))
-                row = constant if row is None else row if factor == 1 else self._op(SizeOp.MUL, row, constant)
-                total = row if total is None else self._op(SizeOp.ADD, total, row)
+                row = constant if row is None else row if factor == 1 else self.op(SizeOp.MUL, row, constant)
+                total = row if total is None else self.op(SizeOp.ADD, total, row)
             assert total is not None
             return total
         return self._intern(self.sizes, (int(SizeOp.CONST), int(value), 0, 0))
@@ -185,7 +185,8 @@ class Program:
         """Index of a float parameter: the bits of a double as a constant."""
         return self.size(struct.unpack("<q", struct.pack("<d", value))[0])
 
-    def _op(self, op: SizeOp, a: int, b: int) -> int:
+    def op(self, op: SizeOp, a: int, b: int) -> int:
+        """Index of an operation on two sizes."""
         return self._intern(self.sizes, (int(op), a, b, 0))
 
     def _atom(self, atom: Symbol | Call) -> int:
@@ -197,7 +198,7 @@ class Program:
         rows = [self.size(a) for a in atom.args]
         total = rows[0]
         for row in rows[1:]:
-            total = self._op(op, total, row)
+            total = self.op(op, total, row)
         return total
 
     # -- binding -----------------------------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class WebGpuExecutor(SegmentedExecutor):
 
     def __init__(self, device: Device, model: Model, *, strict: bool = False, limit: int | None = None) -> None:
         self.device, self.weights = device, Weights(device)
-        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: Acceptance(device))
+        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: Acceptance(device), bounded=True)
 
     def _make(self, plan: Plan) -> WebGpuProgram:
         return WebGpuProgram(self.device, plan.program, plan.constants, self.weights)

@@ -87,7 +87,7 @@ class SizeWriter:
         if atom not in self._known:
             if isinstance(atom, Symbol):
                 upper = 0 if atom.upper is None else self._polynomial(atom.upper) + 1
-                words = [SizeOp.SYMBOL, self._string(atom.name), atom.lower, upper]
+                words = [SizeOp.SYMBOL, self._string(atom.name), atom.lower or 0, upper]
                 self._known[atom] = self._entry(words, len(atom.name) + 1, [upper - 1] if upper else [])
             else:
                 parts = [self._polynomial(argument) for argument in atom.args]

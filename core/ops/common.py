@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dim import Dim, Shape, Undecidable, dim_max, fresh, product, provably
+from ..dim import Dim, Shape, Undecidable, dim_max, dim_min, fresh, product, provably
 from ..types import DType
 from .registry import Spec, require
 
@@ -118,6 +118,11 @@ def element_count(shape: Shape) -> Dim:
     return product(shape)
 
 
+def negative(position: Dim) -> Dim:
+    """1 where a whole number is negative, else 0."""
+    return -dim_max(dim_min(position, 0), -1)
+
+
 def as_int64(values: Any) -> np.ndarray:
     """Sizes as the int64 tensor ONNX makes of them (object array where symbolic)."""
     items = list(values)
@@ -128,5 +133,5 @@ def as_int64(values: Any) -> np.ndarray:
     return out
 
 
-__all__ = ["Undecidable", "as_int64", "broadcast_shapes", "broadcasting", "check_equal", "comparing", "element_count", "fresh_shape", "known_axes", "like", "normalize_axes",
-           "normalize_axis", "positive_equal", "same_type", "size_of_rank"]
+__all__ = ["Undecidable", "as_int64", "broadcast_shapes", "broadcasting", "check_equal", "comparing", "element_count", "fresh_shape", "known_axes", "like", "negative",
+           "normalize_axes", "normalize_axis", "positive_equal", "same_type", "size_of_rank"]

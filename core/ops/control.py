@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ..dim import Dim, dim_max, fresh
+from ..dim import Dim, Expr, dim_max, fresh
 from ..errors import InvalidGraph
 from ..graph import Graph, Value
-from ..lowering import CannotLower, Lowering, View
+from ..kernels import Kernel
+from ..lowering import Body, CannotLower, Lowering, View
 from ..types import DType, SequenceType, ValueType
 from .common import normalize_axis
 from .registry import Context, Spec, operator, require
@@ -36,7 +37,7 @@ def If(cond: np.ndarray, *, then_branch: Graph, else_branch: Graph, context: Con
 
 
 @If.shape
-def _(cond: Spec, *, then_branch: Graph, else_branch: Graph, infer: Infer) -> tuple[Spec, ...]:
+def _(cond: Spec, *, then_branch: Graph, else_branch: Graph, infer: Infer, possible: Callable[[Graph], bool]) -> tuple[Spec, ...]:
     require(len(then_branch.outputs) == len(else_branch.outputs),
             f"then_branch has {len(then_branch.outputs)} outputs and else_branch {len(else_branch.outputs)}; they must have the same number")
     known = cond.constant
@@ -45,6 +46,9 @@ def _(cond: Spec, *, then_branch: Graph, else_branch: Graph, infer: Infer) -> tu
         with suppress(InvalidGraph):  # exporters guard operations that are wrong for these shapes by exactly such conditions; that branch never runs
             infer(other, [])
         return tuple(infer(taken, []))
+    for branch, other in ((then_branch, else_branch), (else_branch, then_branch)):
+        if not possible(branch):
+            return tuple(infer(other, []))
     outer = anonymous_of(v.type for g in (then_branch, else_branch) for v in g.captures())
 
     def dim(a: Dim, b: Dim) -> Dim:
@@ -262,6 +266,74 @@ def _scanned(element: Spec, count: Dim, axis: int, outer: set[str]) -> Spec:
 
 @If.lower
 def _(k: Lowering, cond: View, *, then_branch: Graph, else_branch: Graph, out: Any) -> tuple[View, ...]:
-    if cond.value is None:
-        raise CannotLower("a condition that only the run knows")
-    return tuple(k.inline(then_branch if _truth(np.asarray(cond.value)) else else_branch, []))
+    if cond.value is not None and not speaks_of_sizes(cond.value):
+        return tuple(k.inline(then_branch if _truth(np.asarray(cond.value)) else else_branch, []))
+    made = _made(k, _as_list(out))
+    k.outside(Kernel.IF, [cond], [v for v in made if v is not None], [_only(k.body(g, []), made) for g in (then_branch, else_branch)])
+    return tuple(made)  # type: ignore[arg-type]
+
+
+def speaks_of_sizes(value: Any) -> bool:
+    """Whether a known value is an expression of sizes, which only a run knows."""
+    return any(isinstance(v, Expr) for v in np.asarray(value, object).ravel().tolist())
+
+
+@Loop.lower
+def _(k: Lowering, M: View | None = None, cond: View | None = None, *v_initial: View, body: Graph, out: Any) -> tuple[View, ...]:
+    count = len(v_initial)
+    specs = _as_list(out)
+    lowered = k.body(body, [(DType.INT64, ()), (DType.BOOL, ()), *_types(body.inputs[2:], k)])
+    made = _made(k, specs)
+    stacks = len(body.outputs) - 1 - count
+    k.outside(Kernel.LOOP, [M, cond, *v_initial], _wanted(k, made, lowered.outputs[1:], count), [lowered], [1, count, 0, stacks, *[0, 0] * stacks])
+    return tuple(made)  # type: ignore[arg-type]
+
+
+@Scan.lower
+def _(k: Lowering, *initial_state_and_scan_inputs: View, body: Graph, num_scan_inputs: int, scan_input_axes: Sequence[int] = (), scan_input_directions: Sequence[int] = (),
+      scan_output_axes: Sequence[int] = (), scan_output_directions: Sequence[int] = (), out: Any) -> tuple[View, ...]:
+    count = len(initial_state_and_scan_inputs) - num_scan_inputs
+    lowered = k.body(body, _types(body.inputs, k))
+    made = _made(k, _as_list(out))
+    flags = [0, count, num_scan_inputs, len(body.outputs) - count]
+    for view, (axis, reverse) in zip(initial_state_and_scan_inputs[count:], _options(num_scan_inputs, scan_input_axes, scan_input_directions), strict=True):
+        flags += [normalize_axis(axis, view.rank, "scan_input_axes"), reverse]
+    for view, (axis, reverse) in zip(lowered.outputs[count:], _options(len(body.outputs) - count, scan_output_axes, scan_output_directions), strict=True):
+        flags += [normalize_axis(axis, view.rank + 1, "scan_output_axes"), reverse]
+    k.outside(Kernel.LOOP, [None, None, *initial_state_and_scan_inputs], _wanted(k, made, lowered.outputs, count), [lowered], flags)
+    return tuple(made)  # type: ignore[arg-type]
+
+
+def _as_list(out: Any) -> list[Spec | None]:
+    return out if isinstance(out, list) else [out]
+
+
+def _made(k: Lowering, specs: Sequence[Spec | None]) -> list[View | None]:
+    """Buffers for the outputs the model uses."""
+    return [None if s is None or s.dtype is None or s.shape is None else k.buffer(s.dtype, s.shape).whole() for s in specs]
+
+
+def _only(body: Body, made: Sequence[View | None]) -> Body:
+    """The body without the outputs the model does not use."""
+    body.outputs = [v for v, wanted in zip(body.outputs, made, strict=False) if wanted is not None]
+    return body
+
+
+def _wanted(k: Lowering, made: Sequence[View | None], outputs: Sequence[View], count: int) -> list[View]:
+    """An output for every carried and stacked value, those nobody uses included."""
+    found = []
+    for i, view in enumerate(outputs):
+        known = made[i] if i < len(made) else None
+        found.append(known if known is not None else k.buffer(view.dtype, view.shape if i < count else (0, *view.shape)).whole())
+    return found
+
+
+def _types(values: Sequence[Value], k: Lowering) -> list[tuple[DType, tuple[Dim, ...]]]:
+    """Element type and shape of a body's inputs."""
+    found = []
+    for value in values:
+        spec = k.spec(value)
+        if spec.dtype is None or spec.shape is None or spec.dtype is DType.STRING:
+            raise CannotLower(f"the body's input '{value.name}' is {spec}: programs take tensors of known rank")
+        found.append((spec.dtype, spec.shape))
+    return found

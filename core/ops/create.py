@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..dim import Dim, Expr, Undecidable, ceildiv, dim_ceil, dim_max, exact_div, fresh
+from ..dim import Dim, Expr, Undecidable, bounds, ceildiv, dim_ceil, dim_max, exact_div, fresh
 from ..expr import Compute, E, Op, binary, cast, compute_type, const, coord, select, unary
 from ..lowering import Lowering, View
 from ..types import DType
-from .common import as_int64, fresh_shape, same_type, size_of_rank
+from .common import as_int64, fresh_shape, negative, same_type, size_of_rank
 from .maps import whole_number
 from .registry import MAX_KNOWN, Context, Spec, operator, require
 
@@ -101,8 +101,9 @@ def _progression(start: np.ndarray, limit: np.ndarray, delta: np.ndarray, stash_
 
 
 def _steps(start: Any, limit: Any, delta: Any) -> Any:
-    """max(⌈(limit − start) / delta⌉, 0) for integers and sizes; Undecidable where the sign of a symbolic delta is not known."""
-    return dim_max(ceildiv(start - limit, -delta) if delta < 0 else ceildiv(limit - start, delta), 0)
+    """max(⌈(limit − start) / delta⌉, 0) for integers and sizes; Undecidable where the sign of a symbolic delta is not known, unless it is any number (what data give)."""
+    sign = 1 - 2 * negative(delta) if isinstance(delta, Expr) and bounds(delta)[0] is None else -1 if delta < 0 else 1
+    return dim_max(ceildiv((limit - start) * sign, delta * sign), 0)
 
 
 @Range.shape

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from ..dim import Dim, Expr, Undecidable, ceildiv, dim_max, dim_min, floordiv, fresh
+from ..dim import Dim, Expr, Undecidable, bounds, ceildiv, dim_max, dim_min, floordiv, fresh
 from ..dim import Shape as Dims
 from ..expr import Compute, E, Op, binary, cast, coord, select
 from ..kernels import Kernel
 from ..lowering import Lowering, View
 from ..types import DType
-from .common import check_equal, fresh_shape, known_axes, like, normalize_axes, normalize_axis, same_type, size_of_rank
+from .common import check_equal, fresh_shape, known_axes, like, negative, normalize_axes, normalize_axis, same_type, size_of_rank
 from .maps import numbers, whole_number
 from .registry import Spec, operator, require
 
@@ -115,18 +115,21 @@ FAR = 2**31 - 1
 
 
 def slice_size(size: Dim, start: Dim, end: Dim, step: int) -> Dim:
-    """max(0, ⌈(end − start) / step⌉) with both positions clamped; Undecidable where a position's sign is not known.
+    """max(0, ⌈(end − start) / step⌉) with both positions clamped.
 
     Only the clamps that can matter are written: a start past the end gives a negative length, which is 0 anyway. So [1:] and [:-1] have one expression.
     """
     def at(position: Dim) -> Dim:
-        return position + size if position < 0 else position
+        return position + size * negative(position)
 
     def far(position: Dim, sign: int) -> bool:
         return isinstance(position, int) and isinstance(size, Expr) and position * sign >= FAR
     if step > 0:
         high = size if far(end, 1) else dim_min(at(end), size)
-        extent = high if far(start, -1) else dim_min(high - at(start), high)  # high - max(start, 0)
+        if isinstance(start, Expr) and bounds(start)[0] is None:
+            extent = high - dim_max(at(start), 0)  # high - start might not be a number of 64 bits
+        else:
+            extent = high if far(start, -1) else dim_min(high - at(start), high)  # high - max(start, 0)
         return dim_max(ceildiv(extent, step), 0)
     high = size - 1 if far(start, 1) else dim_min(dim_max(at(start), 0), size - 1)
     low = -1 if far(end, -1) else dim_max(at(end), -1)
@@ -317,7 +320,7 @@ def CenterCropPad(input_data: np.ndarray, shape: np.ndarray, *, axes: list[int] 
     for axis, size in zip(along, target, strict=True):
         require(size >= 0, f"shape {target} has a negative size")
         have = input_data.shape[axis]
-        before[axis] = (size - have) // 2 if size > have else -((have - size) // 2)
+        before[axis] = floordiv(dim_max(size - have, 0), 2) - floordiv(dim_max(have - size, 0), 2)
         after[axis] = size - have - before[axis]
     return _pad_constant(input_data, before, after, _zero(input_data.dtype))
 
@@ -444,8 +447,8 @@ def _(k: Lowering, data: View, starts: View, ends: View, axes: View | None = Non
 
 
 def slice_start(size: Dim, start: Dim, step: int) -> Dim:
-    """Where [start::step] of an axis begins, clamped to the axis. Undecidable where the sign of a symbolic start is not known."""
-    start = start + size if start < 0 else start
+    """Where [start::step] of an axis begins, clamped to the axis."""
+    start = start + size * negative(start)
     if step < 0:
         return dim_max(dim_min(start, size - 1), 0)
     return dim_min(dim_max(start, 0), size)
@@ -489,7 +492,7 @@ def _(k: Lowering, data: View, pads: View, constant_value: View | None = None, a
 def padded(k: Lowering, data: View, before: Sequence[Dim], after: Sequence[Dim], out: Spec, mode: int = CONSTANT, value: View | None = None) -> View:
     """`data` with elements added (removed where negative) at the ends of each axis."""
     for axis, (b, a) in enumerate(zip(before, after, strict=True)):
-        cut = (-b if b < 0 else 0, -a if a < 0 else 0)
+        cut = (dim_max(-b, 0), dim_max(-a, 0))
         if cut != (0, 0):
             data = data.slice(axis, cut[0], dim_max(data.shape[axis] - cut[0] - cut[1], 0))
     begin = [dim_max(b, 0) for b in before]
@@ -505,7 +508,7 @@ def _(k: Lowering, input_data: View, shape: View, *, axes: list[int] | None = No
     after: list[Dim] = [0] * input_data.rank
     for axis, size in zip(along, numbers(shape, "shape"), strict=True):
         have = input_data.shape[axis]
-        before[axis] = (size - have) // 2 if size > have else -((have - size) // 2)
+        before[axis] = floordiv(dim_max(size - have, 0), 2) - floordiv(dim_max(have - size, 0), 2)
         after[axis] = size - have - before[axis]
     return padded(k, input_data, before, after, out)
 

@@ -19,6 +19,7 @@ Keyword-only parameters that are not attributes, given to a body (and, where mar
 - `n_outputs`: the number of outputs the node has (body and rule): Dropout's mask, Split's parts.
 - `context`: `Context` with `.run(graph, inputs)` for subgraphs, `.random(seed)` for generators (body only).
 - `infer`: a function (graph, input specs) → output specs for rules of If, Loop, Scan (rule only).
+- `possible`: a function graph → whether that branch of an If can run for the shapes that are planned for (rule only).
 
 The shape rule has the same parameters; each input is a `Spec` (dtype, shape of Dims or None for unknown rank, `value` where known) and it returns one `Spec` or a tuple.
 It never fails on unknown rank: it returns Spec(dtype, None). It raises InvalidGraph (through `require`) where the node can not be right; the driver adds the node's name.
@@ -41,7 +42,7 @@ from ..dim import Dim, Shape, shape_text
 from ..errors import InvalidGraph, Terminated
 from ..types import DType, TensorType, ValueType
 
-SPECIAL = ("n_outputs", "context", "infer")
+SPECIAL = ("n_outputs", "context", "infer", "possible")
 #: Values are propagated at inference for integer, bool and float tensors of at most this many elements.
 MAX_KNOWN = 64
 

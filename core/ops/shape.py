@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..dim import Dim, Expr, exact_div, floordiv, fresh, product, provably
+from ..dim import Dim, Expr, bounds, exact_div, floordiv, fresh, product, provably
 from ..dim import Shape as Dims
+from ..expr import Compute, Op, binary, const, select
 from ..lowering import Lowering, View
 from ..types import DType
 from .common import as_int64, broadcast_shapes, fresh_shape, known_axes, normalize_axes, size_of_rank
@@ -60,7 +61,12 @@ def _(data: Spec, shape: Spec, *, allowzero: int = 0) -> Spec:
     if target is None:
         rank = size_of_rank(shape)
         return data.with_shape((product(data.shape),) if rank == 1 and data.shape is not None else fresh_shape(rank))
-    return data.with_shape(reshape_dims(data.shape, target, allowzero))
+    return data.with_shape(reshape_dims(data.shape, [fresh() if any_number(d) else d for d in target], allowzero))
+
+
+def any_number(size: Dim) -> bool:
+    """Whether an entry of a shape is a number of which nothing is known: it may be -1 or 0."""
+    return isinstance(size, Expr) and bounds(size)[0] is None
 
 
 def reshape_dims(given: Dims | None, target: Sequence[Dim], allowzero: int) -> Dims:
@@ -223,8 +229,23 @@ def _reshaped(k: Lowering, data: View, *_: View | None, out: Spec, **__: Any) ->
     return k.reshape(data, out.shape or ())
 
 
-Reshape.lower(_reshaped)
 Flatten.lower(_reshaped)
+
+
+@Reshape.lower
+def _(k: Lowering, data: View, shape: View, *, allowzero: int = 0, out: Spec) -> View:
+    dims = out.shape or ()
+    open_ = [] if shape.value is None else [i for i, d in enumerate(shape.value.ravel().tolist()) if any_number(d)]
+    if open_:  # -1 and 0 are told apart when the program runs, and what comes out decides the sizes
+        wanted = shape
+        if not allowzero:
+            given = k.sized([*data.shape, *[0] * (len(dims) - data.rank)][:len(dims)])
+            wanted = k.map(lambda t, g: select(binary(Op.EQ, t, 0), g, t), wanted, given, dtype=DType.INT64)
+        known = k.reduce(1, wanted, [0], DType.INT64, lambda t: select(binary(Op.EQ, t, -1), const(1, Compute.I64), t))
+        whole = k.map(lambda t, n, total: select(binary(Op.EQ, t, -1), total / binary(Op.MAX, n, 1), t), wanted, known, k.sized([product(data.shape)]), dtype=DType.INT64)
+        for i in open_:
+            k.decide(dims[i], whole, i)
+    return k.reshape(data, dims)
 
 
 @Squeeze.lower

@@ -1,9 +1,10 @@
 """Stage 7, encode: kernel calls become a Program. Strides appear here, from each buffer's order.
 
 Rules
-1. Symbols are bound by the inputs' dims; a size an input fixes becomes a guard, as does each end of the planned range.
+1. Symbols are bound by the inputs' dims, or by elements of inputs (`Lowered.elements`); a size an input fixes becomes a guard, as does each end of the planned range.
 2. A packed constant's view has its packing id and logical dims; its strides mean nothing.
-3. Parameters follow the kind's record; unused positions of a counted parameter are 1 (kernel, strides, dilations) or 0.
+3. Slots lie one after the other behind the constant part of the arena; their offsets are sizes that bind computes.
+4. Parameters follow the kind's record; unused positions of a counted parameter are 1 (kernel, strides, dilations) or 0.
 """
 from __future__ import annotations
 
@@ -14,10 +15,10 @@ from ..dim import Dim, Symbol, product, symbols
 from ..expr import encode as encode_expression
 from ..graph import Tensor
 from ..kernels import FLOATS, RECORDS, Kernel
-from ..lowering import Buffer, KernelCall, View
-from ..program import Guard, Home, PortRecord, Program, StepRecord, ViewRecord
+from ..lowering import Buffer, KernelCall, View, root
+from ..program import Guard, Home, PortRecord, Program, SizeOp, StepRecord, ViewRecord
 from .lower import Lowered
-from .memory import Placed, root
+from .memory import ALIGN, Placed, Slot
 
 
 def encode(lowered: Lowered, placed: Placed, ranges: Mapping[str, tuple[int, int | None]]) -> tuple[Program, list[Tensor]]:
@@ -32,20 +33,25 @@ def encode(lowered: Lowered, placed: Placed, ranges: Mapping[str, tuple[int, int
                 program.bind_symbol(str(size), i, axis)
             dims.append(size)
         program.inputs.append(PortRecord(program.string(lowered.input_names[i]), view.dtype, -1, tuple(0 for _ in dims)))
+    for name, (port, element) in lowered.elements.items():
+        program.bind_element(name, port, element)
     _guard_ranges(program, lowered, ranges)
     program.inputs = [work.port(name, view, Home.INPUT, i) for i, (name, view) in enumerate(zip(lowered.input_names, lowered.inputs, strict=True))]
     program.outputs = [work.port(name, view, Home.OUTPUT, i) for i, (name, view) in enumerate(zip(lowered.output_names, lowered.outputs, strict=True))]
+    work.lay_slots()
     for call in lowered.calls:
         if call.kind is not None:
             work.step(call)
-    program.arena = program.size(placed.arena)
+    program.arena = work.places[-1]
     return program, work.constants
 
 
 def _guard_ranges(program: Program, lowered: Lowered, ranges: Mapping[str, tuple[int, int | None]]) -> None:
     for name, row in program.symbols.items():
+        if name in lowered.elements:
+            continue
         known: Symbol | None = next((s for v in lowered.inputs for d in v.shape for s in symbols(d) if s.name == name), None)
-        low, high = ranges.get(name, (known.lower if known else 0, None))
+        low, high = ranges.get(name, ((known.lower or 0) if known else 0, None))
         program.guards.append((int(Guard.AT_LEAST), row, program.size(low)))
         if high is not None:
             program.guards.append((int(Guard.AT_MOST), row, program.size(high)))
@@ -56,10 +62,24 @@ class _Encoder:
         self.program, self.placed = program, placed
         self.constants: list[Tensor] = []
         self.buffers: dict[Buffer, int] = {}
+        self.places: list[int] = []        # size indices of the slots' offsets, and of the end
 
     def port(self, name: str, view: View, home: Home, number: int) -> PortRecord:
         dims = tuple(self.program.size(d) for d in view.shape)
         return PortRecord(self.program.string(name), view.dtype, self.view(view), dims)
+
+    def lay_slots(self) -> None:                                                                          # 3
+        """Where slots lie: each begins where the one before ends."""
+        program = self.program
+        at = program.size(self.placed.arena)
+        align = program.size(ALIGN)
+        self.places.append(at)
+        for sizes in self.placed.slots:
+            length = program.size(sizes[0])
+            for size in sizes[1:]:
+                length = program.op(SizeOp.MAX, length, program.size(size))
+            at = program.op(SizeOp.ADD, at, program.op(SizeOp.MUL, program.op(SizeOp.CEILDIV, length, align), align))
+            self.places.append(at)
 
     def buffer(self, buffer: Buffer) -> int:
         base = root(buffer)
@@ -71,7 +91,8 @@ class _Encoder:
             elif base.port is not None:
                 at, home = base.port[1], Home.INPUT if base.port[0] == "input" else Home.OUTPUT
             else:
-                at, home = self.program.size(self.placed.offsets[base]), Home.ARENA
+                place = self.placed.offsets[base]
+                at, home = self.places[place.number] if isinstance(place, Slot) else self.program.size(place), Home.ARENA
             self.buffers[base] = len(self.program.buffers)
             self.program.buffers.append((int(home), at, self.program.size(nbytes)))
         return self.buffers[base]
@@ -93,7 +114,7 @@ class _Encoder:
 
     def step(self, call: KernelCall) -> None:
         assert call.kind is not None
-        params = self.parameters(call.kind, call.params)                                                  # 3
+        params = self.parameters(call.kind, call.params)                                                  # 4
         prologue = self.code([call.prologue], call.first_leaf) if call.prologue is not None else -1
         epilogue = self.code(call.epilogue, call.first_leaf) if call.epilogue else -1
         self.program.steps.append(StepRecord(call.kind, self.program.string("+".join(call.origin)), tuple(self.view(v) for v in call.inputs), tuple(self.view(v) for v in call.outputs),

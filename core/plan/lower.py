@@ -1,33 +1,36 @@
-"""Stage 2, lower: every operator becomes kernel calls by its `@Op.lower` rule.
+"""Stage 1, lower: every operator becomes kernel calls by its `@Op.lower` rule.
 
 Rules
 1. Graph inputs and constants become buffers; every other Value becomes what its node's rule returns.
 2. A value that shape inference knows as numbers or Dims is not computed: rules read it as `view.value`; if a kernel needs it after all, numbers become a constant,
    and sizes are computed from the bound ones.
-3. A node whose outputs are all known this way, or unused, is not lowered (shape arithmetic disappears at planning).
-4. A node with no rule, or whose rule raises CannotLower, ends lowering with the node's name and the reason: the caller partitions or falls back.
-5. So does a node that makes a size data decide (NonZero, a Range to a computed limit): that size binds the next segment.
+3. A node whose outputs are all known this way, or unused, is not lowered (shape arithmetic disappears at planning). Where what is known speaks of data (`shapes.py`, rule 5), the node
+   is lowered too: its elements decide the sizes, and its numbers may be wanted. What nobody wants in the end, the stage `cut` drops.
+4. A node with no rule, or whose rule raises CannotLower, or whose calls the device does not take, runs on the host: one `Outside` call, and the reason is kept. Without a host, lowering
+   ends with the node's name and the reason.
+5. So does a node whose output has a size that neither its inputs' sizes nor an element some call computes (`k.decide`) says.
 6. And a node whose kernels would compute with an element type that is only moved (float8).
+7. Nested graphs become bodies: lists of calls of their own, which may read any buffer made around them.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import lcm
 from typing import Any
 
 import numpy as np
 
-from ..dim import Expr, Undecidable, provably, symbols
+from ..dim import Dim, Expr, Undecidable, dim_max, provably, symbols
 from ..expr import Compute, E, Op, cast, compute_type, const
 from ..graph import Graph, Node, Value
 from ..kernels import Kernel
-from ..lowering import Axis, Buffer, CannotLower, KernelCall, Lowering, View
+from ..lowering import Axis, Buffer, CannotLower, KernelCall, Lowering, Opaque, Outside, View
 from ..ops import Spec, lookup
 from ..program import RANK
 from ..types import DType
-from .shapes import Specs, attribute_arguments, spec_of
+from .shapes import GivenSpecs, Specs, attribute_arguments, decided_by, spec_of
 
 #: Element types no kernel loads.
 HOST_TYPES = frozenset({DType.STRING, DType.COMPLEX64, DType.COMPLEX128})
@@ -36,108 +39,257 @@ COMPUTED = frozenset({DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BFLOAT16, 
                       DType.INT4, DType.UINT4, DType.INT2, DType.UINT2})
 MOVES = frozenset({Kernel.COPY, Kernel.GATHER, None})
 
+#: What a device says of a node's kernel calls and the views of its outputs: why it can not run them, or "". Asked of the nodes in the graph's order.
+Accepts = Callable[[Sequence[KernelCall], Sequence[View]], str]
+
 
 @dataclass
 class Lowered:
-    """The kernel calls of a graph: inputs and outputs as views, in the graph's order."""
+    """The kernel calls of a graph, or of one program of it: inputs and outputs as views. `decided`: symbol → the element that is its number; `elements`: the same for one program, as
+    (number of an input, element). `host`: why nodes run on the host."""
 
     calls: list[KernelCall]
     inputs: list[View]
     outputs: list[View]
     input_names: list[str]
     output_names: list[str]
+    decided: dict[str, tuple[View, int]] = field(default_factory=dict)
+    elements: dict[str, tuple[int, int]] = field(default_factory=dict)
+    host: dict[Node, str] = field(default_factory=dict)
 
 
-def lower(inputs: Sequence[Value], nodes: Sequence[Node], outputs: Sequence[Value], specs: Specs) -> Lowered:
-    """Lower nodes that make `outputs` from `inputs`; raises CannotLower naming the first node that has no kernels."""
+def lower(inputs: Sequence[Value], nodes: Sequence[Node], outputs: Sequence[Value], specs: Specs, accepts: Accepts | None = None, host: bool = False) -> Lowered:
+    """Lower nodes that make `outputs` from `inputs`. Without a `host` CannotLower names the first node that has no kernels."""
     k = Lowering()
-    views: dict[Value, View] = {}
-    for i, value in enumerate(inputs):
-        views[value] = input_view(value, i, specs)
-    for node in nodes:
-        lower_node(k, node, views, specs)
-    made = [_view(k, v, views, specs) for v in outputs]
-    _compute_sizes(k, "graph output", made, len(k.calls))
-    return Lowered(k.calls, [views[v] for v in inputs], made, [v.name for v in inputs], [v.name for v in outputs])
+    work = _Lower(k, specs, accepts, host)
+    given = [work.input(value, i) for i, value in enumerate(inputs)]
+    for value, view in zip(inputs, given, strict=True):
+        work.remember(value, view)
+    work.nodes(nodes)
+    made = work.results(outputs)
+    return Lowered(k.calls, given, made, [v.name for v in inputs], [v.name for v in outputs], k.decided, host=work.reasons)
 
 
-def input_view(value: Value, number: int, specs: Specs) -> View:
-    """The view of an input of a program; CannotLower for what is no tensor of known rank."""
+def problem(value: Value, specs: Specs) -> str:
+    """Why no program can hold a value, or ""."""
     spec = spec_of(value, specs)
     if spec.dtype is None or spec.shape is None:
-        raise CannotLower(f"input '{value.name}' is {spec}: programs take tensors of known rank")
+        return f"'{value.name}' is {spec}: programs take tensors of known rank"
     if spec.dtype in HOST_TYPES:
-        raise CannotLower(f"input '{value.name}' is {spec}: {spec.dtype.text} runs on the host")
-    if len(spec.shape) > RANK:
-        raise CannotLower(f"input '{value.name}' is {spec}: programs take tensors of rank {RANK} at most")
-    return Buffer(value.name, spec.dtype, spec.shape, port=("input", number)).whole()
+        return f"'{value.name}' is {spec}: {spec.dtype.text} runs on the host"
+    return f"'{value.name}' is {spec}: programs take tensors of rank {RANK} at most" if len(spec.shape) > RANK else ""
 
 
-def lower_node(k: Lowering, node: Node, views: dict[Value, View], specs: Specs) -> None:
-    """Add one node's calls and record the views of its outputs."""
-    wanted = [v for v in node.outputs if v is not None]
-    if all(specs[v].value is not None for v in wanted):                                                   # 3
-        return
-    operator = lookup(node.domain, node.op_type)
-    if operator.lowering is None:
-        raise CannotLower(f"{node.label}: {node.operator} has no kernels")
-    k.origin, k.name = node.origin, wanted[0].name
-    inputs = [None if v is None else _view(k, v, views, specs) for v in node.inputs]
-    arguments: dict[str, Any] = attribute_arguments(node, operator)
-    if "n_outputs" in operator.lowering_wants:
-        arguments["n_outputs"] = len(node.outputs)
-    nested = next(node.subgraphs(), None) is not None   # inlined: its own nodes answer for their types and sizes
-    for value in wanted:
-        spec = specs[value]
-        if nested:
-            continue
-        if spec.dtype is None or spec.shape is None:
-            raise CannotLower(f"{node.label}: the type of '{value.name}' is not known before the model runs ({spec})")
-        if _own_sizes(spec, inputs):                                                                      # 5
-            raise CannotLower(f"{node.label}: data decide the size of '{value.name}' ({spec})")
-    host = next((v for v in (*inputs, *(specs[v] for v in wanted)) if v is not None and v.dtype in HOST_TYPES), None)
-    if host is not None:
-        raise CannotLower(f"{node.label}: {host.dtype.text} runs on the host")  # type: ignore[union-attr]
-    before = len(k.calls)
-    k.inline = lambda graph, given: inline(k, graph, given, views, specs)
-    try:
-        made = operator.lowering(k, *inputs, **arguments, out=_declared([specs.get(v) if v is not None else None for v in node.outputs]))
-    except CannotLower as reason:
-        raise CannotLower(f"{node.label}: {reason}") from None
-    except Undecidable as reason:
-        raise CannotLower(f"{node.label}: sizes that only the run knows decide how it computes ({reason})") from None
-    for call in k.calls[before:]:
-        moved = next((v for v in (*call.inputs, *call.outputs) if v is not None and v.dtype not in COMPUTED), None)
-        if moved is not None and call.kind not in MOVES:                                                  # 6
-            raise CannotLower(f"{node.label}: no kernel computes with {moved.dtype.text}")
-        if any(v is not None and v.rank > RANK for v in (*call.inputs, *call.outputs)):
-            raise CannotLower(f"{node.label}: takes views of more than {RANK} axes")
-    _compute_sizes(k, node.label, [v for call in k.calls[before:] for v in call.inputs], before)
-    for output, view in zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=False):
-        if output is not None and view is not None:
-            views[output] = replace(view, value=specs[output].value)
+def _buffer_of(value: Value, specs: Specs) -> Buffer:
+    """A buffer for a value that some call makes."""
+    spec = spec_of(value, specs)
+    return Opaque(value.name) if problem(value, specs) else Buffer(value.name, spec.dtype, spec.shape)  # type: ignore[arg-type]
 
 
-def inline(k: Lowering, graph: Graph, given: Sequence[View], views: dict[Value, View], specs: Specs) -> list[View]:
-    """Lower a nested graph whose inputs are `given` as if its nodes stood where it is used; shape inference has recorded its values."""
-    origin, name = k.origin, k.name
-    views.update(zip(graph.inputs, given, strict=True))
-    for node in graph.nodes:
-        lower_node(k, node, views, specs)
-    k.origin, k.name = origin, name
-    return [_view(k, v, views, specs) for v in graph.outputs]
+class _Lower:
+    """Lowers nodes in order; `views`: Value → View, nested graphs included."""
+
+    def __init__(self, k: Lowering, specs: Specs, accepts: Accepts | None, host: bool) -> None:
+        self.k, self.specs, self.accepts, self.host = k, specs, accepts, host
+        self.views: dict[Value, View] = {}
+        self.reasons: dict[Node, str] = {}
+        self.current: Any = None             # the node being lowered
+        k.inline, k.nested, k.spec = self.inline, self.nested, lambda value: spec_of(value, specs)
+
+    def input(self, value: Value, number: int) -> View:
+        """The view of a graph input."""
+        why = problem(value, self.specs)
+        if why and not self.host:
+            raise CannotLower(f"input {why}")
+        buffer = _buffer_of(value, self.specs)
+        buffer.port = ("input", number)
+        return View(buffer, ()) if why else buffer.whole()
+
+    def remember(self, value: Value, view: View) -> None:
+        """A value has been computed: its view, its known value, and the symbols its elements decide."""
+        known = spec_of(value, self.specs).value
+        self.views[value] = replace(view, value=known)
+        for element, symbol in enumerate(decided_by(value, known)):
+            self.k.decide(symbol, view, element)
+
+    def results(self, outputs: Sequence[Value]) -> list[View]:
+        """The views of a graph's outputs; known ones are computed."""
+        k = self.k
+        made = [self.view(v) for v in outputs]
+        before = len(k.calls)
+        self.compute_sizes("graph output", made, before)
+        return made
+
+    # -- nested graphs -----------------------------------------------------------------------------------------------------------------------
+    def inline(self, graph: Graph, given: Sequence[View]) -> list[View]:
+        """A nested graph whose inputs are `given`, as if its nodes stood where it is used; shape inference has recorded its values."""
+        k = self.k
+        origin, name = k.origin, k.name
+        self.views.update(zip(graph.inputs, given, strict=True))
+        self.nodes(graph.nodes)
+        k.origin, k.name = origin, name
+        return [self.view(v) for v in graph.outputs]
+
+    def nested(self, graph: Graph, given: Sequence[View]) -> tuple[list[KernelCall], list[View]]:                                      # 7
+        """A nested graph as calls of its own."""
+        k = self.k
+        origin, name, calls, sizes, current = k.origin, k.name, k.calls, dict(k.sizes), self.current
+        k.calls = []
+        try:
+            if isinstance(self.specs, GivenSpecs) and id(graph) in self.specs.impossible:
+                return self.impossible()
+            for value, view in zip(graph.inputs, given, strict=True):
+                self.remember(value, self.as_declared(value, view))
+            self.nodes(graph.nodes)
+            outputs = self.results(graph.outputs)
+            made = k.calls
+        finally:
+            k.origin, k.name, k.calls, k.sizes, self.current = origin, name, calls, sizes, current  # what was computed within is not there outside
+        return made, outputs
+
+    def impossible(self) -> tuple[list[KernelCall], list[View]]:
+        """The calls of a branch that is wrong for the shapes planned for: the node itself, whose body says so if the branch is ever taken."""
+        node = self.current
+        views = dict(self.views)
+        self.outside(node, [v for v in node.outputs if v is not None])
+        self.views = views
+        made = iter(self.k.calls[-1].outputs)
+        return self.k.calls, [None if v is None else next(made) for v in node.outputs]  # type: ignore[misc]
+
+    def as_declared(self, value: Value, view: View) -> View:
+        """A scalar as the vector of one element that a body may say its iteration number or condition is."""
+        shape = spec_of(value, self.specs).shape
+        return self.k.reshape(view, shape) if shape is not None and view.rank == 0 and shape == (1,) else view
+
+    # -- nodes ---------------------------------------------------------------------------------------------------------------------------------
+    def nodes(self, nodes: Sequence[Node]) -> None:
+        """Lower nodes in order."""
+        for node in nodes:
+            wanted = [v for v in node.outputs if v is not None]
+            known = [self.specs[v].value for v in wanted]
+            free = all(v is not None for v in known)
+            if free and not any(map(speaks_of_data, known)):                                              # 3
+                continue
+            kept = len(self.k.calls), dict(self.k.sizes), dict(self.k.decided)
+            try:
+                self.node(node, wanted)
+            except CannotLower as reason:
+                del self.k.calls[kept[0]:]
+                self.k.sizes, self.k.decided = kept[1], kept[2]
+                for value in wanted:
+                    self.views.pop(value, None)
+                if free and not any(decided_by(v, spec_of(v, self.specs).value) for v in wanted):
+                    continue                                                                              # its numbers are computed from the sizes
+                if not self.host:
+                    raise
+                self.reasons[node] = str(reason)
+                self.outside(node, wanted)
+
+    def node(self, node: Node, wanted: Sequence[Value]) -> None:
+        """Add one node's calls and record the views of its outputs."""
+        k, specs = self.k, self.specs
+        operator = lookup(node.domain, node.op_type)
+        if operator.lowering is None:
+            raise CannotLower(f"{node.label}: {node.operator} {'works on what only the host has' if operator.host_only else 'has no kernels'}")
+        for value in (*node.inputs, *wanted):
+            why = problem(value, specs) if value is not None else ""
+            if why:
+                raise CannotLower(f"{node.label}: {why}")
+        before = len(k.calls)
+        inputs = [None if v is None else self.view(v) for v in node.inputs]
+        arguments: dict[str, Any] = attribute_arguments(node, operator)
+        if "n_outputs" in operator.lowering_wants:
+            arguments["n_outputs"] = len(node.outputs)
+        k.origin, k.name = node.origin, wanted[0].name
+        self.current = node
+        nested = next(node.subgraphs(), None) is not None   # its own nodes answer for their types and sizes
+        try:
+            made = operator.lowering(k, *inputs, **arguments, out=_declared([specs.get(v) if v is not None else None for v in node.outputs]))
+        except CannotLower as reason:
+            raise CannotLower(f"{node.label}: {reason}") from None
+        except Undecidable as reason:
+            raise CannotLower(f"{node.label}: sizes that only the run knows decide how it computes ({reason})") from None
+        self.check_calls(node, k.calls[before:])
+        if not nested:
+            for value in wanted:
+                own = {s.name for s in _own_sizes(specs[value], inputs)} - set(k.decided)
+                if own:                                                                                   # 5
+                    raise CannotLower(f"{node.label}: data decide the size of '{value.name}' ({specs[value]})")
+        self.compute_sizes(node.label, [v for call in k.calls[before:] for v in call.inputs], before)
+        results = list(made) if isinstance(made, tuple) else [made]
+        if self.accepts is not None and not nested:
+            refused = self.accepts([c for c in k.calls[before:] if not isinstance(c, Outside)], [v for v in results if v is not None])
+            if refused:
+                raise CannotLower(f"{node.label}: {refused}")
+        for output, view in zip(node.outputs, results, strict=False):
+            if output is not None and view is not None:
+                self.remember(output, view)
+
+    def check_calls(self, node: Node, calls: Sequence[KernelCall]) -> None:
+        """Rules of the element types and ranks."""
+        for call in calls:
+            if isinstance(call, Outside):
+                continue
+            moved = next((v for v in (*call.inputs, *call.outputs) if v is not None and v.dtype not in COMPUTED), None)
+            if moved is not None and call.kind not in MOVES:                                              # 6
+                raise CannotLower(f"{node.label}: no kernel computes with {moved.dtype.text}")
+            if any(v is not None and v.rank > RANK for v in (*call.inputs, *call.outputs)):
+                raise CannotLower(f"{node.label}: takes views of more than {RANK} axes")
+
+    def outside(self, node: Node, wanted: Sequence[Value]) -> None:                                       # 4
+        """A node of the host."""
+        k = self.k
+        k.origin, k.name = node.origin, wanted[0].name if wanted else node.name
+        captured = [c for g in node.subgraphs() for c in g.captures()]
+        values = list(dict.fromkeys(v for v in (*node.inputs, *captured) if v is not None and v.const is None))
+        before = len(k.calls)
+        views = [k.port(self.view(v)) for v in values]
+        self.compute_sizes(node.label, [v for call in k.calls[before:] for v in call.inputs], before)
+        self.compute_sizes(node.label, views, before)
+        outputs = [View(b, ()) if isinstance(b, Opaque) else b.whole() for b in (_buffer_of(v, self.specs) for v in wanted)]
+        k.calls.append(Outside(None, list(views), outputs, origin=node.origin, node=node, values=values))
+        for value, view in zip(wanted, outputs, strict=True):
+            self.remember(value, view)
+
+    # -- values that are known ---------------------------------------------------------------------------------------------------------------
+    def view(self, value: Value) -> View:
+        """The view of a value: computed, a constant, or known."""
+        found = self.views.get(value)
+        if found is not None:
+            return found
+        spec = spec_of(value, self.specs)
+        if value.const is not None:
+            found = replace(Buffer(value.name, value.const.dtype, value.const.shape, tensor=value.const).whole(), value=spec.value)
+        elif spec.value is None:
+            raise CannotLower(f"'{value.name}' has not been computed")
+        else:                                                                                             # 2
+            numbers = spec.constant
+            if numbers is not None and not any(isinstance(x, Expr) for x in np.asarray(spec.value, object).ravel()):
+                found = replace(self.k.constant(numbers, spec.dtype), value=spec.value)
+            else:
+                assert spec.dtype is not None and spec.shape is not None
+                found = replace(Buffer(value.name, spec.dtype, spec.shape).whole(), value=spec.value)
+                self.k.sizes[found.buffer] = spec.value
+        self.views[value] = found
+        return found
+
+    def compute_sizes(self, label: str, views: Sequence[View | None], before: int) -> None:
+        """Kernels that read sizes as data (rule 2) get them from Reduces, put before the call number `before`: n is the sum of n ones."""
+        k = self.k
+        for buffer in dict.fromkeys(v.buffer for v in views if v is not None):
+            value = k.sizes.pop(buffer, None)
+            if value is None:
+                continue
+            rest, k.calls = k.calls[before:], k.calls[:before]
+            for place, size in np.ndenumerate(np.asarray(value, object)):
+                _write_size(k, label, View(buffer, (Axis(1, None),), tuple((dim, at) for dim, at in enumerate(place) if at)), size)
+            k.calls += rest
 
 
-def _compute_sizes(k: Lowering, label: str, views: Sequence[View | None], before: int) -> None:
-    """Kernels that read sizes as data (rule 2) get them from Reduces, put before the call number `before`: n is the sum of n ones."""
-    for buffer in dict.fromkeys(v.buffer for v in views if v is not None):
-        value = k.sizes.pop(buffer, None)
-        if value is None:
-            continue
-        rest, k.calls = k.calls[before:], k.calls[:before]
-        for place, size in np.ndenumerate(np.asarray(value, object)):
-            _write_size(k, label, View(buffer, (Axis(1, None),), tuple((dim, at) for dim, at in enumerate(place) if at)), size)
-        k.calls += rest
+def speaks_of_data(value: Any) -> bool:
+    """Whether a known value has symbols that elements of a tensor decide."""
+    array = np.asarray(value)
+    return array.dtype == object and any(s.name[0] == "?" and s.name[-1] == "]" for x in array.ravel().tolist() for s in symbols(x))
 
 
 def _write_size(k: Lowering, label: str, target: View, size: Any) -> None:
@@ -146,18 +298,28 @@ def _write_size(k: Lowering, label: str, target: View, size: Any) -> None:
         k.call(Kernel.MAP, [], [target], epilogue=[const(size, wide)])
         return
     below = lcm(*(Fraction(f).denominator for _, f in size.terms))
+    if below > 1 and not wide.is_float:
+        raise CannotLower(f"{label}: computes with the size {size}, which may be a fraction")
     count: Any = size * below
-    if not provably(lambda: count >= 0) or (below > 1 and not wide.is_float):
-        raise CannotLower(f"{label}: computes with the size {size}, which may be negative or a fraction")
     total = E(Op.ACC, Compute.I64)
     result = cast(total, wide) / below if below > 1 else cast(total, wide)
+    if provably(lambda: count >= 0):
+        _count(k, target, count, result)
+        return
+    parts = [k.buffer(target.dtype, (1,)).whole() for _ in range(2)]
+    for part, n in zip(parts, (dim_max(count, 0), dim_max(-count, 0)), strict=True):
+        _count(k, part, n, result)
+    k.map(lambda a, b: a - b, *parts, dtype=target.dtype, out=target)
+
+
+def _count(k: Lowering, target: View, count: Dim, result: E) -> None:
     ones = k.constant(np.ones((), np.int64)).expand((count,))
     k.call(Kernel.REDUCE, [ones], [target], epilogue=[result], op=0, axes=1, last=0)
 
 
 def _own_sizes(spec: Spec, inputs: Sequence[View | None]) -> set[Any]:
     """Symbols in an output's dims that no input's dims or known value speak of: sizes that only the data decide."""
-    made = {s for d in spec.shape or () for s in symbols(d)}
+    made = {s for d in spec.shape or () if isinstance(d, Expr) for s in symbols(d)}
     if made:
         for view in inputs:
             if view is not None:
@@ -170,22 +332,3 @@ def _own_sizes(spec: Spec, inputs: Sequence[View | None]) -> set[Any]:
 def _declared(specs: list[Spec | None]) -> Any:
     """What rules get as `out`: the Spec of the one output, or a list of Specs."""
     return specs[0] if len(specs) == 1 else specs
-
-
-def _view(k: Lowering, value: Value, views: dict[Value, View], specs: Specs) -> View:
-    found = views.get(value)
-    if found is not None:
-        return found
-    spec = spec_of(value, specs)
-    if value.const is not None:
-        found = replace(Buffer(value.name, value.const.dtype, value.const.shape, tensor=value.const).whole(), value=spec.value)
-    else:                                                                                                 # 2: known, never computed
-        numbers = spec.constant
-        if numbers is not None and not any(isinstance(x, Expr) for x in np.asarray(spec.value, object).ravel()):
-            found = replace(k.constant(numbers, spec.dtype), value=spec.value)
-        else:
-            assert spec.dtype is not None and spec.shape is not None
-            found = replace(Buffer(value.name, spec.dtype, spec.shape).whole(), value=spec.value)
-            k.sizes[found.buffer] = spec.value
-    views[value] = found
-    return found

@@ -1,53 +1,59 @@
-"""Stage 6, memory: where every buffer lies. One arena; offsets are constants, computed at the upper bound of the program's sizes.
+"""Stage 6, memory: where every buffer lies. One arena.
 
 Rules
 1. Inputs, outputs and constants have homes of their own; an alias lies where its source lies.
 2. A buffer lives from the call that writes it to the last call that reads it or an alias of it.
 3. In place: a Map may write over an input that dies there, if that input is whole, of the same bytes and order, read position by position, and every other operand is another buffer.
    So may a Scatter write over the tensor it updates.
-4. The rest by greedy best fit, largest first (Pisarchyk & Lee, 2020: "Efficient memory management for deep neural net inference"), 64-byte aligned.
+4. What has an upper bound: constant offsets by greedy best fit, largest first (Pisarchyk & Lee, 2020: "Efficient memory management for deep neural net inference"), 64-byte aligned.
+5. What has none, or one beyond FAR (sizes without a range, or that data decide): slots after those. Buffers that do not live at once share a slot, those of like size first (sizes are
+   compared with every symbol at TYPICAL); a slot is as long as its longest buffer, aligned, and offsets are the running sum, as expressions that bind computes.
 """
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..dim import bounds, product
+from ..dim import Dim, bounds, is_static, product, substitute, symbols
 from ..errors import MemoryLimit
 from ..kernels import Kernel
-from ..lowering import Buffer, View, loaded
+from ..lowering import Buffer, View, loaded, root
 from .layout import same_order
 from .lower import Lowered
 
 ALIGN = 64
+#: What a size without a bound is taken for where buffers are compared.
+TYPICAL = 97
+#: Bytes from which on a symbolic size is placed as one without a bound.
+FAR = 1 << 30
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of slot `number`: after the constant part and all slots before it."""
+
+    number: int
 
 
 @dataclass
 class Placed:
-    """Byte offsets of arena buffers, the arena's size, and the largest sum of live bytes (the least any arena could be)."""
+    """Byte offsets of arena buffers (constants, or slots); `arena`: bytes of the constant part; `live`: the largest sum of live bytes in it, the least that it could be.
+    `slots`: for each, the sizes in bytes of what lies there: it is as long as the longest, aligned."""
 
-    offsets: dict[Buffer, int]
+    offsets: dict[Buffer, int | Slot]
     arena: int
     live: int
+    slots: list[list[Dim]]
 
 
-def root(buffer: Buffer) -> Buffer:
-    """The buffer whose memory this one uses."""
-    while buffer.alias is not None:
-        buffer = buffer.alias
-    return buffer
-
-
-def upper_bytes(buffer: Buffer, ranges: Mapping[str, tuple[int, int | None]]) -> int:
-    """Bytes at the upper bound of the sizes."""
+def upper_bytes(buffer: Buffer, ranges: Mapping[str, tuple[int, int | None]]) -> int | None:
+    """Bytes at the upper bound of the sizes; None where there is none."""
     high = bounds(product(buffer.shape), ranges)[1]
-    if high is None:
-        raise MemoryLimit(f"'{buffer.name}' has dims {list(map(str, buffer.shape))} without an upper bound; give one: --plan \"name=1..N\"")
-    return int(high) * buffer.dtype.numpy.itemsize
+    return None if high is None else int(high) * buffer.dtype.numpy.itemsize
 
 
 def place(lowered: Lowered, ranges: Mapping[str, tuple[int, int | None]], limit: int | None = None) -> Placed:
-    """Place every intermediate buffer; MemoryLimit before anything is allocated where the arena would exceed `limit` bytes."""
+    """Place every intermediate buffer; MemoryLimit before anything is allocated where the bounded part of the arena would exceed `limit` bytes."""
     first: dict[Buffer, int] = {}
     last: dict[Buffer, int] = {}
     for i, call in enumerate(lowered.calls):
@@ -65,20 +71,66 @@ def place(lowered: Lowered, ranges: Mapping[str, tuple[int, int | None]], limit:
     groups: dict[Buffer, list[Buffer]] = {}
     for buffer in first:
         groups.setdefault(_find(shared, buffer), []).append(buffer)
-    spans = {head: (min(first[b] for b in members), max(last[b] for b in members), max(upper_bytes(b, ranges) for b in members)) for head, members in groups.items()}
+    lives = {head: (min(first[b] for b in members), max(last[b] for b in members)) for head, members in groups.items()}
+    spans: dict[Buffer, tuple[int, int, int]] = {}
+    for head, members in groups.items():
+        sizes = [bound for b in members if (bound := None if _far(b, ranges) else upper_bytes(b, ranges)) is not None]
+        if len(sizes) == len(members):
+            spans[head] = (*lives[head], max(sizes))
+    placed, arena = _best_fit(spans)                                                                      # 4
+    if limit is not None and arena > limit:
+        raise MemoryLimit(f"the program needs {arena:,} bytes of working memory, the limit is {limit:,}: use smaller sizes or raise session.memory_limit")
+    steps = sorted((i, sign * size) for start, end, size in spans.values() for i, sign in ((start, 1), (end + 1, -1)))
+    live = most = 0
+    for _, change in steps:                                        # frees sort before takes of the same call
+        live += change
+        most = max(most, live)
+    heads: dict[Buffer, int | Slot] = dict(placed)
+    open_ = {head: lives[head] for head in groups if head not in spans}
+    slots = _slots(open_, groups)                                                                         # 5
+    heads.update((head, Slot(i)) for i, slot in enumerate(slots) for head in slot)
+    lengths = [list(dict.fromkeys(_bytes(b) for head in slot for b in groups[head])) for slot in slots]
+    return Placed({member: heads[head] for head, members in groups.items() for member in members}, -(-arena // ALIGN) * ALIGN, most, lengths)
+
+
+def _far(buffer: Buffer, ranges: Mapping[str, tuple[int, int | None]]) -> bool:
+    """Whether a symbolic size's upper bound is no help: the sizes it is made of are never all large at once."""
+    return not is_static(buffer.shape) and (upper_bytes(buffer, ranges) or 0) > FAR
+
+
+def _bytes(buffer: Buffer) -> Dim:
+    return product(buffer.shape) * buffer.dtype.numpy.itemsize
+
+
+def _typical(size: Dim) -> int:
+    return int(substitute(size, {s.name: TYPICAL for s in symbols(size)}))
+
+
+def _slots(lives: Mapping[Buffer, tuple[int, int]], groups: Mapping[Buffer, list[Buffer]]) -> list[list[Buffer]]:
+    """Buffers in slots: largest first, each to the slot of the nearest size that is free while it lives."""
+    sizes = {head: max(_typical(_bytes(b)) for b in groups[head]) for head in lives}
+    slots: list[list[Buffer]] = []
+    for head in sorted(lives, key=lambda h: (-sizes[h], lives[h])):
+        start, end = lives[head]
+        free = [slot for slot in slots if all(lives[o][0] > end or start > lives[o][1] for o in slot)]
+        if free:
+            min(free, key=lambda slot: sizes[slot[0]]).append(head)
+        else:
+            slots.append([head])
+    return slots
+
+
+def _best_fit(spans: Mapping[Buffer, tuple[int, int, int]]) -> tuple[dict[Buffer, int], int]:
+    """Offsets of buffers with (first, last, bytes), and where they end."""
     offsets: dict[Buffer, int] = {}
     arena = 0
     placed: list[tuple[int, int, int, int]] = []
-    for head, (start, end, size) in sorted(spans.items(), key=lambda item: (-item[1][2], item[1][0])):    # 4
+    for head, (start, end, size) in sorted(spans.items(), key=lambda item: (-item[1][2], item[1][0])):
         at = _fit(sorted((o, s) for o, s, a, b in placed if a <= end and start <= b), size)
         placed.append((at, size, start, end))
         arena = max(arena, at + size)
-        for member in groups[head]:
-            offsets[member] = at
-    if limit is not None and arena > limit:
-        raise MemoryLimit(f"the program needs {arena:,} bytes of working memory, the limit is {limit:,}: use smaller sizes or raise session.memory_limit")
-    live = max((sum(s for _, s, a, b in placed if a <= i <= b) for i in range(len(lowered.calls))), default=0)
-    return Placed(offsets, -(-arena // ALIGN) * ALIGN, live)
+        offsets[head] = at
+    return offsets, arena
 
 
 def _fit(taken: list[tuple[int, int]], size: int) -> int:

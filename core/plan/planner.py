@@ -1,21 +1,27 @@
-"""The planner: graph → Program. The stages in order; each is a module whose docstring states its rules."""
+"""The planner: graph → Package. The stages in order; each is a module whose docstring states its rules."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
-from ..graph import Model, Node, Tensor, Value
+from ..dim import Shape
+from ..graph import Graph, Model, Node, Tensor, Value
 from ..kernels import Kernel
 from ..lowering import Buffer, KernelCall
+from ..package import Package, Placed
 from ..program import Program
+from ..types import DType
+from . import memory
+from .cut import cut
 from .encode import encode
 from .fold import fold
 from .fuse import fuse
 from .layout import choose_layout
-from .lower import Lowered, lower
-from .memory import Placed, place
+from .lower import Accepts, Lowered, lower
 from .pack import pack_constants
-from .shapes import Specs, infer_shapes
+from .shapes import Specs, infer_plan
+
+Ranges = Mapping[str, tuple[int, int | None]]
 
 
 @dataclass
@@ -24,33 +30,65 @@ class Plan:
 
     program: Program
     constants: list[Tensor]
-    placed: Placed
+    placed: memory.Placed
 
 
-Ranges = Mapping[str, tuple[int, int | None]]
+@dataclass
+class PackagePlan:
+    """A package, the graphs its HOST segments' `program` numbers mean, why nodes are there, the plan of each program, and the types of each block's outputs."""
+
+    package: Package
+    hosted: list[Graph] = field(default_factory=list)
+    host: dict[Node, str] = field(default_factory=dict)
+    plans: list[Plan] = field(default_factory=list)
+    types: list[list[tuple[DType, Shape]]] = field(default_factory=list)
 
 
 def plan(model: Model, ranges: Ranges | None = None, limit: int | None = None) -> Plan:
-    """Plan a whole model for sizes within `ranges` ({symbol: (least, most)}). Raises CannotLower naming the first node without kernels."""
+    """Plan a model that is one program, for sizes within `ranges` ({symbol: (least, most)}). Raises CannotLower naming the first node without kernels."""
+    made = plan_package(model, infer_plan(model.graph), {**model.symbols, **(ranges or {})}, limit)
+    assert len(made.plans) == 1, f"the model is {len(made.plans)} programs: plan_package"
+    return made.plans[0]
+
+
+def plan_package(model: Model, specs: Specs, ranges: Ranges, limit: int | None = None, accepts: Accepts | None = None, host: bool = False) -> PackagePlan:
+    """Plan a whole model; its package takes `given_inputs`. `host`: nodes without kernels, or whose calls the device does not accept, become HOST segments; without it CannotLower names the first."""
     graph = model.graph
-    return plan_nodes(graph.inputs, graph.nodes, graph.outputs, infer_shapes(model), {**model.symbols, **(ranges or {})}, limit)
+    lowered = lower(given_inputs(graph), graph.nodes, graph.outputs, specs, accepts, host)
+    made = cut(lowered)
+    package = Package(blocks=made.blocks, variants=[made.root], input_names=lowered.input_names, output_names=lowered.output_names)
+    plans = [plan_program(part, ranges, limit) for part in made.programs]
+    numbers: dict[int, int] = {}
+    for one in plans:
+        for tensor in one.constants:
+            if id(tensor) not in numbers:
+                numbers[id(tensor)] = len(package.constants)
+                package.constants.append(tensor)
+        package.programs.append(Placed(one.program, tuple(numbers[id(t)] for t in one.constants)))
+    return PackagePlan(package, made.hosted, lowered.host, plans, made.types)
 
 
-def plan_nodes(inputs: Sequence[Value], nodes: Sequence[Node], outputs: Sequence[Value], specs: Specs, ranges: Ranges, limit: int | None = None) -> Plan:
-    """Plan the nodes that make `outputs` from `inputs` (a whole graph, or one segment of it)."""
-    lowered = lower(inputs, nodes, outputs, specs)
-    own_outputs(lowered)
-    fold(lowered)
-    fuse(lowered)
-    choose_layout(lowered)
-    pack_constants(lowered)
-    placed = place(lowered, ranges, limit)
+def given_inputs(graph: Graph) -> list[Value]:
+    """The inputs a run gives: those that are no constants."""
+    return [v for v in graph.inputs if v.const is None]
+
+
+def plan_program(lowered: Lowered, ranges: Ranges, limit: int | None = None) -> Plan:
+    """The stages from calls to one program."""
+    for stage in stages():
+        stage(lowered)
+    placed = memory.place(lowered, ranges, limit)
     program, constants = encode(lowered, placed, ranges)
     return Plan(program, constants, placed)
 
 
+def stages() -> tuple[Callable[[Lowered], None], ...]:
+    """The stages that rewrite the calls of one program, in order; memory and encode follow."""
+    return own_outputs, fold, fuse, choose_layout, pack_constants
+
+
 def own_outputs(lowered: Lowered) -> None:
-    """Give every graph output a buffer of its own, which its producer writes; a view, alias, input, constant or second name takes a Copy."""
+    """Give every output of a program a buffer of its own, which its producer writes; a view, alias, input, constant or second name takes a Copy."""
     written = {v.buffer for c in lowered.calls if c.kind is not None for v in c.outputs}
     aliased = {c.outputs[0].buffer.alias for c in lowered.calls if c.kind is None}
     for i, view in enumerate(lowered.outputs):

@@ -8,6 +8,8 @@ Rules
    of Dims where the operator is `symbolic`; only where every output is known to have at most MAX_KNOWN elements and no more is made on the way.
    Values of inputs that a run gives are used too, but what follows from them is computed here only where it is integers or bools: the rest is the run's work.
 4. Nested graphs: rules of If, Loop and Scan call `infer(graph, input specs)`.
+5. For planning (`infer_plan`), a small integer tensor that decides a size (DECIDING_SIZES; through symbolic operators) and whose value is not known gets symbols for its elements,
+   `?name[i]`, as its value: so every rule on expressions works with what data decide. Nothing is recorded in the graph then.
 """
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dim import MAX_BITS, Expr, Symbol, Undecidable, as_exact, fresh_scope, product, substitute
+from ..dim import MAX_BITS, Expr, Symbol, Undecidable, as_exact, fresh_scope, is_static, product, substitute, symbol
 from ..errors import InvalidGraph, SardonyxError
 from ..graph import Graph, Model, Node, Tensor, Value
 from ..ops import Operator, Spec, lookup
@@ -35,13 +37,59 @@ _EXACT: dict[type, str] = {str: "a string", int: "an int", float: "a float", Ten
 _BOUNDED = frozenset({"activation", "cast", "create", "elementwise", "gather", "logic", "move", "reduce", "shape", "sort"})
 
 
+#: Names of the operator inputs whose values decide sizes, and the least that they may be (None: any number).
+DECIDING_SIZES: Mapping[str, int | None] = {"shape": None, "starts": None, "ends": None, "repeats": 0, "split": 0, "pads": None, "K": 0, "depth": 0, "sizes": 0, "size": 0,
+                                            "output_shape": 0, "start": None, "limit": None, "delta": None, "dft_length": 0, "frame_step": 0, "frame_length": 0}
+#: Operators whose `shape` may not be negative; and other inputs that decide sizes.
+_SHAPES = frozenset({"Expand", "ConstantOfShape", "CenterCropPad"})
+#: Operators that only move the elements of a shape tensor.
+_MOVING = frozenset({"Concat", "Unsqueeze", "Squeeze", "Reshape", "Gather", "Cast", "Identity", "Slice", "Split", "Flatten", "Transpose"})
+#: Operators whose integers are never negative.
+_COUNTING = frozenset({"ArgMax", "ArgMin", "NonZero", "Size", "Shape", "SequenceLength"})
+#: Elements a tensor may have to decide sizes.
+MAX_DECIDING = 16
+
+
+def deciding_values(graph: Graph) -> dict[Value, int | None]:
+    """The values that decide sizes, by themselves or through symbolic operators, each with the least its elements may be (None: any number)."""
+    found: dict[Value, int | None] = {}
+    stack: list[tuple[Value, int | None]] = []
+    for node in graph.walk():
+        operator = lookup(node.domain, node.op_type)
+        for value, name in zip(node.inputs, operator.inputs, strict=False):
+            if value is not None and value.const is None and (name in DECIDING_SIZES or node.op_type == "ConstantOfShape"):
+                stack.append((value, 0 if node.op_type in _SHAPES else DECIDING_SIZES[name]))
+    while stack:
+        value, least = stack.pop()
+        if value.const is not None or (value in found and (found[value] is None or found[value] == least)):
+            continue
+        found[value] = least
+        maker = value.producer
+        if maker is None or maker.op_type in ("Shape", "Size"):
+            continue
+        operator = lookup(maker.domain, maker.op_type)
+        if operator.symbolic or operator.value_rule is not None:
+            stack += [(v, least if maker.op_type in _MOVING else None) for v in maker.inputs if v is not None]
+    return {v: 0 if v.producer is not None and v.producer.op_type in _COUNTING else least for v, least in found.items()}
+
+
+def decided_by(value: Value, known: Any) -> list[Any]:
+    """The symbols of a known value that are the value's own elements (rule 5), in row-major order; none where it is known otherwise."""
+    if known is None:
+        return []
+    array = np.asarray(known)
+    flat = array.ravel().tolist() if array.dtype == object else []
+    return flat if flat and str(flat[0]) == f"?{value.name}[0]" else []
+
+
 class GivenSpecs(dict[Value, Spec]):
-    """Specs of a graph some of whose inputs have given values or shapes. They hold for some runs only: no type is recorded in the graph.
+    """Specs for planning; they hold for the planned runs only: no type is recorded in the graph. Some inputs may have given values or shapes. `deciding`: rule 5.
     `derived`: what follows from the given values; `sizes`: the numbers of the symbols the given shapes bind."""
 
-    def __init__(self, values: Mapping[Value, np.ndarray], shapes: Mapping[Value, tuple[int, ...]]) -> None:
+    def __init__(self, values: Mapping[Value, np.ndarray], shapes: Mapping[Value, tuple[int, ...]], deciding: Mapping[Value, int | None] | None = None) -> None:
         super().__init__()
-        self.values_given, self.shapes_given, self.derived = values, shapes, set(values)
+        self.values_given, self.shapes_given, self.derived, self.deciding = values, shapes, set(values), deciding or {}
+        self.impossible: set[int] = set()   # ids of branches that are wrong for the given shapes
         self.sizes = {str(said): size for value, shape in shapes.items() for said, size in zip(value.shape or (), shape, strict=False) if isinstance(said, Expr) and _one_symbol(said)}
 
     def input_spec(self, value: Value) -> Spec:
@@ -59,6 +107,15 @@ def infer_shapes(model: Model | Graph, values: Mapping[Value, np.ndarray] | None
     specs: Specs = {} if values is None and shapes is None else GivenSpecs(values or {}, shapes or {})
     for value in graph.inputs:
         specs[value] = specs.input_spec(value) if isinstance(specs, GivenSpecs) else input_spec(value)
+    _infer_graph(graph, specs)
+    return specs
+
+
+def infer_plan(graph: Graph, values: Mapping[Value, np.ndarray] | None = None, shapes: Mapping[Value, tuple[int, ...]] | None = None) -> Specs:
+    """The Specs a graph is planned with: rule 5. The graph's own types are left as they are."""
+    specs = GivenSpecs(values or {}, shapes or {}, deciding_values(graph))
+    for value in graph.inputs:
+        _record(value, specs.input_spec(value), specs)
     _infer_graph(graph, specs)
     return specs
 
@@ -154,6 +211,12 @@ def _record(value: Value, spec: Spec, specs: Specs) -> None:
         value.type = spec.as_type
     elif specs.sizes and spec.shape is not None:  # declared types speak of symbols that are numbers here
         spec = Spec(spec.dtype, tuple(substitute(d, specs.sizes) for d in spec.shape), spec.value)
+    if isinstance(specs, GivenSpecs) and value in specs.deciding and spec.value is None and value.const is None and spec.dtype in (DType.INT64, DType.INT32) and is_static(spec.shape):
+        count = product(spec.shape or ())
+        if 0 < count <= MAX_DECIDING:                                                                     # 5
+            made = np.empty(count, object)
+            made[:] = [symbol(f"?{value.name}[{i}]", specs.deciding[value]) for i in range(count)]
+            spec = Spec(spec.dtype, spec.shape, made.reshape(spec.shape))
     specs[value] = spec
 
 
@@ -181,6 +244,8 @@ def _run_rule(node: Node, operator: Operator, inputs: Sequence[Spec | None], arg
         special["n_outputs"] = count
     if "infer" in operator.rule_wants:
         special["infer"] = lambda graph, given: _infer_nested(graph, given, specs)
+    if "possible" in operator.rule_wants:
+        special["possible"] = lambda graph: _possible(graph, specs)
     prefix = next((v.name for v in node.outputs if v is not None), node.name)
     try:
         with fresh_scope(prefix):
@@ -203,6 +268,18 @@ def _run_rule(node: Node, operator: Operator, inputs: Sequence[Spec | None], arg
         if spec.shape is not None and not all(isinstance(d, (int, Expr)) for d in spec.shape):
             raise InvalidGraph(f"{node.label}: its attributes or inputs give the shape {list(spec.shape)}; sizes are whole numbers (inputs: {', '.join(map(str, inputs))})")
     return outputs[:count]
+
+
+def _possible(graph: Graph, specs: Specs) -> bool:
+    """Whether a branch can run at all. With given shapes it may be one that a condition keeps for others, and be wrong for these."""
+    if not isinstance(specs, GivenSpecs) or not specs.shapes_given:
+        return True
+    try:
+        _infer_nested(graph, [], specs)
+    except InvalidGraph:
+        specs.impossible.add(id(graph))
+        return False
+    return True
 
 
 def _infer_nested(graph: Graph, given: Sequence[Spec], specs: Specs) -> list[Spec]:

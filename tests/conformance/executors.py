@@ -91,7 +91,7 @@ def _in_segments(case: Case, inputs: list[Any], make: Callable[[Any], Any]) -> l
     given = [v.const.numpy() if x is None and v.const is not None else x for x, v in zip(given, model.graph.inputs, strict=True)]
     outputs: list[Any] = executor.run(given, range(len(model.graph.outputs)), RunContext())
     reasons = list(executor.latest.fallbacks.values())
-    PLACES[case.name] = reasons[0] if reasons else "strict" if any(not s.host for s in executor.latest.segments) else "no kernel"
+    PLACES[case.name] = reasons[0] if reasons else "no kernel" if executor.latest.blocks.stepless else "strict"
     executor.close()
     return outputs
 

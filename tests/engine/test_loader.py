@@ -177,7 +177,7 @@ def test_guards_and_shapes() -> None:
 
 def test_sizes_that_overflow() -> None:
     program = planned("mlp").program
-    row = program._op(SizeOp.MUL, program.size(1 << 40), program.size(1 << 40))
+    row = program.op(SizeOp.MUL, program.size(1 << 40), program.size(1 << 40))
     program.guards.append((1, row, 0))
     constants = planned("mlp").constants
     with pytest.raises(SardonyxError, match="sizes overflow"):

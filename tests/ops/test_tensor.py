@@ -77,7 +77,7 @@ def shape_of(name: str, *inputs: Any, dtype: DType = DType.FLOAT, **attributes: 
     ("[b, s]", ("Slice", (b, s), [I64], [-I64 - 1], [1], [-1])),
     ("[b, ?t.0]", ("Slice", (b, s), (1,), (1,), [1])),
     ("[?t.0, ?t.1]", ("Slice", (b, s), (1,), (1,), (1,))),
-    ("[b, ?t.0]", ("Slice", (b, s), [n - 5], [I64], [1])),  # the sign of n - 5 is open
+    ("[b, max(min(s, s*max(min(n - 5, 0), -1) - n + s + 5), 0)]", ("Slice", (b, s), [n - 5], [I64], [1])),  # the sign of n - 5 is open: max(min(x, 0), -1) is -1 where x is negative
     # joining and cutting
     ("[b, n + past, 64]", ("Concat", (b, past, 64), (b, n, 64), {"axis": 1})),
     ("[4, ?t.0]", ("Concat", (b, 3), (4, n), "?", {"axis": -1})),

@@ -1,18 +1,19 @@
 """What must hold after each stage of the planner. The checks are written from the stages' docstrings, not from their code."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from sardonyx.dim import Expr, substitute, symbols
-from sardonyx.graph import Node, Value
+from sardonyx.dim import Expr, product, substitute, symbols
+from sardonyx.graph import Model
 from sardonyx.kernels import RECORDS, Kernel
-from sardonyx.lowering import Buffer, KernelCall, View, loaded
+from sardonyx.lowering import Buffer, KernelCall, View, loaded, root
+from sardonyx.package import Device, Do
+from sardonyx.plan.cut import Cut, cut
 from sardonyx.plan.encode import encode
-from sardonyx.plan.fuse import fuse
 from sardonyx.plan.layout import SPATIAL, choose_layout
 from sardonyx.plan.lower import Lowered, lower
-from sardonyx.plan.memory import Placed, place, root, upper_bytes
-from sardonyx.plan.planner import Plan, own_outputs
+from sardonyx.plan.memory import ALIGN, Placed, place, upper_bytes
+from sardonyx.plan.planner import given_inputs, own_outputs, stages
 from sardonyx.plan.shapes import Specs
 from sardonyx.program import Program
 
@@ -20,25 +21,66 @@ Sizes = Mapping[str, int]
 Ranges = Mapping[str, tuple[int, int | None]]
 
 
-def checked_plan(inputs: Sequence[Value], nodes: Sequence[Node], outputs: Sequence[Value], specs: Specs, ranges: Ranges, sizes: Sizes) -> Plan:
-    """`plan_nodes` with every invariant asserted in between; `sizes`: numbers of the symbols to try the views with."""
-    lowered = lower(inputs, nodes, outputs, specs)
-    check_calls(lowered, sizes)
-    own_outputs(lowered)
-    check_calls(lowered, sizes)
-    check_outputs(lowered)
-    fuse(lowered)
-    check_calls(lowered, sizes)
-    check_outputs(lowered)
-    choose_layout(lowered)
-    check_calls(lowered, sizes)
-    check_layout(lowered)
-    placed = place(lowered, ranges)
-    check_memory(lowered, placed, ranges)
-    program, constants = encode(lowered, placed, ranges)
-    program.verify()
-    assert Program.unpack(program.pack()).pack() == program.pack()
-    return Plan(program, constants, placed)
+def checked_package(model: Model, specs: Specs, ranges: Ranges, sizes: Sizes) -> int:
+    """`plan_package` with every invariant asserted in between; `sizes`: numbers of symbols to try the views with. How many programs there are."""
+    graph = model.graph
+    lowered = lower(given_inputs(graph), graph.nodes, graph.outputs, specs, host=True)
+    made = cut(lowered)
+    for part in made.programs:
+        check_calls(part, sizes)
+        for stage in stages():
+            stage(part)
+            check_calls(part, sizes)
+            if stage is not own_outputs:
+                check_outputs(part)
+            if stage is choose_layout:
+                check_layout(part)
+        placed = place(part, ranges)
+        check_memory(part, placed, ranges, sizes)
+        program, _ = encode(part, placed, ranges)
+        program.verify()
+        assert Program.unpack(program.pack()).pack() == program.pack()
+    check_blocks(made)
+    return len(made.programs)
+
+
+def check_blocks(made: Cut) -> None:
+    """Slots are filled once and before they are read; segments give programs, graphs and blocks as many tensors as they take, of their types."""
+    taken: dict[int, int] = {}
+    for block in made.blocks:
+        filled = set(block.inputs)
+        assert len(filled) == len(block.inputs)
+        for segment in block.segments:
+            assert {s for s in segment.inputs if s >= 0} <= filled, f"{segment} reads a slot before it is filled"
+            outputs = [s for s in segment.outputs if s >= 0]
+            assert not filled & set(outputs) and len(set(outputs)) == len(outputs), f"{segment} fills a slot again"
+            filled |= set(outputs)
+            for inner in segment.blocks:
+                assert inner not in taken, "a block stands in two places"
+                taken[inner] = 1
+            if segment.do is Do.PROGRAM:
+                assert -1 not in segment.inputs
+                if segment.device is Device.HOST:
+                    graph = made.hosted[segment.program]
+                    assert (len(graph.inputs), len(graph.outputs)) == (len(segment.inputs), len(segment.outputs))
+                else:
+                    part = made.programs[segment.program]
+                    assert (len(part.inputs), len(part.outputs)) == (len(segment.inputs), len(segment.outputs))
+                    bound = {str(d) for v in part.inputs for d in v.shape} | set(part.elements)
+                    used = {s.name for c in part.calls for v in (*c.inputs, *c.outputs) if v is not None for d in (*v.shape, *v.buffer.shape) for s in symbols(d)}
+                    assert used <= bound, f"sizes {used - bound} are bound by no input"
+                    for port, element in part.elements.values():
+                        assert part.inputs[port].dtype.is_integer and 0 <= element
+            elif segment.do is Do.IF:
+                for inner in segment.blocks:
+                    body = made.blocks[inner]
+                    assert (len(body.inputs), len(body.outputs)) == (len(segment.inputs) - 1, len(segment.outputs))
+            else:
+                flags, n, m, k, *_ = segment.params
+                body = made.blocks[segment.blocks[0]]
+                assert len(body.inputs) == len(segment.inputs) - 2 + 2 * (flags & 1) and len(body.outputs) == n + k + (flags & 1) and len(segment.outputs) == n + k
+                assert len(segment.params) == 4 + 2 * (m + k)
+        assert set(block.outputs) <= filled and max(filled, default=-1) < block.slots
 
 
 def check_calls(lowered: Lowered, sizes: Sizes) -> None:
@@ -62,6 +104,8 @@ def check_calls(lowered: Lowered, sizes: Sizes) -> None:
 
 def check_view(view: View, sizes: Sizes) -> None:
     """All positions of the view are inside the buffer's dims."""
+    if any(s.name not in sizes for d in (*view.buffer.shape, *(x for a in view.axes for x in (a.size, a.start, a.step)), *(at for _, at in view.fixed)) for s in symbols(d)):
+        return  # a size that data decide
     shape = [number(d, sizes) for d in view.buffer.shape]
     if not all(number(a.size, sizes) for a in view.axes):
         return
@@ -131,7 +175,7 @@ def row_major(buffer: Buffer) -> bool:
     return order == sorted(order)
 
 
-def check_memory(lowered: Lowered, placed: Placed, ranges: Ranges) -> None:
+def check_memory(lowered: Lowered, placed: Placed, ranges: Ranges, sizes: Sizes) -> None:
     """Buffers alive in one call do not overlap, but for a Map's or Scatter's output that takes the place of an operand which dies there."""
     first: dict[Buffer, int] = {}
     last: dict[Buffer, int] = {}
@@ -140,9 +184,20 @@ def check_memory(lowered: Lowered, placed: Placed, ranges: Ranges) -> None:
             if view is not None and root(view.buffer) in placed.offsets:
                 first.setdefault(root(view.buffer), i)
                 last[root(view.buffer)] = i
-    spans = {b: (placed.offsets[b], placed.offsets[b] + upper_bytes(b, ranges)) for b in first}
-    for low, high in spans.values():
-        assert 0 <= low <= high <= placed.arena
+
+    def some(size: object) -> int:
+        return number(size, {s.name: sizes.get(s.name, 7) for s in symbols(size)})
+    starts = [placed.arena]
+    for slot in placed.slots:
+        starts.append(starts[-1] + -(-max(map(some, slot)) // ALIGN) * ALIGN)
+    spans = {}
+    for buffer in first:
+        at = placed.offsets[buffer]
+        upper = upper_bytes(buffer, ranges)
+        assert upper is not None or not isinstance(at, int)
+        begin = at if isinstance(at, int) else starts[at.number]
+        spans[buffer] = begin, begin + (upper if isinstance(at, int) else some(product(buffer.shape) * buffer.dtype.numpy.itemsize))
+        assert begin % ALIGN == 0 and 0 <= begin <= spans[buffer][1] <= (placed.arena if isinstance(at, int) else starts[at.number + 1])
     for i, call in enumerate(lowered.calls):
         alive = [b for b in first if first[b] <= i <= last[b]]
         written = {root(v.buffer) for v in call.outputs}

@@ -1,0 +1,166 @@
+"""Runs a package's blocks from Python: programs on some runner, control flow here, the host's nodes on their NumPy bodies.
+
+A slot holds an array (or, between nodes of the host, whatever they make); it is emptied after the last segment that reads it.
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..dim import Shape
+from ..errors import RuntimeException, Terminated
+from ..package import Block, Device, Do, Segment
+from ..plan.planner import PackagePlan, Plan
+from ..program import Home, Program
+from ..types import DType
+from .base import Event, RunContext
+from .reference import Compiled
+
+
+class Runner(Protocol):
+    """Something that runs one planned program. `run` raises InvalidArgument where the inputs' sizes are outside the plan's."""
+
+    def run(self, inputs: Sequence[np.ndarray], *, terminated: Callable[[], bool] | None = None) -> list[np.ndarray]:
+        """The outputs, as arrays of their own. `terminated` is polled where the runner can stop in the middle; it raises Terminated."""
+
+
+class Blocks:
+    """A planned package made ready to run. `name`: who runs programs, for the profile."""
+
+    def __init__(self, plan: PackagePlan, name: str, make: Callable[[Plan], Runner], limit: int | None) -> None:
+        self.plan, self.name = plan, name
+        self.package = plan.package
+        self.runners = [make(p) for p in plan.plans]
+        self.hosted = [Compiled(graph, limit) for graph in plan.hosted]
+        self._dead: dict[int, list[tuple[int, ...]]] = {}
+        root = self.package.blocks[self.package.variants[0]]
+        programs = {s for segment in root.segments if segment.do is Do.PROGRAM and segment.device is not Device.HOST for s in segment.outputs}
+        self.owned = [slot in programs for slot in root.outputs]     # whether an output is an array of its own
+        single = len(self.package.blocks) == 1 and len(self.runners) == 1 and not self.hosted
+        self.direct = self.runners[0] if single and root.segments[0].inputs == root.inputs and root.segments[0].outputs == root.outputs else None
+
+    @cached_property
+    def stepless(self) -> bool:
+        """Whether no program reads anything but constants: all is known at planning."""
+        return not any(reads_data(p.program) for p in self.plan.plans)
+
+    def run(self, inputs: Sequence[Any], context: RunContext, generator: Any) -> list[Any]:
+        """The outputs of the root block."""
+        if self.direct is not None and context.events is None:
+            return self.direct.run(inputs, terminated=context.terminated)
+        return self._block(self.package.variants[0], inputs, _Run(context, generator))
+
+    # -- blocks ---------------------------------------------------------------------------------------------------------------------------------
+    def _block(self, number: int, inputs: Sequence[Any], run: _Run) -> list[Any]:
+        block = self.package.blocks[number]
+        slots: list[Any] = [None] * block.slots
+        for slot, value in zip(block.inputs, inputs, strict=True):
+            slots[slot] = value
+        for segment, dead in zip(block.segments, self._last_reads(number, block), strict=True):
+            if run.context.terminated():
+                raise Terminated("the run was stopped by RunOptions.terminate")
+            given = [None if s < 0 else slots[s] for s in segment.inputs]
+            made = self._segment(segment, given, run)
+            for slot, value in zip(segment.outputs, made, strict=True):
+                if slot >= 0:
+                    slots[slot] = value
+            for slot in dead:
+                slots[slot] = None
+        return [slots[s] for s in block.outputs]
+
+    def _last_reads(self, number: int, block: Block) -> list[tuple[int, ...]]:
+        found = self._dead.get(number)
+        if found is None:
+            kept = set(block.outputs)
+            found = []
+            for segment in reversed(block.segments):
+                dead = {s for s in (*segment.inputs, *segment.outputs) if s >= 0} - kept
+                kept |= dead
+                found.append(tuple(dead))
+            found = self._dead[number] = found[::-1]
+        return found
+
+    def _segment(self, segment: Segment, given: list[Any], run: _Run) -> list[Any]:
+        if segment.do is Do.IF:
+            return self._block(segment.blocks[0 if _truth(given[0], segment) else 1], given[1:], run)
+        if segment.do is Do.LOOP:
+            return self._loop(segment, given, run)
+        context = run.context
+        if segment.device is Device.HOST:
+            with np.errstate(all="ignore"):
+                return self.hosted[segment.program].run(given, context, run.generator)
+        start = time.perf_counter_ns()
+        made: list[Any] = self.runners[segment.program].run(given, terminated=context.terminated)
+        if context.events is not None:
+            steps = len(self.plan.plans[segment.program].program.steps)
+            context.events.append(Event("program", "Node", start, time.perf_counter_ns() - start, {"provider": self.name, "steps": steps}))
+        return made
+
+    def _loop(self, segment: Segment, given: list[Any], run: _Run) -> list[Any]:
+        """See package.Segment: (trip, cond, carried × n, scanned × m, captured…)."""
+        flags, n, m, k, *options = segment.params
+        body = segment.blocks[0]
+        trip, cond, carried = given[0], given[1], given[2:2 + n]
+        ways = list(zip(options[::2], options[1::2], strict=True))
+        scanned = [_slices(x, *way) for x, way in zip(given[2 + n:2 + n + m], ways[:m], strict=True)]
+        captured = given[2 + n + m:]
+        rounds = int(np.asarray(trip).item()) if trip is not None else None
+        if not flags & 1:
+            lengths = {len(x) for x in scanned}
+            if len(lengths) != 1:
+                raise RuntimeException(f"{segment.origin}: the scanned inputs have different lengths along their scan axes: {[len(x) for x in scanned]}")
+            rounds = lengths.pop()
+        going = cond is None or _truth(cond, segment)
+        stacked: list[list[Any]] = [[] for _ in range(k)]
+        i = 0
+        while going and (rounds is None or i < rounds):
+            head = [np.array(i, np.int64), np.array(going)] if flags & 1 else []
+            made = self._block(body, [*head, *carried, *(np.asarray(x[i]) for x in scanned), *captured], run)
+            if flags & 1:
+                going = cond is None or _truth(made[0], segment)
+                made = made[1:]
+            carried = made[:n]
+            for items, item in zip(stacked, made[n:], strict=True):
+                items.append(item)
+            i += 1
+        types = self.plan.types[body][(flags & 1) + n:]
+        return [*carried, *(_stack(items, *way, *type, segment) for items, way, type in zip(stacked, ways[m:], types, strict=True))]
+
+
+def reads_data(program: Program) -> bool:
+    """Whether a step reads or sizes follow from what a run gives."""
+    return bool(program.inputs) and bool(program.elements or any(v >= 0 and program.buffers[program.views[v].buffer][0] != Home.DATA for step in program.steps for v in step.inputs))
+
+
+class _Run:
+    """What a run hands through blocks."""
+
+    __slots__ = ("context", "generator")
+
+    def __init__(self, context: RunContext, generator: Any) -> None:
+        self.context, self.generator = context, generator
+
+
+def _truth(cond: Any, segment: Segment) -> bool:
+    if np.size(cond) != 1:
+        raise RuntimeException(f"{segment.origin}: the condition must have one element, not shape {list(np.shape(cond))}")
+    return bool(np.asarray(cond).item())
+
+
+def _slices(x: np.ndarray, axis: int, reverse: int) -> np.ndarray:
+    moved = np.moveaxis(x, axis, 0)
+    return moved[::-1] if reverse else moved
+
+
+def _stack(items: list[Any], axis: int, reverse: int, dtype: DType, shape: Shape, segment: Segment) -> np.ndarray:
+    """Elements along a new axis; without any, sizes that are no numbers are 0."""
+    if not items:
+        sizes = [d if isinstance(d, int) else 0 for d in shape]
+        return np.zeros((*sizes[:axis], 0, *sizes[axis:]), dtype.numpy)
+    if len({x.shape for x in items}) > 1:
+        raise RuntimeException(f"{segment.origin}: a scan output changes its shape between iterations: {sorted({x.shape for x in items})[:4]}")
+    return np.stack(items[::-1] if reverse else items, axis)
