@@ -8,7 +8,7 @@ from ..dim import Shape
 from ..graph import Graph, Model, Node, Tensor, Value
 from ..kernels import Kernel
 from ..lowering import Buffer, KernelCall
-from ..package import Package, Placed
+from ..package import Package, Placed, Port, Variant
 from ..program import Program
 from ..types import DType
 from . import memory
@@ -55,16 +55,22 @@ def plan_package(model: Model, specs: Specs, ranges: Ranges, limit: int | None =
     """Plan a whole model; its package takes `given_inputs`. `host`: nodes without kernels, or whose calls the device does not accept, become HOST segments; without it CannotLower names the first."""
     graph = model.graph
     lowered = lower(given_inputs(graph), graph.nodes, graph.outputs, specs, accepts, host)
+    inputs, outputs = ([Port.of(name, v.dtype, v.shape) for name, v in zip(names, views, strict=True)]
+                       for names, views in ((lowered.input_names, lowered.inputs), (lowered.output_names, lowered.outputs)))
     made = cut(lowered)
-    package = Package(blocks=made.blocks, variants=[made.root], input_names=lowered.input_names, output_names=lowered.output_names)
+    named = sorted({d for port in inputs for d in port.dims if isinstance(d, str) and d in ranges})
+    package = Package(blocks=made.blocks, variants=[Variant(made.root, tuple((n, *ranges[n]) for n in named))], inputs=inputs, outputs=outputs)
     plans = [plan_program(part, ranges, limit) for part in made.programs]
-    numbers: dict[int, int] = {}
+    numbers: dict[tuple[int, tuple[int, int]], int] = {}
     for one in plans:
-        for tensor in one.constants:
-            if id(tensor) not in numbers:
-                numbers[id(tensor)] = len(package.constants)
+        constants = []
+        for i, tensor in enumerate(one.constants):
+            key = (id(tensor), one.program.form(i))
+            if key not in numbers:
+                numbers[key] = len(package.constants)
                 package.constants.append(tensor)
-        package.programs.append(Placed(one.program, tuple(numbers[id(t)] for t in one.constants)))
+            constants.append(numbers[key])
+        package.programs.append(Placed(one.program, tuple(constants)))
     return PackagePlan(package, made.hosted, lowered.host, plans, made.types)
 
 

@@ -37,7 +37,7 @@ class Blocks:
         self.runners = [make(p) for p in plan.plans]
         self.hosted = [Compiled(graph, limit) for graph in plan.hosted]
         self._dead: dict[int, list[tuple[int, ...]]] = {}
-        root = self.package.blocks[self.package.variants[0]]
+        root = self.package.blocks[self.package.variants[0].block]
         programs = {s for segment in root.segments if segment.do is Do.PROGRAM and segment.device is not Device.HOST for s in segment.outputs}
         self.owned = [slot in programs for slot in root.outputs]     # whether an output is an array of its own
         single = len(self.package.blocks) == 1 and len(self.runners) == 1 and not self.hosted
@@ -52,7 +52,7 @@ class Blocks:
         """The outputs of the root block."""
         if self.direct is not None and context.events is None:
             return self.direct.run(inputs, terminated=context.terminated)
-        return self._block(self.package.variants[0], inputs, _Run(context, generator))
+        return self._block(self.package.variants[0].block, inputs, _Run(context, generator))
 
     # -- blocks ---------------------------------------------------------------------------------------------------------------------------------
     def _block(self, number: int, inputs: Sequence[Any], run: _Run) -> list[Any]:
