@@ -45,8 +45,8 @@ class Blocks:
 
     @cached_property
     def stepless(self) -> bool:
-        """Whether no program reads anything but constants: all is known at planning."""
-        return not any(reads_data(p.program) for p in self.plan.plans)
+        """Whether no program reads anything but constants and there is no control flow: all is known at planning."""
+        return not any(reads_data(p.program) for p in self.plan.plans) and all(s.do is Do.PROGRAM for b in self.package.blocks for s in b.segments)
 
     def run(self, inputs: Sequence[Any], context: RunContext, generator: Any) -> list[Any]:
         """The outputs of the root block."""
