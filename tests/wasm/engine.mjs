@@ -23,6 +23,7 @@ export class Engine {
       engine.stacks.push(stack);
       engine.threads.push(new Worker(fileURLToPath(import.meta.url), { workerData: { module, memory: engine.memory, stack: stack + STACK } }));
     }
+    engine.exports.sx_may_wait?.(1);
     while (workers && engine.exports.sx_workers() < workers) await new Promise((r) => setTimeout(r, 1));
     return engine;
   }

@@ -27,7 +27,7 @@ def cases(runs: int, budget: int = 0) -> list[Case]:
 @pytest.mark.parametrize("build", BUILDS)
 def test_workers(build: str, tmp_path: Path) -> None:
     """Without threads, with shared memory and 0, 1 and 3 workers: all results are the same bytes, run after run, and everything is given back."""
-    given = cases(30)
+    given = cases(8)
     alone = run(given, tmp_path, build)
     for workers in (0, 1, 3):
         made = run(given, tmp_path, f"{build}-threads", workers)

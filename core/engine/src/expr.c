@@ -92,7 +92,7 @@ static int float_op(int op, void *to, const reg *a, const reg *b, int64_t n) {
     }
 }
 
-static int double_op(int op, void *to, const reg *a, const reg *b, int64_t n) {
+SX_SMALL static int double_op(int op, void *to, const reg *a, const reg *b, int64_t n) {
     switch (op) {
     case SX_OP_SQRT: UNARY(double, double, __builtin_sqrt(x))
     case SX_OP_FLOOR: UNARY(double, double, __builtin_floor(x))
@@ -147,8 +147,8 @@ POWER(int32_t) POWER(int64_t) POWER(uint64_t)
     default: return SX_E_UNSUPPORTED; }
 
 static int i32_op(int op, void *to, const reg *a, const reg *b, int64_t n) { INTEGER(int32_t, uint32_t, 32, 1) }
-static int i64_op(int op, void *to, const reg *a, const reg *b, int64_t n) { INTEGER(int64_t, uint64_t, 64, 1) }
-static int u64_op(int op, void *to, const reg *a, const reg *b, int64_t n) { INTEGER(uint64_t, uint64_t, 64, 0) }
+SX_SMALL static int i64_op(int op, void *to, const reg *a, const reg *b, int64_t n) { INTEGER(int64_t, uint64_t, 64, 1) }
+SX_SMALL static int u64_op(int op, void *to, const reg *a, const reg *b, int64_t n) { INTEGER(uint64_t, uint64_t, 64, 0) }
 
 #define COMPARE(T) \
     switch (op) { \
@@ -161,9 +161,11 @@ static int u64_op(int op, void *to, const reg *a, const reg *b, int64_t n) { INT
     case SX_OP_ISNAN: UNARY(T, int32_t, x != x) \
     default: UNARY(T, int32_t, x == x && x - x != x - x) }
 
-static int compare(int op, int type, void *to, const reg *a, const reg *b, int64_t n) {
+static int compare_float(int op, void *to, const reg *a, const reg *b, int64_t n) { COMPARE(float) }
+
+SX_SMALL static int compare(int op, int type, void *to, const reg *a, const reg *b, int64_t n) {
     switch (type) {
-    case SX_F32: COMPARE(float)
+    case SX_F32: return compare_float(op, to, a, b, n);
     case SX_F64: COMPARE(double)
     case SX_I32: COMPARE(int32_t)
     case SX_I64: COMPARE(int64_t)
@@ -176,7 +178,7 @@ static int compare(int op, int type, void *to, const reg *a, const reg *b, int64
 /* Float → integer: towards zero, clamped, NaN is 0. `LEAST`, `END`: the lowest value and one past the highest, both exact in double. */
 #define TRUNCATED(T, x, LEAST, END, HIGHEST) ((x) >= (END) ? (HIGHEST) : (x) > (LEAST) ? (T)(x) : (x) != (x) ? (T)0 : (T)(LEAST))
 
-static int cast(int type, int source, void *to, const reg *a, int64_t n) {
+SX_SMALL static int cast(int type, int source, void *to, const reg *a, int64_t n) {
 #define FROM(T) \
     switch (type) { \
     case SX_F32: UNARY(T, float, x) \
@@ -219,7 +221,7 @@ static void range_of(int dtype, int64_t *low, uint64_t *high) {
     }
 }
 
-static int saturate(int type, int dtype, int source, void *to, const reg *a, int64_t n) {
+SX_SMALL static int saturate(int type, int dtype, int source, void *to, const reg *a, int64_t n) {
     int64_t low;
     uint64_t high;
     range_of(dtype, &low, &high);

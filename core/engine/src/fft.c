@@ -78,7 +78,7 @@ static void radix_4(const pass *a) {
     }
 }
 
-static void radix_any(const pass *a, int r) {
+SX_SMALL static void radix_any(const pass *a, int r) {
     int64_t m = a->count / r, s = a->s, step = a->p->m / a->count, turn = a->p->m / r;
     const part *root = &a->p->root;
     for (int64_t p = 0; p < m; p++)
@@ -97,7 +97,7 @@ static void radix_any(const pass *a, int r) {
 }
 
 /* The transform of `x` ([m][lanes]); `y` is room. Where the result is. */
-static part transform(const plan *p, part x, part y, int64_t lanes) {
+SX_SMALL static part transform(const plan *p, part x, part y, int64_t lanes) {
     int64_t count = p->m, s = lanes;
     for (int i = 0; i < p->passes; i++) {
         int r = p->radix[i];
@@ -114,7 +114,7 @@ static part transform(const plan *p, part x, part y, int64_t lanes) {
 
 /* ---- one call's plan and tables ---- */
 
-static plan plan_of(const sx_call *call) {
+SX_SMALL static plan plan_of(const sx_call *call) {
     const sx_view *x = call->in;
     plan p = {.call = call, .axis = (int)call->param[0], .n = call->param[1], .inverse = call->param[2] != 0, .half = call->param[3] != 0, .rows = 1};
     for (int d = 0; d < x->rank - 1; d++) if (d != p.axis) p.rows *= x->dim[d];

@@ -4,8 +4,8 @@
    what was grown is never given back to the page (WebAssembly can not), but used again. Memory a host grew itself is left alone.
 
    The pool (shared memory only): workers are lent by the host, which instantiates the module on the same memory, gives each instance a stack and calls sx_worker. As in host_posix.c a job is an odd
-   epoch: a worker that sees one counts itself in, checks that the epoch still holds and claims tiles; the caller closes the job and spins until nobody is in. It never waits: a page's
-   main thread may not. Workers spin for 50 µs between jobs, then sleep in memory.atomic.wait32. */
+   epoch: a worker that sees one counts itself in, checks that the epoch still holds and claims tiles; the caller closes the job and spins until nobody is in (a page's main thread may not
+   wait; a host whose threads may says so with sx_may_wait, for machines with more threads than cores). Workers spin for 50 µs between jobs, then sleep in memory.atomic.wait32. */
 #include "sx_internal.h"
 #include "sx_tables.h"
 
@@ -154,7 +154,7 @@ struct sx_team {
     int started;               /* workers inside sx_worker */
     uint64_t numbers;          /* those taken, bit by bit */
     char owned;                /* a run has the pool */
-    int sleepers, leaving;
+    int sleepers, leaving, may_wait;
     int threads;               /* workers this run may use */
     const int *stop;           /* of the job's call */
     void (*body)(void *, int64_t, int);
@@ -232,6 +232,10 @@ void sx_workers_leave(int leave) {
     }
 }
 
+/* Whether threads that call sx_run may wait (1), which a page's main thread may not. */
+SX_API void sx_may_wait(int may);
+void sx_may_wait(int may) { pool.may_wait = may; }
+
 int sx_host_cores(void) { return 1 + sx_workers(); }
 
 sx_team *sx_host_join(int threads) {
@@ -255,8 +259,11 @@ void sx_for(const sx_call *call, int64_t n, void (*body)(void *, int64_t, int), 
     if (__atomic_load_n(&t->sleepers, __ATOMIC_SEQ_CST)) __builtin_wasm_memory_atomic_notify((int *)&t->epoch, (unsigned)-1);
     claim(t, 0);
     __atomic_fetch_add(&t->epoch, 1, __ATOMIC_SEQ_CST); /* closed */
-    for (int64_t turn = 0; __atomic_load_n(&t->inside, __ATOMIC_SEQ_CST); turn++)
-        if (turn == 1ll << 36) __builtin_trap(); /* minutes in one tile: the host ended a worker inside it */
+    int in;
+    for (int64_t turn = 0; (in = __atomic_load_n(&t->inside, __ATOMIC_SEQ_CST)); turn++) {
+        if (t->may_wait && turn >= 1 << 14) __builtin_wasm_memory_atomic_wait32(&t->inside, in, 50000); /* nobody notifies: it is a nap */
+        if (turn == (t->may_wait ? 1ll << 22 : 1ll << 36)) __builtin_trap(); /* minutes in one tile: the host ended a worker inside it */
+    }
 }
 #endif
 

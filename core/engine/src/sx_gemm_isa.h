@@ -36,6 +36,12 @@
 #define SX_WIDE (SX_NR > SX_PANEL ? SX_NR : SX_PANEL) /* whole panels a micro-tile needs */
 
 #define SX_INLINE static inline __attribute__((always_inline))
+/* What happens at edges only: a call in a module for the web, where it would otherwise be a good part of the bytes. */
+#ifdef __wasm__
+#define SX_EDGE static __attribute__((noinline, minsize, unused))
+#else
+#define SX_EDGE SX_INLINE
+#endif
 #define SX_UNROLL _Pragma("clang loop unroll(full)")
 
 typedef float sx_f __attribute__((vector_size(4 * SX_GW)));
@@ -57,7 +63,7 @@ SX_INLINE sx_f sx_fsplat(float x) {
 #endif
 }
 /* The first n lanes, 0 < n < GW; a load gives zeros beyond and touches nothing there. */
-SX_INLINE sx_f sx_fload_part(const float *p, int n) {
+SX_EDGE sx_f sx_fload_part(const float *p, int n) {
 #if defined(__AVX512F__)
     return (sx_f)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
 #else
@@ -66,7 +72,7 @@ SX_INLINE sx_f sx_fload_part(const float *p, int n) {
     return v;
 #endif
 }
-SX_INLINE void sx_fstore_part(float *p, sx_f v, int n) {
+SX_EDGE void sx_fstore_part(float *p, sx_f v, int n) {
 #if defined(__AVX512F__)
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
 #else
@@ -76,7 +82,7 @@ SX_INLINE void sx_fstore_part(float *p, sx_f v, int n) {
 #endif
 }
 /* Fewer than GW floats. */
-SX_INLINE void sx_copy_part(float *to, const float *from, int n) {
+SX_EDGE void sx_copy_part(float *to, const float *from, int n) {
 #if defined(__AVX512F__)
     __mmask16 mask = (__mmask16)((1u << n) - 1);
     _mm512_mask_storeu_ps(to, mask, _mm512_maskz_loadu_ps(mask, from));

@@ -86,6 +86,13 @@ static inline int sx_fail(const sx_call *call, int code, int64_t operand, int64_
 
 static inline double sx_param_float(int64_t word) { union { int64_t i; double d; } u = {.i = word}; return u.d; }
 
+/* A function no model spends its time in: compiled for size in a module for the web. */
+#ifdef __wasm__
+#define SX_SMALL __attribute__((minsize, noinline))
+#else
+#define SX_SMALL
+#endif
+
 #define SX_CAT_(a, b) a##_##b
 #define SX_CAT(a, b) SX_CAT_(a, b)
 #ifndef SX_ISA

@@ -10,6 +10,14 @@
 #include <stdint.h>
 
 #define SX_FN static inline __attribute__((always_inline))
+/* In double. A module for the web has them once, as calls: inlined into every loop that may need one they would be a fifth of its bytes. */
+#ifdef __wasm__
+#define SX_FN64 static __attribute__((noinline, minsize, unused))
+#define SX_LONG64 SX_FN64
+#else
+#define SX_FN64 SX_FN
+#define SX_LONG64 static inline /* with branches */
+#endif
 
 SX_FN uint32_t sx_bits32(float x) { uint32_t u; __builtin_memcpy(&u, &x, 4); return u; }
 SX_FN float sx_float32(uint32_t u) { float x; __builtin_memcpy(&x, &u, 4); return x; }
@@ -149,13 +157,13 @@ SX_FN double sx_exp_parts_f64(double x, double *scale, double *scale2) {
     return r + r * r * p;
 }
 
-SX_FN double sx_exp_f64(double x) {
+SX_FN64 double sx_exp_f64(double x) {
     double a, b, q = sx_exp_parts_f64(x, &a, &b);
     return (a + a * q) * b;
 }
 
 /* e^x - 1 without loss near 0; |x| moderate (callers clamp). */
-SX_FN double sx_expm1_f64(double x) {
+SX_FN64 double sx_expm1_f64(double x) {
     double a, b, q = sx_exp_parts_f64(x, &a, &b), s = a * b;
     return s * q + (s - 1.0);
 }
@@ -176,7 +184,7 @@ SX_FN double sx_log_special_f64(double x, double made) {
 }
 
 /* log(1 + f) = 2 atanh(s), s = f / (2 + f): 2 s = f - s f */
-SX_FN double sx_log_f64(double x) {
+SX_FN64 double sx_log_f64(double x) {
     double k, f = sx_split_f64(x, &k), s = f / (2.0 + f), z = s * s;
     /* (2 atanh(s) - 2 s) / s³ of s², error 2.1e-18 */
     double p = 0x1.0c044ccf380aap-3;
@@ -192,18 +200,18 @@ SX_FN double sx_log_f64(double x) {
     return sx_log_special_f64(x, k * 0x1.62e42feep-1 + (f - (h - low)));
 }
 
-SX_FN double sx_log1p_f64(double x) {
+SX_FN64 double sx_log1p_f64(double x) {
     double u = 1.0 + x, made = sx_log_f64(u) + (x - (u - 1.0)) / u; /* the second term puts back what 1 + x lost */
     made = u == 0.0 ? -SX_INF64 : made;
     return x == SX_INF64 ? x : made;
 }
 
-SX_FN double sx_tanh_f64(double x) {
+SX_FN64 double sx_tanh_f64(double x) {
     double a = __builtin_fabs(x), e = sx_expm1_f64(2.0 * (a > 25.0 ? 25.0 : a));
     return x != x ? x : __builtin_copysign(e / (e + 2.0), x);
 }
 
-SX_FN double sx_sinh_f64(double x) {
+SX_FN64 double sx_sinh_f64(double x) {
     double a = __builtin_fabs(x), z = x * x, e = sx_exp_f64(0.5 * a);
     /* (sinh(x) - x) / x³ of x², |x| < 1, error 2.5e-22 */
     double p = 0x1.99f0806c2628dp-49;
@@ -218,23 +226,23 @@ SX_FN double sx_sinh_f64(double x) {
     return a < 1.0 ? x + x * z * p : __builtin_copysign(big, x);
 }
 
-SX_FN double sx_cosh_f64(double x) {
+SX_FN64 double sx_cosh_f64(double x) {
     double e = sx_exp_f64(0.5 * __builtin_fabs(x));
     return (0.5 * e) * e + 0.5 / (e * e);
 }
 
-SX_FN double sx_asinh_f64(double x) {
+SX_FN64 double sx_asinh_f64(double x) {
     double a = __builtin_fabs(x), z = a * a;
     double near = sx_log1p_f64(a + z / (1.0 + __builtin_sqrt(1.0 + z))), far = sx_log_f64(a) + 0x1.62e42fefa39efp-1;
     return x != x ? x : __builtin_copysign(a < 0x1p28 ? near : far, x);
 }
 
-SX_FN double sx_acosh_f64(double x) {
+SX_FN64 double sx_acosh_f64(double x) {
     double t = x - 1.0, near = sx_log1p_f64(t + __builtin_sqrt(2.0 * t + t * t)), far = sx_log_f64(x) + 0x1.62e42fefa39efp-1;
     return x < 1.0 ? SX_NAN64 : x < 0x1p28 ? near : far;
 }
 
-SX_FN double sx_atanh_f64(double x) {
+SX_FN64 double sx_atanh_f64(double x) {
     double a = __builtin_fabs(x), made = 0.5 * sx_log1p_f64(2.0 * a / (1.0 - a));
     return a > 1.0 ? SX_NAN64 : __builtin_copysign(made, x);
 }
@@ -315,13 +323,13 @@ static inline double sx_reduce_far(double x, int64_t *q) {
     return u >> 63 ? -r : r;
 }
 
-SX_FN double sx_angle_near_f64(int which, double x) {
+SX_FN64 double sx_angle_near_f64(int which, double x) {
     int64_t q;
     double r = sx_reduce_near(x, &q);
     return sx_angle(which, r, q) + (x - x); /* NaN of an infinity */
 }
 
-static inline double sx_angle_far_f64(int which, double x) {
+SX_LONG64 double sx_angle_far_f64(int which, double x) {
     int64_t q;
     if (!(__builtin_fabs(x) < SX_INF64)) return SX_NAN64;
     double r = sx_reduce_far(x, &q);
@@ -356,13 +364,13 @@ SX_FN double sx_asin_small(double x) {
 }
 
 /* asin(x) = π/2 - 2 asin(√((1 - x) / 2)) above ½ */
-SX_FN double sx_asin_f64(double x) {
+SX_FN64 double sx_asin_f64(double x) {
     double a = __builtin_fabs(x), h = __builtin_sqrt(0.5 * (1.0 - a)), made = sx_asin_small(a <= 0.5 ? a : h);
     made = a <= 0.5 ? made : 0x1.921fb54442d18p+0 - (2.0 * made - 0x1.1a62633145c07p-54);
     return a > 1.0 || x != x ? SX_NAN64 : __builtin_copysign(made, x);
 }
 
-SX_FN double sx_acos_f64(double x) {
+SX_FN64 double sx_acos_f64(double x) {
     double a = __builtin_fabs(x), h = __builtin_sqrt(0.5 * (1.0 - a)), made = sx_asin_small(a <= 0.5 ? x : h);
     double big = x > 0.0 ? 2.0 * made : 0x1.921fb54442d18p+1 - (2.0 * made - 0x1.1a62633145c07p-53);
     made = a <= 0.5 ? 0x1.921fb54442d18p+0 - (made - 0x1.1a62633145c07p-54) : big;
@@ -370,7 +378,7 @@ SX_FN double sx_acos_f64(double x) {
 }
 
 /* atan(a) = π/2 - atan(1/a) above 1; = π/4 + atan((a - 1) / (a + 1)) above tan(π/8) */
-SX_FN double sx_atan_f64(double x) {
+SX_FN64 double sx_atan_f64(double x) {
     double a = __builtin_fabs(x);
     int over = a > 1.0;
     double b = over ? 1.0 / a : a;
@@ -406,7 +414,7 @@ static inline double sx_horner(const double *c, int n, double t) {
     return p;
 }
 
-static inline double sx_erf_f64(double x) {
+SX_LONG64 double sx_erf_f64(double x) {
     /* erf(x) / x of x², |x| < 1, error 3.3e-23 */
     static const double near[] = {0x1.20dd750429b6dp+0, -0x1.812746b0379e7p-2, 0x1.ce2f21a042be2p-4, -0x1.b82ce31288b47p-6, 0x1.565bcd0e6a2eep-8, -0x1.c02db40035f1ep-11, 0x1.f9a326f7ac5b1p-14,
         -0x1.f4d25bf9af03ap-17, 0x1.b9e6c38e5cf3dp-20, -0x1.5f73c3bf14b91p-23, 0x1.fcbb312b48443p-27, -0x1.517ce02f1265fp-30, 0x1.9a0fcb5e22c5bp-34, -0x1.b40e7abf9f000p-38, 0x1.3c01fd3a74542p-42};
@@ -428,7 +436,7 @@ static inline double sx_erf_f64(double x) {
     return __builtin_copysign(made, x);
 }
 
-SX_FN double sx_sigmoid_f64(double x) {
+SX_FN64 double sx_sigmoid_f64(double x) {
     double z = sx_exp_f64(-__builtin_fabs(x));
     return (x >= 0.0 ? 1.0 : z) / (1.0 + z);
 }
@@ -436,7 +444,7 @@ SX_FN double sx_sigmoid_f64(double x) {
 /* -- remainders and powers ------------------------------------------------------------------------------------------------------------------------------- */
 
 /* C's fmod, exact: the quotient 11 bits at a time. */
-static inline double sx_fmod_f64(double x, double y) {
+SX_LONG64 double sx_fmod_f64(double x, double y) {
     uint64_t ux = sx_bits64(x) & ~((uint64_t)1 << 63), uy = sx_bits64(y) & ~((uint64_t)1 << 63);
     if (y != y || x != x || ux >= 0x7ff0000000000000u || !uy) return SX_NAN64;
     if (ux < uy) return x;
@@ -455,7 +463,7 @@ static inline double sx_fmod_f64(double x, double y) {
 }
 
 /* The sign of y, as Python's %. */
-static inline double sx_mod_f64(double x, double y) {
+SX_LONG64 double sx_mod_f64(double x, double y) {
     double r = sx_fmod_f64(x, y);
     if (r == 0.0) return __builtin_copysign(0.0, y);
     return (r < 0.0) != (y < 0.0) ? r + y : r;
@@ -473,7 +481,7 @@ SX_FN double sx_pow_special(double x, double y, double made) {
     return y == 0.0 || x == 1.0 ? 1.0 : made;
 }
 
-SX_FN float sx_pow_f32(float x, float y) {
+SX_FN64 float sx_pow_f32(float x, float y) {
     return (float)sx_pow_special(x, y, sx_exp_f64((double)y * sx_log_f64(__builtin_fabs((double)x))));
 }
 
@@ -490,7 +498,7 @@ SX_FN double sx_two_product(double a, double b, double *low) {
 }
 
 /* |x|^y = e^(y log|x|) with the logarithm as a sum of two doubles, since its error is multiplied by up to 745. */
-static inline double sx_pow_f64(double x, double y) {
+SX_LONG64 double sx_pow_f64(double x, double y) {
     double k, a = __builtin_fabs(x), f = sx_split_f64(a, &k);
     if (!(a > 0.0 && a < SX_INF64) || __builtin_fabs(y) > 0x1p70 || y != y) {
         double l = sx_log_f64(a);

@@ -100,11 +100,15 @@ SX_INLINE void backward(const int size, const sx_f *t, sx_f *y) {
     }
 }
 
-SX_INLINE sx_f channels(const sx_conv *v, const char *x, int64_t at, int count) {
-    if (v->xv->dtype == SX_FLOAT) return count == SX_GW ? sx_fload((const float *)x + at) : sx_fload_part((const float *)x + at, count);
+SX_EDGE sx_f other_channels(const sx_conv *v, const char *x, int64_t at, int count) {
+    if (v->xv->dtype == SX_FLOAT) return sx_fload_part((const float *)x + at, count);
     sx_f value = sx_fsplat(0);
     for (int i = 0; i < count; i++) value[i] = sx_element(x, v->xv->dtype, at + i);
     return value;
+}
+
+SX_INLINE sx_f channels(const sx_conv *v, const char *x, int64_t at, int count) {
+    return v->xv->dtype == SX_FLOAT && count == SX_GW ? sx_fload((const float *)x + at) : other_channels(v, x, at, count);
 }
 
 /* The input tile whose corner is (h, w), all channels, to `to`: [edge²][…] with `plane` floats between matrices. */
