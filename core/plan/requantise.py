@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..expr import Compute, E, Op, binary, const, unary
+from ..expr import Compute, E, Op, binary, const, substitute, unary
 from ..kernels import Kernel
 from ..lowering import Buffer, KernelCall
 from ..types import DType
@@ -71,12 +71,19 @@ class _Linear:
 
 
 def requantise(lowered: Lowered) -> None:                                                                 # 2, 3
-    """Bring the epilogues of integer products that make bytes, and Maps of bytes, into the forms above."""
+    """Bring what is saturated in the epilogues of integer products, and Maps of bytes, into the forms above."""
     for call in lowered.calls:
-        if call.outputs[0].dtype not in BYTES or len(call.epilogue) != 1:
-            continue
-        if call.kind is Kernel.MAP or (call.kind in (Kernel.MATMUL, Kernel.CONV) and call.inputs[0] is not None and call.inputs[0].dtype in BYTES):
-            call.epilogue = [_normal(call, call.epilogue[0])]
+        product = call.kind in (Kernel.MATMUL, Kernel.CONV) and call.inputs[0] is not None and call.inputs[0].dtype in BYTES
+        if len(call.epilogue) == 1 and (product or (call.kind is Kernel.MAP and call.outputs[0].dtype in BYTES)):
+            call.epilogue = [_everywhere(call, call.epilogue[0])]
+
+
+def _everywhere(call: KernelCall, root: E) -> E:
+    """The outermost saturated values that have a form, in it."""
+    def put(node: E) -> E | None:
+        made = _normal(call, node) if node.op is Op.SATURATE else node
+        return made if made is not node else None
+    return substitute(root, put)
 
 
 def _normal(call: KernelCall, root: E) -> E:

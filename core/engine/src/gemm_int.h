@@ -51,13 +51,13 @@ typedef struct {
     int32_t plain;                             /* of none of the forms: goes through sx_finish */
     int32_t rounds, simple, real;              /* to bytes; nothing else than that; and from those to floats */
     int32_t dtype, divides, bias, factor, offset, zero;
-    int32_t other, other_first;                /* the operand that is added: bytes after rounding, or floats, before the offset or last */
+    int32_t other, other_first, real_offset;   /* the operand that is added: bytes after rounding, or floats, before real_offset or after */
     float low, high;
     float own, theirs, constant, last_zero, last_low, last_high;
-    float real_zero, real_scale;
+    float real_zero, real_scale, real_low, real_high;
 } sx_requant;
 sx_requant SX_NAME(sx_requant_of)(const sx_call *call, const int *row_axes, int n_axes);
-static inline int64_t sx_requant_scratch(int64_t cols) { return 16 * sx_round_up(cols, 16); }
+static inline int64_t sx_requant_scratch(int64_t cols) { return 20 * sx_round_up(cols, 16); }
 /* Evaluate for `cols` columns from position `start` what does not depend on rows, into `room` (sx_requant_scratch bytes). 0: not of that form after all;
    SX_REQUANT_SMALL: and the zeros are small whole numbers. `block`: any `cols` integers. */
 #define SX_REQUANT_SMALL 2

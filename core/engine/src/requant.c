@@ -3,7 +3,7 @@
    How to think
    - First the sum: v = (acc + bias) · factor + offset, what does not depend on rows evaluated once a strip. To bytes: v = round(v) + zero within bounds.
    - Then perhaps other bytes are added (a residual): v = round(v · own + x · theirs + constant) + zero within bounds; the numbers are one for all columns.
-   - Bytes may be dequantised at once, (v - zero) · scale; and sums may stay floats, a residual of floats added. Products and sums are rounded one by one, as the interpreter does. */
+   - Bytes may be dequantised at once, (v - zero) · scale, plus a bias; and sums may stay floats. To either a residual of floats may be added. Products and sums are rounded one by one, as the interpreter does. */
 #include "gemm_int.h"
 #include "sx_expr.h"
 #include "sx_vec.h"
@@ -149,50 +149,50 @@ static int bytes_of(const graph *g, int at, sx_requant *q) {
     return inner >= 0 && sum_of(g, inner, q) && !q->divides;
 }
 
-/* Floats: dequantised bytes, or a sum with perhaps a leaf of floats added, within bounds. */
+/* (saturated bytes - zero) · scale. */
+static int dequantised(const graph *g, int at, sx_requant *q) {
+    int v = scaled_by(g, at, &q->real_scale);
+    if (v < 0 || !is_op(g, v, SX_OP_CAST) || word(g, v)[4] != SX_I32) return 0;
+    int bytes = g->source[v][0];
+    q->real_zero = 0;
+    if (is_op(g, bytes, SX_OP_SUB)) {
+        if (!number(g, g->source[bytes][1], &q->real_zero)) return 0;
+        bytes = g->source[bytes][0];
+    }
+    return is_op(g, bytes, SX_OP_SATURATE) && bytes_of(g, bytes, q) && q->other < 0;
+}
+
+/* Floats: a sum or dequantised bytes, with perhaps what all rows share and a leaf of floats added, within bounds. */
 static int floats_of(const graph *g, int at, sx_requant *q) {
     float x;
-    if (is_float_op(g, at, SX_OP_MUL)) {
-        int v = scaled_by(g, at, &q->real_scale), zero;
-        if (v >= 0 && is_op(g, v, SX_OP_CAST) && word(g, v)[4] == SX_I32) {
-            int bytes = g->source[v][0];
-            q->real_zero = 0;
-            if (is_op(g, bytes, SX_OP_SUB)) {
-                zero = g->source[bytes][1], bytes = g->source[bytes][0];
-                if (!number(g, zero, &q->real_zero)) return 0;
-            }
-            if (is_op(g, bytes, SX_OP_SATURATE)) return q->real = 1, bytes_of(g, bytes, q);
-        }
-    }
-    q->low = -__builtin_inff(), q->high = __builtin_inff();
-    for (int bounded = 0; is_float_op(g, at, SX_OP_MIN) || is_float_op(g, at, SX_OP_MAX); bounded++) {
+    q->real_low = -__builtin_inff(), q->real_high = __builtin_inff();
+    while (is_float_op(g, at, SX_OP_MIN) || is_float_op(g, at, SX_OP_MAX)) {
         int is_low = is_op(g, at, SX_OP_MAX), other;
-        if (bounded == 2 || (at = split(g, at, &other)) < 0 || !number(g, other, &x)) return 0;
-        if (is_low ? q->low != -__builtin_inff() : q->high != __builtin_inff()) return 0;
-        *(is_low ? &q->low : &q->high) = x;
+        if ((at = split(g, at, &other)) < 0 || !number(g, other, &x)) return 0;
+        if (is_low ? q->real_low != -__builtin_inff() : q->real_high != __builtin_inff()) return 0;
+        *(is_low ? &q->real_low : &q->real_high) = x;
     }
-    if (q->low > q->high) return 0;
-    for (int late = 1; late >= 0 && is_float_op(g, at, SX_OP_ADD); late--) { /* the leaf is added last, or before the offset */
+    if (q->real_low > q->real_high) return 0;
+    int shared = -1, leaf = -1, first = 0;
+    for (int left = 2; left > 0 && is_float_op(g, at, SX_OP_ADD); left--) { /* from the last addition to the first */
         int other, inner = split(g, at, &other);
-        if (inner < 0) return 0;
+        if (inner < 0 || (g->varies[other] ? leaf : shared) >= 0) return 0;
         if (g->varies[other]) {
-            if (q->other >= 0 || (q->other = leaf_of(g, other)) < 0 || g->call->in[q->other].dtype != SX_FLOAT) return 0;
-            q->other_first = !late;
-            at = inner;
-        } else if (late) {
-            int before = inner, leaf;
-            if (!is_float_op(g, before, SX_OP_ADD) || split(g, before, &leaf) < 0 || !g->varies[leaf]) break;
-            q->offset = other, at = inner;
-        }
+            if ((leaf = leaf_of(g, other)) < 0 || g->call->in[leaf].dtype != SX_FLOAT) return 0;
+            first = shared >= 0;
+        } else shared = other;
+        at = inner;
     }
-    int offset = q->offset;
-    if (!sum_of(g, at, q) || q->divides || (offset >= 0 && q->offset != offset)) return 0;
+    sx_requant bytes = *q;
+    if (dequantised(g, at, &bytes)) *q = bytes, q->real = 1;
+    else if (!sum_of(g, at, q) || q->divides || q->offset >= 0) return 0;
+    q->real_offset = shared, q->other = leaf, q->other_first = first;
     return 1;
 }
 
 sx_requant SX_NAME(sx_requant_of)(const sx_call *call, const int *row_axes, int n_axes) {
     graph g = {0};
-    sx_requant plain = {.plain = 1, .bias = -1, .factor = -1, .offset = -1, .zero = -1, .other = -1, .dtype = call->out->dtype}, q = plain;
+    sx_requant plain = {.plain = 1, .bias = -1, .factor = -1, .offset = -1, .zero = -1, .real_offset = -1, .other = -1, .dtype = call->out->dtype}, q = plain;
     int bytes = call->out->dtype == SX_UINT8 || call->out->dtype == SX_INT8;
     if ((!bytes && call->out->dtype != SX_FLOAT) || !read_graph(&g, call, row_axes, n_axes)) return plain;
     int last = g.code->count - 1;
@@ -259,6 +259,7 @@ int SX_NAME(sx_requant_prepare)(const sx_call *call, const sx_requant *q, const 
     column_values(call, q->factor, start, row_axis, col_axis, cols, width, block, 0x3f800000, (int32_t *)factor);
     column_values(call, q->zero, start, row_axis, col_axis, cols, width, block, 0, (int32_t *)zero);
     column_values(call, q->offset, start, row_axis, col_axis, cols, width, block, 0, (int32_t *)offset);
+    column_values(call, q->real_offset, start, row_axis, col_axis, cols, width, block, 0, (int32_t *)(offset + width));
     if (!q->rounds) return 1;
     if (!tame(factor, offset, zero, width, q->divides)) return 0;
     for (int64_t j = 0; j < width; j++) if (!(zero[j] >= -255 && zero[j] <= 255 && zero[j] == (float)(int)zero[j])) return 1;
@@ -289,40 +290,45 @@ SX_INLINE sx_f load_bytes(const uint8_t *p, int is_signed, int n) {
     return __builtin_convertvector(sx_widen_bytes(room, is_signed), sx_f);
 }
 
-/* One row of sums that become bytes, or bytes dequantised. OTHER: -1, or whether the added bytes are signed. */
-SX_INLINE void byte_line(const int OTHER, const sx_requant *q, const int32_t *from, const int32_t *bias, const float *factor, const float *zero, const float *offset, const uint8_t *other, int64_t cols, char *to) {
+typedef struct { const int32_t *bias; const float *factor, *zero, *offset, *real_offset; } columns;
+
+SX_INLINE sx_f summed(const sx_requant *q, const columns *k, const int32_t *from, int64_t j) {
+    sx_f x = __builtin_convertvector(sx_iload(from + j) + sx_iload(k->bias + j), sx_f);
+    x = q->divides ? x / sx_fload(k->factor + j) : x * sx_fload(k->factor + j);
+    APART(x);
+    return q->offset >= 0 ? x + sx_fload(k->offset + j) : x;
+}
+
+/* One row of sums that become bytes. OTHER: -1, or whether the added bytes are signed. */
+SX_INLINE void byte_line(const int OTHER, const sx_requant *q, const columns *k, const int32_t *from, const uint8_t *other, int64_t cols, uint8_t *to) {
     for (int64_t j = 0; j < cols; j += SX_GW) {
         int n = (int)sx_min64(SX_GW, cols - j);
-        sx_f x = __builtin_convertvector(sx_iload(from + j) + sx_iload(bias + j), sx_f);
-        x = q->divides ? x / sx_fload(factor + j) : x * sx_fload(factor + j);
-        if (q->offset >= 0) { APART(x); x += sx_fload(offset + j); }
-        x = within(__builtin_elementwise_roundeven(x) + sx_fload(zero + j), q->low, q->high);
+        sx_f x = within(__builtin_elementwise_roundeven(summed(q, k, from, j)) + sx_fload(k->zero + j), q->low, q->high);
         if (OTHER >= 0) {
             sx_f own = x * sx_fsplat(q->own), theirs = load_bytes(other + j, OTHER, n) * sx_fsplat(q->theirs);
             APART(own);
             APART(theirs);
             x = within(__builtin_elementwise_roundeven(own + theirs + sx_fsplat(q->constant)) + sx_fsplat(q->last_zero), q->last_low, q->last_high);
         }
-        if (!q->real) store_bytes((uint8_t *)to + j, x, n);
-        else {
-            x = (x - sx_fsplat(q->real_zero)) * sx_fsplat(q->real_scale);
-            if (n == SX_GW) sx_fstore((float *)(void *)to + j, x);
-            else sx_fstore_part((float *)(void *)to + j, x, n);
-        }
+        store_bytes(to + j, x, n);
     }
 }
 
 SX_INLINE sx_f load_floats(const float *p, int n) { return n >= SX_GW ? sx_fload(p) : sx_fload_part(p, n); }
 
-/* One row of sums that stay floats. OTHER: floats are added. */
-SX_INLINE void float_line(const int OTHER, const sx_requant *q, const int32_t *from, const int32_t *bias, const float *factor, const float *offset, const float *other, int64_t cols, float *to) {
-    sx_f low = sx_fsplat(q->low), high = sx_fsplat(q->high);
+/* One row of sums that stay floats, or become bytes and floats again (REAL). OTHER: floats are added. */
+SX_INLINE void float_line(const int OTHER, const int REAL, const sx_requant *q, const columns *k, const int32_t *from, const float *other, int64_t cols, float *to) {
+    sx_f low = sx_fsplat(q->real_low), high = sx_fsplat(q->real_high);
     for (int64_t j = 0; j < cols; j += SX_GW) {
         int n = (int)sx_min64(SX_GW, cols - j);
-        sx_f x = __builtin_convertvector(sx_iload(from + j) + sx_iload(bias + j), sx_f) * sx_fload(factor + j);
-        APART(x);
+        sx_f x = summed(q, k, from, j);
+        if (REAL) {
+            x = within(__builtin_elementwise_roundeven(x) + sx_fload(k->zero + j), q->low, q->high);
+            x = (x - sx_fsplat(q->real_zero)) * sx_fsplat(q->real_scale);
+            APART(x);
+        }
         if (OTHER && q->other_first) x += load_floats(other + j, n);
-        if (q->offset >= 0) x += sx_fload(offset + j);
+        if (q->real_offset >= 0) x += sx_fload(k->real_offset + j);
         if (OTHER && !q->other_first) x += load_floats(other + j, n);
         x = (sx_f)sx_vat_most(sx_vat_least((sx_v32)x, (sx_v32)low), (sx_v32)high);
         if (n == SX_GW) sx_fstore(to + j, x);
@@ -368,24 +374,33 @@ void SX_NAME(sx_requant_finish)(const sx_call *call, const sx_requant *q, int pr
         return;
     }
     const sx_view *y = call->out, *o = q->other >= 0 ? call->in + q->other : 0;
-    int64_t at = 0, from = 0, step = y->stride[row_axis], wide_cols = sx_round_up(cols, 16);
-    const int32_t *bias = (const int32_t *)room;
-    const float *factor = (const float *)(bias + wide_cols), *zero = factor + wide_cols, *offset = zero + wide_cols;
+    int64_t at = 0, from = 0, step = y->stride[row_axis], width = sx_round_up(cols, 16);
+    columns k = {.bias = (const int32_t *)room};
+    k.factor = (const float *)(k.bias + width), k.zero = k.factor + width, k.offset = k.zero + width, k.real_offset = k.offset + width;
     for (int d = 0; d < y->rank; d++) at += start[d] * y->stride[d], from += o ? start[d] * o->stride[d] : 0;
-    int64_t size = y->dtype == SX_FLOAT ? 4 : 1, other_step = o ? o->stride[row_axis] * (o->dtype == SX_FLOAT ? 4 : 1) : 0;
-    char *to = y->data + at * size;
-    const char *other = o ? o->data + from * (o->dtype == SX_FLOAT ? 4 : 1) : 0;
+    int64_t other_step = o ? o->stride[row_axis] : 0;
+    if (y->dtype == SX_FLOAT) {
+        float *to = (float *)(void *)y->data + at;
+        const float *other = o ? (const float *)(const void *)o->data + from : 0;
+        for (int64_t r = 0; r < rows; r++, to += step, other += other_step, block += ld) {
+            if (o && q->real) float_line(1, 1, q, &k, block, other, cols, to);
+            else if (o) float_line(1, 0, q, &k, block, other, cols, to);
+            else if (q->real) float_line(0, 1, q, &k, block, 0, cols, to);
+            else float_line(0, 0, q, &k, block, 0, cols, to);
+        }
+        return;
+    }
+    uint8_t *to = (uint8_t *)y->data + at;
+    const uint8_t *other = o ? (const uint8_t *)o->data + from : 0;
 #if defined(__AVX512BW__)
     if (prepared == SX_REQUANT_SMALL) {
-        for (int64_t j = 0; j < cols; j += 64) wide(block + j, bias + j, factor + j, zero + j, q, rows, sx_min64(64, cols - j), ld, (uint8_t *)to + j, step);
+        for (int64_t j = 0; j < cols; j += 64) wide(block + j, k.bias + j, k.factor + j, k.zero + j, q, rows, sx_min64(64, cols - j), ld, to + j, step);
         return;
     }
 #endif
-    for (int64_t r = 0; r < rows; r++, to += step * size, other += other_step, block += ld) {
-        if (!q->rounds && o) float_line(1, q, block, bias, factor, offset, (const float *)(const void *)other, cols, (float *)(void *)to);
-        else if (!q->rounds) float_line(0, q, block, bias, factor, offset, 0, cols, (float *)(void *)to);
-        else if (!o) byte_line(-1, q, block, bias, factor, zero, offset, 0, cols, to);
-        else if (o->dtype == SX_INT8) byte_line(1, q, block, bias, factor, zero, offset, (const uint8_t *)other, cols, to);
-        else byte_line(0, q, block, bias, factor, zero, offset, (const uint8_t *)other, cols, to);
+    for (int64_t r = 0; r < rows; r++, to += step, other += other_step, block += ld) {
+        if (!o) byte_line(-1, q, &k, block, 0, cols, to);
+        else if (o->dtype == SX_INT8) byte_line(1, q, &k, block, other, cols, to);
+        else byte_line(0, q, &k, block, other, cols, to);
     }
 }
