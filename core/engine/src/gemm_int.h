@@ -46,6 +46,7 @@ void SX_NAME(sx_igemm_run)(const sx_igemm *g, int64_t m0, int64_t mc, int64_t n0
 static inline int32_t sx_byte_at(const uint8_t *p, int is_signed, int64_t at) { return is_signed ? (int8_t)p[at] : p[at]; }
 static inline int32_t sx_zero_at(const uint8_t *zero, int64_t step, int is_signed, int64_t at) { return zero ? sx_byte_at(zero, is_signed, at * step) : 0; }
 
+#define SX_REQUANT_MOST 64 /* instructions looked at */
 /* Epilogues of integer sums (requant.c). Instructions are given by their number, -1: none. */
 typedef struct {
     int32_t plain;                             /* of none of the forms: goes through sx_finish */
@@ -55,6 +56,9 @@ typedef struct {
     float low, high;
     float own, theirs, constant, last_zero, last_low, last_high;
     float real_zero, real_scale, real_low, real_high;
+    int32_t prefix;                            /* such floats are what the rest of the expression, `rest` with its own words, begins with */
+    sx_code rest;
+    int32_t words[SX_REQUANT_MOST * 6];
 } sx_requant;
 sx_requant SX_NAME(sx_requant_of)(const sx_call *call, const int *row_axes, int n_axes);
 static inline int64_t sx_requant_scratch(int64_t cols) { return 20 * sx_round_up(cols, 16); }

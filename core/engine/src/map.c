@@ -3,7 +3,7 @@
    How to think
    - Axes are ordered by the output's strides, so that writes stream, and neighbours that every operand steps through alike become one. (Not where the expression asks for coordinates.)
    - A tile is a piece of the last axis, or several rows of it where it is short. */
-#include "sx_expr.h"
+#include "map_bytes.h"
 
 #define WORK 131072 /* element operations a task should have at least */
 
@@ -19,6 +19,7 @@ typedef struct {
     int32_t axis[SX_RANK];             /* the axis of the iteration space a merged axis ends with */
     int64_t dim[SX_RANK];
     int64_t rows, cols, down, across, per, tiles; /* tile sizes, tiles along the last two axes, tiles a task */
+    sx_bytes_form bytes;
 } walk;
 
 static int has_coordinates(const sx_code *code) {
@@ -80,7 +81,7 @@ static void run_task(void *arg, int64_t task, int worker) {
         for (int d = w->rank - 3; d >= 0; d--) t.start[w->axis[d]] = outer % w->dim[d], outer /= w->dim[d];
         for (int i = 0; i < w->n_leaf; i++) sx_place_leaf(t.leaf + w->leaf[i], c->in + w->leaf[i], t.start, c->out->rank, t.row_axis, t.col_axis);
         for (int i = 0; i < c->n_out; i++) sx_place_leaf(t.out + i, c->out + i, t.start, c->out->rank, t.row_axis, t.col_axis);
-        sx_run_tile(&t);
+        if (!w->bytes.form || !SX_NAME(sx_bytes_tile)(&w->bytes, &t)) sx_run_tile(&t);
     }
 }
 
@@ -90,8 +91,10 @@ int64_t SX_NAME(sx_scratch_map)(const sx_call *call) {
 }
 
 int SX_NAME(sx_k_map)(const sx_call *call) {
-    walk w = {.call = call, .code = call->epilogue};
+    walk w;
+    w.call = call, w.code = call->epilogue, w.rank = 0;
     for (int d = 0; d < call->out->rank; d++) if (!call->out->dim[d]) return 0;
+    SX_NAME(sx_bytes_form_of)(call, &w.bytes);
     w.n_leaf = sx_find_leaves(w.code, w.leaf);
     merge_axes(&w, has_coordinates(w.code));
     cut(&w);

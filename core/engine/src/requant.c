@@ -3,23 +3,13 @@
    How to think
    - First the sum: v = (acc + bias) · factor + offset, what does not depend on rows evaluated once a strip. To bytes: v = round(v) + zero within bounds.
    - Then perhaps other bytes are added (a residual): v = round(v · own + x · theirs + constant) + zero within bounds; the numbers are one for all columns.
+   - An expression that only begins with such floats (an activation follows) has them made in place, and the interpreter does the rest.
    - Bytes may be dequantised at once, (v - zero) · scale, plus a bias; and sums may stay floats. To either a residual of floats may be added. Products and sums are rounded one by one, as the interpreter does. */
 #include "gemm_int.h"
 #include "sx_expr.h"
 #include "sx_vec.h"
 
-#define MOST 64 /* instructions looked at */
-
-/* A product must not become part of a fused multiply-add: results would differ between instruction sets. */
-#if defined(__AVX512F__)
-#define APART(v) __asm__("" : "+v"(v))
-#elif defined(__SSE2__)
-#define APART(v) __asm__("" : "+x"(v))
-#elif defined(__aarch64__)
-#define APART(v) __asm__("" : "+w"(v))
-#else
-#define APART(v) (void)(v)
-#endif
+#define MOST SX_REQUANT_MOST
 
 typedef struct {
     const sx_call *call;
@@ -190,16 +180,38 @@ static int floats_of(const graph *g, int at, sx_requant *q) {
     return 1;
 }
 
+/* The last instruction that is such floats and all there is of acc for those after it: theirs is then the rest of the code. */
+static int prefix_of(const graph *g, const sx_requant *plain, sx_requant *q) {
+    for (int i = g->code->count - 2; i >= 0; i--) {
+        int alone = g->summed[i] && word(g, i)[1] == SX_F32;
+        for (int k = i + 1; k < g->code->count && alone; k++)
+            for (int x = 0; x < sx_op_args(word(g, k)[0]); x++) alone &= !g->summed[g->source[k][x]] || g->source[k][x] >= i;
+        if (!alone) continue;
+        *q = *plain;
+        if (!floats_of(g, i, q)) continue;
+        q->rest = *g->code, q->rest.count = 0;
+        for (int k = 0; k < g->code->count; k++) {
+            if (k < i && g->summed[k]) continue;
+            int32_t *to = q->words + q->rest.count++ * SX_WORDS;
+            for (int x = 0; x < SX_WORDS; x++) to[x] = word(g, k)[x];
+            if (k == i) to[0] = SX_OP_ACC, to[3] = to[4] = to[5] = 0;
+        }
+        return q->prefix = 1;
+    }
+    return 0;
+}
+
 sx_requant SX_NAME(sx_requant_of)(const sx_call *call, const int *row_axes, int n_axes) {
     graph g = {0};
     sx_requant plain = {.plain = 1, .bias = -1, .factor = -1, .offset = -1, .zero = -1, .real_offset = -1, .other = -1, .dtype = call->out->dtype}, q = plain;
     int bytes = call->out->dtype == SX_UINT8 || call->out->dtype == SX_INT8;
-    if ((!bytes && call->out->dtype != SX_FLOAT) || !read_graph(&g, call, row_axes, n_axes)) return plain;
-    int last = g.code->count - 1;
-    if (word(&g, last)[2] != g.code->results[0] || (bytes && word(&g, last)[4] != call->out->dtype)) return plain;
-    if (!(bytes ? bytes_of(&g, last, &q) : floats_of(&g, last, &q))) return plain;
-    q.plain = 0;
-    q.simple = bytes && q.other < 0 && q.offset < 0 && q.low == (call->out->dtype == SX_INT8 ? -128 : 0) && q.high == (call->out->dtype == SX_INT8 ? 127 : 255);
+    if (!read_graph(&g, call, row_axes, n_axes)) return plain;
+    int last = g.code->count - 1, ends = word(&g, last)[2] == g.code->results[0];
+    if (bytes && ends && word(&g, last)[4] == call->out->dtype && bytes_of(&g, last, &q)) q.plain = 0;
+    else if (q = plain, call->out->dtype == SX_FLOAT && ends && floats_of(&g, last, &q)) q.plain = 0;
+    else if (prefix_of(&g, &plain, &q)) q.plain = 0;
+    else return plain;
+    q.simple = bytes && !q.prefix && q.other < 0 && q.offset < 0 && q.low == (call->out->dtype == SX_INT8 ? -128 : 0) && q.high == (call->out->dtype == SX_INT8 ? 127 : 255);
     return q;
 }
 
@@ -253,7 +265,7 @@ int SX_NAME(sx_requant_prepare)(const sx_call *call, const sx_requant *q, const 
     int64_t width = sx_round_up(cols, 16);
     int32_t *bias = (int32_t *)room;
     float *factor = (float *)(bias + width), *zero = factor + width, *offset = zero + width;
-    if (q->plain || (call->out->stride[col_axis] != 1 && cols > 1)) return 0;
+    if (q->plain || (!q->prefix && call->out->stride[col_axis] != 1 && cols > 1)) return 0;
     if (q->other >= 0 && call->in[q->other].stride[col_axis] != 1 && cols > 1) return 0;
     column_values(call, q->bias, start, row_axis, col_axis, cols, width, block, 0, bias);
     column_values(call, q->factor, start, row_axis, col_axis, cols, width, block, 0x3f800000, (int32_t *)factor);
@@ -295,7 +307,7 @@ typedef struct { const int32_t *bias; const float *factor, *zero, *offset, *real
 SX_INLINE sx_f summed(const sx_requant *q, const columns *k, const int32_t *from, int64_t j) {
     sx_f x = __builtin_convertvector(sx_iload(from + j) + sx_iload(k->bias + j), sx_f);
     x = q->divides ? x / sx_fload(k->factor + j) : x * sx_fload(k->factor + j);
-    APART(x);
+    SX_APART(x);
     return q->offset >= 0 ? x + sx_fload(k->offset + j) : x;
 }
 
@@ -306,8 +318,8 @@ SX_INLINE void byte_line(const int OTHER, const sx_requant *q, const columns *k,
         sx_f x = within(__builtin_elementwise_roundeven(summed(q, k, from, j)) + sx_fload(k->zero + j), q->low, q->high);
         if (OTHER >= 0) {
             sx_f own = x * sx_fsplat(q->own), theirs = load_bytes(other + j, OTHER, n) * sx_fsplat(q->theirs);
-            APART(own);
-            APART(theirs);
+            SX_APART(own);
+            SX_APART(theirs);
             x = within(__builtin_elementwise_roundeven(own + theirs + sx_fsplat(q->constant)) + sx_fsplat(q->last_zero), q->last_low, q->last_high);
         }
         store_bytes(to + j, x, n);
@@ -325,7 +337,7 @@ SX_INLINE void float_line(const int OTHER, const int REAL, const sx_requant *q, 
         if (REAL) {
             x = within(__builtin_elementwise_roundeven(x) + sx_fload(k->zero + j), q->low, q->high);
             x = (x - sx_fsplat(q->real_zero)) * sx_fsplat(q->real_scale);
-            APART(x);
+            SX_APART(x);
         }
         if (OTHER && q->other_first) x += load_floats(other + j, n);
         if (q->real_offset >= 0) x += sx_fload(k->real_offset + j);
@@ -379,8 +391,12 @@ void SX_NAME(sx_requant_finish)(const sx_call *call, const sx_requant *q, int pr
     k.factor = (const float *)(k.bias + width), k.zero = k.factor + width, k.offset = k.zero + width, k.real_offset = k.offset + width;
     for (int d = 0; d < y->rank; d++) at += start[d] * y->stride[d], from += o ? start[d] * o->stride[d] : 0;
     int64_t other_step = o ? o->stride[row_axis] : 0;
-    if (y->dtype == SX_FLOAT) {
-        float *to = (float *)(void *)y->data + at;
+    if (y->dtype == SX_FLOAT || q->prefix) {
+        float *to = q->prefix ? (float *)(uintptr_t)block : (float *)(void *)y->data + at;
+        sx_call after = *call;
+        sx_code rest = q->rest;
+        rest.words = q->words, after.epilogue = &rest;
+        if (q->prefix) step = ld;
         const float *other = o ? (const float *)(const void *)o->data + from : 0;
         for (int64_t r = 0; r < rows; r++, to += step, other += other_step, block += ld) {
             if (o && q->real) float_line(1, 1, q, &k, block, other, cols, to);
@@ -388,6 +404,7 @@ void SX_NAME(sx_requant_finish)(const sx_call *call, const sx_requant *q, int pr
             else if (q->real) float_line(0, 1, q, &k, block, 0, cols, to);
             else float_line(0, 0, q, &k, block, 0, cols, to);
         }
+        if (q->prefix) sx_finish(&after, to - rows * step, SX_F32, rows, cols, ld, start, row_axis, col_axis);
         return;
     }
     uint8_t *to = (uint8_t *)y->data + at;

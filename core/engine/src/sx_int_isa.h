@@ -65,6 +65,17 @@ SX_INLINE sx_i sx_dot(sx_i acc, sx_i a, sx_i b, const int b_signed) {
 #endif
 }
 
+/* A product must not become part of a fused multiply-add: results would differ between instruction sets. */
+#if defined(__AVX512F__)
+#define SX_APART(v) __asm__("" : "+v"(v))
+#elif defined(__SSE2__)
+#define SX_APART(v) __asm__("" : "+x"(v))
+#elif defined(__aarch64__)
+#define SX_APART(v) __asm__("" : "+w"(v))
+#else
+#define SX_APART(v) (void)(v)
+#endif
+
 #if defined(__AVX512BW__)
 /* Nearest integers, ties to even; what is too large becomes large (a conversion alone would give the least integer). */
 SX_INLINE __m512i sx_round_to_int(__m512 x) { return _mm512_cvtps_epi32(_mm512_min_ps(x, _mm512_set1_ps(0x1p30f))); }
