@@ -19,6 +19,37 @@ from .sparse import SparseTensor
 from .values import OrtValue, native
 
 
+class Plain:
+    """The inputs of a model that takes nothing but tensors of numbers: `collect` for feeds that need no conversion, and for nothing else."""
+
+    __slots__ = ("kinds",)
+
+    def __init__(self, inputs: Sequence[Value]) -> None:
+        self.kinds: list[tuple[str, Any, int, list[tuple[int, int]]]] | None = []
+        for value in inputs:
+            kind = value.type
+            if not isinstance(kind, TensorType) or kind.dtype in (None, DType.STRING) or not kind.shape:  # unknown ranks and scalars take any rank
+                self.kinds = None
+                return
+            assert kind.dtype is not None
+            self.kinds.append((value.name, kind.dtype.numpy, len(kind.shape), [(i, d) for i, d in enumerate(kind.shape) if isinstance(d, int)]))
+
+    def collect(self, feed: Any) -> list[np.ndarray] | None:
+        """The arrays as they are; None where one is not exactly what the model declares, or more or fewer are given."""
+        if self.kinds is None or type(feed) is not dict or len(feed) != len(self.kinds):
+            return None
+        found = []
+        for name, dtype, rank, fixed in self.kinds:
+            array = feed.get(name)
+            if type(array) is not np.ndarray or array.dtype != dtype or array.ndim != rank or not array.flags.c_contiguous or not array.dtype.isnative:
+                return None
+            for axis, size in fixed:
+                if array.shape[axis] != size:
+                    return None
+            found.append(array)
+        return found
+
+
 def collect(inputs: Sequence[Value], feed: Any) -> list[Any]:
     """The value of each graph input, in order. Initializers the caller does not override take their defaults, optionals None."""
     if not isinstance(feed, Mapping):

@@ -27,7 +27,7 @@ from .devices import OrtEpDevice, OrtMemoryInfo, get_ep_devices, host_memory
 from .environment import current_seed, logger
 from .exceptions import InvalidType, expect
 from .explain import Explanation, rows_of
-from .feeds import collect, describe, own
+from .feeds import Plain, collect, describe, own
 from .loading import load
 from .nodes import ModelMetadata, NodeArg, OrtEpAssignedNode, OrtEpAssignedSubgraph
 from .options import RunOptions, SessionOptions
@@ -64,9 +64,11 @@ class InferenceSession:
             self._profiler.session("model_loading_uri" if self._model_path else "model_loading_array", begin)
         self._model, self._args = loaded.model, loaded
         self._inputs: list[Value] = loaded.model.graph.inputs
+        self._plain = Plain(self._inputs)
         outputs = loaded.model.graph.outputs  # one value may be among them twice
         self._output_types: dict[str, ValueType | None] = {v.name: v.type for v in outputs}
         self._output_index = {v.name: i for i, v in enumerate(outputs)}
+        self._all = list(range(len(outputs)))
         self._executor: Executor
         begin = self._profiler.now() if self._profiler else 0
         self._place(_requests(self._options, providers, provider_options))
@@ -198,8 +200,9 @@ class InferenceSession:
         Returns numpy arrays the caller owns (strings: object arrays), lists for sequences, dicts for maps, None for empty optionals.
         Raises InvalidArgument (a ValueError) for a wrong name, dtype, rank or size, RuntimeException naming the node that failed, Terminated, NoModel after `close`.
         """
-        wanted = self._wanted(output_names)
-        return self._execute(collect(self._inputs, input_feed), wanted, run_options)
+        wanted = self._all if output_names is None else self._wanted(output_names)
+        given = self._plain.collect(input_feed)
+        return self._execute(collect(self._inputs, input_feed) if given is None else given, wanted, run_options)
 
     def run_with_ort_values(self, output_names: Iterable[str] | None, input_dict_ort_values: dict[str, OrtValue], run_options: RunOptions | None = None) -> list[OrtValue]:
         """As `run`, with OrtValues in and out."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -36,6 +37,8 @@ _ERRORS: dict[int, type[SardonyxError]] = {
 #: Shapes (with the values of elements that decide sizes) whose bound states are kept.
 KEPT_SHAPES = 64
 Key = tuple[Any, ...]
+#: Where an array lies and how it is packed → the array, held so that nothing else comes to lie there, and its packed form.
+Packed = dict[Key, tuple[np.ndarray, np.ndarray]]
 
 
 class _Report(Structure):
@@ -92,6 +95,24 @@ def kernels() -> frozenset[Kernel]:
     return frozenset(kind for kind in Kernel if library().sx_kernel_available(int(kind)))
 
 
+def _data_offset() -> int:
+    """Where in an ndarray object the pointer to its elements lies (the first field of NumPy's PyArrayObject), checked; 0 where it is not there. Asking the array costs a microsecond."""
+    arrays = [np.empty(n, np.uint8) for n in (1, 100, 100_000)]
+    at = object.__basicsize__
+    if sys.implementation.name != "cpython" or any(c_void_p.from_address(id(x) + at).value != x.__array_interface__["data"][0] for x in (*arrays, arrays[1][7:])):
+        return 0
+    return at
+
+
+_AT = _data_offset()
+
+
+def address(array: np.ndarray) -> int:
+    """Where an array's elements begin."""
+    found: int = c_void_p.from_address(id(array) + _AT).value if _AT else array.__array_interface__["data"][0]  # type: ignore[assignment]
+    return found
+
+
 def _isa_number(name: str | None) -> int:
     """An instruction set's number plus 1, 0 for the best. `SARDONYX_ISA` forces one where none is asked for."""
     name = name or os.environ.get("SARDONYX_ISA")
@@ -134,10 +155,11 @@ class _Bound:
 class EngineProgram:
     """A Program with its constants, opened in the engine. Safe to run from several threads at once."""
 
-    def __init__(self, program: Program, constants: Sequence[Tensor], *, threads: int = 0, isa: str | None = None, memory_limit: int = 0) -> None:
+    def __init__(self, program: Program, constants: Sequence[Tensor], *, threads: int = 0, isa: str | None = None, memory_limit: int = 0, shared: Packed | None = None) -> None:
+        """`shared`: packed constants that programs of one model have in common; this one adds its own."""
         packed = program.pack()
         self.program = program
-        self._open(packed, [constant(program, i, t) for i, t in enumerate(constants)], _Options(threads, _isa_number(isa), memory_limit))
+        self._open(packed, [constant(program, i, t, shared) for i, t in enumerate(constants)], _Options(threads, _isa_number(isa), memory_limit))
 
     @classmethod
     def from_bytes(cls, packed: bytes, constants: Sequence[np.ndarray], program: Program, *, threads: int = 0, isa: str | None = None) -> EngineProgram:
@@ -232,7 +254,7 @@ class EngineProgram:
             if x.dtype != self._dtypes[i] or not x.flags.c_contiguous:
                 x = self._dense(i, x)
                 held.append(x)
-            pointers[i] = x.__array_interface__["data"][0]
+            pointers[i] = address(x)
         if outputs is not None:
             made = list(outputs)
         elif bound.large:
@@ -241,7 +263,7 @@ class EngineProgram:
             made = [np.empty(shape, dtype) for shape, dtype in bound.shapes]
         pointers = bound.outputs
         for i, y in enumerate(made):
-            pointers[i] = y.__array_interface__["data"][0]
+            pointers[i] = address(y)
         if times is not None:
             self._engine.sx_profile(bound.state, times.ctypes.data_as(POINTER(c_int64)))
         code = self._run(bound.state, bound.in_at, bound.out_at, arena, 0 if terminated is None else budget, bound.report_at)
@@ -280,8 +302,8 @@ def error_of(code: int, text: str) -> SardonyxError:
     return _ERRORS.get(code, RuntimeException)(text + (" by RunOptions.terminate" if code == TERMINATED else ""))
 
 
-def constant(program: Program, number: int, tensor: Tensor) -> np.ndarray:
-    """A constant as the engine reads it: dense, or packed where the program's views say so."""
+def constant(program: Program, number: int, tensor: Tensor, shared: Packed | None = None) -> np.ndarray:
+    """A constant as the engine reads it: dense, or packed where the program's views say so. What is in `shared` is not packed again."""
     found, group = program.form(number)
     packing = Packing(found)
     if packing is Packing.NONE:
@@ -289,7 +311,13 @@ def constant(program: Program, number: int, tensor: Tensor) -> np.ndarray:
     stored = tensor.storage
     if stored is not None and (stored.packing, stored.group) == (packing, group):  # used in place, from the map
         return stored.data
-    return _aligned(pack(tensor.numpy(), packing, group))
+    plain = tensor.numpy()
+    key = (plain.__array_interface__["data"][0], plain.shape, plain.strides, plain.dtype.str, found, group)
+    if shared is None:
+        return _aligned(pack(plain, packing, group))
+    if key not in shared:
+        shared[key] = plain, _aligned(pack(plain, packing, group))
+    return shared[key][1]
 
 
 def _aligned(array: np.ndarray) -> np.ndarray:

@@ -84,7 +84,7 @@ def pack(array: np.ndarray, packing: Packing, group: int = 1) -> np.ndarray:
         return np.ascontiguousarray(bits.reshape(array.shape[0], -1).T)
     rows = _rows(bits, packing, group)
     groups, n, k = rows.shape
-    out = np.zeros(packed_shape(packing, array.dtype.itemsize, array.shape, group), rows.dtype)
+    out = _aligned_zeros(packed_shape(packing, array.dtype.itemsize, array.shape, group), rows.dtype)
     whole = n // PANEL
     if _interleaved(packing, array.dtype.itemsize):
         words = -(-k // 4)
@@ -97,6 +97,13 @@ def pack(array: np.ndarray, packing: Packing, group: int = 1) -> np.ndarray:
         if n % PANEL:
             out[:, whole, :, :n % PANEL] = rows[:, whole * PANEL:].swapaxes(1, 2)
     return out
+
+
+def _aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros from the start of a cache line: no vector or tile of a packed matrix lies across two."""
+    store = np.zeros(math.prod(shape) * dtype.itemsize + 64, np.uint8)
+    start = -store.ctypes.data % 64
+    return store[start:start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
 
 def unpack(packed: np.ndarray, packing: Packing, dtype: np.dtype, shape: tuple[int, ...], group: int = 1) -> np.ndarray:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..engine.binding import Packed
 from ..errors import InvalidArgument
 from ..graph import Model
 from ..kernels import Kernel
@@ -84,10 +85,16 @@ class EngineExecutor(SegmentedExecutor):
 
     def __init__(self, model: Model, *, threads: int = 0, strict: bool = False, limit: int | None = None, optimized: bool = True) -> None:
         self.threads = threads
+        self.packed: Packed = {}
         super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: accepts, prepare=optimize if optimized else None)
 
     def _make(self, plan: Plan) -> EngineProgram:
-        return EngineProgram(plan.program, plan.constants, threads=self.threads, memory_limit=self.limit or 0)
+        return EngineProgram(plan.program, plan.constants, threads=self.threads, memory_limit=self.limit or 0, shared=self.packed)
+
+    def close(self) -> None:
+        """Drop plans and constants."""
+        super().close()
+        self.packed = {}
 
 
 class CpuProvider:

@@ -416,7 +416,11 @@ static void step_block(plan *p, int64_t number, int worker, int part) {
     const char *state = p->state[p->step & 1];
     int64_t u = number * p->block, n = sx_min64(p->block, p->h - u), gate = p->b * p->block * p->wide;
     int from = part == 2 ? 2 : 0, to = part == 1 ? 2 : p->gates;
-    for (int k = from; k < to; k++) recurrent(p, k, part == 2 ? p->reset : state, u, n, rec + k * gate, scratch);
+    int back = p->step & 1 && (p->alone || !p->call->team); /* to and fro */
+    for (int i = from; i < to; i++) {
+        int k = back ? from + to - 1 - i : i;
+        recurrent(p, k, part == 2 ? p->reset : state, u, n, rec + k * gate, scratch);
+    }
     if (p->type == SX_F64) cells_f64(p, u, n, rec, part);
     else cells_f32(p, u, n, rec, part);
     if (part != 1) write_output(p, u, n);
@@ -508,16 +512,20 @@ static void copy_recurrent(void *arg, int64_t number, int worker) {
 static void sum_columns(plan *p) {
     const sx_view *r = p->call->in + 2;
     int64_t first = p->direction * p->gates * p->panels, words = sx_ceil_div(p->h, 4);
-    const uint8_t *from = (const uint8_t *)r->data;
     int is_signed = r->dtype == SX_INT8;
-    for (int64_t n = 0; n < p->gates * p->panels; n++) {
-        int32_t sum = 0;
-        int64_t column = first + n;
-        if (r->packing)
-            for (int64_t k = 0; k < words; k++)
-                for (int64_t j = 0; j < 4; j++) sum += sx_byte_at(from + (column / SX_PANEL * words + k) * 4 * SX_PANEL, is_signed, column % SX_PANEL * 4 + j);
-        else for (int64_t k = 0; k < p->h; k++) sum += sx_byte_at(from, is_signed, k * r->stride[0] + column * r->stride[1]);
-        p->sums[n] = sum;
+    for (int64_t n = 0; n < p->gates * p->panels; n += SX_PANEL) {
+        const uint8_t *from = (const uint8_t *)r->data + (r->packing ? (first + n) * 4 * words : (first + n) * r->stride[1]);
+        for (int v = 0; v < SX_PANEL; v += SX_GW) {
+            sx_i sum = sx_isplat(0), flip = sx_isplat((int32_t)0x80808080), part = sx_isplat(0x00ff00ff), pair = sx_isplat(0x00010001);
+            for (int64_t k = 0; r->packing && k < words; k++) { /* signed bytes plus 128 are unsigned ones */
+                sx_i b = sx_iload(from + (k * SX_PANEL + v) * 4);
+                if (is_signed) b ^= flip;
+                sum = sx_dot16(sx_dot16(sum, b & part, pair), (b >> 8) & part, pair);
+            }
+            sx_istore(p->sums + n + v, r->packing && is_signed ? sum - (int32_t)(512 * words) : sum);
+        }
+        for (int64_t k = 0; !r->packing && k < p->h; k++)
+            for (int64_t j = 0; j < SX_PANEL; j++) p->sums[n + j] += sx_byte_at(from, is_signed, k * r->stride[0] + j * r->stride[1]);
     }
 }
 
