@@ -126,6 +126,10 @@ RECORDS: dict[Kernel, Record] = {
     Kernel.FFT: Record(("x",), ("y",), ("axis", "length", "inverse", "onesided")),
     # Of square matrices X[…, n, n]. op 0: determinants, Y[…]. op 1: inverses, Y[…, n, n].
     Kernel.LINALG: Record(("x",), ("y",), ("op",)),
+    # Y = alpha + beta * draw in F64 (F16, BF16, F32 outputs are rounded to F32 first). seed: int64[2], key and stream. Block b of four words is Philox4x32-10 of counter (b, stream) and key
+    # (core/philox.py). Outputs up to F32: op 0 uniform, element i: (word i) >> 8, times 2^-24. op 1 normal, pair p of elements: words u = 2p, a = 2p + 1, both times 2^-32:
+    # sqrt(-2 log(1 - u)) times cos and sin of 2 pi a. DOUBLE: in place of a word the upper 53 bits of two, first the high ones, times 2^-53.
+    Kernel.RANDOM: Record(("seed",), ("y",), ("op", "alpha", "beta")),
     # What data count: Y has room for the most there can be, `count` (int64, one element) says how many there are, what lies beyond is not written. All outputs are int64.
     # op 0 NonZero: Y[elements of X, rank of X], places in row-major order. op 1 Unique: the rows X[i, …]; Y[n]: where each distinct row stands first, inverse[n]: of each row its place among them,
     # counts[n]: how often each occurs; in ascending order (`sorted`; NaN last, all NaN equal) or as they come. op 2 NonMaxSuppression: boxes X[B, N, 4], scores [B, C, N], limit (int64),

@@ -379,6 +379,10 @@ class Lowering:
         self.call(Kernel.REDUCE, inputs, [out], prologue=before if prologue is not None else None, epilogue=finished, op=op, axes=sum(1 << a for a in axes), last=last)
         return out
 
+    def hosted(self, domain: str, op_type: str, dtype: DType, shape: Shape) -> View:
+        """What an operator of the host without inputs makes, before the program runs."""
+        raise CannotLower("it draws from the run's random numbers, which programs are not given yet; give the node a seed")
+
     def matmul(self, a: View, b: View, dtype: DType, shape: Sequence[Dim], epilogue: Callable[..., E] | None = None, leaves: Sequence[View] = ()) -> View:
         """out[..., M, N]; `epilogue(acc, *leaves)` where given, leaves broadcast to the output."""
         out = self.buffer(dtype, shape).whole()

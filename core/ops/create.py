@@ -1,4 +1,4 @@
-"""Operators that make tensors from sizes or chance: Constant, ConstantOfShape, EyeLike, Range, the windows, Random*, Bernoulli, Multinomial, AffineGrid."""
+"""Operators that make tensors from sizes: Constant, ConstantOfShape, EyeLike, Range, the windows, AffineGrid."""
 from __future__ import annotations
 
 import math
@@ -13,7 +13,7 @@ from ..lowering import Lowering, View
 from ..types import DType
 from .common import as_int64, fresh_shape, negative, same_type, size_of_rank
 from .maps import whole_number
-from .registry import MAX_KNOWN, Context, Spec, operator, require
+from .registry import MAX_KNOWN, Spec, operator, require
 
 
 @operator()
@@ -168,70 +168,6 @@ def BlackmanWindow(size: np.ndarray, *, output_datatype: int = 1, periodic: int 
 
 for _operator in (HannWindow, HammingWindow, BlackmanWindow):
     _operator.shape(_window_spec)
-
-
-@operator(random=True)
-def RandomNormal(*, shape: list[int], dtype: int = 1, mean: float = 0.0, scale: float = 1.0, seed: float | None = None, context: Context) -> np.ndarray:
-    """Normal draws with the given mean and standard deviation."""
-    return context.random(seed).normal(mean, scale, shape).astype(DType(dtype).numpy)
-
-
-@operator(random=True)
-def RandomUniform(*, shape: list[int], dtype: int = 1, high: float = 1.0, low: float = 0.0, seed: float | None = None, context: Context) -> np.ndarray:
-    """Uniform draws from [low, high)."""
-    return context.random(seed).uniform(low, high, shape).astype(DType(dtype).numpy)
-
-
-def _random_spec(*, shape: list[int], dtype: int = 1, **_: Any) -> Spec:
-    require(min(shape, default=0) >= 0, f"shape {list(shape)} has a negative size")
-    return Spec(DType(dtype), tuple(shape))
-
-
-@operator(random=True)
-def RandomNormalLike(input: np.ndarray, *, dtype: int | None = None, mean: float = 0.0, scale: float = 1.0, seed: float | None = None, context: Context) -> np.ndarray:
-    """Normal draws in the shape of `input`, and in its dtype unless `dtype` says otherwise."""
-    return context.random(seed).normal(mean, scale, input.shape).astype(_dtype_like(dtype, input))
-
-
-@operator(random=True)
-def RandomUniformLike(input: np.ndarray, *, dtype: int | None = None, high: float = 1.0, low: float = 0.0, seed: float | None = None, context: Context) -> np.ndarray:
-    """Uniform draws from [low, high) in the shape of `input`, and in its dtype unless `dtype` says otherwise."""
-    return context.random(seed).uniform(low, high, input.shape).astype(_dtype_like(dtype, input))
-
-
-@operator(random=True)
-def Bernoulli(input: np.ndarray, *, dtype: int | None = None, seed: float | None = None, context: Context) -> np.ndarray:
-    """1 with the probability `input` gives, else 0."""
-    return (context.random(seed).random(input.shape) < input.astype(np.float64)).astype(_dtype_like(dtype, input))
-
-
-def _dtype_like(dtype: int | None, input: np.ndarray) -> np.dtype[Any]:
-    return input.dtype if dtype is None else DType(dtype).numpy
-
-
-def _like_spec(input: Spec, *, dtype: int | None = None, **_: Any) -> Spec:
-    return Spec(_chosen(dtype, input), input.shape)
-
-
-for _operator, _rule in ((RandomNormal, _random_spec), (RandomUniform, _random_spec), (RandomNormalLike, _like_spec), (RandomUniformLike, _like_spec), (Bernoulli, _like_spec)):
-    _operator.shape(_rule)
-
-
-@operator(random=True)
-def Multinomial(input: np.ndarray, *, dtype: int = 6, sample_size: int = 1, seed: float | None = None, context: Context) -> np.ndarray:
-    """For each row of unnormalized log-probabilities [batch, classes], `sample_size` classes drawn by inverting the cumulative distribution."""
-    require(input.ndim == 2 and input.shape[1] > 0, f"the input must be [batch, classes] with at least one class, not {list(input.shape)}")
-    logits = input.astype(np.float64)
-    cumulative = np.cumsum(np.exp(logits - logits.max(1, keepdims=True)), 1)
-    draws = context.random(seed).random((len(input), sample_size)) * cumulative[:, -1:]
-    chosen = [np.searchsorted(row, draw, side="right") for row, draw in zip(cumulative, draws, strict=True)]
-    return np.reshape(chosen, (len(input), sample_size)).clip(0, input.shape[1] - 1).astype(DType(dtype).numpy)
-
-
-@Multinomial.shape
-def _(input: Spec, *, dtype: int = 6, sample_size: int = 1, seed: float | None = None) -> Spec:
-    require(input.shape is None or len(input.shape) == 2, f"the input must be [batch, classes], not {input}")
-    return Spec(DType(dtype), (fresh() if input.shape is None else input.shape[0], sample_size))
 
 
 @operator()

@@ -14,8 +14,9 @@ from ..lowering import CannotLower, Lowering, View
 from ..types import DType
 from .cast import highest, lowest
 from .common import broadcast_shapes, broadcasting, like, normalize_axis, same_type
-from .maps import as_bool, elementwise, folded, numbers, op1, op2, scalar, whole_number
+from .maps import as_bool, elementwise, folded, known_number, numbers, op1, op2, scalar, whole_number
 from .numeric import accumulator, erf, known_sizes, nearest, power, remainder, require_nonzero, rounded, sizes_rule, trunc_div, wide
+from .random import drawn
 from .registry import Context, Spec, operator, require
 
 # -- arithmetic ------------------------------------------------------------------------------------------------------------------------------
@@ -415,11 +416,15 @@ def Dropout(data: np.ndarray, ratio: np.ndarray | None = None, training_mode: np
         return data, np.ones(data.shape, bool)
     require(0 <= share < 1, f"ratio must be in [0, 1), not {share}")
     if seed is None:
-        draws = np.asarray(context.random(None).random(data.shape))
+        draws = context.random(None).uniform(data.shape)
     else:
-        draws = np.asarray(np.random.RandomState(seed & 0xFFFFFFFF).uniform(0, 1, data.shape))
+        draws = _seeded(seed, data.shape)
     mask = draws >= share
     return rounded(lambda x: mask * x * x.dtype.type(1 / (1 - share)), data), mask
+
+
+def _seeded(seed: int, shape: Any) -> np.ndarray:
+    return np.asarray(np.random.RandomState(seed & 0xFFFFFFFF).uniform(0, 1, shape))
 
 
 @Dropout.shape
@@ -503,12 +508,28 @@ def _(k: Lowering, input: View, k_: View | None = None, *, upper: int = 1, out: 
     return k.map(body, input, *starts, dtype=input.dtype, shape=input.shape)
 
 
+#: Elements of a Dropout whose seeded draws become a constant: MT19937 is a sequence, which kernels can not enter anywhere.
+MOST_SEEDED = 1 << 22
+
+
 @Dropout.lower
-def _(k: Lowering, data: View, ratio: View | None = None, training_mode: View | None = None, *, seed: int | None = None, out: Any) -> tuple[View, ...]:
-    training = training_mode is not None and (training_mode.value is None or bool(np.asarray(training_mode.value).reshape(())))
-    if training and not (ratio is not None and ratio.value is not None and float(np.asarray(ratio.value).reshape(())) == 0):
-        raise CannotLower("Dropout in training draws random numbers")
-    return data, k.constant(np.array(True)).expand(data.shape)
+def _(k: Lowering, data: View, ratio: View | None = None, training_mode: View | None = None, *, seed: int | None = None, out: Any) -> tuple[View, View]:
+    training, share = None if training_mode is None else known_number(training_mode), 0.5 if ratio is None else known_number(ratio)
+    if training_mode is None or training == 0 or share == 0:
+        return data, k.constant(np.array(True)).expand(data.shape)
+    if share is None or not 0 <= share < 1 or training is None:
+        raise CannotLower("whether Dropout drops, and what share, is not known before the model runs")
+    if seed is None:
+        draws = drawn(k, None, False, 0.0, 1.0, data.shape, DType.DOUBLE)
+    else:
+        shape = [whole_number(d, "the shape of a seeded Dropout") for d in data.shape]
+        if np.prod(shape, dtype=np.float64) > MOST_SEEDED:
+            raise CannotLower(f"a seeded Dropout of more than {MOST_SEEDED:,} elements")
+        draws = k.constant(_seeded(seed, shape))
+    wide = compute_type(data.dtype)
+    factor = float(np.asarray(1 / (1 - share)).astype(wide.numpy))
+    mask = k.map(lambda u: binary(Op.GE, u, share), draws, dtype=DType.BOOL)
+    return k.map(lambda x, m: cast(m, wide) * x * factor, data, mask, dtype=data.dtype), mask
 
 
 @IsInf.lower

@@ -4,6 +4,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ..dim import Dim
 from ..expr import Compute, E, Op, binary, cast, compute_type, unary
 from ..lowering import CannotLower, Lowering, View
@@ -62,9 +64,14 @@ def scalar(view: View | None) -> float | None:
     return float(view.buffer.tensor.numpy().reshape(-1)[0])
 
 
+def known_number(view: View) -> float | None:
+    """The number of a one-element tensor that is constant or known at planning; None where data decide it."""
+    return scalar(view) if view.value is None else float(np.asarray(view.value).reshape(-1)[0])
+
+
 def as_bool(x: E) -> E:
     """x ≠ 0 as I32."""
     return binary(Op.NE, x, 0)
 
 
-__all__ = ["as_bool", "compute_type", "elementwise", "folded", "numbers", "op1", "op2", "scalar", "whole_number"]
+__all__ = ["as_bool", "compute_type", "elementwise", "folded", "known_number", "numbers", "op1", "op2", "scalar", "whole_number"]

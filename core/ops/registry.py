@@ -17,7 +17,7 @@ output types. Do not write to inputs. Attributes arrive as int, float, str, list
 
 Keyword-only parameters that are not attributes, given to a body (and, where marked, to a rule) that declares them:
 - `n_outputs`: the number of outputs the node has (body and rule): Dropout's mask, Split's parts.
-- `context`: `Context` with `.run(graph, inputs)` for subgraphs, `.random(seed)` for generators (body only).
+- `context`: `Context` with `.run(graph, inputs)` for subgraphs, `.random(seed)` for random numbers (body only).
 - `infer`: a function (graph, input specs) → output specs for rules of If, Loop, Scan (rule only).
 - `possible`: a function graph → whether that branch of an If can run for the shapes that are planned for (rule only).
 
@@ -40,6 +40,7 @@ import numpy as np
 
 from ..dim import Dim, Shape, shape_text
 from ..errors import InvalidGraph, Terminated
+from ..philox import Source, draws_of_run
 from ..types import DType, TensorType, ValueType
 
 SPECIAL = ("n_outputs", "context", "infer", "possible")
@@ -96,7 +97,7 @@ class Context:
     """What an operator body may need besides its inputs."""
 
     run: Callable[..., list[Any]]                   # (graph, inputs) → outputs
-    random: Callable[[float | None], np.random.Generator] = field(default=lambda seed: np.random.default_rng(None if seed is None else abs(hash(seed))))
+    random: Source = field(default_factory=lambda: draws_of_run(None))  # the draw of a `seed` attribute, or the run's next one
     terminated: Callable[[], bool] = lambda: False
 
     def check(self) -> None:

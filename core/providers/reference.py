@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import InvalidGraph, MemoryLimit, RuntimeException, SardonyxError, Terminated
 from ..graph import Graph, Model, Node, Tensor, Value
 from ..ops import Context, lookup
+from ..philox import draws_of_run
 from ..plan.shapes import attribute_arguments, check_arity
 from ..types import DType
 from .base import Event, Placement, RunContext
@@ -173,11 +174,7 @@ class ReferenceExecutor:
 
     def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
         """See `Executor.run`."""
-        shared = np.random.default_rng(context.seed)
-
-        def generator(seed: float | None) -> np.random.Generator:
-            # A node's `seed` attribute is a float in ONNX; its bits seed the generator, so equal seeds give equal draws.
-            return shared if seed is None else np.random.default_rng(int(np.float32(seed).view(np.uint32)))
+        generator = draws_of_run(context.seed)
         with np.errstate(all="ignore"):
             outputs = self._compiled.run(inputs, context, generator)
         return [outputs[i] for i in wanted]

@@ -16,6 +16,7 @@ from ..errors import EPFail
 from ..graph import Model, Node, Value
 from ..ops import lookup
 from ..ops.registry import MAX_KNOWN
+from ..philox import draws_of_run
 from ..plan.lower import HOST_TYPES, Accepts
 from ..plan.planner import Plan, given_inputs, plan_package
 from ..plan.shapes import Specs, infer_plan
@@ -24,7 +25,7 @@ from .blocks import Blocks, Runner
 from .reference import NAME as REFERENCE
 
 #: Names of the operator inputs whose values say which axes are meant, or are parameters that kernels know as numbers.
-STRUCTURAL = frozenset({"axes", "axis", "steps", "roi", "scales", "block_shape", "image_shape", "pads", "split", "K", "sizes", "depth", "size"})
+STRUCTURAL = frozenset({"axes", "axis", "steps", "roi", "scales", "block_shape", "image_shape", "pads", "split", "K", "sizes", "depth", "size", "ratio", "training_mode"})
 
 
 def bucket(size: int) -> tuple[int, int]:
@@ -149,14 +150,7 @@ class SegmentedExecutor:
 
     def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
         """See `Executor.run`."""
-        shared: list[np.random.Generator] = []
-
-        def generator(seed: float | None) -> np.random.Generator:
-            if seed is not None:
-                return np.random.default_rng(int(np.float32(seed).view(np.uint32)))
-            if not shared:  # it costs more than a small program
-                shared.append(np.random.default_rng(context.seed))
-            return shared[0]
+        generator = draws_of_run(context.seed)
         given = inputs if len(inputs) == len(self.inputs) else [x for x, v in zip(inputs, self.model.graph.inputs, strict=True) if v.const is None]
         self._latest = variant = self._fixed or self._variant(dict(zip(self.inputs, given, strict=True)))
         made = variant.blocks.run(given, context, generator)

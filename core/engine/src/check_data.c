@@ -286,6 +286,13 @@ static int check_compact(const sx_call *c, int64_t step, sx_report *report) {
     return 0;
 }
 
+static int check_random(const sx_call *c, int64_t step, sx_report *report) {
+    if (c->param[0] < 0 || c->param[0] > 1) REFUSE_PARAM(0, c->param[0]);
+    if (c->in[0].dtype != SX_INT64 || !fits(c->in, 1, (int64_t[]){2})) REFUSE(0, c->in[0].rank, 1);
+    if (!is_float(c->out)) REFUSE_TYPE(0, c->out->dtype, SX_FLOAT);
+    return 0;
+}
+
 int sx_check_data(const sx_call *c, int64_t step, sx_report *report) {
     switch (c->kind) {
     case SX_SCAN: return check_scan(c, step, report);
@@ -296,6 +303,7 @@ int sx_check_data(const sx_call *c, int64_t step, sx_report *report) {
     case SX_RNN: return check_rnn(c, step, report);
     case SX_FFT: return check_fft(c, step, report);
     case SX_LINALG: return check_linalg(c, step, report);
+    case SX_RANDOM: return check_random(c, step, report);
     case SX_COMPACT: return check_compact(c, step, report);
     case SX_TREES: return check_trees(c, step, report);
     default: return sx_say(report, SX_E_UNSUPPORTED, SX_R_KERNEL, step, -1, c->kind, 0);

@@ -168,7 +168,7 @@ static const sx_shape_rule RULES[SX_KINDS] = {
     [SX_POOL] = {1, 1, 1, 2, 20, 0}, [SX_SOFTMAX] = {1, 2, 1, 1, 3, 0}, [SX_NORM] = {1, 4, 1, 4, 4, 0}, [SX_ATTENTION] = {3, 4, 1, 1, 4, 0}, [SX_GATHER] = {2, 2, 1, 1, 2, 0},
     [SX_COPY] = {1, 2, 1, 1, 9, 0}, [SX_SCAN] = {1, 6, 1, 2, 5, 0}, [SX_SCATTER] = {3, 3, 1, 1, 3, 0}, [SX_RESIZE] = {1, 1, 1, 1, 31, 0}, [SX_SAMPLE] = {2, 3, 1, 1, 7, 0},
     [SX_SORT] = {1, 1, 1, 2, 2, 0}, [SX_RNN] = {3, 10, 0, 3, 23, 0}, [SX_FFT] = {1, 1, 1, 1, 4, 0}, [SX_LINALG] = {1, 1, 1, 1, 1, 0},
-    [SX_TREES] = {5, 7, 1, 2, 3, 0}, [SX_COMPACT] = {1, 5, 2, 4, 3, 0},
+    [SX_TREES] = {5, 7, 1, 2, 3, 0}, [SX_COMPACT] = {1, 5, 2, 4, 3, 0}, [SX_RANDOM] = {1, 1, 1, 1, 3, 0},
 };
 
 static int check_leaves(const sx_program *p, const sx_step_row *s, int64_t code) {

@@ -10,6 +10,8 @@ from ...errors import RuntimeException
 from ...expr import evaluate
 from ...kernels import LEAF_BITS, Kernel
 from ...ops import lookup
+from ...ops.random import placed_draws
+from ...philox import Draws
 from .call import Call, decode, kernel
 
 _DFT, _TOPK, _NMS, _UNIQUE = (lookup("", name) for name in ("DFT", "TopK", "NonMaxSuppression", "Unique"))
@@ -217,6 +219,13 @@ def _fft(call: Call) -> None:
 def _linalg(call: Call) -> None:
     x = call.wide(0)
     call.put(np.linalg.det(x) if call.params["op"] == 0 else np.linalg.inv(x))
+
+
+@kernel(Kernel.RANDOM)
+def _random(call: Call) -> None:
+    seed, p, dtype = call.input(0), call.params, call.dtype(call.step.outputs[0])
+    assert seed is not None
+    call.put(placed_draws(Draws.of(seed), bool(p["op"]), p["alpha"], p["beta"], call.shape(), dtype))
 
 
 @kernel(Kernel.COMPACT)
