@@ -79,7 +79,7 @@ class OneStep:
         """A view index of a dense constant."""
         p, dtype = self.program, DType.of(values)
         strides = [int(np.prod(values.shape[i + 1:])) for i in range(values.ndim)]
-        p.buffers.append((int(Home.DATA), len(self.constants), p.size(values.nbytes), 0))
+        p.buffers.append((int(Home.DATA), len(self.constants), p.size(values.nbytes)))
         self.constants.append(Tensor(np.array(values)))
         return p.view(ViewRecord(len(p.buffers) - 1, dtype, tuple(map(p.size, values.shape)), tuple(map(p.size, strides)), p.size(0), p.size(values.size)))
 
