@@ -18,9 +18,9 @@ import numpy as np
 from .dim import Dim, Expr, Shape, bounds, dim_min, product, symbols
 from .errors import NotImplemented as NotImplementedHere
 from .expr import Compute, E, Op, acc, cast, compute_type, leaf, substitute
-from .graph import Tensor
+from .graph import Node, Tensor, Value
 from .kernels import Kernel
-from .types import DType
+from .types import DType, TensorType
 
 
 class Buffer:
@@ -256,6 +256,7 @@ class Lowering:
         self.decided: dict[str, tuple[View, int]] = {}   # symbol → the element that is its number
         self.sizes: dict[Buffer, Any] = {}      # buffers nobody has computed: their elements are known sizes (numbers and Dims)
         self.quantized: dict[Buffer, Quantized] = {}    # what a DequantizeLinear's result was made from: products of integers need no floats
+        self.host = False       # whether nodes of the host may stand beside programs
         self._count = 0
 
     # -- making ------------------------------------------------------------------------------------------------------------------------------
@@ -380,8 +381,14 @@ class Lowering:
         return out
 
     def hosted(self, domain: str, op_type: str, dtype: DType, shape: Shape) -> View:
-        """What an operator of the host without inputs makes, before the program runs."""
-        raise CannotLower("it draws from the run's random numbers, which programs are not given yet; give the node a seed")
+        """What an operator of the host without inputs makes in every run, before the program that reads it."""
+        if not self.host:
+            raise CannotLower("it draws from the run's random numbers, which a stored program has none of; give the node a seed")
+        self._count += 1
+        value = Value(f"{self.name}.{self._count}", TensorType(dtype, tuple(shape)))
+        made = Buffer(value.name, dtype, shape).whole()
+        self.calls.append(Outside(None, [], [made], origin=self.origin, node=Node(op_type, [], [value], domain=domain, name=value.name, origin=self.origin)))
+        return made
 
     def matmul(self, a: View, b: View, dtype: DType, shape: Sequence[Dim], epilogue: Callable[..., E] | None = None, leaves: Sequence[View] = ()) -> View:
         """out[..., M, N]; `epilogue(acc, *leaves)` where given, leaves broadcast to the output."""

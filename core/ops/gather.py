@@ -328,6 +328,30 @@ def _(k: Lowering, past_cache: View, update: View, write_indices: View | None = 
     return made
 
 
+def set_places(k: Lowering, x: View) -> tuple[View, View]:
+    """COMPACT: (places of the elements that are not 0, int64 [elements of x, rank], of which the first are made; how many: int64 [1])."""
+    places, count = k.buffer(DType.INT64, (product(x.shape), x.rank)).whole(), k.buffer(DType.INT64, (1,)).whole()
+    k.call(Kernel.COMPACT, [x], [places, count], op=0)
+    return places, count
+
+
+@NonZero.lower
+def _(k: Lowering, X: View, *, out: Spec) -> View:
+    assert out.shape is not None
+    places, count = set_places(k, X)
+    k.decide(out.shape[1], count)
+    return places.slice(0, 0, out.shape[1]).permute((1, 0))
+
+
+@Compress.lower
+def _(k: Lowering, input: View, condition: View, *, axis: int | None = None, out: Spec) -> View:
+    assert out.shape is not None
+    data, along = (k.reshape(input, (product(input.shape),)), 0) if axis is None else (input, normalize_axis(axis, input.rank))
+    places, count = set_places(k, condition)
+    k.decide(out.shape[along], count)
+    return gathered(k, data, places.slice(0, 0, out.shape[along]).squeeze(1), along, 0, out.shape)
+
+
 @OneHot.lower
 def _(k: Lowering, indices: View, depth: View, values: View, *, axis: int = -1, out: Spec) -> View:
     axis = normalize_axis(axis, indices.rank + 1)

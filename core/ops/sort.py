@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dim import Dim, dim_min, fresh, product, provably
+from ..dim import Dim, dim_max, dim_min, fresh, product, provably
 from ..kernels import Kernel
 from ..lowering import Lowering, View
 from ..types import DType
@@ -151,3 +151,42 @@ def _(k: Lowering, X: View, K: View, *, axis: int = -1, largest: int = 1, sorted
     values, indices = k.buffer(X.dtype, first.shape).whole(), k.buffer(DType.INT64, first.shape).whole()
     k.call(Kernel.SORT, [X], [values, indices], axis=normalize_axis(axis, X.rank), largest=largest)
     return values, indices
+
+
+@Unique.lower
+def _(k: Lowering, X: View, *, axis: int | None = None, sorted: int = 1, out: Any) -> tuple[View, ...]:
+    data, along = (k.reshape(X, (product(X.shape),)), 0) if axis is None else (X, normalize_axis(axis, X.rank))
+    rows = data.permute((along, *(i for i in range(data.rank) if i != along)))
+    first, inverse, counts = (k.buffer(DType.INT64, rows.shape[:1]).whole() for _ in range(3))
+    count = k.buffer(DType.INT64, (1,)).whole()
+    k.call(Kernel.COMPACT, [rows], [first, count, inverse, counts], op=1, sorted=sorted)
+    found = _count_of(out, along)
+    k.decide(found, count)
+    first, counts = first.slice(0, 0, found), counts.slice(0, 0, found)
+    made = k.buffer(X.dtype, (*data.shape[:along], found, *data.shape[along + 1:])).whole()
+    k.call(Kernel.GATHER, [data, first], [made], axis=along, mode=0)
+    return made, first, inverse, counts
+
+
+def _count_of(out: Any, along: int) -> Dim:
+    """The size of Unique's result along its axis, from whichever output speaks of it."""
+    specs = out if isinstance(out, list) else [out]
+    for number, spec in enumerate(specs):
+        if spec is not None and number != 2:
+            return spec.shape[along if number == 0 else 0]  # type: ignore[no-any-return]
+    return fresh()
+
+
+@NonMaxSuppression.lower
+def _(k: Lowering, boxes: View, scores: View, max_output_boxes_per_class: View | None = None, iou_threshold: View | None = None, score_threshold: View | None = None, *,
+      center_point_box: int = 0, out: Spec) -> View:
+    assert out.shape is not None
+    if max_output_boxes_per_class is None:  # no limit is a limit of 0
+        return k.constant(np.zeros((0, 3), np.int64))
+    batches, kinds, count = scores.shape
+    known = max_output_boxes_per_class.value
+    room = count if known is None else dim_min(count, dim_max(np.asarray(known, object).reshape(-1)[0], 0))
+    places, total = k.buffer(DType.INT64, (batches * kinds * room, 3)).whole(), k.buffer(DType.INT64, (1,)).whole()
+    k.call(Kernel.COMPACT, [boxes, scores, max_output_boxes_per_class, iou_threshold, score_threshold], [places, total], op=2, center=center_point_box)
+    k.decide(out.shape[0], total)
+    return places.slice(0, 0, out.shape[0])

@@ -94,6 +94,7 @@ class _Lower:
         self.views: dict[Value, View] = {}
         self.reasons: dict[Node, str] = {}
         self.current: Any = None             # the node being lowered
+        k.host = host
         k.inline, k.nested, k.spec = self.inline, self.nested, lambda value: spec_of(value, specs)
 
     def input(self, value: Value, number: int) -> View:

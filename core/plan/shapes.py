@@ -14,13 +14,14 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from inspect import Parameter
 from typing import Any
 
 import numpy as np
 
-from ..dim import MAX_BITS, Expr, Symbol, Undecidable, as_exact, fresh_scope, is_static, product, substitute, symbol
+from ..dim import MAX_BITS, Dim, Expr, Symbol, Undecidable, as_exact, fresh_scope, is_static, product, substitute, symbol, symbols
 from ..errors import InvalidGraph, SardonyxError
 from ..graph import Graph, Model, Node, Tensor, Value
 from ..ops import Operator, Spec, lookup
@@ -193,7 +194,9 @@ def infer_node(node: Node, specs: Specs) -> None:
     arguments = attribute_arguments(node, operator)
     inputs = [None if v is None else spec_of(v, specs) for v in node.inputs]
     outputs = _run_rule(node, operator, inputs, arguments, specs)
-    outputs = [_merge_declared(node, value, spec) for value, spec in zip(node.outputs, outputs, strict=True)]
+    if isinstance(specs, GivenSpecs):
+        outputs = _named(node, inputs, outputs)
+    outputs = [_merge_declared(node, value, spec, isinstance(specs, GivenSpecs)) for value, spec in zip(node.outputs, outputs, strict=True)]
     values = _known_values(node, operator, inputs, arguments, outputs)
     run_decides = isinstance(specs, GivenSpecs) and any(v in specs.derived for v in node.inputs)
     for i, (value, spec) in enumerate(zip(node.outputs, outputs, strict=True)):
@@ -291,7 +294,24 @@ def _infer_nested(graph: Graph, given: Sequence[Spec], specs: Specs) -> list[Spe
     return [spec_of(v, specs) for v in graph.outputs]
 
 
-def _merge_declared(node: Node, value: Value | None, spec: Spec) -> Spec:
+def _named(node: Node, inputs: Sequence[Spec | None], outputs: Sequence[Spec]) -> list[Spec]:
+    """For planning: anonymous sizes that the node makes under the names the file declares for them, the same name wherever the size stands. A size that an input speaks of already keeps its
+    name: nothing would bind another."""
+    dims = [d for spec in inputs if spec is not None for d in (*(spec.shape or ()), *(spec.ints or () if spec.value is not None else ()))]
+    old = {s for d in dims if isinstance(d, Expr) for s in symbols(d)}
+    names: dict[str, Dim] = {}
+    for value, spec in zip(node.outputs, outputs, strict=True):
+        declared = value.shape if value is not None else None
+        if declared is not None and spec.shape is not None and len(declared) == len(spec.shape):
+            for size, name in zip(spec.shape, declared, strict=True):
+                if _anonymous(size) and isinstance(name, Expr) and _one_symbol(name) and not _anonymous(name) and not symbols(size) & old:
+                    names.setdefault(str(size), name)
+    if not names:
+        return list(outputs)
+    return [replace(spec, shape=None if spec.shape is None else tuple(substitute(d, names) for d in spec.shape)) for spec in outputs]
+
+
+def _merge_declared(node: Node, value: Value | None, spec: Spec, keep_names: bool) -> Spec:
     if value is None or value.type is None or spec.type is not None:
         return spec
     declared = value.type
@@ -306,7 +326,7 @@ def _merge_declared(node: Node, value: Value | None, spec: Spec) -> Spec:
         return Spec(dtype, declared.shape, spec.value)
     if declared.shape is None or len(declared.shape) != len(spec.shape):
         return Spec(dtype, spec.shape, spec.value)
-    shape = tuple(d if _anonymous(s) and (isinstance(d, int) or not _anonymous(d)) else s for s, d in zip(spec.shape, declared.shape, strict=True))
+    shape = tuple(d if _anonymous(s) and (isinstance(d, int) or not (_anonymous(d) or keep_names)) else s for s, d in zip(spec.shape, declared.shape, strict=True))
     return Spec(dtype, shape, spec.value)
 
 
