@@ -6,14 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from ..dim import product
+from ..lowering import Lowering, View
 from ..types import DType
 from .activation import LeakyRelu, Sigmoid, Softmax
 from .common import broadcast_shapes, like, normalize_axis, same_type
 from .contrib_common import needed, ruled
 from .conv import QLinearConv as OnnxQLinearConv
+from .elementwise import Add, Mul, Where
 from .move import Concat
 from .pool import AveragePool, GlobalAveragePool, MaxPool
-from .quantize import to_quantized
+from .quantize import DequantizeLinear, QuantizeLinear, numbers_of, to_quantized
 from .registry import Ints, Operator, Spec, operator, require
 
 
@@ -199,3 +202,125 @@ def NhwcMaxPool(x: Any, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilatio
 def _(x: Spec, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Ints = None, kernel_shape: Ints, pads: Ints = None, strides: Ints = None) -> Spec:
     made = _window_shape(MaxPool, x, channels_last=1, auto_pad=auto_pad, ceil_mode=ceil_mode, dilations=dilations, kernel_shape=kernel_shape, pads=pads, strides=strides)
     return Spec(x.dtype, made)
+
+
+# -- lowering: dequantise, the operator's own rule, quantise. Fusion leaves no floats in memory where it can -------------------------------------------------------
+
+
+def _real(k: Lowering, x: View, scale: View, zero: View | None) -> View:
+    rule = DequantizeLinear.lowering
+    assert rule is not None
+    made: View = rule(k, x, k.reshape(scale, ()), None if zero is None else k.reshape(zero, ()), out=Spec(DType.FLOAT, x.shape))
+    return made
+
+
+def _bytes(k: Lowering, x: View, scale: View, zero: View | None, dtype: DType) -> View:
+    rule = QuantizeLinear.lowering
+    assert rule is not None
+    made: View = rule(k, x, k.reshape(scale, ()), None if zero is None else k.reshape(zero, ()), out=Spec(dtype, x.shape))
+    return made
+
+
+def _of(operator: Operator, k: Lowering, *views: View, out: Spec, **attributes: Any) -> View:
+    """An operator's own rule on floats."""
+    assert operator.lowering is not None
+    made = operator.lowering(k, *views, **attributes, out=Spec(DType.FLOAT, out.shape))
+    return made[0] if isinstance(made, tuple) else made
+
+
+def _elementwise(operator: Operator, inputs: int) -> Callable[..., View]:
+    """A rule for operators whose inputs come with a scale and a zero point each, then the output's."""
+    def rule(k: Lowering, *views: View | None, out: Spec, **attributes: Any) -> View:
+        triples = [(*views, *[None] * (3 * inputs + 2 - len(views)))[3 * i:3 * i + 3] for i in range(inputs + 1)]
+        *given, (scale, zero, *_) = triples
+        assert scale is not None and out.dtype is not None
+        y = _of(operator, k, *(_real(k, *one) for one in given), out=out, **attributes)  # type: ignore[arg-type]
+        return _bytes(k, y, scale, zero, out.dtype)
+    return rule
+
+
+QLinearAdd.lower(_elementwise(Add, 2))
+QLinearMul.lower(_elementwise(Mul, 2))
+QLinearSigmoid.lower(_elementwise(Sigmoid, 1))
+
+
+@QLinearLeakyRelu.lower
+def _(k: Lowering, X: View, X_scale: View, X_zero_point: View | None = None, Y_scale: View | None = None, Y_zero_point: View | None = None, *, alpha: float = 0.009999999776482582, out: Spec) -> View:
+    return _elementwise(LeakyRelu, 1)(k, X, X_scale, X_zero_point, Y_scale, Y_zero_point, alpha=alpha, out=out)
+
+
+@QLinearSoftmax.lower
+def _(k: Lowering, X: View, X_scale: View, x_zero_point: View | None = None, y_scale: View | None = None, y_zero_point: View | None = None, *, axis: int = -1, opset: int, out: Spec) -> View:
+    assert y_scale is not None and out.dtype is not None
+    if opset < 13:
+        at = normalize_axis(axis, X.rank)
+        X, axis = k.reshape(X, (*X.shape[:at], product(X.shape[at:]))), -1
+    y = _of(Softmax, k, _real(k, X, X_scale, x_zero_point), out=Spec(out.dtype, X.shape), axis=axis)
+    return k.reshape(_bytes(k, y, y_scale, y_zero_point, out.dtype), out.shape or ())
+
+
+@QLinearConcat.lower
+def _(k: Lowering, Y_scale: View, Y_zero_point: View, *inputs: View, axis: int, out: Spec) -> View:
+    assert out.dtype is not None and out.shape is not None
+    made, at, start = k.buffer(out.dtype, out.shape).whole(), normalize_axis(axis, len(out.shape)), 0
+    for x, scale, zero in zip(inputs[::3], inputs[1::3], inputs[2::3], strict=True):
+        part = x if _same(scale, Y_scale) and _same(zero, Y_zero_point) and x.dtype is out.dtype else _bytes(k, _real(k, x, scale, zero), Y_scale, Y_zero_point, out.dtype)
+        k.move(part, made.slice(at, start, x.shape[at]))
+        start = start + x.shape[at]
+    return made
+
+
+def _same(a: View, b: View) -> bool:
+    """Whether two parameters are known to be equal."""
+    left, right = numbers_of(a), numbers_of(b)
+    return left is not None and right is not None and left.dtype == right.dtype and np.array_equal(left.ravel(), right.ravel())
+
+
+@QLinearWhere.lower
+def _(k: Lowering, condition: View, X: View, x_scale: View, x_zero_point: View, Y: View, y_scale: View, y_zero_point: View, z_scale: View, z_zero_point: View, *, out: Spec) -> View:
+    assert out.dtype is not None
+    chosen = _of(Where, k, condition, _real(k, X, x_scale, x_zero_point), _real(k, Y, y_scale, y_zero_point), out=out)
+    return _bytes(k, chosen, z_scale, z_zero_point, out.dtype)
+
+
+def _first_view(x: View, channels_last: int) -> View:
+    return x.permute((0, x.rank - 1, *range(1, x.rank - 1))) if channels_last else x
+
+
+def _last_view(x: View, channels_last: int) -> View:
+    return x.permute((0, *range(2, x.rank), 1)) if channels_last else x
+
+
+def _first_spec(out: Spec, channels_last: int) -> Spec:
+    if channels_last and out.shape is not None:
+        return out.with_shape((out.shape[0], out.shape[-1], *out.shape[1:-1]))
+    return out
+
+
+@QLinearAveragePool.lower
+def _(k: Lowering, X: View, x_scale: View, x_zero_point: View | None = None, y_scale: View | None = None, y_zero_point: View | None = None, *, channels_last: int = 0, out: Spec,
+      **attributes: Any) -> View:
+    assert y_scale is not None and out.dtype is not None
+    y = _of(AveragePool, k, _real(k, _first_view(X, channels_last), x_scale, x_zero_point), out=_first_spec(out, channels_last), **attributes)
+    return _last_view(_bytes(k, y, y_scale, y_zero_point, out.dtype), channels_last)
+
+
+@QLinearGlobalAveragePool.lower
+def _(k: Lowering, X: View, x_scale: View, x_zero_point: View, y_scale: View, y_zero_point: View, *, channels_last: int = 0, out: Spec) -> View:
+    assert out.dtype is not None
+    y = _of(GlobalAveragePool, k, _real(k, _first_view(X, channels_last), x_scale, x_zero_point), out=_first_spec(out, channels_last))
+    return _last_view(_bytes(k, y, y_scale, y_zero_point, out.dtype), channels_last)
+
+
+@QLinearConv.lower
+def _(k: Lowering, x: View, *parameters: View | None, channels_last: int = 0, out: Spec, **attributes: Any) -> View:
+    assert OnnxQLinearConv.lowering is not None
+    made: View = OnnxQLinearConv.lowering(k, _first_view(x, channels_last), *parameters, out=_first_spec(out, channels_last), **attributes)
+    return _last_view(made, channels_last)
+
+
+@NhwcMaxPool.lower
+def _(k: Lowering, x: View, *, out: Spec, **attributes: Any) -> View:
+    assert MaxPool.lowering is not None
+    made = MaxPool.lowering(k, _first_view(x, 1), out=_first_spec(out, 1), **attributes)
+    return _last_view(made[0] if isinstance(made, tuple) else made, 1)

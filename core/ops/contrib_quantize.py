@@ -4,12 +4,13 @@ Integer sums are exact; scales are applied in float32.
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ..dim import Dim, ceildiv, product
-from ..expr import Compute, E, Op, acc, binary, cast, coord, leaf, load, unary
+from ..expr import Compute, E, Op, acc, binary, cast, const, coord, leaf, load, select, unary
 from ..kernels import Kernel
 from ..lowering import CannotLower, Lowering, View
 from ..types import DType
@@ -177,7 +178,7 @@ def _(k: Lowering, A: View, B: View, scales: View, zero_points: View | None = No
         return view.split(0, N, columns) if view.rank == 1 and view.is_whole else k.reshape(view, (N, columns))
     dense = B if B.rank == 3 else k.reshape(B, (N, blocks, block_size * bits // 8))
     operands: list[View | None] = [k.reshape(A, (product(A.shape[:-1]), K)), dense, table(scales, blocks)]
-    params = {"bits": bits, "block": block_size, "block_scales": 2, "block_zeros": 0, "level": accuracy_level}
+    params: dict[str, Any] = {"bits": bits, "block": block_size, "block_scales": 2, "block_zeros": 0, "level": accuracy_level}
     if zero_points is not None:
         operands.append(table(zero_points, -(-blocks * bits // 8) if zero_points.dtype is DType.UINT8 else blocks))
         params["block_zeros"] = 3
@@ -312,3 +313,47 @@ def _(k: Lowering, A: View, a_scale: View, a_zero_point: View, B: View, b_scale:
         return quantized(unary(Op.ROUND, cast(total, Compute.F32) * (scale / left[0])) + cast(left[1], Compute.F32), dtype)
     leaves = [_plain(k, v) for v in (a_scale, b_scale)] + [v for v in (C,) if v is not None] + [_plain(k, v) for v in (y_scale, y_zero_point) if v is not None]
     return integer_product(k, A.permute((1, 0)) if transA else A, B.permute((1, 0)) if transB else B, _plain(k, a_zero_point), _plain(k, b_zero_point), out.shape or (), dtype, finished, leaves)
+
+
+@GatherBlockQuantized.lower
+def _(k: Lowering, data: View, indices: View, scales: View, zero_points: View | None = None, *, bits: int = 4, block_size: int = 128, gather_axis: int = 0, quantize_axis: int = 1,
+      out: Spec) -> View:
+    shape, rank, many = out.shape or (), data.rank, indices.rank
+    axis, along = normalize_axis(gather_axis, rank, "gather_axis"), normalize_axis(quantize_axis, rank, "quantize_axis")
+    packed, size = data.dtype is DType.UINT8, data.shape[axis]
+    width = 8 // bits if packed else 1
+    place = k.map(lambda i: cast(i, Compute.I64), indices, dtype=DType.INT64)
+    tables = [data, scales, place, *([] if zero_points is None else [zero_points])]
+    if any(not isinstance(d, int) for t in (data, scales, *tables[3:]) for d in t.shape) or any(not isinstance(d, int) for d in indices.shape[1:]):
+        raise CannotLower("a table of sizes that only the run knows")
+
+    def flat(dims: Sequence[Any], at: Sequence[E]) -> E:
+        """The row-major position; along a dim of 1 there is only one."""
+        found: E | None = None
+        for size, position in zip(dims, at, strict=True):
+            position = const(0, Compute.I64) if size == 1 else position
+            found = position if found is None else found * const(size, Compute.I64) + position
+        assert found is not None
+        return found
+
+    def number(table: int, dims: Sequence[Any], at: Sequence[E], dtype: DType, per: int) -> E:
+        """An element of a table as a float; `per` small numbers to a byte."""
+        position = flat((*dims[:-1], dims[-1] * per), at)
+        if per == 1:
+            return cast(load(table, position, dtype), Compute.F32)
+        byte = cast(load(table, binary(Op.DIV, position, per), dtype), Compute.I64)
+        return cast(binary(Op.AND, binary(Op.SHR, byte, binary(Op.MOD, position, per) * bits), (1 << bits) - 1), Compute.F32)
+
+    def body() -> E:
+        index = load(2, flat(indices.shape or (1,), [coord(axis + i) for i in range(many)] or [const(0, Compute.I64)]), DType.INT64)
+        row = select(binary(Op.LT, index, 0), index + size, index)
+        inside = binary(Op.MUL, binary(Op.GE, row, 0), binary(Op.LT, row, size))
+        at = [coord(i) for i in range(axis)] + [select(inside, row, const(0, Compute.I64))] + [coord(many + i) for i in range(axis, rank - 1)]
+        block = [binary(Op.DIV, x, block_size) if i == along and block_size else x for i, x in enumerate(at)]
+        value = number(0, data.shape, at, data.dtype, width)
+        if zero_points is not None:
+            value = value - number(3, zero_points.shape, block, zero_points.dtype, width)
+        elif packed:
+            value = value - float(1 << (bits - 1))
+        return select(inside, value * cast(load(1, flat(scales.shape, block), scales.dtype), Compute.F32), const(0, Compute.F32))
+    return k.map(body, dtype=scales.dtype, shape=shape, tables=tables)

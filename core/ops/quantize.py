@@ -348,13 +348,13 @@ def dequantized_product(k: Lowering, A: View, B: View, C: View | None, shape: Sh
         return None
     whole = None if C is None or C.rank > 1 else integer_bias(k.integers(C), times(a.scale, b.scale))
     scales = [v if v.rank == 1 and v.shape != (1,) else k.reshape(v, ()) for v in (a.scale, b.scale)]
-    zeros = [None if real_zero(z) is None else k.reshape(z, ()) if z.rank == 1 and z.shape == (1,) else z for z in (a.zero, b.zero)]  # type: ignore[arg-type, union-attr]
+    zero_a, zero_b = (None if z is None or real_zero(z) is None else k.reshape(z, ()) if z.shape == (1,) else z for z in (a.zero, b.zero))
 
     def scaled(total: E, s: E, t: E, *bias: E) -> E:
         made = cast(total + bias[0] if whole is not None else total, Compute.F32) * (s * t)
         return made + cast(bias[0], Compute.F32) if bias and whole is None else made
     leaves = scales + ([] if C is None else [C if whole is None else whole])
-    return integer_product(k, a.values, b.values, *zeros, shape, DType.FLOAT, scaled, leaves)
+    return integer_product(k, a.values, b.values, zero_a, zero_b, shape, DType.FLOAT, scaled, leaves)
 
 
 @MatMulInteger.lower

@@ -64,10 +64,10 @@ def constant_array(view: View) -> np.ndarray | None:
         return None
     at = [0] * array.ndim
     for dim, position in view.fixed:
-        at[dim] += position  # type: ignore[assignment]
+        at[dim] += position
     for axis in view.axes:
         if axis.dim is not None:
-            at[axis.dim] += axis.start  # type: ignore[assignment]
+            at[axis.dim] += axis.start
     shape = [1 if a.dim is None else a.size for a in view.axes]
     steps = [0 if a.dim is None else a.step * array.strides[a.dim] for a in view.axes]
     return np.lib.stride_tricks.as_strided(array[tuple(slice(i, None) for i in at)], shape, steps, writeable=False)  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def fold_call(call: KernelCall) -> None:                                        
     def array(number: int) -> np.ndarray | None:
         if number not in arrays:
             view = call.inputs[first + number]
-            arrays[number] = None if view is None or source_of(view.buffer) is None or product(view.buffer.shape) > MOST else constant_array(view)  # type: ignore[operator]
+            arrays[number] = None if view is None or source_of(view.buffer) is None or product(view.buffer.shape) > MOST else constant_array(view)
         return arrays[number]
     constant = _constancy(call.epilogue, lambda n: array(n) is not None)
     made: dict[int, E] = {}

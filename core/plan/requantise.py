@@ -139,7 +139,7 @@ def _linear(call: KernelCall, node: E) -> _Linear | None:
         other = _linear(call, right) if node.op in (Op.ADD, Op.SUB) else None
         if other is None or found.bounded or other.bounded:
             return None
-        terms = other.terms if node.op is Op.ADD else [(base, unary(Op.NEG, factor) if factor is not None else const(-1, Compute.F32)) for base, factor in other.terms]
+        terms: list[tuple[E, E | None]] = other.terms if node.op is Op.ADD else [(base, unary(Op.NEG, factor) if factor is not None else const(-1, Compute.F32)) for base, factor in other.terms]
         return _Linear(found.terms + terms, _plus(node.op, found.offset, other.offset))
     if node.op in (Op.MUL, Op.DIV):
         if found.bounded and not _positive(call, right):
