@@ -1,4 +1,4 @@
-"""com.microsoft's QLinear* operators and GatherBlockQuantized on the engine, no node left to NumPy, against their NumPy bodies: sums and products of scales may be rounded once more, so by one step."""
+"""com.microsoft's QLinear* operators and GatherBlockQuantized on the engine, no node left to NumPy, against their NumPy bodies: sums and products of scales are rounded once more: by one step."""
 from __future__ import annotations
 
 from typing import Any
