@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..expr import Compute, E, Op, leaf, substitute
+from ..expr import Compute, E, Op, const, leaf, substitute
 from ..graph import Tensor
 from ..kernels import Kernel
 from ..lowering import Axis, Buffer, KernelCall, View
@@ -44,7 +44,7 @@ def _scale(call: KernelCall, weights: View) -> None:
     if sum(a.op is Op.ACC for node in nodes(root) for a in node.args) != 1:
         return
     found: dict[int, Affine | None] = {}
-    whole = max((n for n in nodes(root) if _affine(call, n, features, found)), key=lambda n: len(nodes(n)), default=None)
+    whole = max((n for n in nodes(root) if _affine(call, n, features, found) and _only_through(root, n)), key=lambda n: len(nodes(n)), default=None)
     if whole is None or not any(n.op in (Op.MUL, Op.DIV) for n in nodes(whole)):
         return
     made = found[id(whole)]
@@ -62,6 +62,11 @@ def _scale(call: KernelCall, weights: View) -> None:
     sum_ = E(Op.ACC, Compute.F32) + leaf(len(call.inputs) - 1 - call.first_leaf, DType.FLOAT)
     call.epilogue = [substitute(root, lambda node: sum_ if node is whole else None)]
     drop_unread(call)
+
+
+def _only_through(root: E, node: E) -> bool:
+    """Whether nothing but the node reads the result: x · erf(x / √2), x = acc + bias, is no affine map of it, though x / √2 is one."""
+    return not any(n.op is Op.ACC for n in nodes(substitute(root, lambda n: const(0.0, Compute.F32) if n is node else None)))
 
 
 def _feature_axis(call: KernelCall, weights: View) -> int | None:
