@@ -131,6 +131,8 @@ class Expr:
         return NotImplemented if not _is_dim(other) else _build(_merge(_terms(other), _terms(self), -1))
 
     def __mul__(self, other: Any) -> Any:
+        if type(other) is int:  # most factors are
+            return self if other == 1 else _build({m: f * other for m, f in self.terms})
         if not _is_dim(other):
             return NotImplemented
         factor = _terms(other)
@@ -264,14 +266,12 @@ def _paren_atom(atom: Atom) -> str:
 
 
 def _build(terms: dict[Monomial, Number]) -> Any:
-    kept = {m: (int(f) if f == int(f) else f) for m, f in terms.items() if f != 0}
-    if not kept:
-        return 0
-    if len(kept) == 1 and () in kept:
-        return kept[()]
-    if any(abs(f.numerator) >> MAX_BITS or f.denominator >> MAX_BITS for f in kept.values()):
+    kept = [(m, f if type(f) is int else int(f) if f == int(f) else f) for m, f in terms.items() if f]
+    if len(kept) < 2 and not (kept and kept[0][0]):
+        return kept[0][1] if kept else 0
+    if any(abs(f.numerator) >> MAX_BITS or f.denominator >> MAX_BITS for _, f in kept):
         raise Undecidable(f"a factor of a size expression has more than {MAX_BITS} bits")
-    return Expr(tuple(sorted(kept.items(), key=_monomial_key)))
+    return Expr(tuple(sorted(kept, key=_monomial_key) if len(kept) > 1 else kept))
 
 
 def polynomial(terms: Iterable[tuple[Iterable[Atom], Number]]) -> Any:
@@ -559,7 +559,7 @@ _APPLY: dict[str, Callable[..., Any]] = {"floordiv": floordiv, "mod": mod, "min"
 def product(shape: Iterable[Any]) -> Any:
     """The number of elements of a shape."""
     total: Any = 1
-    for size in shape:
+    for size in sorted(shape, key=lambda size: isinstance(size, Expr)):  # the numbers first: they multiply fast
         total = total * size
     return total
 

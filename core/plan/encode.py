@@ -3,7 +3,7 @@
 Rules
 1. Symbols are bound by the inputs' dims, or by elements of inputs (`Lowered.elements`); a size an input fixes becomes a guard, as does each end of the planned range.
 2. A packed constant's view has its packing id and logical dims; its strides mean nothing.
-3. Slots lie one after the other behind the constant part of the arena; their offsets are sizes that bind computes.
+3. Places without constant offsets lie behind the constant part of the arena; their offsets are sizes that bind computes.
 4. Parameters follow the kind's record; unused positions of a counted parameter are 1 (kernel, strides, dilations) or 0.
 """
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..kernels import FLOATS, RECORDS, Kernel
 from ..lowering import Buffer, KernelCall, View, root
 from ..program import Guard, Home, PortRecord, Program, SizeOp, StepRecord, ViewRecord
 from .lower import Lowered
-from .memory import ALIGN, Placed, Slot
+from .memory import ALIGN, Placed, Stacked
 
 
 def encode(lowered: Lowered, placed: Placed, ranges: Mapping[str, tuple[int, int | None]]) -> tuple[Program, list[Tensor]]:
@@ -38,11 +38,10 @@ def encode(lowered: Lowered, placed: Placed, ranges: Mapping[str, tuple[int, int
     _guard_ranges(program, lowered, ranges)
     program.inputs = [work.port(name, view, Home.INPUT, i) for i, (name, view) in enumerate(zip(lowered.input_names, lowered.inputs, strict=True))]
     program.outputs = [work.port(name, view, Home.OUTPUT, i) for i, (name, view) in enumerate(zip(lowered.output_names, lowered.outputs, strict=True))]
-    work.lay_slots()
+    program.arena = work.stack()
     for call in lowered.calls:
         if call.kind is not None:
             work.step(call)
-    program.arena = work.places[-1]
     return program, work.constants
 
 
@@ -62,24 +61,27 @@ class _Encoder:
         self.program, self.placed = program, placed
         self.constants: list[Tensor] = []
         self.buffers: dict[Buffer, int] = {}
-        self.places: list[int] = []        # size indices of the slots' offsets, and of the end
+        self.places: dict[Stacked, int] = {}   # size indices of their offsets and ends
+        self.ends: dict[Stacked, int] = {}
 
     def port(self, name: str, view: View, home: Home, number: int) -> PortRecord:
         dims = tuple(self.program.size(d) for d in view.shape)
         return PortRecord(self.program.string(name), view.dtype, self.view(view), dims)
 
-    def lay_slots(self) -> None:                                                                          # 3
-        """Where slots lie: each begins where the one before ends."""
+    def stack(self) -> int:                                                                               # 3
+        """Lay the places without constant offsets; the size of the arena."""
         program = self.program
-        at = program.size(self.placed.arena)
+        least = end = program.size(self.placed.arena)
         align = program.size(ALIGN)
-        self.places.append(at)
-        for sizes in self.placed.slots:
-            length = program.size(sizes[0])
-            for size in sizes[1:]:
-                length = program.op(SizeOp.MAX, length, program.size(size))
-            at = program.op(SizeOp.ADD, at, program.op(SizeOp.MUL, program.op(SizeOp.CEILDIV, length, align), align))
-            self.places.append(at)
+
+        def largest(rows: list[int]) -> int:
+            return rows[0] if len(rows) == 1 else program.op(SizeOp.MAX, largest(rows[:-1]), rows[-1])
+        for place in self.placed.stacked:
+            at = self.places[place] = largest([self.ends[p] for p in place.below]) if place.below else least
+            length = program.op(SizeOp.MUL, program.op(SizeOp.CEILDIV, largest([program.size(s) for s in place.sizes]), align), align)
+            self.ends[place] = program.op(SizeOp.ADD, at, length)
+        above = {p for place in self.placed.stacked for p in place.below}
+        return largest([end, *dict.fromkeys(self.ends[p] for p in self.placed.stacked if p not in above)])
 
     def buffer(self, buffer: Buffer) -> int:
         base = root(buffer)
@@ -92,7 +94,7 @@ class _Encoder:
                 at, home = base.port[1], Home.INPUT if base.port[0] == "input" else Home.OUTPUT
             else:
                 place = self.placed.offsets[base]
-                at, home = self.places[place.number] if isinstance(place, Slot) else self.program.size(place), Home.ARENA
+                at, home = self.places[place] if isinstance(place, Stacked) else self.program.size(place), Home.ARENA
             self.buffers[base] = len(self.program.buffers)
             self.program.buffers.append((int(home), at, self.program.size(nbytes)))
         return self.buffers[base]

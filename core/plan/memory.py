@@ -5,13 +5,14 @@ Rules
 2. A buffer lives from the call that writes it to the last call that reads it or an alias of it.
 3. In place: a Map may write over an input that dies there, if that input is whole, of the same bytes and order, read position by position, and every other operand is another buffer.
    So may a Scatter write over the tensor it updates.
-4. What has an upper bound: constant offsets by greedy best fit, largest first (Pisarchyk & Lee, 2020: "Efficient memory management for deep neural net inference"), 64-byte aligned.
-5. What has none, or one beyond FAR (sizes without a range, or that data decide): slots after those. Buffers that do not live at once share a slot, those of like size first (sizes are
-   compared with every symbol at TYPICAL); a slot is as long as its longest buffer, aligned, and offsets are the running sum, as expressions that bind computes.
+4. Where every size has an upper bound: constant offsets by greedy best fit, largest first (Pisarchyk & Lee, 2020: "Efficient memory management for deep neural net inference"), 64-byte aligned.
+5. Where one has none, or one beyond FAR (sizes without a range, or that data decide): all are placed likewise at sizes where every symbol is TYPICAL; of two buffers that live at once
+   the one that lies lower there lies lower at all sizes: an offset is the greatest end of what lies below, an expression that bind computes.
+Best fit tries the orders of ORDERS and keeps the smallest arena.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..dim import Dim, bounds, is_static, product, substitute, symbols
@@ -28,22 +29,32 @@ TYPICAL = 97
 FAR = 1 << 30
 
 
-@dataclass(frozen=True)
-class Slot:
-    """The place of slot `number`: after the constant part and all slots before it."""
+@dataclass(eq=False)
+class Stacked:
+    """A place without a constant offset: behind all places `below`; as long as the longest of `sizes` (bytes), aligned."""
 
-    number: int
+    sizes: list[Dim]
+    below: list[Stacked]
 
 
 @dataclass
 class Placed:
-    """Byte offsets of arena buffers (constants, or slots); `arena`: bytes of the constant part; `live`: the largest sum of live bytes in it, the least that it could be.
-    `slots`: for each, the sizes in bytes of what lies there: it is as long as the longest, aligned."""
+    """Byte offsets of arena buffers: constants, then `arena` is their bytes, or places that are stacked, then it is 0. `live`: the largest sum of live bytes of what has an upper bound.
+    `stacked`: the places, each after those below it."""
 
-    offsets: dict[Buffer, int | Slot]
+    offsets: dict[Buffer, int | Stacked]
     arena: int
     live: int
-    slots: list[list[Dim]]
+    stacked: list[Stacked]
+
+    def at(self, number: Callable[[Dim], int]) -> tuple[dict[Buffer, int], int]:
+        """Offsets and the size of the arena where `number` says what sizes are."""
+        ends: dict[Stacked, int] = {}
+        starts: dict[Stacked, int] = {}
+        for place in self.stacked:
+            starts[place] = max((ends[p] for p in place.below), default=self.arena)
+            ends[place] = starts[place] + -(-max(map(number, place.sizes)) // ALIGN) * ALIGN
+        return {b: at if isinstance(at, int) else starts[at] for b, at in self.offsets.items()}, max([self.arena, *ends.values()])
 
 
 def upper_bytes(buffer: Buffer, ranges: Mapping[str, tuple[int, int | None]]) -> int | None:
@@ -77,7 +88,7 @@ def place(lowered: Lowered, ranges: Mapping[str, tuple[int, int | None]], limit:
         sizes = [bound for b in members if (bound := None if _far(b, ranges) else upper_bytes(b, ranges)) is not None]
         if len(sizes) == len(members):
             spans[head] = (*lives[head], max(sizes))
-    placed, arena = _best_fit(spans)                                                                      # 4
+    placed, arena = best_fit(spans)                                                                       # 4
     if limit is not None and arena > limit:
         raise MemoryLimit(f"the program needs {arena:,} bytes of working memory, the limit is {limit:,}: use smaller sizes or raise session.memory_limit")
     steps = sorted((i, sign * size) for start, end, size in spans.values() for i, sign in ((start, 1), (end + 1, -1)))
@@ -85,12 +96,17 @@ def place(lowered: Lowered, ranges: Mapping[str, tuple[int, int | None]], limit:
     for _, change in steps:                                        # frees sort before takes of the same call
         live += change
         most = max(most, live)
-    heads: dict[Buffer, int | Slot] = dict(placed)
-    open_ = {head: lives[head] for head in groups if head not in spans}
-    slots = _slots(open_, groups)                                                                         # 5
-    heads.update((head, Slot(i)) for i, slot in enumerate(slots) for head in slot)
-    lengths = [list(dict.fromkeys(_bytes(b) for head in slot for b in groups[head])) for slot in slots]
-    return Placed({member: heads[head] for head, members in groups.items() for member in members}, -(-arena // ALIGN) * ALIGN, most, lengths)
+    if len(spans) == len(groups):
+        heads: dict[Buffer, int | Stacked] = dict(placed)
+        stacked: dict[Buffer, Stacked] = {}
+    else:
+        arena, stacked = 0, _stack(lives, groups)                                                         # 5
+        heads = dict(stacked)
+    return Placed({member: heads[head] for head, members in groups.items() for member in members}, -(-arena // ALIGN) * ALIGN, most, list(stacked.values()))
+
+
+def _bytes(buffer: Buffer) -> Dim:
+    return product(buffer.shape) * buffer.dtype.numpy.itemsize
 
 
 def _far(buffer: Buffer, ranges: Mapping[str, tuple[int, int | None]]) -> bool:
@@ -98,35 +114,43 @@ def _far(buffer: Buffer, ranges: Mapping[str, tuple[int, int | None]]) -> bool:
     return not is_static(buffer.shape) and (upper_bytes(buffer, ranges) or 0) > FAR
 
 
-def _bytes(buffer: Buffer) -> Dim:
-    return product(buffer.shape) * buffer.dtype.numpy.itemsize
-
-
 def _typical(size: Dim) -> int:
     return int(substitute(size, {s.name: TYPICAL for s in symbols(size)}))
 
 
-def _slots(lives: Mapping[Buffer, tuple[int, int]], groups: Mapping[Buffer, list[Buffer]]) -> list[list[Buffer]]:
-    """Buffers in slots: largest first, each to the slot of the nearest size that is free while it lives."""
-    sizes = {head: max(_typical(_bytes(b)) for b in groups[head]) for head in lives}
-    slots: list[list[Buffer]] = []
-    for head in sorted(lives, key=lambda h: (-sizes[h], lives[h])):
+def _stack(lives: Mapping[Buffer, tuple[int, int]], groups: Mapping[Buffer, list[Buffer]]) -> dict[Buffer, Stacked]:
+    """Places of buffers that live from the first to the last of two calls, lower ones first."""
+    sizes = {head: list(dict.fromkeys(map(_bytes, groups[head]))) for head in lives}
+    typical: dict[Dim, int] = {size: _typical(size) for many in sizes.values() for size in many}
+    offsets, _ = best_fit({head: (*lives[head], max(typical[s] for s in sizes[head])) for head in lives})
+    made: dict[Buffer, Stacked] = {}
+    reach: dict[Buffer, set[Buffer]] = {}      # all that lies below, directly or not
+    for head in sorted(lives, key=lambda h: (offsets[h], lives[h])):
         start, end = lives[head]
-        free = [slot for slot in slots if all(lives[o][0] > end or start > lives[o][1] for o in slot)]
-        if free:
-            min(free, key=lambda slot: sizes[slot[0]]).append(head)
-        else:
-            slots.append([head])
-    return slots
+        below = [h for h in made if lives[h][0] <= end and start <= lives[h][1]]
+        under = {h for b in below for h in reach[b]}
+        reach[head] = under | set(below)
+        made[head] = Stacked(sizes[head], [made[h] for h in below if h not in under])
+    return made
 
 
-def _best_fit(spans: Mapping[Buffer, tuple[int, int, int]]) -> tuple[dict[Buffer, int], int]:
+#: Orders in which buffers (first, last, bytes) are placed: largest first; longest-lived first among like sizes; most bytes times calls first.
+ORDERS: tuple[Callable[[tuple[int, int, int]], tuple[int, ...]], ...] = (
+    lambda span: (-span[2], span[0]), lambda span: (-span[2].bit_length(), span[0] - span[1], -span[2]), lambda span: ((span[0] - span[1] - 1) * span[2], span[0]))
+
+
+def best_fit(spans: Mapping[Buffer, tuple[int, int, int]]) -> tuple[dict[Buffer, int], int]:
     """Offsets of buffers with (first, last, bytes), and where they end."""
+    found = [_in_order(spans, order) for order in ORDERS]
+    return min(found, key=lambda item: item[1])
+
+
+def _in_order(spans: Mapping[Buffer, tuple[int, int, int]], order: Callable[[tuple[int, int, int]], tuple[int, ...]]) -> tuple[dict[Buffer, int], int]:
     offsets: dict[Buffer, int] = {}
     arena = 0
     placed: list[tuple[int, int, int, int]] = []
-    for head, (start, end, size) in sorted(spans.items(), key=lambda item: (-item[1][2], item[1][0])):
-        at = _fit(sorted((o, s) for o, s, a, b in placed if a <= end and start <= b), size)
+    for head, (start, end, size) in sorted(spans.items(), key=lambda item: order(item[1])):
+        at = _fit(sorted([(o, s) for o, s, a, b in placed if a <= end and start <= b]), size)
         placed.append((at, size, start, end))
         arena = max(arena, at + size)
         offsets[head] = at

@@ -1,7 +1,7 @@
 """What must hold after each stage of the planner. The checks are written from the stages' docstrings, not from their code."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from sardonyx.dim import Expr, product, substitute, symbols
 from sardonyx.graph import Model
@@ -12,7 +12,7 @@ from sardonyx.plan.cut import Cut, cut
 from sardonyx.plan.encode import encode
 from sardonyx.plan.layout import SPATIAL, choose_layout
 from sardonyx.plan.lower import Lowered, lower
-from sardonyx.plan.memory import ALIGN, Placed, place, upper_bytes
+from sardonyx.plan.memory import ALIGN, Placed, place
 from sardonyx.plan.planner import given_inputs, own_outputs, stages
 from sardonyx.plan.shapes import Specs
 from sardonyx.program import Program
@@ -185,19 +185,16 @@ def check_memory(lowered: Lowered, placed: Placed, ranges: Ranges, sizes: Sizes)
                 first.setdefault(root(view.buffer), i)
                 last[root(view.buffer)] = i
 
-    def some(size: object) -> int:
-        return number(size, {s.name: sizes.get(s.name, 7) for s in symbols(size)})
-    starts = [placed.arena]
-    for slot in placed.slots:
-        starts.append(starts[-1] + -(-max(map(some, slot)) // ALIGN) * ALIGN)
+    for other in (1, 7, 1000):   # sizes that nobody bounds or that data decide
+        _check_spans(lowered, placed, first, last, lambda size, other=other: number(size, {s.name: sizes.get(s.name, other) for s in symbols(size)}))
+
+
+def _check_spans(lowered: Lowered, placed: Placed, first: Mapping[Buffer, int], last: Mapping[Buffer, int], numbers: Callable[[object], int]) -> None:
+    offsets, arena = placed.at(numbers)
     spans = {}
     for buffer in first:
-        at = placed.offsets[buffer]
-        upper = upper_bytes(buffer, ranges)
-        assert upper is not None or not isinstance(at, int)
-        begin = at if isinstance(at, int) else starts[at.number]
-        spans[buffer] = begin, begin + (upper if isinstance(at, int) else some(product(buffer.shape) * buffer.dtype.numpy.itemsize))
-        assert begin % ALIGN == 0 and 0 <= begin <= spans[buffer][1] <= (placed.arena if isinstance(at, int) else starts[at.number + 1])
+        spans[buffer] = offsets[buffer], offsets[buffer] + numbers(product(buffer.shape) * buffer.dtype.numpy.itemsize)
+        assert offsets[buffer] % ALIGN == 0 and 0 <= offsets[buffer] <= spans[buffer][1] <= arena, f"{buffer} lies outside the arena"
     for i, call in enumerate(lowered.calls):
         alive = [b for b in first if first[b] <= i <= last[b]]
         written = {root(v.buffer) for v in call.outputs}
