@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
-from sardonyx.engine.binding import EngineProgram, isas
 from sardonyx.expr import E, encode
 from sardonyx.graph import Tensor
 from sardonyx.kernels import FLOATS, RECORDS, Kernel
 from sardonyx.program import Home, PortRecord, Program, StepRecord, ViewRecord
 from sardonyx.providers.interpreter import Interpreter
 from sardonyx.types import DType
+
+from .remote import engines, opened
 
 CANARY = 0x5B
 
@@ -115,7 +116,7 @@ class OneStep:
 
     def run(self, isa: str | None = None, threads: int = 1) -> list[np.ndarray]:
         """The engine's outputs; nothing outside them may have been written."""
-        engine = EngineProgram(self.program, self.constants, isa=isa, threads=threads)
+        engine = opened(self.program, self.constants, isa, threads)
         outputs = []
         for r, port in zip(self.results, self.program.outputs, strict=True):
             raw = np.full((int(np.prod(r.shape)) * port.dtype.numpy.itemsize,), CANARY, np.uint8)
@@ -132,7 +133,7 @@ class OneStep:
     def check(self, rtol: float = 0.0, atol: float = 0.0) -> None:
         """Every instruction set, one and two threads, against the interpreter; threads bit for bit."""
         want = self.expected()
-        for isa in isas():
+        for isa in engines():
             one, two = self.run(isa, 1), self.run(isa, 2)
             for w, a, b in zip(want, one, two, strict=True):
                 assert a.tobytes() == b.tobytes(), f"{isa}: one and two threads differ"

@@ -1,0 +1,45 @@
+"""The kernel tests on builds Python can not load: aarch64 under qemu-user (NEON, dotprod, i8mm), this machine's with undefined-behaviour traps and with the thread sanitizer."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sardonyx.engine.binding import EngineProgram
+
+from .models import MODELS, feeds, planned
+from .one_step import compare
+from .remote import BUILDS, RemoteProgram, process
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Test modules whose programs go through tests/engine/remote.py.
+MODULES = ("map", "math", "reductions", "movement", "scatter", "sort", "scan", "fft", "linalg", "resize", "sample", "rnn", "trees", "compact", "random")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", BUILDS)
+def test_kernels(build: str) -> None:
+    files = [f"tests/engine/test_{m}.py" for m in MODULES if (ROOT / f"tests/engine/test_{m}.py").exists()]
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files], cwd=ROOT, env={**os.environ, "SARDONYX_REMOTE": build}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_models(build: str, name: str) -> None:
+    """Whole programs: packed products, convolutions, norms and attention; one and three threads bit for bit."""
+    made, given = planned(name), feeds(name, np.random.default_rng(3))
+    want = EngineProgram(made.program, made.constants, threads=1).run(given)
+    for isa in process(build).isas:
+        found = []
+        for threads in (1, 3):
+            outputs = [np.zeros_like(y) for y in want]
+            RemoteProgram(build, isa, made.program, made.constants, threads).run(given, outputs=outputs)
+            found.append([y.tobytes() for y in outputs])
+            for y, w in zip(outputs, want, strict=True):
+                compare(y, w, 1e-4, 1e-4, f"{name} on {isa}@{build}")
+        assert found[0] == found[1]
