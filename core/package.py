@@ -227,17 +227,23 @@ class Package:
         from_bytes = Reader(memoryview(data))
         package = cls(constants=list(constants or ()))
         lists = [r[0] for r in from_bytes.rows(3, 1)]
+        left = [len(lists)]
 
         def span(at: int, n: int) -> tuple[int, ...]:
-            if not (0 <= at and 0 <= n and at + n <= len(lists)):
+            left[0] -= max(n, 0)  # lists have nothing in common: what is made of them is no larger than the file
+            if not (0 <= at and 0 <= n and at + n <= len(lists)) or left[0] < 0:
                 raise InvalidModelFile("package: a list lies outside its table")
             return tuple(lists[at:at + n])
         for at, n, first, many in from_bytes.rows(0, 4):
             package.programs.append(Placed(Program.unpack(from_bytes.code(at, n)), span(first, many)))
         segments = [Segment(_known(Do, do), span(r[0], r[1]), span(r[2], r[3]), _known(Device, device), program, span(r[4], r[5]), span(r[6], r[7]), from_bytes.text(origin))
                     for do, device, program, *r, origin in from_bytes.rows(2, 12)]
+        if any(s.device is Device.HOST or (s.device is not Device.ENGINE and s.do is not Do.PROGRAM) for s in segments):
+            raise InvalidModelFile("package: a stored segment runs on the engine, or a program on WebGPU")
+        held = 0
         for slots, *r, first, many in from_bytes.rows(1, 7):
-            if not (0 <= first and 0 <= many and first + many <= len(segments)):
+            held += max(many, 0)
+            if not (0 <= first and 0 <= many and first + many <= len(segments)) or held > len(segments):
                 raise InvalidModelFile("package: a block's segments lie outside their table")
             package.blocks.append(Block(slots, span(r[0], r[1]), span(r[2], r[3]), segments[first:first + many]))
         names = from_bytes.symbols
@@ -294,10 +300,11 @@ class SlotTypes:
         self.given: dict[int, list[Any]] = {}
         self.slots: dict[int, list[SlotType | None]] = {}
         self.open: set[int] = set()
+        self.height: dict[int, int] = {}
 
     def block(self, index: int, given: Sequence[tuple[DType | None, int]], depth: int) -> list[SlotType]:
         """The types of a block's outputs."""
-        if not 0 <= index < len(self.package.blocks) or depth > MAX_DEPTH or index in self.open:
+        if not 0 <= index < len(self.package.blocks) or depth + self.height.get(index, 0) > MAX_DEPTH or index in self.open:
             raise InvalidModelFile(f"package: block {index} is not there, nested deeper than {MAX_DEPTH} or within itself")
         block = self.package.blocks[index]
         if self.given.setdefault(index, list(given)) != list(given):
@@ -320,6 +327,7 @@ class SlotTypes:
                     if slot != -1:
                         self._fill(slots, slot, kind, index)
             self.slots[index] = slots
+            self.height[index] = max((1 + self.height[b] for s in block.segments if s.do is not Do.PROGRAM for b in s.blocks), default=0)
             self.open.discard(index)
         return [self._read(self.slots[index], s, False) for s in block.outputs]  # type: ignore[misc]
 

@@ -42,7 +42,8 @@ Packed = dict[Key, tuple[np.ndarray, np.ndarray]]
 
 
 class _Report(Structure):
-    _fields_ = [("code", c_int32), ("rule", c_int32), ("step", c_int64), ("operand", c_int64), ("values", c_int64 * 2)]
+    _fields_ = [("code", c_int32), ("rule", c_int32), ("step", c_int64), ("operand", c_int64), ("values", c_int64 * 2),
+                ("program", c_int32), ("block", c_int32), ("segment", c_int32), ("reserved", c_int32)]
 
 
 class _Options(Structure):
@@ -62,6 +63,16 @@ def library() -> Any:
         "sx_terminate": (None, [c_void_p]), "sx_profile": (None, [c_void_p, POINTER(c_int64)]), "sx_counts": (c_int64, [c_void_p, c_int]),
         "sx_error_text": (c_int64, [POINTER(_Report), c_void_p, POINTER(c_char), c_int64]), "sx_isa_name": (c_char_p, [c_int]), "sx_isa_available": (c_int, [c_int]),
         "sx_kernel_available": (c_int, [c_int]),
+        "sx_package_open": (c_int, [c_void_p, c_uint64, POINTER(_Options), POINTER(c_void_p), POINTER(_Report)]), "sx_package_close": (None, [c_void_p]),
+        "sx_package_data": (c_int, [c_void_p, c_void_p, c_uint64, POINTER(_Report)]), "sx_package_set": (c_int, [c_void_p, c_int64, c_void_p, c_uint64, POINTER(_Report)]),
+        "sx_package_program": (c_void_p, [c_void_p, c_int64]), "sx_package_single": (c_int64, [c_void_p, POINTER(c_int64), c_int64]), "sx_package_count": (c_int64, [c_void_p, c_int]),
+        "sx_package_error_text": (c_int64, [POINTER(_Report), c_void_p, POINTER(c_char), c_int64]),
+        "sx_session_open": (c_int, [c_void_p, POINTER(c_void_p), POINTER(_Report)]), "sx_session_close": (None, [c_void_p]),
+        "sx_session_run": (c_int, [c_void_p, c_void_p, c_int64, c_int64, POINTER(_Report)]), "sx_session_continue": (c_int, [c_void_p, c_int64, POINTER(_Report)]),
+        "sx_session_terminate": (None, [c_void_p]), "sx_session_output": (c_int, [c_void_p, c_int64, c_void_p]), "sx_session_take": (c_int, [c_void_p, c_int64, c_void_p]),
+        "sx_free": (None, [c_void_p]), "sx_session_waiting": (c_int, [c_void_p, c_void_p]), "sx_session_input": (c_int, [c_void_p, c_int64, c_void_p]),
+        "sx_session_put": (c_int, [c_void_p, c_int64, c_void_p, POINTER(_Report)]), "sx_session_profile": (c_int64, [c_void_p, c_void_p, c_int64]),
+        "sx_session_memory": (c_int64, [c_void_p]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(found, name)
@@ -169,7 +180,18 @@ class EngineProgram:
         made._open(packed, list(constants), _Options(threads, _isa_number(isa), 0))
         return made
 
+    @classmethod
+    def lent(cls, handle: int, ports: Program) -> EngineProgram:
+        """A program that is open already (of a package, which outlives it); none of its sizes are elements. `ports`: what names and types its inputs and outputs."""
+        made = cls.__new__(cls)
+        made.program, made._engine = ports, library()
+        made._prepare()
+        made._handle, made._constants, made._owned = c_void_p(handle), [], False
+        made._run = made._engine.sx_run
+        return made
+
     def _prepare(self) -> None:
+        self._owned = True
         self._free: OrderedDict[Key, list[Any]] = OrderedDict()
         self._elements = self.program.elements
         self.outputs = Outputs()
@@ -290,7 +312,8 @@ class EngineProgram:
         self._free.clear()
         self.outputs.close()
         handle, self._handle = self._handle, c_void_p()
-        self._engine.sx_close(handle)
+        if self._owned:
+            self._engine.sx_close(handle)
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):

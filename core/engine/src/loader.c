@@ -4,11 +4,6 @@
 #include "sx_tables.h"
 
 #define ALIGN 64
-#define LARGEST ((int64_t)1 << 46)
-
-static int64_t aligned(int64_t bytes) { return (bytes + ALIGN - 1) & ~(int64_t)(ALIGN - 1); }
-static void clear(void *memory, int64_t bytes) { for (int64_t i = 0; i < bytes; i++) ((char *)memory)[i] = 0; }
-static void copy(void *to, const void *from, int64_t bytes) { for (int64_t i = 0; i < bytes; i++) ((char *)to)[i] = ((const char *)from)[i]; }
 
 /* -- open ---------------------------------------------------------------------------------------------------------------------------------------- */
 
@@ -30,20 +25,28 @@ static void make_codes(sx_program *p) {
 int sx_open(const void *program, uint64_t bytes, const sx_options *options, sx_program **out, sx_report *report) {
     sx_report unused;
     report = report ? report : &unused;
-    *report = (sx_report){0, 0, -1, -1, {0, 0}};
     *out = NULL;
-    if (bytes > (uint64_t)LARGEST) return sx_say(report, SX_E_FORMAT, SX_R_SHORT, -1, -1, (int64_t)bytes, 0);
-    int64_t length = (int64_t)bytes & ~(int64_t)7;
+    if (bytes > (uint64_t)SX_LARGEST) return sx_say(report, SX_E_FORMAT, SX_R_SHORT, -1, -1, (int64_t)bytes, 0);
+    int64_t length = (int64_t)bytes & ~(int64_t)7, total = length + ALIGN;
+    char *own = sx_host_alloc(total);
+    if (!own) return sx_say(report, SX_E_MEMORY, SX_R_MEMORY, -1, -1, length, 0);
+    sx_copy(own, program, length);
+    return sx_open_in(own, length, total, options, out, report);
+}
+
+int sx_open_in(char *bytes, int64_t length, int64_t total, const sx_options *options, sx_program **out, sx_report *report) {
+    sx_say(report, 0, 0, -1, -1, 0, 0);
+    *out = NULL;
     sx_program *p = sx_host_alloc(sizeof *p);
-    if (!p) return sx_say(report, SX_E_MEMORY, SX_R_MEMORY, -1, -1, sizeof *p, 0);
-    clear(p, sizeof *p);
+    if (!p) {
+        if (total) sx_host_free(bytes, total);
+        return sx_say(report, SX_E_MEMORY, SX_R_MEMORY, -1, -1, sizeof *p, 0);
+    }
+    sx_clear(p, sizeof *p);
+    p->bytes = bytes, p->length = length, p->total = total;
     int isa = choose_isa(options ? options->isa : 0);
     int code = isa < 0 ? sx_say(report, SX_E_UNSUPPORTED, SX_R_ISA, -1, -1, options ? options->isa : 0, 0) : 0;
-    if (!code && !(p->bytes = sx_host_alloc(length + ALIGN))) code = sx_say(report, SX_E_MEMORY, SX_R_MEMORY, -1, -1, length, 0);
-    p->length = length;
-    p->total = length + ALIGN;
     if (!code) {
-        copy(p->bytes, program, length);
         p->table = sx_tables[isa];
         p->threads = options && options->threads > 0 ? options->threads : sx_host_cores();
         if (p->threads > SX_MAX_WORKERS) p->threads = SX_MAX_WORKERS;
@@ -59,7 +62,7 @@ int sx_open(const void *program, uint64_t bytes, const sx_options *options, sx_p
     }
     if (!code) {
         make_codes(p);
-        clear(p->constants, p->n_constants * (int64_t)sizeof *p->constants);
+        sx_clear(p->constants, p->n_constants * (int64_t)sizeof *p->constants);
         for (int64_t i = 0; i < p->n_inputs; i++) p->n_dims += p->inputs[i].rank;
         *out = p;
         return 0;
@@ -75,12 +78,12 @@ void sx_close(sx_program *p) {
     if (p->derived) sx_host_free(p->derived, (SX_DERIVED * p->n_constants + 1) * (int64_t)sizeof *p->derived);
     if (p->constants) sx_host_free(p->constants, (p->n_constants + 1) * (int64_t)sizeof *p->constants);
     if (p->made) sx_host_free(p->made, (p->n_codes + 1) * (int64_t)sizeof *p->made);
-    if (p->bytes) sx_host_free(p->bytes, p->total);
+    if (p->total) sx_host_free(p->bytes, p->total);
     sx_host_free(p, sizeof *p);
 }
 
 int sx_set_constant(sx_program *p, int64_t number, const void *data, uint64_t bytes, sx_report *report) {
-    if (number < 0 || number >= p->n_constants || bytes > (uint64_t)LARGEST || (!data && bytes)) return sx_say(report, SX_E_ARGUMENT, SX_R_CONSTANT, -1, number, (int64_t)bytes, p->n_constants);
+    if (number < 0 || number >= p->n_constants || bytes > (uint64_t)SX_LARGEST || (!data && bytes)) return sx_say(report, SX_E_ARGUMENT, SX_R_CONSTANT, -1, number, (int64_t)bytes, p->n_constants);
     p->constants[number] = (sx_constant){data, (int64_t)bytes};
     return 0;
 }
@@ -94,12 +97,15 @@ int sx_kernel_available(int kind) { return kind > 0 && kind < SX_KINDS && sx_tab
 
 static int64_t floor_div(int64_t a, int64_t b) { int64_t q = a / b; return a % b < 0 ? q - 1 : q; }
 
-static int64_t count_of(const int64_t *dim, int64_t rank);
+const int64_t *sx_dims_of(const sx_program *p, const int64_t *dims, int64_t input) {
+    for (int64_t i = 0; i < input; i++) dims += p->inputs[i].rank;
+    return dims;
+}
 
 /* The value of an element of an input that decides sizes; `dims` are the input's. */
-static int element(const sx_program *p, const sx_size *s, const int64_t *dims, const void *const *inputs, int64_t *made, sx_report *report) {
+int sx_element(const sx_program *p, const sx_size *s, const int64_t *dims, const void *const *inputs, int64_t *made, sx_report *report) {
     const sx_port *port = p->inputs + s->a;
-    int64_t count = count_of(dims, port->rank);
+    int64_t count = sx_count_of(dims, port->rank);
     if (!inputs) return sx_say(report, SX_E_ARGUMENT, SX_R_UNREADABLE, -1, s->a, 0, 0);
     if (s->b >= count) return sx_say(report, SX_E_SHAPE, SX_R_ELEMENT, -1, s->a, s->b, count);
     int item = sx_item_bytes(port->dtype);
@@ -118,10 +124,9 @@ static int evaluate_sizes(const sx_program *p, const int64_t *dims, const void *
         switch (s->op) {
         case SX_SIZE_CONST: made = s->a; break;
         case SX_SIZE_DIM: case SX_SIZE_ELEMENT: {
-            const int64_t *at = dims;
-            for (int64_t k = 0; k < s->a; k++) at += p->inputs[k].rank;
+            const int64_t *at = sx_dims_of(p, dims, s->a);
             if (s->op == SX_SIZE_DIM) made = at[s->b];
-            else if ((bad = element(p, s, at, inputs, &made, report))) return bad;
+            else if ((bad = sx_element(p, s, at, inputs, &made, report))) return bad;
             break;
         }
         case SX_SIZE_ADD: bad = __builtin_add_overflow(a, b, &made); break;
@@ -142,7 +147,7 @@ static int evaluate_sizes(const sx_program *p, const int64_t *dims, const void *
 static int check_inputs(const sx_program *p, const int64_t *dims, const int64_t *size, sx_report *report) {
     for (int64_t i = 0; i < p->n_inputs; i++)
         for (int64_t d = 0; d < p->inputs[i].rank; d++, dims++)
-            if (*dims < 0 || *dims > LARGEST || size[p->inputs[i].dim[d]] != *dims) return sx_say(report, SX_E_GUARD, SX_R_INPUT_SIZE, d, i, *dims, size[p->inputs[i].dim[d]]);
+            if (*dims < 0 || *dims > SX_LARGEST || size[p->inputs[i].dim[d]] != *dims) return sx_say(report, SX_E_GUARD, SX_R_INPUT_SIZE, d, i, *dims, size[p->inputs[i].dim[d]]);
     for (int64_t i = 0; i < p->n_guards; i++) {
         const sx_guard *g = p->guards + i;
         int64_t a = size[g->a], b = size[g->b];
@@ -155,7 +160,7 @@ static int check_inputs(const sx_program *p, const int64_t *dims, const int64_t 
 /* Every buffer of the arena inside it and aligned. */
 static int check_arena(const sx_program *p, const int64_t *size, sx_report *report) {
     int64_t arena = p->arena < 0 ? 0 : size[p->arena];
-    if (arena < 0 || arena > LARGEST) return sx_say(report, arena < 0 ? SX_E_SHAPE : SX_E_MEMORY, SX_R_ARENA, -1, p->arena, arena, 0);
+    if (arena < 0 || arena > SX_LARGEST) return sx_say(report, arena < 0 ? SX_E_SHAPE : SX_E_MEMORY, SX_R_ARENA, -1, p->arena, arena, 0);
     for (int64_t i = 0; i < p->n_buffers; i++) {
         const sx_buffer *b = p->buffers + i;
         if (b->home != SX_HOME_ARENA) continue;
@@ -166,11 +171,11 @@ static int check_arena(const sx_program *p, const int64_t *size, sx_report *repo
 }
 
 /* Elements of these sizes, or -1 where a size is negative or the product too large. */
-static int64_t count_of(const int64_t *dim, int64_t rank) {
+int64_t sx_count_of(const int64_t *dim, int64_t rank) {
     int64_t n = 1;
     for (int64_t d = 0; d < rank; d++) {
-        if (dim[d] < 0 || dim[d] > LARGEST) return -1;
-        if (dim[d] && n > LARGEST / dim[d]) return -1;
+        if (dim[d] < 0 || dim[d] > SX_LARGEST) return -1;
+        if (dim[d] && n > SX_LARGEST / dim[d]) return -1;
         n *= dim[d];
     }
     return n;
@@ -179,7 +184,7 @@ static int64_t count_of(const int64_t *dim, int64_t rank) {
 static int64_t port_bytes(const sx_port *port, const int64_t *size) {
     int64_t dim[SX_RANK];
     for (int64_t d = 0; d < port->rank; d++) dim[d] = size[port->dim[d]];
-    int64_t n = count_of(dim, port->rank);
+    int64_t n = sx_count_of(dim, port->rank);
     return n < 0 ? -1 : n * sx_item_bytes(port->dtype);
 }
 
@@ -203,7 +208,7 @@ static int bind_view(const sx_program *p, int64_t index, const int64_t *size, in
     int64_t bytes = buffer_bytes(p, b, size);
     *v = (sx_view){.rank = (int32_t)row->rank, .dtype = (int32_t)row->dtype, .packing = (int32_t)row->packing};
     for (int64_t d = 0; d < row->rank; d++) v->dim[d] = size[row->dim[d]], v->stride[d] = size[row->stride[d]];
-    int64_t count = count_of(v->dim, row->rank), start = size[row->start], low = start, high = start;
+    int64_t count = sx_count_of(v->dim, row->rank), start = size[row->start], low = start, high = start;
     if (count < 0 || bytes < 0) return sx_say(report, SX_E_SHAPE, SX_R_OVERFLOW, step, operand, count, bytes);
     *offset = 0;
     v->extent = bytes / item;
@@ -255,7 +260,7 @@ static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
         const sx_step_row *row = p->steps + i;
         sx_call *call = s->calls + i;
         *call = (sx_call){.kind = (int32_t)row->kind, .n_in = (int32_t)row->n_in, .n_out = (int32_t)row->n_out, .n_param = (int32_t)row->n_param, .in = view, .out = view + row->n_in,
-                          .param = param, .prologue = row->prologue < 0 ? NULL : p->made + row->prologue, .epilogue = row->epilogue < 0 ? NULL : p->made + row->epilogue, .fault = s->fault, .stop = &s->stop};
+                          .param = param, .prologue = row->prologue < 0 ? NULL : p->made + row->prologue, .epilogue = row->epilogue < 0 ? NULL : p->made + row->epilogue, .fault = s->fault, .stop = s->watch};
         for (int64_t j = 0; j < row->n_param; j++) *param++ = s->sizes[p->lists[row->params + j]];
         int64_t group = row->kind == SX_CONV ? call->param[1] : 1;
         for (int64_t j = 0; j < row->n_in + row->n_out; j++, view++) {
@@ -267,7 +272,11 @@ static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
             int code = bind_view(p, index, s->sizes, group, view, &offset, report, i, j);
             if (code) return code;
             const sx_buffer *b = p->buffers + p->views[index].buffer;
-            if (b->home == SX_HOME_DATA) view->data = (char *)(uintptr_t)p->constants[b->at].data + offset;
+            if (b->home == SX_HOME_DATA) {
+                view->data = (char *)(uintptr_t)p->constants[b->at].data + offset;
+                int item = sx_item_bytes(view->dtype);
+                if ((uintptr_t)view->data % (item > 8 ? 8 : item)) return sx_say(report, SX_E_ARGUMENT, SX_R_POINTER, i, j, item, 0);
+            }
             else s->patches[s->n_patches++] = (sx_patch){view - s->operands, b->at, b->home == SX_HOME_ARENA ? s->sizes[b->at] + offset : offset, (int32_t)b->home};
         }
         int code = sx_check(call, i, report);
@@ -277,8 +286,8 @@ static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
             if (b->home == SX_HOME_DATA) use_derived(p, call, view - row->n_in - row->n_out + 1, b->at);
         }
         int64_t need = p->table->kernels[row->kind].scratch ? p->table->kernels[row->kind].scratch(call) : 0;
-        if (need < 0 || need > LARGEST) return sx_say(report, SX_E_MEMORY, SX_R_MEMORY, i, -1, need, 0);
-        call->scratch_bytes = aligned(need);
+        if (need < 0 || need > SX_LARGEST) return sx_say(report, SX_E_MEMORY, SX_R_MEMORY, i, -1, need, 0);
+        call->scratch_bytes = sx_aligned(need);
         if (call->scratch_bytes > s->scratch_bytes) s->scratch_bytes = call->scratch_bytes;
     }
     return 0;
@@ -291,7 +300,7 @@ static sx_state *allocate(const sx_program *p, sx_report *report) {
     const int64_t parts[] = {sizeof(sx_state), p->n_sizes * 8, operands * (int64_t)sizeof(sx_view), p->n_steps * (int64_t)sizeof(sx_call), params * 8, operands * (int64_t)sizeof(sx_patch),
                              p->n_inputs * (int64_t)sizeof(void *), p->n_outputs * (int64_t)sizeof(void *)};
     int64_t at[9] = {0};
-    for (int i = 0; i < 8; i++) at[i + 1] = at[i] + aligned(parts[i]);
+    for (int i = 0; i < 8; i++) at[i + 1] = at[i] + sx_aligned(parts[i]);
     char *block = sx_host_alloc(at[8]);
     if (!block) {
         sx_say(report, SX_E_MEMORY, SX_R_MEMORY, -1, -1, at[8], 0);
@@ -300,6 +309,7 @@ static sx_state *allocate(const sx_program *p, sx_report *report) {
     sx_state *s = (sx_state *)block;
     *s = (sx_state){.program = p, .block = block, .block_bytes = at[8], .sizes = (int64_t *)(block + at[1]), .operands = (sx_view *)(block + at[2]), .calls = (sx_call *)(block + at[3]),
                     .params = (int64_t *)(block + at[4]), .patches = (sx_patch *)(block + at[5]), .input = (const void **)(block + at[6]), .output = (void **)(block + at[7])};
+    s->watch = &s->stop;
     return s;
 }
 
@@ -315,7 +325,7 @@ int sx_bind(sx_program *p, const int64_t *dims, int64_t count, const void *const
         if (port_bytes(p->outputs + i, s->sizes) < 0) code = sx_say(report, SX_E_SHAPE, SX_R_OVERFLOW, -1, i, -1, 0);
     if (!code) code = bind_steps(p, s, report);
     if (!code) {
-        s->scratch_at = p->arena < 0 ? 0 : aligned(s->sizes[p->arena]);
+        s->scratch_at = p->arena < 0 ? 0 : sx_aligned(s->sizes[p->arena]);
         s->arena_bytes = s->scratch_at + p->threads * s->scratch_bytes;
         if (p->memory_limit && s->arena_bytes > p->memory_limit) code = sx_say(report, SX_E_MEMORY, SX_R_MEMORY, -1, -1, s->arena_bytes, p->memory_limit);
     }
@@ -339,6 +349,10 @@ int sx_output_shape(const sx_state *s, int64_t number, int64_t *dims) {
 }
 
 int64_t sx_arena_bytes(const sx_state *s) { return s->arena_bytes; }
+void sx_watch(sx_state *s, int *stop) {
+    s->watch = stop;
+    for (int64_t i = 0; i < s->program->n_steps; i++) s->calls[i].stop = stop;
+}
 void sx_profile(sx_state *s, int64_t *times) { s->times = times; }
 void sx_terminate(sx_state *s) { __atomic_store_n(&s->stop, 1, __ATOMIC_RELAXED); }
 
@@ -426,7 +440,7 @@ int sx_continue(sx_state *s, int64_t budget, sx_report *report) {
     int64_t until = budget ? sx_host_now() + budget : 0;
     int code = 0;
     for (int64_t first = s->next; s->next < p->n_steps && !code; s->next++) {
-        if (__atomic_load_n(&s->stop, __ATOMIC_RELAXED)) {
+        if (__atomic_load_n(s->watch, __ATOMIC_RELAXED)) {
             code = sx_say(report, SX_E_TERMINATED, SX_R_STOPPED, s->next, -1, 0, 0);
             break;
         }
@@ -447,7 +461,7 @@ int sx_continue(sx_state *s, int64_t budget, sx_report *report) {
             break;
         }
     }
-    if (!code && __atomic_load_n(&s->stop, __ATOMIC_RELAXED)) code = sx_say(report, SX_E_TERMINATED, SX_R_STOPPED, s->next, -1, 0, 0); /* tiles may have been skipped */
+    if (!code && __atomic_load_n(s->watch, __ATOMIC_RELAXED)) code = sx_say(report, SX_E_TERMINATED, SX_R_STOPPED, s->next, -1, 0, 0); /* tiles may have been skipped */
     if (team) sx_host_leave(team);
     return finish(s, code);
 }

@@ -89,7 +89,8 @@ struct sx_state {
     int64_t fault[4];
     int64_t *times;
     int stop;
-    const void **input;
+    int *watch;               /* not 0: stop; `stop`, or a session's */
+    const void **input;       /* room for the pointers of a run */
     void **output;
 };
 
@@ -97,11 +98,12 @@ struct sx_state {
 enum sx_rule {
     SX_R_NONE, SX_R_SHORT, SX_R_MAGIC, SX_R_ABI, SX_R_TABLE, SX_R_SIZE, SX_R_GUARD_ROW, SX_R_BUFFER, SX_R_VIEW, SX_R_CODE, SX_R_STEP, SX_R_KIND, SX_R_OPERANDS, SX_R_TYPE, SX_R_PORT,
     SX_R_STRING, SX_R_MEMORY, SX_R_ARENA, SX_R_CONSTANT, SX_R_COUNT, SX_R_INPUT_SIZE, SX_R_GUARD, SX_R_OVERFLOW, SX_R_EXTENT, SX_R_DIMS, SX_R_PARAM, SX_R_POINTER, SX_R_KERNEL, SX_R_INDEX,
-    SX_R_DIVISION, SX_R_STOPPED, SX_R_ISA, SX_R_STRIDE, SX_R_ELEMENT, SX_R_PLACE, SX_R_UNREADABLE, SX_RULES
+    SX_R_DIVISION, SX_R_STOPPED, SX_R_ISA, SX_R_STRIDE, SX_R_ELEMENT, SX_R_PLACE, SX_R_UNREADABLE, SX_R_PACKAGE, SX_R_BLOCK, SX_R_SLOT, SX_R_SEGMENT, SX_R_NO_PROGRAMS, SX_R_VARIANT, SX_R_TENSOR, SX_R_ROUNDS, SX_R_SCALAR, SX_R_STACK, SX_R_HOST,
+    SX_R_FILE, SX_R_EXTERNAL, SX_RULES
 };
 
 static inline int sx_say(sx_report *report, int code, int rule, int64_t step, int64_t operand, int64_t a, int64_t b) {
-    if (report) *report = (sx_report){code, rule, step, operand, {a, b}};
+    if (report) *report = (sx_report){code, rule, step, operand, {a, b}, -1, -1, -1, 0};
     return code;
 }
 
@@ -109,8 +111,25 @@ int sx_item_bytes(int64_t dtype);            /* bytes of an element in memory; 0
 int sx_compute_of(int64_t dtype);            /* compute type (core/expr.py), -1 where none */
 int64_t sx_packed_bytes(int64_t packing, int item, const int64_t *dim, int rank, int64_t group); /* core/model/packing.py; -1: wrong */
 
+/* loader.c, for packages. */
+int sx_open_in(char *bytes, int64_t length, int64_t total, const sx_options *options, sx_program **out, sx_report *report); /* total > 0: the program owns the bytes */
+int sx_element(const sx_program *p, const sx_size *s, const int64_t *dims, const void *const *inputs, int64_t *made, sx_report *report);
+const int64_t *sx_dims_of(const sx_program *p, const int64_t *dims, int64_t input); /* where an input's dims begin in those of all */
+int64_t sx_count_of(const int64_t *dim, int64_t rank); /* elements, -1: too many or negative */
+void sx_watch(sx_state *s, int *stop);
+
 /* verify.c: every index of every table. check.c and check_data.c: dims and parameters of one bound step. */
 int sx_verify(sx_program *p, sx_report *report);
 int sx_check(const sx_call *call, int64_t step, sx_report *report);
 int sx_check_data(const sx_call *call, int64_t step, sx_report *report);
+
+static inline int64_t sx_aligned(int64_t bytes) { return (bytes + 63) & ~(int64_t)63; }
+static inline void sx_clear(void *memory, int64_t bytes) { for (int64_t i = 0; i < bytes; i++) ((char *)memory)[i] = 0; }
+static inline void sx_copy(void *to, const void *from, int64_t bytes) { for (int64_t i = 0; i < bytes; i++) ((char *)to)[i] = ((const char *)from)[i]; }
+static inline void *sx_cleared(int64_t bytes) {
+    void *made = sx_host_alloc(bytes);
+    if (made) sx_clear(made, bytes);
+    return made;
+}
+#define SX_LARGEST ((int64_t)1 << 46) /* bytes: far above any address space in use; keeps sums from overflowing */
 #endif

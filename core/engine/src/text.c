@@ -1,5 +1,5 @@
 /* text.c: reports in words. */
-#include "sx_internal.h"
+#include "sx_package.h"
 
 typedef struct { char *text; int64_t size, length; } sink;
 
@@ -53,28 +53,73 @@ static const char *const WORDS[SX_RULES] = {
     [SX_R_ELEMENT] = "input %o has %b elements; element %a decides sizes",
     [SX_R_PLACE] = "program: buffer %o at %a lies outside the arena of %b bytes, or is not aligned to 64 bytes",
     [SX_R_UNREADABLE] = "elements of input %o decide sizes: bind needs the inputs",
+    [SX_R_PACKAGE] = "package: row %o of table %a is not valid (%b)",
+    [SX_R_BLOCK] = "package: block %o is not there, nested deeper than %a or within itself, or used with other inputs",
+    [SX_R_SLOT] = "package: slot %a of block %o is not there, filled twice or read before it is filled",
+    [SX_R_SEGMENT] = "package: segment %a of block %o is not valid (%b)",
+    [SX_R_NO_PROGRAMS] = "the file holds no programs for this engine; make it again: sardonyx convert model.onnx",
+    [SX_R_VARIANT] = "no plan covers these sizes (input %o has rank %a and element type %b); plan for them: sardonyx convert --plan",
+    [SX_R_TENSOR] = "input %o has rank %a and element type %b, which are not the model's",
+    [SX_R_ROUNDS] = "scanned inputs differ in length (input %o: %a, another: %b)",
+    [SX_R_SCALAR] = "a condition or trip count must have one element, this has %a (input %o)",
+    [SX_R_STACK] = "what the rounds of a loop give for output %o differs in size (%a, %b)",
+    [SX_R_HOST] = "output %o of a segment the host runs is missing, or of another type (rank %a, element type %b)",
+    [SX_R_FILE] = "not a .sdx file of format %a, or damaged (section %o); make it again: sardonyx convert model.onnx",
+    [SX_R_EXTERNAL] = "constant %o lies outside the tensor data of %b bytes (at %a)",
     [SX_R_STRIDE] = "output or operand %o has strides this kernel does not take",
 };
 
-int64_t sx_error_text(const sx_report *r, const sx_program *p, char *text, int64_t size) {
-    sink s = {text, size, 0};
-    if (p && r->step >= 0 && r->step < p->n_steps && r->rule != SX_R_INPUT_SIZE) {
-        int64_t name = p->steps[r->step].origin;
-        if (name >= 0 && name + 1 < p->n_offsets && p->offsets[name + 1] > p->offsets[name]) {
-            put(&s, "'", 1);
-            put(&s, p->text + p->offsets[name], p->offsets[name + 1] - p->offsets[name]);
-            put(&s, "' ", 2);
-        }
-        put(&s, "(step ", -1);
-        put_number(&s, r->step);
-        put(&s, "): ", -1);
-    }
+static void put_place(sink *s, const char *name, int64_t bytes) {
+    if (bytes <= 0) return;
+    put(s, "'", 1);
+    put(s, name, bytes);
+    put(s, "' ", 2);
+}
+
+static void put_rule(sink *s, const sx_report *r) {
     const char *t = r->rule >= 0 && r->rule < SX_RULES && WORDS[r->rule] ? WORDS[r->rule] : WORDS[SX_R_NONE];
     for (; *t; t++) {
-        if (*t != '%') put(&s, t, 1);
-        else if (*++t == 's') put_number(&s, r->step);
-        else put_number(&s, *t == 'o' ? r->operand : r->values[*t == 'b']);
+        if (*t != '%') put(s, t, 1);
+        else if (*++t == 's') put_number(s, r->step);
+        else put_number(s, *t == 'o' ? r->operand : r->values[*t == 'b']);
     }
-    if (size > 0) text[s.length < size - 1 ? s.length : size - 1] = 0;
-    return s.length;
+}
+
+static int64_t end(sink *s) {
+    if (s->size > 0) s->text[s->length < s->size - 1 ? s->length : s->size - 1] = 0;
+    return s->length;
+}
+
+static void put_program(sink *s, const sx_report *r, const sx_program *p) {
+    if (p && r->step >= 0 && r->step < p->n_steps && r->rule != SX_R_INPUT_SIZE) {
+        int64_t name = p->steps[r->step].origin;
+        if (name >= 0 && name + 1 < p->n_offsets) put_place(s, p->text + p->offsets[name], p->offsets[name + 1] - p->offsets[name]);
+        put(s, "(step ", -1);
+        put_number(s, r->step);
+        put(s, "): ", -1);
+    }
+}
+
+int64_t sx_error_text(const sx_report *r, const sx_program *p, char *text, int64_t size) {
+    sink s = {text, size, 0};
+    put_program(&s, r, p);
+    put_rule(&s, r);
+    return end(&s);
+}
+
+int64_t sx_package_error_text(const sx_report *r, const sx_package *p, char *text, int64_t size) {
+    sink s = {text, size, 0};
+    int known = p && r->block >= 0 && r->block < p->n_blocks && r->segment >= 0 && r->segment < p->blocks[r->block].n_segments;
+    if (p && r->program >= 0 && r->program < p->n_programs && r->step >= 0) put_program(&s, r, p->programs[r->program]);
+    else if (known) {
+        int64_t name = p->segments[p->blocks[r->block].segments + r->segment].origin;
+        put_place(&s, p->text + p->offsets[name], p->offsets[name + 1] - p->offsets[name]);
+        put(&s, "(block ", -1);
+        put_number(&s, r->block);
+        put(&s, ", segment ", -1);
+        put_number(&s, r->segment);
+        put(&s, "): ", -1);
+    }
+    put_rule(&s, r);
+    return end(&s);
 }
