@@ -56,8 +56,7 @@ int sx_open_in(char *bytes, int64_t length, int64_t total, const sx_options *opt
     if (!code) {
         p->made = sx_host_alloc((p->n_codes + 1) * (int64_t)sizeof *p->made);
         p->constants = sx_host_alloc((p->n_constants + 1) * (int64_t)sizeof *p->constants);
-        p->derived = sx_host_alloc((SX_DERIVED * p->n_constants + 1) * (int64_t)sizeof *p->derived);
-        if (p->derived) clear(p->derived, (SX_DERIVED * p->n_constants + 1) * (int64_t)sizeof *p->derived);
+        p->derived = sx_cleared((SX_DERIVED * p->n_constants + 1) * (int64_t)sizeof *p->derived);
         if (!p->made || !p->constants || !p->derived) code = sx_say(report, SX_E_MEMORY, SX_R_MEMORY, -1, -1, p->n_codes, p->n_constants);
     }
     if (!code) {
