@@ -145,7 +145,12 @@ def _constant_view(call: KernelCall, node: E, array: Callable[[int], np.ndarray 
     shape = np.broadcast_shapes(*(a.shape for a in found.values() if a is not None))
     if np.prod(shape) > MOST or f"{node.type.numpy.kind}{node.type.numpy.itemsize}" not in _STORED:
         return None
-    made = np.ascontiguousarray(evaluate(node, [found.get(n) for n in range(max(numbers) + 1)], shape))
+    made = evaluate(node, [found.get(n) for n in range(max(numbers) + 1)], shape)
+    for i, size in enumerate(shape):
+        first = made.take([0], i)
+        if size > 1 and np.array_equal(np.broadcast_to(first, made.shape), made):
+            made = first
+    shape = made.shape
     kept = tuple(i for i, d in enumerate(shape) if d != 1)
     tensor = Tensor(made.reshape([shape[i] for i in kept]))
     buffer = Buffer(f"{call.outputs[0].buffer.name}.k{len(call.inputs)}", tensor.dtype, tensor.shape, tensor=tensor)

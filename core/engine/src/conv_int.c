@@ -43,20 +43,60 @@ SX_INLINE void gather_line(const sx_conv *v, const uint8_t *x, int64_t ow, uint8
     }
 }
 
+#define LINES 16
+
+/* `count` output pixels from ow on, all taps of their columns inside X: lines[l], the first byte of each line of taps for pixel ow (0: padding), `line` bytes each. Whole vectors are copied where
+   nothing ends: the next line, or the slack of the row, takes what is too much. */
+SX_INLINE void gather_inside(const int SHORT, const uint8_t *const *lines, int n, int64_t line, int64_t step, int64_t count, uint8_t zero, uint8_t *to, int64_t ld) {
+    for (int64_t r = 0; r < count; r++, to += ld)
+        for (int l = 0; l < n; l++) {
+            const uint8_t *from = lines[l] + r * step;
+            uint8_t *out = to + l * line;
+            if (!lines[l]) fill(out, zero, line);
+            else if (SHORT) *(b16_any *)out = *(const b16_any *)from;
+            else for (int64_t i = 0; i < line; i += 4 * SX_GW) sx_istore(out + i, sx_iload(from + i));
+        }
+}
+
 static void gather(const void *source, int64_t row, int64_t rows, uint8_t *to, int64_t ld) {
     const side *s = source;
     const sx_conv *v = s->v;
     int64_t line = v->k[2] * v->cg, image = row / v->pixels, rest = row % v->pixels, ow = rest % v->out[2], oh = rest / v->out[2] % v->out[1], od = rest / v->out[2] / v->out[1];
-    for (int64_t r = 0; r < rows; r++, to += ld) {
-        const uint8_t *x = (const uint8_t *)v->xv->data + image * v->xn + s->group * v->cg;
-        uint8_t *out = to;
-        for (int64_t t0 = 0; t0 < v->k[0]; t0++)
-            for (int64_t t1 = 0; t1 < v->k[1]; t1++, out += line) {
-                int64_t id = sx_conv_at(v, 0, od, t0), ih = sx_conv_at(v, 1, oh, t1);
-                if (id < 0 || ih < 0) fill(out, s->zero, line);
-                else gather_line(v, x + id * v->xs[0] + ih * v->xs[1], ow, s->zero, out);
-            }
-        if (++ow == v->out[2]) ow = 0, oh++;
+    int64_t low = sx_ceil_div(v->p[2], v->s[2]), high = (v->in[2] - v->k[2] + v->p[2]) / v->s[2] + 1; /* pixels whose columns are inside */
+    int fast = !v->transposed && v->d[2] == 1 && v->xs[2] == v->cg && v->k[0] * v->k[1] <= LINES && v->in[2] + v->p[2] >= v->k[2];
+    const uint8_t *end = (const uint8_t *)v->xv->data + v->xv->extent;
+    int64_t vector = line <= 16 ? 16 : 4 * SX_GW, over = sx_round_up(line, vector) - line; /* bytes read and written too far */
+    fast &= v->taps * v->cg + over <= ld;
+    for (int64_t r = 0; r < rows;) {
+        const uint8_t *x = (const uint8_t *)v->xv->data + image * v->xn + s->group * v->cg, *lines[LINES], *last = 0;
+        int64_t count = 0;
+        if (fast && ow >= low && ow < high) {
+            int n = 0;
+            count = sx_min64(rows - r, high - ow);
+            for (int64_t t0 = 0; t0 < v->k[0]; t0++)
+                for (int64_t t1 = 0; t1 < v->k[1]; t1++) {
+                    int64_t id = sx_conv_at(v, 0, od, t0), ih = sx_conv_at(v, 1, oh, t1);
+                    lines[n] = id < 0 || ih < 0 ? 0 : x + id * v->xs[0] + ih * v->xs[1] + (ow * v->s[2] - v->p[2]) * v->cg;
+                    last = lines[n] > last ? lines[n] : last;
+                    n++;
+                }
+            int64_t step = v->s[2] * v->cg;
+            while (count > 0 && last && end - last < (count - 1) * step + line + over) count--; /* the last pixels of X are copied exactly, below */
+            if (count > 0 && line <= 16) gather_inside(1, lines, n, line, step, count, s->zero, to, ld);
+            else if (count > 0) gather_inside(0, lines, n, line, step, count, s->zero, to, ld);
+        }
+        if (count == 0) {
+            uint8_t *out = to;
+            count = 1;
+            for (int64_t t0 = 0; t0 < v->k[0]; t0++)
+                for (int64_t t1 = 0; t1 < v->k[1]; t1++, out += line) {
+                    int64_t id = sx_conv_at(v, 0, od, t0), ih = sx_conv_at(v, 1, oh, t1);
+                    if (id < 0 || ih < 0) fill(out, s->zero, line);
+                    else gather_line(v, x + id * v->xs[0] + ih * v->xs[1], ow, s->zero, out);
+                }
+        }
+        r += count, to += count * ld, ow += count;
+        if (ow == v->out[2]) ow = 0, oh++;
         if (oh == v->out[1]) oh = 0, od++;
         if (od == v->out[0]) od = 0, image++;
     }

@@ -170,7 +170,7 @@ SX_INLINE sx_b to_bytes(sx_f x, float low, float high) { /* NaN → 0 */
 
 SX_INLINE void put(uint8_t *to, sx_b x, int n) {
     if (n >= SX_GW) *(sx_b_any *)to = x;
-    else for (int i = 0; i < n; i++) to[i] = x[i];
+    else sx_bstore_some(to, x, n);
 }
 
 static void quantise_row(const sx_bytes_form *f, const float *x, uint8_t *y, int64_t n) {
@@ -184,9 +184,7 @@ static void quantise_row(const sx_bytes_form *f, const float *x, uint8_t *y, int
 
 SX_INLINE sx_f bytes_at(const uint8_t *p, int is_signed, int n) {
     if (n >= SX_GW) return __builtin_convertvector(sx_widen_bytes(p, is_signed), sx_f);
-    uint8_t room[SX_GW] = {0};
-    for (int i = 0; i < n; i++) room[i] = p[i];
-    return __builtin_convertvector(sx_widen_bytes(room, is_signed), sx_f);
+    return __builtin_convertvector(sx_widen_some(p, is_signed, n), sx_f);
 }
 
 SX_INLINE void sum_row(const int A, const int B, const sx_bytes_form *f, const uint8_t *a, const uint8_t *b, uint8_t *y, int64_t n) {

@@ -292,14 +292,12 @@ SX_INLINE sx_f within(sx_f x, float low, float high) {
 SX_INLINE void store_bytes(uint8_t *to, sx_f x, int n) {
     sx_b made = __builtin_convertvector(__builtin_convertvector(x, sx_i), sx_b);
     if (n >= SX_GW) *(sx_b_any *)to = made;
-    else for (int i = 0; i < n; i++) to[i] = made[i];
+    else sx_bstore_some(to, made, n);
 }
 
 SX_INLINE sx_f load_bytes(const uint8_t *p, int is_signed, int n) {
     if (n >= SX_GW) return __builtin_convertvector(sx_widen_bytes(p, is_signed), sx_f);
-    uint8_t room[SX_GW] = {0};
-    for (int i = 0; i < n; i++) room[i] = p[i];
-    return __builtin_convertvector(sx_widen_bytes(room, is_signed), sx_f);
+    return __builtin_convertvector(sx_widen_some(p, is_signed, n), sx_f);
 }
 
 typedef struct { const int32_t *bias; const float *factor, *zero, *offset, *real_offset; } columns;

@@ -40,6 +40,25 @@ SX_INLINE sx_i sx_widen_bytes(const uint8_t *p, int is_signed) {
     return is_signed ? __builtin_convertvector((sx_sb)v, sx_i) : __builtin_convertvector(v, sx_i);
 }
 
+/* The first n < SX_GW bytes as 32-bit numbers, zeros after; and back. Nothing else is touched. */
+SX_INLINE sx_i sx_widen_some(const uint8_t *p, int is_signed, int n) {
+#if defined(__AVX512VL__)
+    __m128i v = _mm_maskz_loadu_epi8((__mmask16)((1 << n) - 1), p);
+    return (sx_i)(is_signed ? _mm512_cvtepi8_epi32(v) : _mm512_cvtepu8_epi32(v));
+#else
+    uint8_t room[SX_GW] = {0};
+    for (int i = 0; i < n; i++) room[i] = p[i];
+    return sx_widen_bytes(room, is_signed);
+#endif
+}
+SX_INLINE void sx_bstore_some(uint8_t *p, sx_b v, int n) {
+#if defined(__AVX512VL__)
+    _mm_mask_storeu_epi8(p, (__mmask16)((1 << n) - 1), (__m128i)v);
+#else
+    for (int i = 0; i < n; i++) p[i] = v[i];
+#endif
+}
+
 /* acc + the dot product of two 16-bit pairs, lane by lane. */
 SX_INLINE sx_i sx_dot16(sx_i acc, sx_i a, sx_i b) {
 #if defined(__AVX512VNNI__)
