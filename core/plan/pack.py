@@ -5,8 +5,8 @@ Rules
 2. Conv: constant whole weights become DEPTHWISE (one input channel a group) or CONV; a transposed convolution's stay plain.
 3. Weights in blocks (MatMul with `bits`) become NIBBLES or MATRIX_T, their scales SCALES.
 4. RNN: an 8-bit constant R becomes MATRIX.
-5. A constant right-hand side that is no whole buffer (one element repeated, a slice) is written out first, if it is not large; so is a number an epilogue adds to every feature:
-   kernels add vectors.
+5. A constant right-hand side that is no whole buffer (one element repeated, a slice) is written out first, if it is not large; so is a number an epilogue of floats adds to
+   every feature: kernels add vectors.
 6. The packed constant is a buffer of its own: other readers of the same constant keep the plain one. Element types: f32, f16, bf16, and 8-bit integers for integer products.
 """
 from __future__ import annotations
@@ -60,7 +60,8 @@ def _write_out(call: KernelCall) -> None:                                       
             call.inputs[1] = _constant(view, np.broadcast_to(array, view.shape))  # type: ignore[arg-type]
     place = 1 if call.kind is Kernel.CONV else call.outputs[0].rank - 1
     features = call.outputs[0].shape[place]
-    for i in range(call.first_leaf, len(call.inputs) if call.epilogue else 0):
+    of_floats = call.inputs[0] is not None and call.inputs[0].dtype in PACKED_TYPES   # requantising wants its numbers as numbers
+    for i in range(call.first_leaf, len(call.inputs) if call.epilogue and of_floats else 0):
         view = call.inputs[i]
         if view is None or view.rank != call.outputs[0].rank or view.axes[place].dim is not None or not isinstance(features, int) or features > 1 << 16 or source_of(view.buffer) is None:
             continue
