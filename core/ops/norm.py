@@ -262,7 +262,13 @@ def _(k: Lowering, X: View, *, alpha: float = 0.0001, beta: float = 0.75, bias: 
     means = k.buffer(squares.dtype, (batch, channels, product(spatial))).whole()
     k.call(Kernel.POOL, [pixels], [means.permute((0, 2, 1))], spatial=1, op=1, kernel=[size], pads=[(size - 1) // 2], pads_end=[size // 2], count_include_pad=1)
     wide = compute_type(X.dtype)
-    return k.map(lambda x, mean: x / binary(Op.POW, mean * alpha + bias, const(beta, wide)), X, k.reshape(means, X.shape), dtype=X.dtype)
+
+    def power(base: E) -> E:
+        if beta == 0.75:  # the usual one: two roots cost a fraction of a power
+            root = unary(Op.SQRT, base)
+            return root * unary(Op.SQRT, root)
+        return binary(Op.POW, base, const(beta, wide))
+    return k.map(lambda x, mean: x / power(mean * alpha + bias), X, k.reshape(means, X.shape), dtype=X.dtype)
 
 
 @BatchNormalization.lower

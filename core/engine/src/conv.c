@@ -6,7 +6,8 @@
    Implicit GEMM: rows are output pixels, columns features of a group, K runs over (kernel…, channel of the group).
    - A pixel's row of A is a few runs of X (a kernel row of all channels), and neighbours' runs lie one step apart: the product reads them where they lie (sx_gemm_lines). Where windows reach
      outside X, the lines a task needs are copied first, with their padding: once, not once a tap.
-   - 1×1 kernels of stride 1 are one matrix product. Transposed convolutions and kernels of more than 64 taps gather a row of A tap by tap when its K block is due. */
+   - 1×1 kernels of stride 1 are one matrix product. So is each tap of a transposed convolution whose kernel is its stride: it writes every stride-th pixel.
+   - Other transposed convolutions, and kernels of too many runs, gather a row of A tap by tap when its K block is due. */
 #include "conv.h"
 
 typedef struct { const sx_conv *v; int64_t group; } side; /* where A and B of one group's product come from */
@@ -111,30 +112,41 @@ typedef struct {
     sx_gemm gemm;
     sx_sum sum;
     int flat, gathered, copied, in_place;        /* A as one matrix; rows of A gathered tap by tap; a window of X copied first; results stored where they belong, with the sum applied */
+    int spread, narrow;                          /* transposed, kernel and stride are equal: lines and pixels are those of X; few features */
     int even;                                    /* lines of outputs follow one another */
     int64_t planes, lines, width;                /* output planes, each lines × width */
     int64_t tall, wide, down, along, nc, across; /* lines, columns and features of a task; tasks along each */
-    int64_t high, broad, pixel;                  /* the copied window: lines, columns, floats from one pixel to the next */
+    int64_t high, broad, pixel, skip[2];         /* the copied window: lines, columns, floats from one pixel to the next; of X every skip-th line and column */
     int64_t runs[SX_GEMM_RUNS], run, a_line, a_row;
 } job;
 
 /* A pixel's taps as runs, given the steps from one plane of taps to the next, and the strides of lines and pixels, of what they are read from. */
+static int whole_runs(const job *j, int64_t pixel) { return j->v.d[2] == 1 && pixel == j->v.cg; }
+static int64_t count_runs(const job *j, int64_t pixel) { return j->v.taps / (whole_runs(j, pixel) ? j->v.k[2] : 1); }
+
 static void find_runs(job *j, int64_t plane, int64_t line, int64_t pixel) {
     const sx_conv *v = &j->v;
-    int whole = v->d[2] == 1 && pixel == v->cg;
-    int64_t n = 0;
-    for (int64_t t = 0; t < v->taps; t += whole ? v->k[2] : 1) j->runs[n++] = t / v->k[2] / v->k[1] * plane + t / v->k[2] % v->k[1] * v->d[1] * line + t % v->k[2] * v->d[2] * pixel;
-    j->run = (whole ? v->k[2] : 1) * v->cg;
-    j->a_line = v->s[1] * line, j->a_row = v->s[2] * pixel;
+    int64_t n = 0, step = whole_runs(j, pixel) ? v->k[2] : 1;
+    for (int64_t t = 0; t < v->taps; t += step) j->runs[n++] = t / v->k[2] / v->k[1] * plane + t / v->k[2] % v->k[1] * v->d[1] * line + t % v->k[2] * v->d[2] * pixel;
+    j->run = step * v->cg;
+    j->a_line = v->s[1] / j->skip[0] * line, j->a_row = v->s[2] / j->skip[1] * pixel;
 }
 
 static int64_t window_floats(const job *j) { return j->copied ? sx_round_up(j->v.k[0] * j->high * j->broad * j->pixel, 16) : 0; }
-static int64_t block_floats(const job *j) { return j->in_place ? 0 : sx_round_up(j->tall * j->wide * j->nc, 16); }
+static int64_t block_floats(const job *j) { return j->in_place ? 0 : sx_round_up(j->tall * j->wide * j->nc * (j->spread ? j->v.taps : 1), 16); }
+static int64_t weight_floats(const job *j) { return j->narrow ? sx_round_up(j->v.mg * j->gemm.k, 16) : 0; }
 
 /* The size of the copied window. */
 static void measure(job *j) {
     const sx_conv *v = &j->v;
-    j->high = (j->tall - 1) * v->s[1] + (v->k[1] - 1) * v->d[1] + 1, j->broad = (j->wide - 1) * v->s[2] + (v->k[2] - 1) * v->d[2] + 1;
+    j->high = (j->tall - 1) * (v->s[1] / j->skip[0]) + (v->k[1] - 1) * v->d[1] + 1, j->broad = (j->wide - 1) * (v->s[2] / j->skip[1]) + (v->k[2] - 1) * v->d[2] + 1;
+}
+
+/* A transposed convolution each of whose outputs has one tap. */
+static int spreads(const sx_conv *v) {
+    for (int i = 0; i < 3; i++)
+        if (v->k[i] != v->s[i] || v->d[i] != 1 || v->p[i] || v->out[i] != v->in[i] * v->s[i]) return 0;
+    return v->transposed && v->out[0] == 1 && v->xv->dtype == SX_FLOAT && v->wv->packing == 0;
 }
 
 static int reaches_out(const sx_conv *v) {
@@ -150,48 +162,55 @@ static job job_of(const sx_conv *v) {
     if (!j.gemm.b_packed) j.gemm.panel = weights;
     j.even = all_even(v);
     j.in_place = sx_sum_of(v->call, 1, &j.sum);
-    j.gathered = v->transposed || v->taps > SX_GEMM_RUNS;
-    j.flat = j.gathered || (pointwise(v) && (j.even || !j.in_place));
+    j.pixel = v->cg + (v->s[2] * v->cg % 512 == 0 ? 16 : 0); /* pixels do not lie a power of two apart */
+    j.skip[0] = v->k[1] == 1 ? v->s[1] : 1, j.skip[1] = v->k[2] == 1 ? v->s[2] : 1;
+    j.copied = !v->transposed && !pointwise(v) && (reaches_out(v) || v->xv->dtype != SX_FLOAT || v->s[2] * v->xs[2] % 512 == 0);
+    j.spread = spreads(v);
+    j.gathered = (v->transposed && !j.spread) || (!v->transposed && count_runs(&j, j.copied ? j.pixel : v->xs[2]) > SX_GEMM_RUNS);
+    if (j.gathered) j.copied = 0;
+    if (!j.copied) j.skip[0] = j.skip[1] = 1;
+    j.flat = j.gathered || (!j.spread && pointwise(v) && (j.even || !j.in_place));
     if (j.gathered) j.in_place &= j.even;
-    j.planes = v->n * v->out[0], j.lines = v->out[1], j.width = v->out[2];
+    if (j.spread) j.gemm.k = v->cg, j.gemm.panel = 0, j.gemm.b_row = v->wv->stride[0], j.gemm.b_col = v->wv->stride[1];
+    j.narrow = !j.gathered && v->rows >= 64 && v->xv->dtype == SX_FLOAT && sx_is_float(v->wv->dtype) && SX_NAME(sx_narrow)(v->mg, j.gemm.k);
+    j.planes = v->n * v->out[0], j.lines = j.spread ? v->in[1] : v->out[1], j.width = j.spread ? v->in[2] : v->out[2];
     if (j.flat) j.planes = j.lines = 1, j.width = v->rows;
-    if (pointwise(v) && !j.gathered) j.gemm.a_row = v->rows == 1 ? v->c : v->xs[2];
+    if (j.flat && !j.gathered) j.gemm.a_row = v->rows == 1 ? v->c : v->xs[2];
     else j.gemm.rows = j.gathered ? gather : 0;
     sx_gemm one = j.gemm;
     one.m = j.lines * j.width;
     sx_gemm_cut cut = SX_NAME(sx_gemm_cut_for)(&one, j.planes * v->group);
     j.nc = cut.nc, j.tall = sx_max64(1, sx_min64(j.lines, (cut.mc + j.width / 2) / j.width)), j.wide = sx_min64(j.width, sx_max64(cut.mc, SX_MR));
     if (j.lines > 1 && cut.mc > j.width / 2) j.wide = j.width;
-    j.copied = !j.flat && (reaches_out(v) || v->xv->dtype != SX_FLOAT || v->s[2] * v->xs[2] % 512 == 0);
-    j.pixel = v->cg + (v->s[2] * v->cg % 512 == 0 ? 16 : 0); /* pixels do not lie a power of two apart */
-    for (measure(&j); (j.copied && j.v.k[0] * j.high * j.broad * j.pixel > WINDOW) || (!j.in_place && j.tall * j.wide * j.nc > BLOCK); measure(&j)) {
+    for (measure(&j); (j.copied && j.v.k[0] * j.high * j.broad * j.pixel > WINDOW) || (!j.in_place && j.tall * j.wide * j.nc * (j.spread ? v->taps : 1) > BLOCK); measure(&j)) {
         if (j.tall > 1) j.tall = sx_ceil_div(j.tall, 2);
         else if (j.wide > 4 * SX_MR) j.wide = sx_round_up(sx_ceil_div(j.wide, 2), SX_MR);
         else break;
     }
     j.down = sx_ceil_div(j.lines, j.tall), j.along = sx_ceil_div(j.width, j.wide), j.across = sx_ceil_div(v->mg, j.nc);
-    if (!j.flat) find_runs(&j, j.copied ? j.high * j.broad * j.pixel : v->d[0] * v->xs[0], j.copied ? j.broad * j.pixel : v->xs[1], j.copied ? j.pixel : v->xs[2]);
+    if (!j.flat && !j.spread) find_runs(&j, j.copied ? j.high * j.broad * j.pixel : v->d[0] * v->xs[0], j.copied ? j.broad * j.pixel : v->xs[1], j.copied ? j.pixel : v->xs[2]);
     return j;
 }
 
 /* The window of X that output lines [line, line + tall) and columns [column, column + wide) of a plane read, zeros outside X: [k[0]][high][broad][pixel]. */
 static void copy_window(const job *j, const char *x, int64_t od, int64_t line, int64_t tall, int64_t column, int64_t wide, float *to) {
     const sx_conv *v = &j->v;
-    int64_t size = sx_size_of(v->xv->dtype), high = (tall - 1) * v->s[1] + (v->k[1] - 1) * v->d[1] + 1, broad = (wide - 1) * v->s[2] + (v->k[2] - 1) * v->d[2] + 1;
-    int64_t first = column * v->s[2] - v->p[2], low = sx_min64(sx_max64(-first, 0), broad), end = sx_max64(low, sx_min64(v->in[2] - first, broad));
+    int64_t size = sx_size_of(v->xv->dtype), skip = j->skip[1], step = skip * v->xs[2];
+    int64_t high = (tall - 1) * (v->s[1] / j->skip[0]) + (v->k[1] - 1) * v->d[1] + 1, broad = (wide - 1) * (v->s[2] / skip) + (v->k[2] - 1) * v->d[2] + 1;
+    int64_t first = column * v->s[2] - v->p[2], low = sx_min64(sx_max64(sx_ceil_div(-first, skip), 0), broad), end = sx_max64(low, sx_min64(sx_ceil_div(v->in[2] - first, skip), broad));
     for (int64_t t0 = 0; t0 < v->k[0]; t0++)
         for (int64_t y = 0; y < high; y++) {
-            int64_t id = od * v->s[0] - v->p[0] + t0 * v->d[0], ih = line * v->s[1] - v->p[1] + y;
+            int64_t id = od * v->s[0] - v->p[0] + t0 * v->d[0], ih = line * v->s[1] - v->p[1] + y * j->skip[0];
             float *out = to + (t0 * j->high + y) * j->broad * j->pixel;
             if (id < 0 || id >= v->in[0] || ih < 0 || ih >= v->in[1]) {
                 sx_zero_row(out, broad * j->pixel);
                 continue;
             }
-            const char *from = x + (id * v->xs[0] + ih * v->xs[1] + (first + low) * v->xs[2]) * size;
+            const char *from = x + (id * v->xs[0] + ih * v->xs[1] + first * v->xs[2] + low * step) * size;
             sx_zero_row(out, low * j->pixel);
-            if (v->xs[2] == v->cg && j->pixel == v->cg) sx_widen_row(from, v->xv->dtype, 1, (end - low) * v->cg, out + low * j->pixel);
+            if (step == v->cg && j->pixel == v->cg) sx_widen_row(from, v->xv->dtype, 1, (end - low) * v->cg, out + low * j->pixel);
             else
-                for (int64_t i = low; i < end; i++, from += v->xs[2] * size) sx_widen_row(from, v->xv->dtype, 1, v->cg, out + i * j->pixel);
+                for (int64_t i = low; i < end; i++, from += step * size) sx_widen_row(from, v->xv->dtype, 1, v->cg, out + i * j->pixel);
             sx_zero_row(out + end * j->pixel, (broad - end) * j->pixel);
         }
 }
@@ -210,6 +229,47 @@ static float *place_of(const sx_conv *v, const int64_t *start) {
     return (float *)v->yv->data + at;
 }
 
+/* Weights of one group's features as [features][k], tap `only` (-1: all of them). */
+static void narrow_weights(const job *j, int64_t group, int64_t only, float *to) {
+    const sx_conv *v = &j->v;
+    const char *packed = v->wv->data + group * sx_round_up(v->mg, SX_PANEL) * j->gemm.k * sx_size_of(v->wv->dtype);
+    for (int64_t m = 0; m < v->mg; m++)
+        for (int64_t k = 0; k < j->gemm.k; k++)
+            to[m * j->gemm.k + k] = v->wv->packing ? sx_element(packed, v->wv->dtype, (m / SX_PANEL * j->gemm.k + k) * SX_PANEL + m % SX_PANEL)
+                                                   : sx_element(v->wv->data, v->wv->dtype, sx_weight_at(v, group * v->mg + m, k % v->cg, only < 0 ? k / v->cg : only));
+}
+
+/* The product of some lines: along columns, or along K. */
+static void product(const job *j, const sx_gemm *g, const sx_gemm_rows *r, int64_t n, int64_t nc, const float *narrow, char *scratch) {
+    if (j->narrow) SX_NAME(sx_narrow_lines)(r, narrow, g->k, nc);
+    else SX_NAME(sx_gemm_lines)(g, r, n, nc, scratch);
+}
+
+/* Lines of X of a transposed convolution whose kernel is its stride. */
+static void spread_task(const job *j, sx_gemm *g, int64_t group, int64_t plane, int64_t line, int64_t tall, int64_t column, int64_t wide, int64_t n, int64_t nc, float *block, float *narrow, char *scratch) {
+    const sx_conv *v = &j->v;
+    int64_t start[SX_RANK] = {0}, s1 = v->s[1], s2 = v->s[2], feature = group * v->mg + n, last = v->spatial + 1, line_axis = v->spatial > 1 ? last - 1 : -1;
+    const char *weights = v->wv->data;
+    for (int64_t tap = 0; tap < v->taps; tap++) {
+        int64_t t1 = tap / v->k[2], t2 = tap % v->k[2];
+        start_of(v, plane, feature, line * s1 + t1, column * s2 + t2, start);
+        sx_end end = sx_place_sum(v->call, &j->sum, start, (int)last, (int)line_axis);
+        for (int o = 0; o < SX_SUM_OPERANDS; o++) end.row[o] *= s2, end.line[o] *= s1;
+        sx_gemm_rows r = {.lines = tall, .width = wide, .a = (const float *)g->a + plane * v->xn + line * v->xs[1] + column * v->xs[2], .a_line = v->xs[1], .a_row = v->xs[2]};
+        r.end = j->in_place && !sx_sum_is_nothing(&j->sum) ? &end : 0;
+        r.c = j->in_place ? place_of(v, start) : block + (t1 * wide * s2 + t2) * nc, r.c_line = s1 * (j->in_place ? v->ys[1] : wide * s2 * nc), r.c_row = s2 * (j->in_place ? v->ys[2] : nc);
+        if (j->narrow) narrow_weights(j, group, tap, narrow);
+        g->b = weights + sx_weight_at(v, group * v->mg, 0, tap) * sx_size_of(g->b_dtype);
+        product(j, g, &r, n, nc, narrow, scratch);
+    }
+    for (int64_t l = 0; l < tall * s1 && !j->in_place; l++) {
+        start_of(v, plane, feature, line * s1 + l, column * s2, start);
+        int64_t lines = j->even && wide * s2 == v->out[2] ? tall * s1 : 1;
+        sx_finish(v->call, block + l * wide * s2 * nc, 0, lines * wide * s2, nc, nc, start, (int)last, 1);
+        l += lines - 1;
+    }
+}
+
 /* Rows [row, row + rows) of a convolution whose A is one matrix. */
 static void flat_task(const job *j, sx_gemm *g, int64_t group, int64_t row, int64_t rows, int64_t n, int64_t nc, char *scratch) {
     const sx_conv *v = &j->v;
@@ -219,10 +279,19 @@ static void flat_task(const job *j, sx_gemm *g, int64_t group, int64_t row, int6
     if (j->in_place) {
         sx_end end = sx_place_sum(v->call, &j->sum, start, v->spatial + 1, -1);
         g->end = sx_sum_is_nothing(&j->sum) ? 0 : &end;
-        SX_NAME(sx_gemm_block)(g, row, rows, n, nc, place_of(v, start), v->ys[2], scratch);
+        if (j->narrow) {
+            sx_gemm_rows r = {.lines = 1, .width = rows, .a = (const float *)g->a + row * g->a_row, .a_row = g->a_row, .c = place_of(v, start), .c_row = v->ys[2], .end = g->end};
+            narrow_weights(j, group, -1, (float *)scratch);
+            SX_NAME(sx_narrow_lines)(&r, (float *)scratch, g->k, nc);
+        } else SX_NAME(sx_gemm_block)(g, row, rows, n, nc, place_of(v, start), v->ys[2], scratch);
         return;
     }
-    SX_NAME(sx_gemm_block)(g, row, rows, n, nc, block, nc, scratch + 4 * block_floats(j));
+    if (j->narrow) {
+        float *narrow = block + block_floats(j);
+        sx_gemm_rows r = {.lines = 1, .width = rows, .a = (const float *)g->a + row * g->a_row, .a_row = g->a_row, .c = block, .c_row = nc};
+        narrow_weights(j, group, -1, narrow);
+        SX_NAME(sx_narrow_lines)(&r, narrow, g->k, nc);
+    } else SX_NAME(sx_gemm_block)(g, row, rows, n, nc, block, nc, scratch + 4 * block_floats(j));
     if (j->even) sx_finish(v->call, block, 0, rows, nc, nc, start, v->spatial + 1, 1);
     else sx_conv_finish(v, block, row, rows, feature, nc, nc);
 }
@@ -244,7 +313,13 @@ static void tile_of(void *arg, int64_t i, int worker) {
         return;
     }
     float *window = (float *)scratch, *block = window + window_floats(j);
-    char *own = (char *)(block + block_floats(j));
+    float *narrow = block + block_floats(j);
+    char *own = (char *)(narrow + weight_floats(j));
+    if (j->spread) {
+        spread_task(j, &g, group, plane, line, tall, column, wide, n, nc, block, narrow, own);
+        return;
+    }
+    if (j->narrow) narrow_weights(j, group, -1, narrow);
     int64_t od = plane % v->out[0], rank_last = v->spatial + 1;
     const char *x = g.a + plane / v->out[0] * v->xn * size;
     start_of(v, plane, group * v->mg + n, line, column, start);
@@ -254,7 +329,7 @@ static void tile_of(void *arg, int64_t i, int worker) {
     if (j->copied) copy_window(j, x, od, line, tall, column, wide, window);
     else r.a = (const float *)x + od * v->s[0] * v->xs[0] + line * v->s[1] * v->xs[1] + column * v->s[2] * v->xs[2];
     r.c = j->in_place ? place_of(v, start) : block, r.c_line = j->in_place ? v->ys[1] : wide * nc, r.c_row = j->in_place ? v->ys[2] : nc;
-    SX_NAME(sx_gemm_lines)(&g, &r, n, nc, own);
+    product(j, &g, &r, n, nc, narrow, own);
     if (j->in_place) return;
     if (j->even && wide == v->out[2]) {
         sx_finish(v->call, block, 0, tall * wide, nc, nc, start, (int)rank_last, 1);
@@ -308,7 +383,7 @@ int64_t SX_NAME(sx_scratch_conv)(const sx_call *call) {
     if (v.wv->packing > SX_PACK_WINOGRAD) return SX_NAME(sx_winograd_scratch)(&v);
     job j = job_of(&v);
     sx_gemm lines = {.k = 0, .a_dtype = SX_FLOAT}; /* none of its rows are copied */
-    return SX_NAME(sx_gemm_scratch)(j.flat ? &j.gemm : &lines, j.wide, j.nc) + 4 * (window_floats(&j) + block_floats(&j));
+    return SX_NAME(sx_gemm_scratch)(j.flat ? &j.gemm : &lines, j.wide, j.nc) + 4 * (window_floats(&j) + block_floats(&j) + weight_floats(&j));
 }
 
 int SX_NAME(sx_k_conv)(const sx_call *call) {

@@ -44,6 +44,10 @@ SX_INLINE void micro(const int R, const int V, const part *t, const float *a, co
         SX_UNROLL for (int i = 0; i < R; i++)
             SX_UNROLL for (int v = 0; v < V; v++) __builtin_prefetch(op[1] + i * t->end->row[1] + v * SX_GW);
     }
+    if (!t->add) { /* C is written whole, but its lines are fetched first */
+        SX_UNROLL for (int i = 0; i < R; i++)
+            SX_UNROLL for (int v = 0; v < V; v++) __builtin_prefetch(c + i * ldc + v * SX_GW, 1);
+    }
     for (int64_t done = 0;;) {
         _Pragma("clang loop unroll(disable)") for (int64_t at = t->run; at > 0; at--) {
             sx_f bv[SX_NV];

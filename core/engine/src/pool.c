@@ -97,7 +97,8 @@ static void pixel(const job *j, const char *x, const int64_t *o, const tap *wind
         } else {
             n = list(j, o, &next, listed, &counted);
         }
-        for (int64_t c = 0; c < v->c; c += SX_GW) {
+        for (int64_t next_c = 0; next_c < v->c; next_c += SX_GW) { /* the last register of channels overlaps the one before, where one pass does all taps */
+            int64_t c = v->c >= SX_GW && v->taps <= LISTED ? sx_min64(next_c, v->c - SX_GW) : next_c;
             int count = (int)sx_min64(SX_GW, v->c - c), whole = count == SX_GW;
             sx_f acc = sx_fsplat(j->op == MAXIMUM ? -SX_INF32 : 0);
             if (add) acc = whole ? sx_fload(out + c) : sx_fload_part(out + c, count);
