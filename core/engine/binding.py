@@ -330,7 +330,7 @@ def constant(program: Program, number: int, tensor: Tensor, shared: Packed | Non
     found, group = program.form(number)
     packing = Packing(found)
     if packing is Packing.NONE:
-        return np.ascontiguousarray(tensor.numpy())
+        return np.require(tensor.numpy(), requirements=("C", "A"))  # bytes of an .onnx file lie anywhere
     stored = tensor.storage
     if stored is not None and (stored.packing, stored.group) == (packing, group):  # used in place, from the map
         return stored.data
