@@ -71,6 +71,11 @@ class DType(enum.IntEnum):
         return self in _FLOATS
 
     @property
+    def is_narrow_float(self) -> bool:
+        """True for floats of 8 bits or fewer: a byte each in memory, converted to and from float32 by Map kernels, moved by the others."""
+        return self in _FLOATS and _BITS[self] <= 8
+
+    @property
     def is_complex(self) -> bool:
         return self in (DType.COMPLEX64, DType.COMPLEX128)
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..graph import Model
+from ..kernels import Kernel
 from ..lowering import CannotLower, KernelCall, View
 from ..plan.planner import Plan
 from ..providers.memory import memory_limit
@@ -30,6 +31,9 @@ class Acceptance:
     def __call__(self, calls: Sequence[KernelCall], outputs: Sequence[View]) -> str:
         try:
             for call in calls:
+                narrow = next((v.dtype for v in (*call.inputs, *call.outputs) if v is not None and v.dtype.is_narrow_float), None)
+                if narrow is not None and call.kind is Kernel.MAP:
+                    raise CannotLower(f"no kernel computes with {narrow.text}")
                 if call.kind is not None:
                     build(self.steps.step(call), self.context)
             for view in outputs:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..dim import dim_trunc
+from ..expr import Compute, E, Op, binary, cast, compute_type, select, unary
 from ..lowering import CannotLower, Lowering, View
 from ..types import DType
 from .maps import as_bool
@@ -229,16 +230,45 @@ def _(k: Lowering, input: View, *, out: Spec) -> View:
 
 @Cast.lower
 @CastLike.lower
-def _(k: Lowering, input: View, *_: View, out: Spec, **__: Any) -> View:
+def _(k: Lowering, input: View, *_: View, saturate: int = 1, round_mode: str = "up", out: Spec, **__: Any) -> View:
     assert out.dtype is not None
-    return cast_view(k, input, out.dtype)
+    return cast_view(k, input, out.dtype, bool(saturate), round_mode)
 
 
-def cast_view(k: Lowering, view: View, dtype: DType) -> View:
-    """The view's elements as another type: floats to integers truncate, integers wrap, bool is ≠ 0."""
+def cast_view(k: Lowering, view: View, dtype: DType, saturated: bool = True, round_mode: str = "up") -> View:
+    """The view's elements as another type: floats to integers truncate, integers wrap, bool is ≠ 0; see `convert`."""
     if view.dtype is dtype:
         return view
+    if dtype.is_narrow_float:
+        if compute_type(view.dtype) in (Compute.F64, Compute.U64, Compute.I64):
+            raise CannotLower(f"{view.dtype.text} as {dtype.text} would be rounded twice")
+        if dtype is DType.FLOAT8E8M0:
+            return _lower_e8m0(k, view, saturated, round_mode)
+        return k.map(lambda x: bounded(cast(x, Compute.F32), dtype, saturated), view, dtype=dtype)
     return k.map(as_bool if dtype is DType.BOOL else lambda x: x, view, dtype=dtype)
+
+
+def bounded(x: E, dtype: DType, saturated: bool = True) -> E:
+    """A float32 value brought into the range of a float8 type, where it saturates; NaN stays."""
+    if dtype not in _FLOAT8 or not saturated:
+        return x
+    return binary(Op.MIN, binary(Op.MAX, x, -highest(dtype)), highest(dtype))
+
+
+def _lower_e8m0(k: Lowering, view: View, saturated: bool, round_mode: str) -> View:
+    """See `_to_e8m0`: the exponent's bits, one more where the fraction is rounded up."""
+    require(round_mode in ("up", "down", "nearest"), f"round_mode '{round_mode}' is not one of up, down, nearest")
+    if not saturated:
+        raise CannotLower("a cast to float8e8m0 that does not saturate")
+    bits = k.reinterpret(k.map(lambda x: unary(Op.ABS, cast(x, Compute.F32)), view, dtype=DType.FLOAT), DType.INT32)
+    half = {"up": 1, "nearest": 1 << 22, "down": 1 << 23}[round_mode]   # the least fraction that is rounded up
+
+    def body(b: E) -> E:
+        exponent, fraction = binary(Op.SHR, b, 23), binary(Op.AND, b, (1 << 23) - 1)
+        normal = binary(Op.MIN, exponent + binary(Op.GE, fraction, half), 254)
+        tiny = binary(Op.GE, b, (1 << 22) + (half >> 1 if round_mode == "nearest" else half))   # below 2^-126: 2^-127, or 2^-126
+        return select(binary(Op.GT, b, 0x7F800000), 255, select(binary(Op.EQ, exponent, 0), tiny, normal))
+    return k.reinterpret(k.map(body, bits, dtype=DType.UINT8), DType.FLOAT8E8M0)
 
 
 @BitCast.lower

@@ -14,7 +14,7 @@ from ..expr import saturate as saturated_to
 from ..kernels import Kernel
 from ..lowering import CannotLower, Lowering, Quantized, View
 from ..types import DType
-from .cast import convert, saturate
+from .cast import bounded, convert, saturate
 from .common import broadcast_shapes, check_equal, normalize_axis, same_type
 from .maps import whole_number
 from .numeric import wide
@@ -242,8 +242,10 @@ def _(k: Lowering, x: View, y_scale: View, y_zero_point: View | None = None, *, 
     dtype = out.dtype
     assert dtype is not None
     kind = DType(precision) if precision else y_scale.dtype
-    if not dtype.is_integer:
-        raise CannotLower(f"quantization to {dtype.text}")
+    if kind is DType.FLOAT8E8M0:
+        kind = DType.FLOAT
+    if not dtype.is_integer and (dtype is DType.FLOAT8E8M0 or not kind.is_float or kind is DType.DOUBLE):
+        raise CannotLower(f"quantization to {dtype.text} in {kind.text}")
     made = k.buffer(dtype, x.shape).whole()
     for part, target, (scale, *zero) in _pieces(k, x, made, [y_scale] if y_zero_point is None else [y_scale, y_zero_point], axis, block_size):
         if kind in (DType.FLOAT16, DType.BFLOAT16):  # the quotient is rounded before it is rounded to an integer
@@ -252,6 +254,9 @@ def _(k: Lowering, x: View, y_scale: View, y_zero_point: View | None = None, *, 
 
         def body(v: E, s: E, *z: E) -> E:
             wide = compute_type(kind) if kind.is_float else Compute.F64
+            if not dtype.is_integer:
+                quotient = cast(v, wide) / cast(s, wide)
+                return bounded(quotient + cast(z[0], wide) if z else quotient, dtype, bool(saturate))
             whole = unary(Op.ROUND, cast(v, wide) / cast(s, wide))
             return quantized(whole + cast(z[0], wide) if z else whole, dtype)
         k.map(body, part, scale, *zero, dtype=dtype, out=target)
@@ -262,9 +267,7 @@ def _(k: Lowering, x: View, y_scale: View, y_zero_point: View | None = None, *, 
 def _(k: Lowering, x: View, x_scale: View, x_zero_point: View | None = None, *, axis: int = 1, block_size: int = 0, output_dtype: int = 0, out: Spec) -> View:
     dtype = out.dtype
     assert dtype is not None
-    if not x.dtype.is_integer:
-        raise CannotLower(f"dequantization of {x.dtype.text}")
-    exact = Compute.I32 if x.dtype.bits <= 16 else Compute.I64
+    exact = Compute.F32 if x.dtype.is_float else Compute.I32 if x.dtype.bits <= 16 else Compute.I64
     made = k.buffer(dtype, x.shape).whole()
     for part, target, (scale, *zero) in _pieces(k, x, made, [x_scale] if x_zero_point is None else [x_scale, x_zero_point], axis, block_size):
         def body(v: E, s: E, *z: E) -> E:

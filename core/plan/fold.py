@@ -70,7 +70,8 @@ def constant_array(view: View) -> np.ndarray | None:
             at[axis.dim] += axis.start
     shape = [1 if a.dim is None else a.size for a in view.axes]
     steps = [0 if a.dim is None else a.step * array.strides[a.dim] for a in view.axes]
-    return np.lib.stride_tricks.as_strided(array[tuple(slice(i, None) for i in at)], shape, steps, writeable=False)  # type: ignore[arg-type]
+    raw = array[tuple(slice(i, None) for i in at)].view(f"V{array.itemsize}")  # as bytes: NumPy strides no array of a type it knows from ml_dtypes alone
+    return np.lib.stride_tricks.as_strided(raw, shape, steps, writeable=False).view(array.dtype)  # type: ignore[arg-type]
 
 
 def _compute(call: KernelCall) -> bool:                                                                   # 2

@@ -196,6 +196,8 @@ def _into_epilogue(lowered: Lowered, source: KernelCall, call: KernelCall, index
             if writer is not None and position[id(writer)] > position[id(source)]:
                 return False
             base = base.alias
+    if any(v is not None and v.dtype.is_narrow_float for v in (*call.inputs, *call.outputs)):  # only Maps convert them
+        return False
     dtype = source.outputs[0].dtype
     present = len(source.inputs) - source.first_leaf
     before = source.epilogue[0] if source.epilogue else acc(dtype)

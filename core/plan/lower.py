@@ -9,7 +9,7 @@ Rules
 4. A node with no rule, or whose rule raises CannotLower, or whose calls the device does not take, runs on the host: one `Outside` call, and the reason is kept. Without a host, lowering
    ends with the node's name and the reason.
 5. So does a node whose output has a size that neither its inputs' sizes nor an element some call computes (`k.decide`) says.
-6. And a node whose kernels would compute with an element type that is only moved (float8).
+6. And a node whose kernels would compute with an element type that is only moved (complex), or, other than in Maps, with a float of 8 bits or fewer.
 7. Nested graphs become bodies: lists of calls of their own, which may read any buffer made around them.
 """
 from __future__ import annotations
@@ -232,7 +232,7 @@ class _Lower:
             if isinstance(call, Outside):
                 continue
             moved = next((v for v in (*call.inputs, *call.outputs) if v is not None and v.dtype not in COMPUTED), None)
-            if moved is not None and call.kind not in MOVES:                                              # 6
+            if moved is not None and call.kind not in MOVES and not (call.kind is Kernel.MAP and moved.dtype.is_narrow_float):               # 6
                 raise CannotLower(f"{node.label}: no kernel computes with {moved.dtype.text}")
             if any(v is not None and v.rank > RANK for v in (*call.inputs, *call.outputs)):
                 raise CannotLower(f"{node.label}: takes views of more than {RANK} axes")

@@ -34,6 +34,8 @@ LEVEL = "session.graph_optimization_level"
 #: Element types expressions and most kinds compute with (the dtype matrix, core/expr.py).
 COMPUTED = frozenset({DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BFLOAT16, DType.BOOL, DType.INT8, DType.UINT8, DType.INT16, DType.UINT16, DType.INT32, DType.UINT32, DType.INT64, DType.UINT64,
                       DType.INT4, DType.UINT4, DType.INT2, DType.UINT2})
+#: Maps also convert floats of 8 bits and fewer.
+MAPPED = COMPUTED | {t for t in DType if t.is_narrow_float}
 #: Kinds that only move elements take every type with a fixed size.
 MOVED = frozenset(set(DType) - {DType.STRING})
 MOVING = frozenset({Kernel.COPY, Kernel.GATHER})
@@ -56,7 +58,7 @@ def refusal(call: KernelCall) -> str:
     views = [v for v in (*call.inputs, *call.outputs) if v is not None]
     if any(v.rank > RANK or len(v.buffer.shape) > RANK for v in views):
         return f"the C engine takes at most {RANK} dims"
-    allowed = MOVED if call.kind in MOVING else COMPUTED
+    allowed = MOVED if call.kind in MOVING else MAPPED if call.kind is Kernel.MAP else COMPUTED
     own = OWN_TYPES.get(call.kind, allowed)
     operands = call.first_leaf if call.epilogue or call.first_leaf else len(call.inputs)
     for i, view in enumerate(call.inputs):

@@ -35,7 +35,8 @@ class Operand:
         """The view's elements of the port's array."""
         if 0 in self.dims:
             return np.empty(self.dims, array.dtype)
-        return as_strided(array.reshape(-1)[self.start:], self.dims, [s * array.itemsize for s in self.strides])
+        raw = array.reshape(-1)[self.start:].view(f"V{array.itemsize}")
+        return as_strided(raw, self.dims, [s * array.itemsize for s in self.strides]).view(array.dtype)
 
 
 class OneStep:

@@ -28,6 +28,47 @@ static inline uint16_t narrow_brain(float f) {
     return (uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? (u >> 16 | 0x40) : even >> 16);
 }
 
+/* Floats of 8 bits and fewer (core/types.py): a sign, E bits of exponent with this bias, M of fraction. What the greatest exponents mean differs: FINITE numbers like the others, the last code
+   NaN (LAST), infinity and NaN as in IEEE, or no -0, its code being NaN (UNSIGNED). */
+enum { FINITE, LAST, IEEE, UNSIGNED };
+#define ALWAYS static inline __attribute__((always_inline))
+
+ALWAYS float widen_tiny(uint8_t b, int e, int m, int bias, int kind) {
+    uint32_t sign = (uint32_t)(b >> (e + m) & 1) << 31, code = b & ((1u << (e + m)) - 1);
+    float least = sx_float32((uint32_t)(127 + 1 - bias - m) << 23); /* of the code 1 */
+    uint32_t normal = ((code >> m) + 127 - (uint32_t)bias) << 23 | (code & ((1u << m) - 1)) << (23 - m);
+    uint32_t made = code >> m ? normal : sx_bits32((float)code * least);
+    if (kind == LAST) made = code == (1u << (e + m)) - 1 ? 0x7fc00000u : made;
+    if (kind == IEEE) made = code >> m == (1u << e) - 1 ? (code & ((1u << m) - 1) ? 0x7fc00000u : 0x7f800000u) : made;
+    if (kind == UNSIGNED && sign && !code) return sx_float32(0xffc00000u);
+    return sx_float32(sign | made);
+}
+
+/* To nearest even; beyond the greatest number: NaN, infinity or (FINITE) that number. NaN where there is none: -0 of FINITE. */
+ALWAYS uint8_t narrow_tiny(float f, int e, int m, int bias, int kind) {
+    uint32_t u = sx_bits32(f), a = u & 0x7fffffffu, sign = u >> 31 << (e + m), all = (1u << (e + m)) - 1;
+    uint32_t most = kind == LAST ? all - 1 : kind == IEEE ? (((1u << e) - 1) << m) - 1 : all;
+    uint32_t rounded = a + (1u << (22 - m)) - 1 + (a >> (23 - m) & 1);
+    uint32_t normal = (rounded >> (23 - m)) - ((uint32_t)(127 - bias) << m);
+    uint32_t tiny = sx_bits32(sx_float32(a) + sx_float32((uint32_t)(127 + 1 - bias - m + 23) << 23)) & 0x7fffff; /* the sum's last bit is the code 1 */
+    uint32_t code = a < (uint32_t)(127 + 1 - bias) << 23 ? tiny : normal;
+    int over = a >= (uint32_t)(127 + 1 - bias) << 23 && normal > most, nan = a > 0x7f800000u;
+    if (kind == FINITE) return (uint8_t)(nan ? sign ^ 1u << (e + m) : sign | (over ? most : code));
+    if (kind == IEEE) return (uint8_t)(sign | (nan ? all - (1u << (m - 1)) + 1 : over ? most + 1 : code));
+    if (kind == LAST) return (uint8_t)(sign | (nan || over ? all : code));
+    return (uint8_t)(nan || over ? 1u << (e + m) : code ? sign | code : 0);
+}
+
+static float widen_power(uint8_t b) { return b == 255 ? sx_float32(0x7fc00000u) : b ? sx_float32((uint32_t)b << 23) : 0x1p-127f; }
+/* The nearest power of two, the greater one from 1.5 on; none for 0 and negative numbers. */
+static uint8_t narrow_power(float f) {
+    uint32_t u = sx_bits32(f);
+    if (u - 1 >= 0x7f800000u - 1) return 255;
+    if (u < 0x800000u) return u > 0x400000u; /* as ml_dtypes has it */
+    uint32_t code = (u + 0x400000u) >> 23;
+    return (uint8_t)(code > 254 ? 255 : code);
+}
+
 #define LOAD(storage, compute, expression) { \
     const storage *from_ = from; compute *to_ = to; \
     if (stride == 1) for (int64_t i = 0; i < n; i++) { storage v = from_[i]; to_[i] = (compute)(expression); } \
@@ -67,6 +108,14 @@ void sx_load_row(int dtype, int type, void *restrict to, const void *restrict fr
     case SX_UINT16: LOAD(uint16_t, int32_t, v)
     case SX_INT16: LOAD(int16_t, int32_t, v)
     case SX_UINT32: LOAD(uint32_t, int64_t, v)
+    case 17: LOAD(uint8_t, float, widen_tiny(v, 4, 3, 7, LAST))
+    case 18: LOAD(uint8_t, float, widen_tiny(v, 4, 3, 8, UNSIGNED))
+    case 19: LOAD(uint8_t, float, widen_tiny(v, 5, 2, 15, IEEE))
+    case 20: LOAD(uint8_t, float, widen_tiny(v, 5, 2, 16, UNSIGNED))
+    case 23: LOAD(uint8_t, float, widen_tiny(v, 2, 1, 1, FINITE))
+    case 24: LOAD(uint8_t, float, widen_power(v))
+    case 27: LOAD(uint8_t, float, widen_tiny(v, 2, 3, 1, FINITE))
+    case 28: LOAD(uint8_t, float, widen_tiny(v, 3, 2, 3, FINITE))
     default: return;
     }
 }
@@ -93,6 +142,14 @@ void sx_store_row(int dtype, int type, void *restrict to, int64_t stride, const 
     case 22: STORE(int8_t, int32_t, ((v & 15) ^ 8) - 8)
     case 25: STORE(uint8_t, int32_t, v & 3)
     case 26: STORE(int8_t, int32_t, ((v & 3) ^ 2) - 2)
+    case 17: STORE(uint8_t, float, narrow_tiny(v, 4, 3, 7, LAST))
+    case 18: STORE(uint8_t, float, narrow_tiny(v, 4, 3, 8, UNSIGNED))
+    case 19: STORE(uint8_t, float, narrow_tiny(v, 5, 2, 15, IEEE))
+    case 20: STORE(uint8_t, float, narrow_tiny(v, 5, 2, 16, UNSIGNED))
+    case 23: STORE(uint8_t, float, narrow_tiny(v, 2, 1, 1, FINITE))
+    case 24: STORE(uint8_t, float, narrow_power(v))
+    case 27: STORE(uint8_t, float, narrow_tiny(v, 2, 3, 1, FINITE))
+    case 28: STORE(uint8_t, float, narrow_tiny(v, 3, 2, 3, FINITE))
     default: return;
     }
 }

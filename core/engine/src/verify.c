@@ -16,7 +16,7 @@ int sx_item_bytes(int64_t dtype) {
 
 int sx_compute_of(int64_t dtype) {
     switch (dtype) {
-    case SX_FLOAT: case SX_FLOAT16: case SX_BFLOAT16: return SX_F32;
+    case SX_FLOAT: case SX_FLOAT16: case SX_BFLOAT16: case 17: case 18: case 19: case 20: case 23: case 24: case 27: case 28: return SX_F32;
     case SX_DOUBLE: return SX_F64;
     case SX_UINT8: case SX_INT8: case SX_UINT16: case SX_INT16: case SX_INT32: case SX_BOOL: case 21: case 22: case 25: case 26: return SX_I32;
     case SX_UINT32: case SX_INT64: return SX_I64;
@@ -208,6 +208,8 @@ static int accumulated(const sx_program *p, const sx_step_row *s) {
     return sx_compute_of(x->dtype);
 }
 
+static int is_narrow(int64_t dtype) { return (dtype >= 17 && dtype <= 20) || dtype == 23 || dtype == 24 || dtype == 27 || dtype == 28; }
+
 static int check_step(const sx_program *p, int64_t i, sx_report *report) {
     const sx_step_row *s = p->steps + i;
     if (!within(s->kind, SX_KINDS) || s->kind == 0 || s->version != 1) return sx_say(report, SX_E_FORMAT, SX_R_KIND, i, -1, s->kind, s->version);
@@ -239,6 +241,11 @@ static int check_step(const sx_program *p, int64_t i, sx_report *report) {
         int64_t index = p->lists[s->inputs + j];
         if (index >= 0 && p->buffers[p->views[index].buffer].home != SX_HOME_DATA) return sx_say(report, SX_E_FORMAT, SX_R_STEP, i, j, p->buffers[p->views[index].buffer].home, 0);
     }
+    if (s->kind != SX_MAP && s->kind != SX_COPY && s->kind != SX_GATHER && s->kind != SX_SCATTER && s->kind != SX_RESIZE)
+        for (int64_t j = 0; j < s->n_in + s->n_out; j++) { /* floats of 8 bits and fewer are converted by Maps, moved by these */
+            int64_t index = p->lists[j < s->n_in ? s->inputs + j : s->outputs + j - s->n_in];
+            if (index >= 0 && is_narrow(p->views[index].dtype)) return sx_say(report, SX_E_DTYPE, SX_R_TYPE, i, j, p->views[index].dtype, 0);
+        }
     int has = s->epilogue >= 0, wants = r->epilogue;
     if (!within(s->epilogue, p->n_codes) && s->epilogue != -1) return sx_say(report, SX_E_FORMAT, SX_R_STEP, i, -1, s->epilogue, p->n_codes);
     if (!within(s->prologue, p->n_codes) && s->prologue != -1) return sx_say(report, SX_E_FORMAT, SX_R_STEP, i, -1, s->prologue, p->n_codes);

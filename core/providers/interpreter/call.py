@@ -43,7 +43,8 @@ class Memory:
                 raise RuntimeException(f"view {index} reaches elements {low} … {high} of a buffer of {len(data)}: the plan is wrong")
         else:
             start = 0
-        return as_strided(data[start:], dims, [s * item for s in strides])
+        # as bytes: NumPy strides no array of a type it knows from ml_dtypes alone
+        return as_strided(data[start:].view(f"V{item}"), dims, [s * item for s in strides]).view(record.dtype.numpy)
 
 
 @dataclass
