@@ -280,6 +280,7 @@ static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
         }
         int code = sx_check(call, i, report);
         if (code) return code;
+        sx_simplify(call);
         if (row->kind == SX_CONV) {
             const sx_buffer *b = p->buffers + p->views[p->lists[row->inputs + 1]].buffer;
             if (b->home == SX_HOME_DATA) use_derived(p, call, view - row->n_in - row->n_out + 1, b->at);

@@ -122,6 +122,8 @@ void sx_watch(sx_state *s, int *stop);
 int sx_verify(sx_program *p, sx_report *report);
 int sx_check(const sx_call *call, int64_t step, sx_report *report);
 int sx_check_data(const sx_call *call, int64_t step, sx_report *report);
+/* simplify.c: the same work in fewer axes, where that is better. After the checks; a checked call stays one. */
+void sx_simplify(sx_call *call);
 
 static inline int64_t sx_aligned(int64_t bytes) { return (bytes + 63) & ~(int64_t)63; }
 static inline void sx_clear(void *memory, int64_t bytes) { for (int64_t i = 0; i < bytes; i++) ((char *)memory)[i] = 0; }
