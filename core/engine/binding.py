@@ -166,6 +166,8 @@ class _Bound:
 class EngineProgram:
     """A Program with its constants, opened in the engine. Safe to run from several threads at once."""
 
+    measures_steps = True
+
     def __init__(self, program: Program, constants: Sequence[Tensor], *, threads: int = 0, isa: str | None = None, memory_limit: int = 0, shared: Packed | None = None) -> None:
         """`shared`: packed constants that programs of one model have in common; this one adds its own."""
         packed = program.pack()

@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ..plan.planner import PackagePlan, Plan
 from ..program import Home, Program
 from ..types import DType
 from .base import Event, RunContext
+from .profile import step_events
 from .reference import Compiled
 
 
@@ -26,6 +27,16 @@ class Runner(Protocol):
 
     def run(self, inputs: Sequence[np.ndarray], *, terminated: Callable[[], bool] | None = None) -> list[np.ndarray]:
         """The outputs, as arrays of their own. `terminated` is polled where the runner can stop in the middle; it raises Terminated."""
+
+
+@runtime_checkable
+class MeasuresSteps(Protocol):
+    """A runner that fills `times` (int64[steps, 2]) with each step's start and duration in nanoseconds."""
+
+    measures_steps: bool
+
+    def run(self, inputs: Sequence[np.ndarray], *, terminated: Callable[[], bool] | None = None, times: np.ndarray | None = None) -> list[np.ndarray]:
+        """As Runner's."""
 
 
 class Blocks:
@@ -93,11 +104,20 @@ class Blocks:
         if segment.device is Device.HOST:
             with np.errstate(all="ignore"):
                 return self.hosted[segment.program].run(given, context, run.generator)
-        start = time.perf_counter_ns()
-        made: list[Any] = self.runners[segment.program].run(given, terminated=context.terminated)
-        if context.events is not None:
-            steps = len(self.plan.plans[segment.program].program.steps)
-            context.events.append(Event("program", "Node", start, time.perf_counter_ns() - start, {"provider": self.name, "steps": steps}))
+        runner = self.runners[segment.program]
+        return runner.run(given, terminated=context.terminated) if context.events is None else self._profiled(segment.program, runner, given, context)
+
+    def _profiled(self, number: int, runner: Runner, given: list[Any], context: RunContext) -> list[Any]:
+        """A run with an event for every step, where the runner measures steps, else one for all."""
+        assert context.events is not None
+        program, start = self.plan.plans[number].program, time.perf_counter_ns()
+        if not isinstance(runner, MeasuresSteps):
+            made = runner.run(given, terminated=context.terminated)
+            context.events.append(Event("program", "Node", start, time.perf_counter_ns() - start, {"provider": self.name, "steps": len(program.steps)}))
+            return made
+        times = np.zeros((len(program.steps), 2), np.int64)
+        made = runner.run(given, terminated=context.terminated, times=times)
+        context.events += step_events(program, given, times.tolist(), self.name)
         return made
 
     def _loop(self, segment: Segment, given: list[Any], run: _Run) -> list[Any]:

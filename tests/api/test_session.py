@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import sardonyx
@@ -387,6 +388,24 @@ def test_profile(tmp_path: Path) -> None:
     assert {k: add[k] for k in ("op_name", "input_type_shape", "output_type_shape")} == {k: other[k] for k in ("op_name", "input_type_shape", "output_type_shape")}
     plain = open_(models.scaled())
     assert plain.get_profiling_start_time_ns() == 0 and plain.end_profiling() == ""
+
+
+def test_profile_of_the_engine_names_kernels_and_rates(tmp_path: Path) -> None:
+    """Every step with the nodes it came from, its kernel, and operations and bytes over its time."""
+    options = sardonyx.SessionOptions()
+    options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "engine")
+    weights = np.ones((64, 48), np.float32)
+    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
+    graph = onnx.helper.make_graph([node], "g", [onnx.helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])],
+                                   [onnx.helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], [onnx.numpy_helper.from_array(weights, "w")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)]).SerializeToString()
+    session = sardonyx.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session.run(None, {"x": np.ones((7, 64), np.float32)})
+    steps = [e for e in json.loads(Path(session.end_profiling()).read_text()) if e["cat"] == "Node"]
+    assert [e["name"] for e in steps] == ["product_kernel_time"]
+    args = steps[0]["args"]
+    assert (args["kernel"], args["operations"], args["bytes"], args["provider"]) == ("matmul", 2 * 7 * 64 * 48, 4 * (7 * 64 + 64 * 48 + 7 * 48), "CPUExecutionProvider")
+    assert args["gflops"] > 0 and args["gbytes_per_second"] > 0
 
 
 # -- the process ----------------------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,28 @@
+"""What a profile says of a program's steps: which nodes, which kernel, how long, and how that compares with the machine: GFLOP/s and GB/s (operations and bytes as plan/costs.py counts them)."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..plan.costs import Cost, costs
+from ..program import Program
+from .base import Event
+
+
+def step_events(program: Program, inputs: Sequence[np.ndarray], times: Sequence[Sequence[int]], provider: str) -> list[Event]:
+    """An event for every step of a run on these inputs; `times`: (start, duration) of each in nanoseconds."""
+    table = program.bind([x.shape for x in inputs], inputs)
+    return [step_event(program, i, start, duration, provider, cost) for i, ((start, duration), cost) in enumerate(zip(times, costs(program, table), strict=True))]
+
+
+def step_event(program: Program, number: int, start: int, duration: int, provider: str, cost: Cost | None = None) -> Event:
+    """The event of one step. Without a cost (its sizes are not known here) the rates are left out."""
+    step = program.steps[number]
+    nodes, kernel = program.strings[step.origin], step.kind.name.lower()
+    args: dict[str, Any] = {"provider": provider, "kernel": kernel, "op_name": kernel}
+    if cost is not None:
+        seconds = max(duration, 1) * 1e-9
+        args |= {"operations": cost.operations, "bytes": cost.bytes, "gflops": round(cost.operations / seconds / 1e9, 3), "gbytes_per_second": round(cost.bytes / seconds / 1e9, 3)}
+    return Event(f"{nodes or kernel}_kernel_time", "Node", start, duration, args)
