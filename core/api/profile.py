@@ -32,7 +32,8 @@ class Profiler:
     def add(self, events: Iterable[Event]) -> None:
         """Record events of the calling thread."""
         pid, tid = os.getpid(), threading.get_native_id()
-        rows = [{"cat": e.category, "pid": pid, "tid": tid, "dur": round(e.duration / 1000, 3), "ts": round((e.start - self._origin) / 1000, 3), "ph": "X", "name": e.name, "args": e.args} for e in events]
+        rows = [{"cat": e.category, "pid": pid, "tid": tid, "dur": round(e.duration / 1000, 3), "ts": round((e.start - self._origin) / 1000, 3), "ph": "X", "name": e.name, "args": e.args}
+                for e in events]
         with self._lock:
             self._rows.extend(rows)
 
