@@ -93,7 +93,8 @@ def test_nan_wins_and_padding_never(isa: str) -> None:
 def test_integers_and_halves(isa: str) -> None:
     for dtype in (np.int8, np.uint8):
         for indices in (False, True):
-            check(isa, rng.integers(0 if dtype == np.uint8 else -128, 127, (2, 19, 7, 8)).astype(dtype), 0, [3, 2], [2, 1], [], [1, 1], indices=indices)
+            for channels in (3, 19, 70, 149):
+                check(isa, rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, (2, channels, 7, 8)).astype(dtype), 0, [3, 2], [2, 1], [], [1, 1], indices=indices)
     for op in (0, 1):
         check(isa, rng.integers(-8, 8, (1, 21, 7, 8)).astype(np.float16), op, [2, 2], [2, 2])
     check(isa, rng.integers(-8, 8, (1, 21, 7, 8)).astype(np.float16), 0, [2, 2], [2, 2], dtype=np.float16)

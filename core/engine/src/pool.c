@@ -1,7 +1,7 @@
 /* pool.c: maximum (with indices), average and Lp pooling of 1 to 3 spatial axes (kind POOL). X has channel stride 1; Y and the indices any strides.
 
    Channels are the lanes. For a pixel the taps that lie inside the input are listed once, then each register of channels runs over them. Float types are folded in float (NaN wins a maximum);
-   the maximum of int8 and uint8, and any indices, take a plain path. */
+   maxima of bytes run over vectors of bytes; with indices, or with an epilogue, one value at a time. */
 #include "conv.h"
 #include "sx_math.h"
 
@@ -140,6 +140,60 @@ static void plain_pixel(const job *j, const char *x, const int64_t *o, int64_t i
     }
 }
 
+/* Maxima of bytes without indices, stored where they belong. */
+typedef uint8_t bytes __attribute__((vector_size(4 * SX_GW)));
+typedef int8_t signed_bytes __attribute__((vector_size(4 * SX_GW)));
+typedef uint8_t bytes_any __attribute__((vector_size(4 * SX_GW), aligned(1), may_alias));
+typedef uint8_t few_bytes __attribute__((vector_size(16)));
+typedef int8_t few_signed __attribute__((vector_size(16)));
+typedef uint8_t few_any __attribute__((vector_size(16), aligned(1), may_alias));
+
+#define LARGER(SIGNED, S, a, b) ((SIGNED) ? (__typeof__(a))__builtin_elementwise_max((S)(a), (S)(b)) : __builtin_elementwise_max(a, b))
+
+/* One pixel over n taps; `fresh`: they are the first, else the largest so far are in `to`. */
+SX_INLINE void largest_bytes(const int SIGNED, const uint8_t *x, const tap *inside, int n, int fresh, int64_t channels, uint8_t *to) {
+    int64_t c = 0, width = 4 * SX_GW;
+    uint8_t least = SIGNED ? 128 : 0;
+    for (; c + width <= channels; c += width) {
+        bytes most = fresh ? (bytes){0} + least : (bytes)*(const bytes_any *)(to + c);
+        for (int i = 0; i < n; i++) most = LARGER(SIGNED, signed_bytes, most, (bytes)*(const bytes_any *)(x + inside[i].at + c));
+        *(bytes_any *)(to + c) = most;
+    }
+    for (; c + 16 <= channels; c += 16) {
+        few_bytes most = fresh ? (few_bytes){0} + least : (few_bytes)*(const few_any *)(to + c);
+        for (int i = 0; i < n; i++) most = LARGER(SIGNED, few_signed, most, (few_bytes)*(const few_any *)(x + inside[i].at + c));
+        *(few_any *)(to + c) = most;
+    }
+    for (; c < channels; c++) {
+        uint8_t most = fresh ? least : to[c];
+        for (int i = 0; i < n; i++) {
+            uint8_t value = x[inside[i].at + c];
+            most = SIGNED ? ((int8_t)value > (int8_t)most ? value : most) : value > most ? value : most;
+        }
+        to[c] = most;
+    }
+}
+
+static void bytes_of(void *arg, int64_t at, int worker) {
+    (void)worker;
+    const job *j = arg;
+    const sx_conv *v = &j->v;
+    for (int64_t line = at * j->lines; line < sx_min64((at + 1) * j->lines, v->n * v->out[0] * v->out[1]); line++) {
+        int64_t image = line / v->out[1] / v->out[0], o[3] = {line / v->out[1] % v->out[0], line % v->out[1], 0}, counted = 0;
+        const uint8_t *x = (const uint8_t *)v->xv->data + image * v->xn;
+        uint8_t *y = (uint8_t *)v->yv->data + image * v->yn + o[0] * v->ys[0] + o[1] * v->ys[1];
+        for (; o[2] < v->out[2]; o[2]++, y += v->ys[2]) {
+            tap inside[LISTED];
+            int64_t next = 0;
+            for (int fresh = 1; fresh || next < v->taps; fresh = 0) {
+                int n = list(j, o, &next, inside, &counted);
+                if (v->xv->dtype == SX_INT8) largest_bytes(1, x, inside, n, fresh, v->c, y);
+                else largest_bytes(0, x, inside, n, fresh, v->c, y);
+            }
+        }
+    }
+}
+
 static void tile_of(void *arg, int64_t at, int worker) {
     const job *j = arg;
     const sx_conv *v = &j->v;
@@ -198,6 +252,7 @@ int SX_NAME(sx_k_pool)(const sx_call *call) {
     if (j.v.rows == 0 || j.v.c == 0) return SX_OK;
     if (j.v.c > 1 && j.v.xv->stride[1] != 1) return sx_fail(call, SX_E_UNSUPPORTED, 0, j.v.xv->stride[1], 1);
     if (!sx_is_float(j.v.xv->dtype) && !(is_integer(&j) && j.op == MAXIMUM)) return sx_fail(call, SX_E_DTYPE, 0, j.v.xv->dtype, j.op);
-    sx_for(call, sx_ceil_div(j.v.n * j.v.out[0] * j.v.out[1], j.lines), tile_of, &j);
+    int indexed = call->n_out > 1 && call->out[1].data, alone = is_integer(&j) && !indexed && !call->epilogue && j.v.yv->dtype == j.v.xv->dtype && (j.v.c == 1 || j.v.yv->stride[1] == 1);
+    sx_for(call, sx_ceil_div(j.v.n * j.v.out[0] * j.v.out[1], j.lines), alone ? bytes_of : tile_of, &j);
     return SX_OK;
 }
