@@ -43,6 +43,7 @@ conformance: setup-test ## run the whole backend suite and rewrite COVERAGE.md
 generate: setup-test ## rewrite generated files (a test checks that they are current)
 	@$(PY) core/ops/generate_index.py
 	@$(PY) core/model/generate.py
+	@$(PY) -m sardonyx.dtypes
 
 clean:          ## remove what the targets above made
 	rm -rf .venv .cache .dev .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

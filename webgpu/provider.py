@@ -32,7 +32,7 @@ class Acceptance:
         try:
             for call in calls:
                 narrow = next((v.dtype for v in (*call.inputs, *call.outputs) if v is not None and v.dtype.is_narrow_float), None)
-                if narrow is not None and call.kind is Kernel.MAP:
+                if narrow is not None and call.kind not in (Kernel.COPY, Kernel.GATHER, None):
                     raise CannotLower(f"no kernel computes with {narrow.text}")
                 if call.kind is not None:
                     build(self.steps.step(call), self.context)

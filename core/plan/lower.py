@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..dim import Dim, Expr, Undecidable, dim_max, provably, symbols
+from ..dtypes import COMPUTED, row_of
 from ..expr import Compute, E, Op, cast, compute_type, const
 from ..graph import Graph, Node, Value
 from ..kernels import Kernel
@@ -34,10 +35,6 @@ from .shapes import GivenSpecs, Specs, attribute_arguments, decided_by, spec_of
 
 #: Element types no kernel loads.
 HOST_TYPES = frozenset({DType.STRING, DType.COMPLEX64, DType.COMPLEX128})
-#: Element types kernels compute with; the others are moved only, by MOVES. 4- and 2-bit integers take a byte each.
-COMPUTED = frozenset({DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BFLOAT16, DType.BOOL, DType.INT8, DType.INT16, DType.INT32, DType.INT64, DType.UINT8, DType.UINT16, DType.UINT32, DType.UINT64,
-                      DType.INT4, DType.UINT4, DType.INT2, DType.UINT2})
-MOVES = frozenset({Kernel.COPY, Kernel.GATHER, None})
 
 #: What a device says of a node's kernel calls and the views of its outputs: why it can not run them, or "". Asked of the nodes in the graph's order.
 Accepts = Callable[[Sequence[KernelCall], Sequence[View]], str]
@@ -232,7 +229,7 @@ class _Lower:
             if isinstance(call, Outside):
                 continue
             moved = next((v for v in (*call.inputs, *call.outputs) if v is not None and v.dtype not in COMPUTED), None)
-            if moved is not None and call.kind not in MOVES and not (call.kind is Kernel.MAP and moved.dtype.is_narrow_float):               # 6
+            if moved is not None and call.kind is not None and moved.dtype not in row_of(call.kind, call.params).loads:                              # 6
                 raise CannotLower(f"{node.label}: no kernel computes with {moved.dtype.text}")
             if any(v is not None and v.rank > RANK for v in (*call.inputs, *call.outputs)):
                 raise CannotLower(f"{node.label}: takes views of more than {RANK} axes")

@@ -8,14 +8,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..dtypes import COMPUTED, data_operands, row_of
 from ..engine.binding import Packed
 from ..errors import InvalidArgument
 from ..graph import Model
-from ..kernels import Kernel
 from ..lowering import KernelCall, View
 from ..plan.planner import Plan
 from ..program import RANK
-from ..types import DType
 from .memory import memory_limit
 from .segmented import SegmentedExecutor
 
@@ -31,22 +30,6 @@ THREADS = "session.intra_op_num_threads"
 #: GraphOptimizationLevel; "0" (ORT_DISABLE_ALL) runs the graph as the file has it.
 LEVEL = "session.graph_optimization_level"
 
-#: Element types expressions and most kinds compute with (the dtype matrix, core/expr.py).
-COMPUTED = frozenset({DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BFLOAT16, DType.BOOL, DType.INT8, DType.UINT8, DType.INT16, DType.UINT16, DType.INT32, DType.UINT32, DType.INT64, DType.UINT64,
-                      DType.INT4, DType.UINT4, DType.INT2, DType.UINT2})
-#: Maps also convert floats of 8 bits and fewer.
-MAPPED = COMPUTED | {t for t in DType if t.is_narrow_float}
-#: Kinds that only move elements take every type with a fixed size.
-MOVED = frozenset(set(DType) - {DType.STRING})
-MOVING = frozenset({Kernel.COPY, Kernel.GATHER})
-SHORT_FLOATS = frozenset({DType.FLOAT, DType.FLOAT16, DType.BFLOAT16})
-#: What the operands before `first_leaf` may be, where that is less than COMPUTED.
-OWN_TYPES: Mapping[Kernel, frozenset[DType]] = {
-    Kernel.MATMUL: COMPUTED - {DType.BOOL}, Kernel.CONV: SHORT_FLOATS | {DType.INT8, DType.UINT8}, Kernel.ATTENTION: SHORT_FLOATS | {DType.BOOL},
-    Kernel.POOL: SHORT_FLOATS | {t for t in COMPUTED if t.is_integer},
-    Kernel.SOFTMAX: SHORT_FLOATS | {DType.DOUBLE}, Kernel.NORM: SHORT_FLOATS | {DType.DOUBLE},
-}
-
 
 def refusal(call: KernelCall) -> str:
     """Why the engine can not run a kernel call, or ""."""
@@ -58,11 +41,11 @@ def refusal(call: KernelCall) -> str:
     views = [v for v in (*call.inputs, *call.outputs) if v is not None]
     if any(v.rank > RANK or len(v.buffer.shape) > RANK for v in views):
         return f"the C engine takes at most {RANK} dims"
-    allowed = MOVED if call.kind in MOVING else MAPPED if call.kind is Kernel.MAP else COMPUTED
-    own = OWN_TYPES.get(call.kind, allowed)
-    operands = call.first_leaf if call.epilogue or call.first_leaf else len(call.inputs)
+    data = row_of(call.kind, call.params).loads
+    allowed = data if data >= COMPUTED else COMPUTED
+    operands = data_operands(call.kind)
     for i, view in enumerate(call.inputs):
-        if view is not None and view.dtype not in (own if i < operands else allowed):
+        if view is not None and view.dtype not in (data if i < operands else allowed):
             return f"the C engine has no {name} of {view.dtype.text}"
     wrong = next((v.dtype for v in call.outputs if v.dtype not in allowed), None)
     return f"the C engine has no {name} that makes {wrong.text}" if wrong is not None else ""

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Folder or module → floor (CONTRIBUTING.md, "Floors"). The longest match counts.
 FLOORS = {
     "converter/cli": 8, "core/genai": 7, "core/api": 6, "core/__init__": 6, "converter": 5, "core/providers": 5, "webgpu": 5, "mobile": 5, "wasm": 5, "core/plan": 4, "core/model": 4,
-    "core/engine": 4, "core/philox": 1, "core/ops": 3, "core/program": 3, "core/package": 3, "core/lowering": 2, "core/kernels": 2, "core/expr": 1, "core/graph": 1,
+    "core/engine": 4, "core/philox": 1, "core/dtypes": 2, "core/ops": 3, "core/program": 3, "core/package": 3, "core/lowering": 2, "core/kernels": 2, "core/expr": 1, "core/graph": 1,
     "core/types": 1, "core/dim": 1, "core/errors": 1,
 }
 
@@ -80,6 +80,8 @@ def test_packages_are_the_folders() -> None:
 def test_operator_index_is_current() -> None:
     from sardonyx.ops.generate_index import generate
     assert (ROOT / "core/ops/index.py").read_text() == generate(ROOT / "core/ops"), "run `make generate`"
+    from sardonyx.dtypes import document
+    assert (ROOT / "core/DTYPES.md").read_text() == document(), "run `make generate`"
 
 
 def test_files_hold_one_idea() -> None:

@@ -138,6 +138,8 @@ static int check_pool(const sx_call *c, int64_t step, sx_report *report) {
     if (p[1] < 0 || p[1] > 2) REFUSE_PARAM(1, p[1]);
     if (!positive(p + 2, 9) || !bounded(p + 11, 6)) REFUSE_PARAM(2, p[2]);
     if (x->rank != p[0] + 2 || y->rank != x->rank || x->dim[0] != y->dim[0] || x->dim[1] != y->dim[1]) REFUSE(0, x->rank, y->rank);
+    int real = x->dtype == SX_FLOAT || x->dtype == SX_FLOAT16 || x->dtype == SX_BFLOAT16;
+    if (x->dtype != y->dtype || (!real && (p[1] || !is_byte(x)))) REFUSE_TYPE(0, x->dtype, y->dtype);
     if (c->n_out > 1 && c->out[1].dtype && (!same_dims(y, c->out + 1) || c->out[1].dtype != SX_INT64)) REFUSE(1, c->out[1].rank, c->out[1].dtype);
     return 0;
 }
@@ -201,6 +203,8 @@ static int check_attention(const sx_call *c, int64_t step, sx_report *report) {
     if (k->dim[1] < 1 || q->dim[1] % k->dim[1] || k->dim[0] != q->dim[0] || k->dim[3] != q->dim[3]) REFUSE(1, q->dim[1], k->dim[1]);
     if (v->dim[0] != k->dim[0] || v->dim[1] != k->dim[1] || v->dim[2] != k->dim[2]) REFUSE(2, v->dim[2], k->dim[2]);
     if (y->dim[0] != q->dim[0] || y->dim[1] != q->dim[1] || y->dim[2] != q->dim[2] || y->dim[3] != v->dim[3]) REFUSE(0, y->dim[2], q->dim[2]);
+    for (int i = 0; i < 3; i++) if (sx_compute_of(c->in[i].dtype) != SX_F32) REFUSE_TYPE(i, c->in[i].dtype, y->dtype);
+    if (sx_compute_of(y->dtype) != SX_F32) REFUSE_TYPE(0, q->dtype, y->dtype);
     if (has(c, 3) && (c->in[3].rank != 4 || c->in[3].dim[0] != q->dim[0] || c->in[3].dim[1] != q->dim[1] || c->in[3].dim[2] != q->dim[2] || c->in[3].dim[3] != k->dim[2])) REFUSE(3, c->in[3].rank, 0);
     return 0;
 }
