@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dim import Dim, Shape, Undecidable, dim_max, dim_min, fresh, product, provably
+from ..dim import Dim, Shape, Undecidable, dim_max, dim_min, fresh, product, provably, symbols
 from ..types import DType
 from .registry import Spec, require
 
@@ -35,7 +35,11 @@ def _broadcast_sizes(sizes: Sequence[Dim], shapes: Sequence[Shape]) -> Dim:
         return numbers[0]  # a symbolic size here must be equal to it or 1
     if len(distinct) == 1:
         return distinct[0]
-    return dim_max(*distinct)  # equal where the model is right, or one of them is 1
+    made = dim_max(*distinct)  # equal where the model is right, or one of them is 1
+    if any(s.name.endswith("]") for d in distinct for s in symbols(d)):  # unlike a size that the model names, one that data give is often 0, against which 1 is 0 too
+        for size in distinct:
+            made = made * dim_min(size, 1)
+    return made
 
 
 def same_type(*specs: Spec | None, names: str = "inputs") -> DType | None:

@@ -89,6 +89,7 @@ class _Lower:
     def __init__(self, k: Lowering, specs: Specs, accepts: Accepts | None, host: bool) -> None:
         self.k, self.specs, self.accepts, self.host = k, specs, accepts, host
         self.views: dict[Value, View] = {}
+        self.known: dict[Buffer, Any] = {}   # buffers of `views` that stand for sizes, computed so far or not
         self.reasons: dict[Node, str] = {}
         self.current: Any = None             # the node being lowered
         k.host = host
@@ -131,7 +132,7 @@ class _Lower:
     def nested(self, graph: Graph, given: Sequence[View]) -> tuple[list[KernelCall], list[View]]:                                      # 7
         """A nested graph as calls of its own."""
         k = self.k
-        origin, name, calls, sizes, current = k.origin, k.name, k.calls, dict(k.sizes), self.current
+        origin, name, calls, sizes, current = k.origin, k.name, k.calls, self.open_sizes(), self.current
         k.calls = []
         try:
             if isinstance(self.specs, GivenSpecs) and id(graph) in self.specs.impossible:
@@ -142,7 +143,8 @@ class _Lower:
             outputs = self.results(graph.outputs)
             made = k.calls
         finally:
-            k.origin, k.name, k.calls, k.sizes, self.current = origin, name, calls, sizes, current  # what was computed within is not there outside
+            k.origin, k.name, k.calls, self.current = origin, name, calls, current
+            self.reopen(sizes)
         return made, outputs
 
     def impossible(self) -> tuple[list[KernelCall], list[View]]:
@@ -168,12 +170,13 @@ class _Lower:
             free = all(v is not None for v in known)
             if free and not any(map(speaks_of_data, known)):                                              # 3
                 continue
-            kept = len(self.k.calls), dict(self.k.sizes), dict(self.k.decided)
+            kept = len(self.k.calls), self.open_sizes(), dict(self.k.decided)
             try:
                 self.node(node, wanted)
             except CannotLower as reason:
                 del self.k.calls[kept[0]:]
-                self.k.sizes, self.k.decided = kept[1], kept[2]
+                self.reopen(kept[1])
+                self.k.decided = kept[2]
                 for value in wanted:
                     self.views.pop(value, None)
                 if free and not any(decided_by(v, spec_of(v, self.specs).value) for v in wanted):
@@ -267,9 +270,17 @@ class _Lower:
             else:
                 assert spec.dtype is not None and spec.shape is not None
                 found = replace(Buffer(value.name, spec.dtype, spec.shape).whole(), value=spec.value)
-                self.k.sizes[found.buffer] = spec.value
+                self.k.sizes[found.buffer] = self.known[found.buffer] = spec.value
         self.views[value] = found
         return found
+
+    def open_sizes(self) -> tuple[dict[Buffer, Any], int]:
+        """The sizes nobody has computed so far, to go back to with `reopen`."""
+        return dict(self.k.sizes), len(self.known)
+
+    def reopen(self, before: tuple[dict[Buffer, Any], int]) -> None:
+        """Sizes computed since then are not there: the calls are dropped, or a nested graph's own."""
+        self.k.sizes = {**before[0], **dict(list(self.known.items())[before[1]:])}
 
     def compute_sizes(self, label: str, views: Sequence[View | None], before: int) -> None:
         """Kernels that read sizes as data (rule 2) get them from Reduces, put before the call number `before`: n is the sum of n ones."""
