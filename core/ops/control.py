@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dim import Dim, Expr, dim_max, fresh
+from ..dim import Dim, Expr, dim_max, fresh, provably
 from ..errors import InvalidGraph
 from ..graph import Graph, Value
 from ..kernels import Kernel
@@ -257,7 +257,9 @@ def _scanned(element: Spec, count: Dim, axis: int, outer: set[str]) -> Spec:
     require(element.type is None, f"scan outputs must be tensors, not {element}")
     if element.shape is None:
         return Spec(element.dtype)
-    shape = [d if anonymous(d) <= outer else fresh() for d in element.shape]
+    # Where there may be no round, nobody computes the sizes of an element: they are 0 then, unless they are numbers.
+    rounds = provably(lambda: count >= 1)
+    shape = [d if isinstance(d, int) or (rounds and anonymous(d) <= outer) else fresh() for d in element.shape]
     shape.insert(normalize_axis(axis, len(shape) + 1, "scan_output_axes"), count)
     return Spec(element.dtype, tuple(shape))
 

@@ -463,9 +463,9 @@ def joined(k: Lowering, inputs: Sequence[View], axis: int, out: Spec) -> View:
     """The views one after the other along `axis`, in one buffer."""
     made = k.buffer(inputs[0].dtype, out.shape or ()).whole()
     at: Dim = 0
-    for view in inputs:
+    for i, view in enumerate(inputs):
         size = view.shape[axis]
-        if size != 0:
+        if size != 0 or (i == len(inputs) - 1 and at == 0):  # an empty buffer is written too
             k.move(view, made.slice(axis % made.rank, at, size))
         at = at + size
     return made

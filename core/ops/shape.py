@@ -61,7 +61,14 @@ def _(data: Spec, shape: Spec, *, allowzero: int = 0) -> Spec:
     if target is None:
         rank = size_of_rank(shape)
         return data.with_shape((product(data.shape),) if rank == 1 and data.shape is not None else fresh_shape(rank))
-    return data.with_shape(reshape_dims(data.shape, [fresh() if any_number(d) else d for d in target], allowzero))
+    open_ = _open_axes(target)
+    return data.with_shape(reshape_dims(data.shape, [fresh() if i in open_ else d for i, d in enumerate(target)], allowzero))
+
+
+def _open_axes(target: Sequence[Dim]) -> list[int]:
+    """The axes of which only the run knows the size: where the shape has any number, and then also where it has -1."""
+    unknown = any(any_number(d) for d in target)
+    return [i for i, d in enumerate(target) if unknown and (any_number(d) or (not isinstance(d, Expr) and d == -1))]
 
 
 def any_number(size: Dim) -> bool:
@@ -235,14 +242,18 @@ Flatten.lower(_reshaped)
 @Reshape.lower
 def _(k: Lowering, data: View, shape: View, *, allowzero: int = 0, out: Spec) -> View:
     dims = out.shape or ()
-    open_ = [] if shape.value is None else [i for i, d in enumerate(shape.value.ravel().tolist()) if any_number(d)]
+    open_ = _open_axes([] if shape.value is None else shape.value.ravel().tolist())
     if open_:  # -1 and 0 are told apart when the program runs, and what comes out decides the sizes
-        wanted = shape
-        if not allowzero:
-            given = k.sized([*data.shape, *[0] * (len(dims) - data.rank)][:len(dims)])
-            wanted = k.map(lambda t, g: select(binary(Op.EQ, t, 0), g, t), wanted, given, dtype=DType.INT64)
-        known = k.reduce(1, wanted, [0], DType.INT64, lambda t: select(binary(Op.EQ, t, -1), const(1, Compute.I64), t))
-        whole = k.map(lambda t, n, total: select(binary(Op.EQ, t, -1), total / binary(Op.MAX, n, 1), t), wanted, known, k.sized([product(data.shape)]), dtype=DType.INT64)
+        rank, count = data.rank, len(dims)
+        copied = (lambda t: const(0, Compute.I32)) if allowzero else (lambda t: binary(Op.EQ, t, 0))
+        given = k.sized([*data.shape, *[0] * (count - rank)][:count])
+        total = k.sized([product(data.shape[count:])])
+        if rank:  # sizes that are copied cancel
+            both = min(rank, count)
+            rest = k.map(lambda t, g: select(copied(t), const(1, Compute.I64), g), shape.slice(0, 0, both), given.slice(0, 0, both), dtype=DType.INT64)
+            total = k.map(lambda a, b: a * b, k.reduce(1, rest, [0], DType.INT64), total, dtype=DType.INT64)
+        known = k.reduce(1, shape, [0], DType.INT64, lambda t: select(binary(Op.LE, t, 0), const(1, Compute.I64), t))
+        whole = k.map(lambda t, g, n, total: select(binary(Op.EQ, t, -1), total / binary(Op.MAX, n, 1), select(copied(t), g, t)), shape, given, known, total, dtype=DType.INT64)
         for i in open_:
             k.decide(dims[i], whole, i)
     return k.reshape(data, dims)

@@ -132,13 +132,13 @@ class _Cutter:
                     found |= self.speaks(item)
         return found
 
-    def free(self, body: Body, aliases: Aliases) -> tuple[dict[Buffer, None], set[str]]:                # 7
-        """The buffers a body reads that it does not make, and the symbols it uses that nothing in it binds."""
+    def free(self, body: Body, aliases: Aliases, outer: Sources) -> tuple[dict[Buffer, None], set[str]]:     # 7
+        """The buffers a body reads that it does not make, and the symbols it uses that `outer` binds and none of its inputs does."""
         aliases = {**aliases, **{c.outputs[0].buffer: c for c in body.calls if is_alias(c)}}
         own = set(body.inputs) | {v.buffer for c in body.calls for v in c.outputs}
         read: dict[Buffer, None] = {}
         used: set[str] = set()
-        bound = {name for name in self.sources(body, {})}
+        sources = self.sources(body, outer)
 
         def reads(view: View) -> None:
             self.symbols_of_view(view, used)
@@ -151,7 +151,7 @@ class _Cutter:
         for call in body.calls:
             if isinstance(call, Outside):
                 for inner in call.bodies:
-                    more, names = self.free(inner, aliases)
+                    more, names = self.free(inner, aliases, sources)
                     for buffer in more:
                         reads(View(buffer, ()))
                     used |= names
@@ -162,16 +162,17 @@ class _Cutter:
                     reads(view)
         for view in body.outputs:
             reads(view)
-        return read, used - bound
+        return read, {name for name in used if name in outer and sources[name] is outer[name]}
 
     def sources(self, body: Body, outer: Sources) -> dict[str, Source]:
-        """What binds symbols in a body: dims of its inputs and of what control flow and the host make, elements; then what binds them around it."""
+        """What binds symbols in a body: dims of its inputs; what binds them around it; elements, and dims of what control flow and the host make."""
         found: dict[str, Source] = {}
         own = set(body.inputs)
         for call in body.calls:
             own.update(v.buffer for v in call.outputs)
         for buffer in body.inputs:
             _dims(buffer, found)
+        found = {**outer, **found}
         for name, (view, element) in self.decided.items():
             if root(view.buffer) in own:
                 found.setdefault(name, Source(root(view.buffer), element, True))
@@ -179,7 +180,7 @@ class _Cutter:
             if isinstance(call, Outside):
                 for view in call.outputs:
                     _dims(view.buffer, found)
-        return {**outer, **found}
+        return found
 
     # -- blocks -----------------------------------------------------------------------------------------------------------------------------------
     def block(self, body: Body, outer: Sources, aliases: Aliases, inputs: Sequence[Buffer], names: Sequence[str] | None = None) -> int:
@@ -244,7 +245,7 @@ class _Cutter:
             reads = {base(v.buffer, names) for v in call.inputs if v is not None}
             if isinstance(call, Outside):
                 for inner in call.bodies:
-                    more, used = self.free(inner, aliases)
+                    more, used = self.free(inner, aliases, sources)
                     reads |= {base(b, names) for b in more}
                     names |= used
             else:
@@ -312,7 +313,7 @@ class _Cutter:
         assert isinstance(call, Outside)
         captured: dict[Buffer, None] = {}
         for body in call.bodies:
-            reads, names = self.free(body, scope.aliases)
+            reads, names = self.free(body, scope.aliases, scope.sources)
             captured.update(reads)
             captured.update(dict.fromkeys(_source(name, scope.sources, call).buffer for name in sorted(names)))
         blocks = tuple(self.block(body, scope.sources, scope.aliases, [*body.inputs, *captured]) for body in call.bodies)

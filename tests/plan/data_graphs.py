@@ -107,9 +107,10 @@ def _size(b: Builder) -> None:
 
 def _count(b: Builder) -> None:
     x = b.float()
-    for made in b.add("ReduceMax", [x], keepdims=0):
-        for whole in b.add("Cast", [made], to=int(DType.INT64)):
-            b.add("Reshape", [whole, b.ints(1)])
+    for most in b.add("ReduceMax", [x], keepdims=0):
+        for made in b.add("Max", [most, b.graph.constant(np.float32(-9))]):   # -inf of nothing is no size
+            for whole in b.add("Cast", [made], to=int(DType.INT64)):
+                b.add("Reshape", [whole, b.ints(1)])
 
 
 def _slice(b: Builder) -> None:
