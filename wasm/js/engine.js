@@ -106,6 +106,7 @@ export class Engine {
       this.workers.push(worker);
       worker.post({ module, memory: this.memory, stack: this.alloc(STACK) + STACK });
       await worker.ready;
+      worker.unref?.(); // node: a sleeping worker keeps no process alive
     });
     await Promise.all(started);
     // sx_worker has begun once the pool counts it; a program opened before would not use it.

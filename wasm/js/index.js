@@ -10,7 +10,7 @@ import { RemoteSession } from "./remote.js";
 import { lengthOf, NUMBERS, sizeOf, Tensor, TYPES } from "./tensor.js";
 
 export { env, Tensor };
-export * from "./errors.js";
+export { Aborted, EngineUnavailable, Fail, InvalidArgument, InvalidModelFile, MemoryLimit, NetworkError, NoSuchFile, NotImplemented, RuntimeException, SardonyxError, WorkerCrashed } from "./errors.js";
 
 const isPage = typeof document === "object" && typeof Worker === "function";
 

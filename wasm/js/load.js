@@ -6,19 +6,18 @@
 // - With `cache` the bytes go to Cache Storage while they pass; the next visit asks the server only whether they changed, and needs no network if there is none.
 import { Aborted, checkAborted, InvalidArgument, NetworkError, NoSuchFile } from "./errors.js";
 import { log } from "./env.js";
-import { Sha256 } from "./sha256.js";
+import { isNode } from "./spawn.js";
 
 const CACHE = "sardonyx-models";
 const RETRIES = 4;
 const PAUSE = 300; // ms before the first retry; doubled each time
-
-const isNode = typeof process === "object" && !!process.versions?.node;
 
 /** A Source for whatever a caller may give. `options`: signal, progress, cache, integrity. */
 export async function open(what, options = {}) {
   const { signal } = options;
   checkAborted(signal);
   const source = new Source(options);
+  if (options.integrity) source.hash = await expected(options.integrity);
   if (typeof what === "string" || what instanceof URL || isA(what, "Request")) await source.fromUrl(what);
   else if (isA(what, "Response")) source.fromResponse(what);
   else if (isA(what, "Blob")) source.fromStream(what.stream(), what.size);
@@ -32,13 +31,13 @@ export async function open(what, options = {}) {
 const isA = (what, name) => typeof globalThis[name] === "function" && what instanceof globalThis[name];
 
 class Source {
-  constructor({ signal, progress, cache, integrity }) {
+  constructor({ signal, progress, cache }) {
     Object.assign(this, { signal, progress, useCache: cache });
     this.position = 0; // bytes given to the reader
     this.total = undefined; // bytes to come in all, where known
     this.name = "the model";
     this.rest = null; // the unread part of the last piece
-    this.hash = integrity ? expected(integrity) : null;
+    this.hash = null;
   }
 
   // -- where from --------------------------------------------------------------------------------------------------------------------------------
@@ -284,7 +283,8 @@ function refused(status, name) {
 }
 
 /** "sha256-<base64>" (as in HTML) or hex → a hash that knows what it should become. */
-function expected(integrity) {
+async function expected(integrity) {
+  const { Sha256 } = await import("./sha256.js");
   const hash = new Sha256();
   const hex = /^[0-9a-f]{64}$/i.test(integrity) ? integrity.toLowerCase() : undefined;
   const base = /^sha256-([A-Za-z0-9+/]{43}=)$/.exec(integrity)?.[1];

@@ -19,10 +19,7 @@ export async function spawn(file) {
       wrapped.onmessage(data);
     };
     if (isNode) {
-      made.on("message", (data) => {
-        made.unref(); // a sleeping worker keeps no process alive; who waits for an answer says ref()
-        take(data);
-      });
+      made.on("message", take);
       made.on("error", (error) => fail(error.message));
       made.on("exit", (code) => code && fail(`exit code ${code}`));
       wrapped.ref = () => made.ref();

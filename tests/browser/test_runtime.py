@@ -1,0 +1,248 @@
+"""The JavaScript runtime in Chromium: a stored model gives Python's numbers, wherever it runs; what goes wrong is typed, says what to do, and the next session works."""
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sardonyx as ort
+from playwright.sync_api import Browser, Page
+
+from tests.browser.conftest import mounts
+from tests.browser.faults import FaultyServer
+from tests.models import generated
+
+#: In the page before each test: the package, the input and a run.
+PRELUDE = """async (given) => {
+  const ort = await import('/sardonyx/index.js');
+  const bytes = async (name) => (await fetch('/models/' + name)).arrayBuffer();
+  const input = async () => new ort.Tensor('float32', new Float32Array(await bytes('mobilenet.in')), [1, 3, 224, 224]);
+  const difference = async (session) => {
+    const wanted = new Float32Array(await bytes('mobilenet.out'));
+    const { output } = await session.run({ input: await input() });
+    return Math.max(...wanted.map((v, i) => Math.abs(v - output.data[i])));
+  };
+  const failure = async (what) => { try { await what(); return ['no error', '']; } catch (error) { return [error.name, error.message, error instanceof ort.SardonyxError]; } };
+  %s
+}"""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """MobileNetV2 with its input and Python's output, in the models folder."""
+
+    path: Path
+    scale: float
+
+    @property
+    def data(self) -> bytes:
+        return self.path.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def mobilenet(models: Path) -> Stored:
+    source = models / "mobilenet.onnx"
+    generated.mobilenet_v2(source, batch=1)
+    ort.convert(source, models / "mobilenet.sdx")
+    x = np.random.default_rng(3).normal(size=(1, 3, 224, 224)).astype(np.float32)
+    y = ort.InferenceSession(str(source)).run(None, {"input": x})[0]
+    (models / "mobilenet.in").write_bytes(x.tobytes())
+    (models / "mobilenet.out").write_bytes(y.tobytes())
+    return Stored(models / "mobilenet.sdx", float(np.abs(y).max()))
+
+
+@pytest.fixture(scope="session")
+def faulty(runtime: Path, wheels: Path, models: Path, mobilenet: Stored) -> Iterator[str]:
+    with FaultyServer(mounts(runtime, wheels, models)) as server:
+        yield server.address
+
+
+def ask(page: Page, code: str, given: Any = None) -> Any:
+    return page.evaluate(PRELUDE % code, given)
+
+
+@pytest.mark.parametrize(("proxy", "threads"), [(False, 1), (True, 1), (True, 2)])
+def test_runs(page: Page, address: str, mobilenet: Stored, proxy: bool, threads: int) -> None:
+    page.goto(address)
+    found = ask(page, """
+      Object.assign(ort.env.wasm, { proxy: given[0], numThreads: given[1] });
+      const phases = [];
+      const session = await ort.InferenceSession.create('/models/mobilenet.sdx', { progress: ({ phase, loaded, total }) => phases.push([phase, loaded, total]) });
+      const made = { difference: await difference(session), again: await difference(session), engine: session.engine, inputs: session.inputMetadata, outputs: session.outputNames,
+                     phases, isolated: crossOriginIsolated };
+      await session.release();
+      return { ...made, after: await failure(() => difference(session)) };
+    """, [proxy, threads])
+    assert found["difference"] <= 1e-4 * mobilenet.scale and found["again"] == found["difference"]
+    assert found["inputs"] == [{"name": "input", "isTensor": True, "type": "float32", "shape": [1, 3, 224, 224]}] and found["outputs"] == ["output"]
+    assert found["engine"] == {"file": f"sardonyx-relaxed{'-threads' if threads == 2 and found['isolated'] else ''}.wasm", "threads": threads if found["isolated"] else 1, "worker": proxy}
+    assert {p[0] for p in found["phases"]} == {"download", "compile", "plan"} and ["download", len(mobilenet.data), len(mobilenet.data)] in found["phases"]
+    assert found["after"][0] == "InvalidArgument"
+
+
+@pytest.mark.parametrize("source", ["url", "response", "blob", "buffer", "part", "stream", "bytes"])
+@pytest.mark.parametrize("proxy", [False, True])
+def test_sources(page: Page, isolated: str, mobilenet: Stored, source: str, proxy: bool) -> None:
+    page.goto(isolated)
+    found = ask(page, """
+      Object.assign(ort.env.wasm, { proxy: given[1], numThreads: 1 });
+      const url = '/models/mobilenet.sdx', buffer = await bytes('mobilenet.sdx');
+      const longer = new Uint8Array(buffer.byteLength + 300);
+      longer.set(new Uint8Array(buffer), 100);
+      const make = { url: () => [new URL(url, location.href)], response: async () => [await fetch(url)], blob: () => [new Blob([buffer])], buffer: () => [buffer],
+                     part: () => [longer.buffer, 100, buffer.byteLength], stream: async () => [(await fetch(url)).body], bytes: () => [longer.subarray(100, 100 + buffer.byteLength), {}] }[given[0]];
+      const session = await ort.InferenceSession.create(...await make());
+      return { difference: await difference(session), length: buffer.byteLength };
+    """, [source, proxy])
+    assert found["difference"] <= 1e-4 * mobilenet.scale
+    assert found["length"] == len(mobilenet.data)  # the caller's buffer was not taken away
+
+
+def test_concurrent_runs_and_sessions(page: Page, isolated: str, mobilenet: Stored) -> None:
+    page.goto(isolated)
+    found = ask(page, """
+      ort.env.wasm.numThreads = 1;
+      const sessions = await Promise.all([1, 2, 3].map(() => ort.InferenceSession.create('/models/mobilenet.sdx')));
+      return Promise.all(sessions.flatMap((session) => [difference(session), difference(session)]));
+    """)
+    assert len(found) == 6 and max(found) <= 1e-4 * mobilenet.scale
+
+
+def test_outputs_can_be_chosen_and_given(page: Page, isolated: str, mobilenet: Stored) -> None:
+    page.goto(isolated)
+    found = ask(page, """
+      const session = await ort.InferenceSession.create('/models/mobilenet.sdx');
+      const own = new ort.Tensor('float32', new Float32Array(1000), [1, 1000]);
+      const made = await session.run({ input: await input() }, { output: own });
+      const listed = await session.run({ input: await input() }, ['output']);
+      return { same: made.output === own, equal: own.data.every((v, i) => v === listed.output.data[i]), some: own.data.some((v) => v !== 0),
+               wrong: await failure(async () => session.run({ input: await input() }, ['other'])) };
+    """)
+    assert found["same"] and found["equal"] and found["some"] and found["wrong"][0] == "InvalidArgument" and "'output'" in found["wrong"][1]
+
+
+@pytest.mark.parametrize("proxy", [False, True])
+def test_wrong_feeds(page: Page, isolated: str, mobilenet: Stored, proxy: bool) -> None:
+    page.goto(isolated)
+    found = ask(page, """
+      ort.env.wasm.proxy = given;
+      const session = await ort.InferenceSession.create('/models/mobilenet.sdx');
+      const x = await input();
+      const wrong = { nothing: {}, none: null, name: { other: x }, type: { input: new ort.Tensor('float64', new Float64Array(3), [3]) }, rank: { input: x.reshape([3, 224, 224]) },
+                      size: { input: new ort.Tensor('float32', new Float32Array(3), [1, 3, 1, 1]) }, array: { input: x.data } };
+      const errors = {};
+      for (const [name, feeds] of Object.entries(wrong)) errors[name] = await failure(() => session.run(feeds));
+      errors.dims = await failure(() => new ort.Tensor('float32', [1, 2], [NaN]));
+      errors.length = await failure(() => new ort.Tensor('float32', [1, 2, 3], [2]));
+      return { errors, works: await difference(session) };
+    """, proxy)
+    for name, (kind, text, ours) in found["errors"].items():
+        assert kind == "InvalidArgument" and ours, (name, kind, text)
+    assert found["works"] <= 1e-4 * mobilenet.scale
+
+
+BAD = {
+    "/gone/mobilenet.sdx": ("NoSuchFile", "404"), "/broken/mobilenet.sdx": ("NetworkError", "500"), "/page/mobilenet.sdx": ("InvalidModelFile", "web page"),
+    "/cut/100000/mobilenet.sdx": ("NetworkError", "incomplete"), "/cut/60/mobilenet.sdx": ("InvalidModelFile", "header"), "/cut/0/mobilenet.sdx": ("InvalidModelFile", "nothing"),
+    "/change/400000/mobilenet.sdx": ("NetworkError", "changed"), "/models/mobilenet.onnx": ("NotImplemented", "npx sardonyx convert"), "http://127.0.0.1:9/x.sdx": ("NetworkError", "fetched"),
+}
+
+
+@pytest.mark.parametrize("proxy", [False, True])
+def test_bad_downloads(page: Page, faulty: str, mobilenet: Stored, proxy: bool) -> None:
+    page.goto(faulty)
+    found = ask(page, """
+      Object.assign(ort.env.wasm, { proxy: given[1], numThreads: 1 });
+      const errors = {};
+      for (const url of given[0]) errors[url] = await failure(() => ort.InferenceSession.create(url));
+      return { errors, works: await difference(await ort.InferenceSession.create('/models/mobilenet.sdx')) };
+    """, [list(BAD), proxy])
+    for url, (kind, word) in BAD.items():
+        assert found["errors"][url][0] == kind and word in found["errors"][url][1] and found["errors"][url][2], (url, found["errors"][url])
+    assert found["works"] <= 1e-4 * mobilenet.scale
+
+
+@pytest.mark.parametrize("way", ["lose", "lose-plain"])
+def test_a_lost_connection_is_taken_up_again(page: Page, faulty: str, mobilenet: Stored, way: str) -> None:
+    page.goto(faulty)
+    found = ask(page, "return difference(await ort.InferenceSession.create(given, { integrity: 'x'.length && '%s' }));" % hashlib.sha256(mobilenet.data).hexdigest(),
+                f"/{way}/700000/mobilenet.sdx")
+    assert found <= 1e-4 * mobilenet.scale
+
+
+def test_integrity(page: Page, isolated: str, mobilenet: Stored) -> None:
+    page.goto(isolated)
+    found = ask(page, "return failure(() => ort.InferenceSession.create('/models/mobilenet.sdx', { integrity: '0'.repeat(64) }));")
+    assert found[0] == "NetworkError" and hashlib.sha256(mobilenet.data).hexdigest() in found[1]
+
+
+@pytest.mark.parametrize("proxy", [False, True])
+def test_abort(page: Page, faulty: str, mobilenet: Stored, proxy: bool) -> None:
+    page.goto(faulty)
+    found = ask(page, """
+      Object.assign(ort.env.wasm, { proxy: given, numThreads: 1 });
+      const loading = new AbortController();
+      const load = failure(() => ort.InferenceSession.create('/slow/mobilenet.sdx', { signal: loading.signal, progress: ({ loaded }) => loaded > 200000 && loading.abort(new Error('enough')) }));
+      const session = await ort.InferenceSession.create('/models/mobilenet.sdx');
+      const running = new AbortController();
+      const x = await input();
+      setTimeout(() => running.abort(), 10);
+      const run = failure(async () => { for (let i = 0; i < 200; i++) await session.run({ input: x }, { signal: running.signal }); });
+      return { load: await load, run: await run, works: await difference(session) };
+    """, proxy)
+    assert found["load"][0] == "AbortError" and found["run"][0] == "AbortError"
+    assert found["works"] <= 1e-4 * mobilenet.scale
+
+
+def test_cache_and_offline(browser: Browser, isolated: str, mobilenet: Stored) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(isolated)
+    code = """
+      const requests = () => performance.getEntriesByType('resource').filter((e) => e.name.endsWith('.sdx')).length;
+      const session = await ort.InferenceSession.create('/models/mobilenet.sdx', { cache: true });
+      return { difference: await difference(session), kept: (await (await caches.open('sardonyx-models')).keys()).map((r) => r.url) };
+    """
+    first = ask(page, code)
+    assert first["difference"] <= 1e-4 * mobilenet.scale and first["kept"] == [isolated + "models/mobilenet.sdx"]
+    page.route("**/models/mobilenet.sdx", lambda route: route.abort())
+    context.route("**/models/mobilenet.sdx", lambda route: route.abort())
+    again = ask(page, code)
+    assert again["difference"] == first["difference"]
+    context.close()
+
+
+def test_the_page_forbids_wasm(page: Page, isolated: str, mobilenet: Stored) -> None:
+    page.route("**/strict.html", lambda route: route.fulfill(body="<!doctype html><title>x</title>", headers={
+        "Content-Type": "text/html", "Content-Security-Policy": "script-src 'self'", "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}))
+    page.goto(isolated + "strict.html")
+    found = ask(page, "return failure(() => ort.InferenceSession.create('/models/mobilenet.sdx'));")
+    assert found[0] == "EngineUnavailable" and "wasm-unsafe-eval" in found[1]
+
+
+def test_hostile_files(page: Page, isolated: str, mobilenet: Stored) -> None:
+    """Single words of header and programs replaced: a typed error or the right result, never anything else; then a good session."""
+    page.goto(isolated)
+    found = ask(page, """
+      Object.assign(ort.env.wasm, { proxy: false, numThreads: 1 });
+      const good = new Uint8Array(await bytes('mobilenet.sdx'));
+      const view = new DataView(good.buffer), programs = Number(view.getBigUint64(32, true)), length = Number(view.getBigUint64(40, true));
+      let seed = 1;
+      const random = (n) => (seed = (seed * 48271) % 2147483647) % n;
+      const seen = {};
+      for (let turn = 0; turn < given; turn++) {
+        const bad = good.slice();
+        const at = turn % 4 === 0 ? 8 * random(10) : programs + 8 * random(Math.floor(length / 8));
+        new DataView(bad.buffer).setBigInt64(at, [-1n, 0n, 1n << 62n, BigInt(random(1 << 30))][random(4)], true);
+        const [name, text, ours] = await failure(async () => { const s = await ort.InferenceSession.create(bad); try { await s.run({ input: await input() }); } finally { await s.release(); } });
+        seen[name] = (seen[name] ?? 0) + 1;
+        if (name !== 'no error' && !ours) return { name, text, at };
+      }
+      return { seen, works: await difference(await ort.InferenceSession.create(good)) };
+    """, 60)
+    assert "works" in found, found
+    assert found["works"] <= 1e-4 * mobilenet.scale and found["seen"].get("InvalidModelFile", 0) > 10, found

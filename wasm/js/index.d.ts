@@ -1,0 +1,120 @@
+// Types of the package `sardonyx`. Names and shapes are onnxruntime-web's, so that porting is a changed import and a converted file.
+
+export type Type =
+  | "float32" | "uint8" | "int8" | "uint16" | "int16" | "int32" | "int64" | "string" | "bool" | "float16" | "float64" | "uint32" | "uint64" | "complex64" | "complex128" | "bfloat16"
+  | "float8e4m3fn" | "float8e4m3fnuz" | "float8e5m2" | "float8e5m2fnuz" | "uint4" | "int4" | "float4e2m1" | "float8e8m0" | "uint2" | "int2" | "float6e2m3" | "float6e3m2";
+
+type Numbers = Float32Array | Float64Array | Int8Array | Int16Array | Int32Array | Uint8Array | Uint16Array | Uint32Array;
+export interface DataTypes {
+  float32: Float32Array; float64: Float64Array; int8: Int8Array; int16: Int16Array; int32: Int32Array; int64: BigInt64Array; uint8: Uint8Array; uint16: Uint16Array; uint32: Uint32Array;
+  uint64: BigUint64Array; bool: Uint8Array; string: string[]; float16: Uint16Array | ArrayBufferView; bfloat16: Uint16Array; complex64: Float32Array; complex128: Float64Array;
+  float8e4m3fn: Uint8Array; float8e4m3fnuz: Uint8Array; float8e5m2: Uint8Array; float8e5m2fnuz: Uint8Array; float8e8m0: Uint8Array; float4e2m1: Uint8Array; float6e2m3: Uint8Array;
+  float6e3m2: Uint8Array; uint4: Uint8Array; int4: Int8Array; uint2: Uint8Array; int2: Int8Array;
+}
+
+/** An array of elements with dims. Data are dense and row-major. */
+export class Tensor<T extends Type = Type> {
+  constructor(type: T, data: DataTypes[T] | readonly number[] | readonly bigint[] | readonly string[] | readonly boolean[], dims?: readonly number[]);
+  constructor(data: Numbers | BigInt64Array | BigUint64Array | readonly string[] | readonly boolean[], dims?: readonly number[]);
+  readonly type: T;
+  readonly dims: readonly number[];
+  readonly size: number;
+  readonly data: DataTypes[T];
+  /** "cpu", or "none" once disposed. */
+  readonly location: "cpu" | "none";
+  getData(release?: boolean): Promise<DataTypes[T]>;
+  dispose(): void;
+  reshape(dims: readonly number[]): Tensor<T>;
+}
+
+export interface Progress {
+  phase: "download" | "compile" | "plan";
+  loaded: number;
+  total?: number;
+}
+
+export type Source = string | URL | Request | Response | Blob | ReadableStream<Uint8Array> | ArrayBufferLike | ArrayBufferView;
+
+export interface SessionOptions {
+  /** Stops loading; the promise is rejected with an AbortError. */
+  signal?: AbortSignal;
+  progress?(progress: Progress): void;
+  /** Keep the file in Cache Storage: the next visit asks the server only whether it changed, and needs no network if there is none. */
+  cache?: boolean;
+  /** The file's sha256: 64 hexadecimal digits, or "sha256-" and base64. */
+  integrity?: string;
+  /** The file beside a .sdx whose tensor data are not in it. */
+  externalData?: readonly (Source | { path?: string; data: Source })[];
+  freeDimensionOverrides?: Readonly<Record<string, number>>;
+  preferredOutputLocation?: "cpu" | Readonly<Record<string, "cpu">>;
+  executionProviders?: readonly (string | { name: string })[];
+  [other: string]: unknown;
+}
+
+export interface RunOptions {
+  /** Stops the run between two of its steps. */
+  signal?: AbortSignal;
+  [other: string]: unknown;
+}
+
+export interface ValueMetadata {
+  readonly name: string;
+  readonly isTensor: true;
+  readonly type: Type;
+  /** Sizes; a name where the size is free, "" where the model gave none. */
+  readonly shape: readonly (number | string)[];
+}
+
+export type Feeds = Readonly<Record<string, Tensor>>;
+export type Fetches = readonly string[] | Readonly<Record<string, Tensor | null>>;
+export type Results = Readonly<Record<string, Tensor>>;
+
+export class InferenceSession {
+  private constructor();
+  static create(source: Source, options?: SessionOptions): Promise<InferenceSession>;
+  static create(buffer: ArrayBufferLike | ArrayBufferView, byteOffset: number, byteLength?: number, options?: SessionOptions): Promise<InferenceSession>;
+  run(feeds: Feeds, options?: RunOptions): Promise<Results>;
+  run(feeds: Feeds, fetches: Fetches, options?: RunOptions): Promise<Results>;
+  /** Stop what runs and give all memory back. */
+  release(): Promise<void>;
+  startProfiling(): void;
+  endProfiling(): void;
+  readonly inputNames: readonly string[];
+  readonly outputNames: readonly string[];
+  readonly inputMetadata: readonly ValueMetadata[];
+  readonly outputMetadata: readonly ValueMetadata[];
+  readonly engine: { readonly file: string; readonly threads: number; readonly worker: boolean };
+}
+
+export interface Env {
+  logLevel: "verbose" | "info" | "warning" | "error" | "fatal";
+  debug: boolean;
+  readonly versions: { readonly common: string; readonly web: string; readonly sardonyx: string };
+  readonly wasm: {
+    /** Threads of a run; undefined or 0: the runtime chooses. More than one needs a cross-origin isolated page. */
+    numThreads?: number;
+    /** Where the engine's .wasm files are, if not beside the module: a prefix of URLs, or {file name: URL}. */
+    wasmPaths?: string | Readonly<Record<string, string>>;
+    wasmBinary?: ArrayBufferLike | Uint8Array | WebAssembly.Module;
+    /** Run in a worker. Default: on a page's main thread yes, elsewhere no. */
+    proxy?: boolean;
+    /** What the last session picked. */
+    readonly picked?: { readonly file: string; readonly threads: number; readonly worker: boolean };
+  };
+}
+export const env: Env;
+
+export class SardonyxError extends Error {
+  readonly code: number;
+}
+export class Fail extends SardonyxError {}
+export class InvalidArgument extends SardonyxError {}
+export class NoSuchFile extends SardonyxError {}
+export class RuntimeException extends SardonyxError {}
+export class InvalidModelFile extends SardonyxError {}
+export class NotImplemented extends SardonyxError {}
+export class EngineUnavailable extends SardonyxError {}
+export class NetworkError extends SardonyxError {}
+export class MemoryLimit extends SardonyxError {}
+export class Aborted extends SardonyxError {}
+export class WorkerCrashed extends SardonyxError {}
