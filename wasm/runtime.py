@@ -7,6 +7,8 @@ from pathlib import Path
 from .wheel import engine_files
 
 JS = Path(__file__).resolve().parent / "js"
+#: Templates of the page that `sardonyx bundle` writes.
+SITE = Path(__file__).resolve().parent / "site"
 
 
 def copy_runtime(folder: Path, *, types: bool = True) -> list[Path]:

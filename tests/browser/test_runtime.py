@@ -13,7 +13,7 @@ import sardonyx as ort
 from playwright.sync_api import Browser, Page
 
 from tests.browser.conftest import mounts
-from tests.browser.faults import FaultyServer
+from tests.browser.faults import Faulty, FaultyServer
 from tests.models import generated
 
 #: In the page before each test: the package, the input and a run.
@@ -154,6 +154,7 @@ BAD = {
 
 @pytest.mark.parametrize("proxy", [False, True])
 def test_bad_downloads(page: Page, faulty: str, mobilenet: Stored, proxy: bool) -> None:
+    Faulty.lost.clear()
     page.goto(faulty)
     found = ask(page, """
       Object.assign(ort.env.wasm, { proxy: given[1], numThreads: 1 });
@@ -169,8 +170,9 @@ def test_bad_downloads(page: Page, faulty: str, mobilenet: Stored, proxy: bool) 
 @pytest.mark.parametrize("way", ["lose", "lose-plain"])
 def test_a_lost_connection_is_taken_up_again(page: Page, faulty: str, mobilenet: Stored, way: str) -> None:
     page.goto(faulty)
-    found = ask(page, "return difference(await ort.InferenceSession.create(given, { integrity: 'x'.length && '%s' }));" % hashlib.sha256(mobilenet.data).hexdigest(),
-                f"/{way}/700000/mobilenet.sdx")
+    Faulty.lost.clear()  # so that the connection is lost in this test
+    found = ask(page, "return difference(await ort.InferenceSession.create(given[0], { integrity: given[1] }));", [f"/{way}/700000/mobilenet.sdx", hashlib.sha256(mobilenet.data).hexdigest()])
+    assert Faulty.lost
     assert found <= 1e-4 * mobilenet.scale
 
 

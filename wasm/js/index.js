@@ -17,14 +17,10 @@ const isPage = typeof document === "object" && typeof Worker === "function";
 export class InferenceSession {
   #session;
   #queue = Promise.resolve();
-  #overrides;
-  #running = 0;
 
   /** Not for callers: see `create`. */
-  constructor(session, overrides) {
+  constructor(session, { inputs, outputs, engine }, overrides) {
     this.#session = session;
-    this.#overrides = overrides;
-    const { inputs, outputs, engine } = session.describe();
     this.inputMetadata = Object.freeze(inputs.map((port) => metadata(port, overrides)));
     this.outputMetadata = Object.freeze(outputs.map((port) => metadata(port, overrides)));
     this.inputNames = Object.freeze(inputs.map((port) => port.name));
@@ -48,11 +44,11 @@ export class InferenceSession {
     const { signal, progress, cache, integrity } = options;
     const inner = { signal, progress, cache, integrity, externalData: options.externalData };
     const session = proxy ? await RemoteSession.create(source, inner, { file, threads }) : await here(source, inner, { file, threads });
-    const { engine } = session.describe();
-    engine.worker = proxy;
-    env.wasm.picked = { ...engine };
+    const about = session.describe();
+    const engine = { ...about.engine, worker: proxy };
+    env.wasm.picked = engine;
     log("info", `engine ${engine.file}, ${engine.threads} thread${engine.threads > 1 ? "s" : ""}, ${proxy ? "in a worker" : "on this thread"}`);
-    return new InferenceSession(session, options.freeDimensionOverrides ?? {});
+    return new InferenceSession(session, { ...about, engine }, options.freeDimensionOverrides ?? {});
   }
 
   /**

@@ -38,7 +38,7 @@ export function feeder(what) {
     const reader = what.getReader();
     return async () => {
       const { value, done } = await reader.read();
-      return done ? { done } : { bytes: value.slice() };
+      return done ? { done } : { bytes: value.byteLength === value.buffer.byteLength ? value : value.slice() }; // the stream's own buffers are given away
     };
   }
   const bytes = ArrayBuffer.isView(what) ? new Uint8Array(what.buffer, what.byteOffset, what.byteLength) : new Uint8Array(what);

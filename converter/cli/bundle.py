@@ -1,0 +1,87 @@
+"""`sardonyx bundle`: a folder that any static host can serve: page, runtime, model, the headers that give pages threads, and a service worker for hosts that can not send headers."""
+from __future__ import annotations
+
+import html
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import sardonyx
+import typer
+from sardonyx.api.loading import read
+from sardonyx.errors import InvalidArgument, NoSuchFile
+from sardonyx.wasm import runtime, wheel
+
+from . import show
+from .inputs import is_sdx_file
+from .serve import ISOLATION
+
+EPILOG = """\b
+The folder holds index.html (loads and runs the model), app.js, model.sdx, sardonyx/ (the runtime), sw.js (a service
+worker: headers and offline use), and the headers for Netlify and Cloudflare Pages (_headers), Vercel (vercel.json) and
+Apache (.htaccess).
+
+\b
+Examples:
+  sardonyx bundle model.onnx -o site
+  sardonyx serve site
+  sardonyx bundle model.onnx -o site --pyodide       and Python in the page: site/pyodide/"""
+SNIPPET = """<script type="module">
+  import * as ort from "./sardonyx/index.js";
+  const session = await ort.InferenceSession.create("model.sdx");
+  const feeds = {{ {feeds} }};
+  const {{ {output} }} = await session.run(feeds);
+</script>"""
+
+
+def bundle(
+    model: Annotated[Path, typer.Argument(help="The model: .onnx or .sdx.", metavar="MODEL")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; it may exist.")] = Path("site"),
+    title: Annotated[str, typer.Option(help="The page's title; default: the file's name.")] = "",
+    pyodide: Annotated[bool, typer.Option("--pyodide", help="Add the wheel for Python in the page (Pyodide).")] = False,
+) -> None:
+    """Make a static site that runs a model."""
+    if not model.is_file():
+        raise NoSuchFile(f"'{model}' does not exist")
+    if output.exists() and not output.is_dir():
+        raise InvalidArgument(f"'{output}' is a file; give a folder with -o")
+    output.mkdir(parents=True, exist_ok=True)
+    target = output / "model.sdx"
+    if not is_sdx_file(model):
+        sardonyx.convert(model, target)
+    elif model.resolve() != target.resolve():
+        shutil.copyfile(model, target)
+    scripts = [path for path in runtime.copy_runtime(output / "sardonyx") if path.suffix == ".js"]
+    write_pages(output, title or model.stem, target, scripts)
+    write_headers(output)
+    if pyodide:
+        wheel.build_wheel(output / "pyodide")
+        wheel.dependency_wheel(output / "pyodide", "flatbuffers")
+    size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    print(f"{output}  {size / 1e6:.1f} MB; look at it: sardonyx serve {output}")
+
+
+def write_pages(output: Path, title: str, model: Path, scripts: list[Path]) -> None:
+    """index.html with preloads and the snippet for this model, app.js and sw.js."""
+    graph = read(str(model)).graph
+    feeds = ", ".join(f"{json.dumps(v.name)}: new ort.Tensor(…)" for v in graph.inputs if v.const is None)
+    names = [v.name for v in graph.outputs]
+    snippet = SNIPPET.format(feeds=feeds, output=", ".join(n if n.isidentifier() else f"{json.dumps(n)}: y{i}" for i, n in enumerate(names)))
+    preload = "\n".join(f'<link rel="modulepreload" href="sardonyx/{path.name}">' for path in scripts if path.name not in ("worker.js", "thread.js", "sha256.js"))
+    values = {"title": html.escape(title), "preload": preload, "snippet": html.escape(snippet), "version": str(model.stat().st_mtime_ns)}
+    for path in sorted(runtime.SITE.iterdir()):
+        text = path.read_text()
+        for name, value in values.items():
+            text = text.replace("{{" + name + "}}", value)
+        (output / path.name).write_text(text)
+
+
+def write_headers(output: Path) -> None:
+    """The isolation headers, as the common static hosts take them."""
+    (output / "_headers").write_text("/*\n" + "".join(f"  {name}: {value}\n" for name, value in ISOLATION.items()))
+    rows = [{"key": name, "value": value} for name, value in ISOLATION.items()]
+    (output / "vercel.json").write_text(json.dumps({"headers": [{"source": "/(.*)", "headers": rows}]}, indent=2) + "\n")
+    apache = "AddType application/wasm .wasm\n<IfModule mod_headers.c>\n" + "".join(f'  Header set {name} "{value}"\n' for name, value in ISOLATION.items()) + "</IfModule>\n"
+    (output / ".htaccess").write_text(apache)
+    show.note("headers: _headers (Netlify, Cloudflare Pages), vercel.json, .htaccess; elsewhere the service worker adds them")
