@@ -17,7 +17,7 @@ from ..engine.build import TARGETS, find
 
 #: Not for the browser: C sources, the command line's parts that need a terminal, native libraries.
 LEFT_OUT = ("engine/src/", "engine/lib/", "model/sdx.fbs")
-KINDS = (".py", ".html", ".js", ".ts", ".json", ".typed", ".md", ".fbs")
+KINDS = (".py", ".html", ".js", ".mjs", ".ts", ".json", ".typed", ".md", ".fbs")
 PARTS = ("converter", "webgpu", "wasm", "mobile")
 
 
