@@ -1,0 +1,52 @@
+"""Builds the demo site: `python web-demo/build.py FOLDER`. Pages, runtime, converted models, and Pyodide with the wheel where it was fetched (tests/browser/packages.py). Static files, no CDN."""
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import sardonyx as ort
+from sardonyx.wasm import runtime, wheel
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "web-demo" / "pages"
+MODELS = ("magika", "silero-vad")
+#: Pyodide's files that a page loads.
+CORE = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip", "pyodide-lock.json")
+
+
+def build(folder: Path, pyodide: Path | None) -> None:
+    """Write the site. `pyodide`: the folder with Pyodide and its wheels; without it the pages with Python say that they lack it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in PAGES.iterdir():
+        shutil.copyfile(path, folder / path.name)
+    worker = (runtime.SITE / "sw.js").read_text().replace("{{version}}", str(time.time_ns()))
+    (folder / "sw.js").write_text(worker)
+    runtime.copy_runtime(folder / "sardonyx")
+    models = folder / "models"
+    models.mkdir(exist_ok=True)
+    from tests.models.registry import fetch
+    for name in MODELS:
+        ort.convert(fetch(name), models / f"{name}.sdx")
+    shutil.copyfile(fetch("magika-config"), models / "magika-config.json")
+    shutil.copyfile(fetch("silero-vad"), models / "silero-vad.onnx")
+    if pyodide is not None:
+        copy_pyodide(pyodide, folder / "pyodide")
+
+
+def copy_pyodide(source: Path, target: Path) -> None:
+    """Pyodide's core, numpy as its lock file names it, and our wheels, listed in wheels.json."""
+    target.mkdir(exist_ok=True)
+    lock = json.loads((source / "pyodide-lock.json").read_text())
+    for name in (*CORE, lock["packages"]["numpy"]["file_name"]):
+        shutil.copyfile(source / name, target / name)
+    made = [wheel.build_wheel(target), wheel.dependency_wheel(target, "flatbuffers")]
+    (target / "wheels.json").write_text(json.dumps([path.name for path in made]))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    found = sorted((ROOT / ".cache" / "pyodide").glob("*/.complete"))
+    build(Path(sys.argv[1] if len(sys.argv) > 1 else "site"), found[-1].parent if found else None)

@@ -1,0 +1,73 @@
+// common.js: what all pages share: navigation, status line, progress of downloads, drop zones, the service worker. No framework.
+import * as ort from "./sardonyx/index.js";
+
+export { ort };
+export const $ = (id) => document.getElementById(id);
+
+const PAGES = [["./", "Start"], ["files.html", "File types"], ["voice.html", "Voice activity"], ["python.html", "Python"], ["convert.html", "Convert"]];
+
+/** An element: make("td", {className: "name"}, "text", child). */
+export function make(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+const here = location.pathname.split("/").pop() || "./";
+document.querySelector("nav")?.append(...PAGES.map(([href, text]) => {
+  const link = make("a", { href }, text);
+  if (href === here || (href === "./" && here === "index.html")) link.setAttribute("aria-current", "page");
+  return link;
+}));
+
+export const say = (text) => ($("status").textContent = text);
+export const fail = (error) => say(`${error.name ?? "Error"}: ${error.message ?? error}`);
+
+/** Headers that give the page threads where the host sends none, and offline use. */
+if ("serviceWorker" in navigator) {
+  navigator.serviceWorker.register("sw.js").then(async () => {
+    const had = navigator.serviceWorker.controller;
+    await navigator.serviceWorker.ready;
+    if (!globalThis.crossOriginIsolated && !had && !sessionStorage.reloaded) {
+      sessionStorage.reloaded = "1";
+      location.reload();
+    }
+  }, (error) => console.info(`no service worker here: ${error.message}`));
+}
+
+/** A session of a model in models/, its download shown in #progress. */
+export async function load(name) {
+  const bar = $("progress");
+  say("Loading the model…");
+  const session = await ort.InferenceSession.create(`models/${name}`, {
+    progress: ({ phase, loaded, total }) => {
+      if (phase !== "download") return;
+      [bar.max, bar.value] = [total ?? loaded, loaded];
+      say(`Loading the model: ${(loaded / 1e6).toFixed(1)} of ${((total ?? loaded) / 1e6).toFixed(1)} MB`);
+    },
+  });
+  bar.hidden = true;
+  say(`Ready. ${place(session)}.`);
+  return session;
+}
+
+/** Where a session runs, in words. */
+export function place({ engine: { file, threads, worker } }) {
+  const kind = file.includes("relaxed") ? "relaxed SIMD" : "SIMD";
+  return `WebAssembly (${kind}), ${threads} thread${threads > 1 ? "s" : ""}, ${worker ? "in a worker" : "in the page"}`;
+}
+
+/** A label with a file input takes files by click, keyboard and drop. */
+export function dropZone(label, take) {
+  const input = label.querySelector("input");
+  input.addEventListener("change", () => input.files.length && take([...input.files]));
+  for (const kind of ["dragover", "dragleave", "drop"]) {
+    label.addEventListener(kind, (event) => {
+      event.preventDefault();
+      label.classList.toggle("over", kind === "dragover");
+      if (kind === "drop") take([...event.dataTransfer.files]);
+    });
+  }
+}
+
+export const bytes = (n) => (n < 1000 ? `${n} B` : n < 1e6 ? `${(n / 1e3).toFixed(1)} kB` : `${(n / 1e6).toFixed(1)} MB`);
