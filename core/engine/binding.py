@@ -70,7 +70,7 @@ def library() -> Any:
         "sx_session_open": (c_int, [c_void_p, POINTER(c_void_p), POINTER(_Report)]), "sx_session_close": (None, [c_void_p]),
         "sx_session_run": (c_int, [c_void_p, c_void_p, c_int64, c_int64, POINTER(_Report)]), "sx_session_continue": (c_int, [c_void_p, c_int64, POINTER(_Report)]),
         "sx_session_terminate": (None, [c_void_p]), "sx_session_output": (c_int, [c_void_p, c_int64, c_void_p]), "sx_session_take": (c_int, [c_void_p, c_int64, c_void_p]),
-        "sx_free": (None, [c_void_p]), "sx_session_waiting": (c_int, [c_void_p, c_void_p]), "sx_session_input": (c_int, [c_void_p, c_int64, c_void_p]),
+        "sx_tensor_free": (None, [c_void_p]), "sx_session_waiting": (c_int, [c_void_p, c_void_p]), "sx_session_input": (c_int, [c_void_p, c_int64, c_void_p]),
         "sx_session_put": (c_int, [c_void_p, c_int64, c_void_p, POINTER(_Report)]), "sx_session_profile": (c_int64, [c_void_p, c_void_p, c_int64]),
         "sx_session_memory": (c_int64, [c_void_p]),
     }

@@ -169,7 +169,7 @@ class _Session:
         if engine.sx_session_take(self.handle, number, byref(t)):
             raise RuntimeException(f"output {number} can not be taken: memory is short")
         block = (c_char * nbytes).from_address(t.data)
-        weakref.finalize(block, engine.sx_free, t.data).atexit = False
+        weakref.finalize(block, engine.sx_tensor_free, t.data).atexit = False
         return np.frombuffer(block, dtype).reshape(shape)
 
     def close(self) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import sardonyx as ort
 from playwright.sync_api import Browser, Page
+from sardonyx.api.loading import read
 
 from tests.browser.conftest import mounts
 from tests.browser.faults import Faulty, FaultyServer
+from tests.browser.stored import store
 from tests.models import generated
 
 #: In the page before each test: the package, the input and a run.
@@ -47,7 +49,7 @@ class Stored:
 def mobilenet(models: Path) -> Stored:
     source = models / "mobilenet.onnx"
     generated.mobilenet_v2(source, batch=1)
-    ort.convert(source, models / "mobilenet.sdx")
+    (models / "mobilenet.sdx").write_bytes(store(read(str(source))))
     x = np.random.default_rng(3).normal(size=(1, 3, 224, 224)).astype(np.float32)
     y = ort.InferenceSession(str(source)).run(None, {"input": x})[0]
     (models / "mobilenet.in").write_bytes(x.tobytes())

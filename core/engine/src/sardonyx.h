@@ -126,9 +126,9 @@ SX_API int sx_session_continue(sx_session *session, int64_t budget, sx_report *r
 /* From any thread. */
 SX_API void sx_session_terminate(sx_session *session);
 SX_API int sx_session_output(const sx_session *session, int64_t number, sx_tensor *out);
-/* The same, but the caller owns `data`: sx_free(data). */
+/* The same, but the caller owns `data`: sx_tensor_free(data). */
 SX_API int sx_session_take(sx_session *session, int64_t number, sx_tensor *out);
-SX_API void sx_free(void *data);
+SX_API void sx_tensor_free(void *data);
 SX_API int sx_session_waiting(const sx_session *session, sx_waiting *out);
 SX_API int sx_session_input(const sx_session *session, int64_t number, sx_tensor *out);
 SX_API int sx_session_put(sx_session *session, int64_t number, const sx_tensor *value, sx_report *report);

@@ -130,7 +130,7 @@ static int copied(sx_session *s, const sx_tensor *t, sx_slot *out, sx_report *re
     return code;
 }
 
-void sx_free(void *data) {
+void sx_tensor_free(void *data) {
     if (!data) return;
     sx_memory *m = (sx_memory *)data - 1;
     sx_host_free(m, m->bytes + (int64_t)sizeof *m);
