@@ -136,7 +136,7 @@ class WasmProgram:
     def _open(self, packed: bytes, constants: list[np.ndarray], on: Machine, threads: int, limit: int) -> None:
         self.on, self.handle = on, 0
         self.states: dict[tuple[Any, ...], int] = {}
-        self.report, self.out = on.allocate(40), on.allocate(8)
+        self.report, self.out = on.allocate(64), on.allocate(8)
         self.constants = []
         options, code = on.put(np.array([threads, limit], np.int64)), on.put(packed)
         failed = on.call("sx_open", code, len(packed), options, self.out, self.report)
