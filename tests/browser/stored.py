@@ -8,8 +8,8 @@ from sardonyx.engine.binding import constant
 from sardonyx.graph import Model
 from sardonyx.model.format import Header
 from sardonyx.package import Place
-from sardonyx.plan.shapes import infer_plan
 from sardonyx.plan.planner import plan_package
+from sardonyx.plan.shapes import infer_plan
 from sardonyx.program import ABI
 
 
