@@ -4,6 +4,7 @@ Rules
 1. Graph inputs, outputs and constants are row-major (constants of a Conv's weights are packed, see encode).
 2. Conv and Pool read and write channels-last: their outputs (whole, or parts of a Concat) are given that order; an input whose channels are not innermost takes a Copy (one a
    buffer, shared by all readers). Dims of size 1 do not matter.
+   A depthwise or pointwise Conv of stride 1 between a row-major input and a graph output stays row-major: the kernel takes that, and two copies cost more than it gains.
 3. The output of any other kernel (or the buffer it writes a part of) takes the order of its first input that lies so and has the same dims, so channels-last runs through
    elementwise chains, slices and Concats.
 4. An alias needs its source row-major: where it is not, the alias becomes a Copy. So does what an expression loads from by index.
@@ -15,7 +16,10 @@ from dataclasses import replace
 from ..dim import Dim
 from ..kernels import Kernel
 from ..lowering import Buffer, KernelCall, View, loaded
+from ..model.packing import Packing
+from ..types import DType
 from .lower import Lowered
+from .pack import choose
 
 SPATIAL = frozenset({Kernel.CONV, Kernel.POOL})
 
@@ -26,6 +30,9 @@ def choose_layout(lowered: Lowered) -> None:
     copies: dict[Buffer, Buffer] = {}
     outputs = {v.buffer for v in lowered.outputs}
     for call in lowered.calls:
+        if call.kind is Kernel.CONV and _stays_row_major(call, outputs):
+            calls.append(call)
+            continue
         if call.kind in SPATIAL:                                                                          # 2
             view = call.inputs[0]
             assert view is not None
@@ -72,6 +79,24 @@ def _channels_innermost(view: View) -> bool:
         return False
     inner = [d for d in view.buffer.order or range(len(view.buffer.shape)) if view.buffer.shape[d] != 1]
     return view.is_whole and not inner or bool(inner) and view.axes[1].dim == inner[-1] and view.axes[1].step == 1
+
+
+def _stays_row_major(call: KernelCall, outputs: set[Buffer]) -> bool:                                      # 2
+    """Whether core/engine/src/conv_rows.c computes this Conv as it lies."""
+    x, w, y = call.inputs[0], call.inputs[1], call.outputs[0]
+    assert x is not None and w is not None
+    views = (x, w, y, *(v for v in call.inputs[call.first_leaf:] if call.epilogue and v is not None))
+    if any(v.dtype is not DType.FLOAT for v in (x, w, y)) or not (x.is_whole and y.is_whole and x.rank in (3, 4)) or y.buffer not in outputs:
+        return False
+    if not all(same_order(v.buffer.shape, v.buffer.order, None) for v in views):
+        return False
+    channels, group = x.shape[1], call.params.get("group", 1)
+    ones = all(n == 1 for name in ("strides", "dilations") for n in call.params.get(name, ()))
+    if call.params.get("transposed") or not ones or not isinstance(channels, int) or channels < 2:
+        return False
+    packing = choose(call)
+    point = all(d == 1 for d in w.shape[2:]) and not any(call.params.get("pads", ())) and x.shape[2:] == y.shape[2:]
+    return packing is Packing.DEPTHWISE and group == channels == y.shape[1] or packing is Packing.CONV and group == 1 and point
 
 
 def _channels_last_input(view: View, calls: list[KernelCall], copies: dict[Buffer, Buffer], call: KernelCall) -> View:

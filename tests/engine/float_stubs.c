@@ -30,7 +30,7 @@ void sx_for(const sx_call *call, int64_t n, void (*body)(void *, int64_t, int), 
 int sx_sum_of(const sx_call *call, int col_axis, sx_sum *made) {
     const sx_view *y = &call->out[0];
     *made = (sx_sum){.lo = -__builtin_inff(), .hi = __builtin_inff()};
-    return !call->epilogue && y->dtype == SX_FLOAT && (y->stride[col_axis] == 1 || y->dim[col_axis] == 1);
+    return !call->epilogue && y->dtype == SX_FLOAT && (col_axis < 0 || y->stride[col_axis] == 1 || y->dim[col_axis] == 1);
 }
 
 void sx_finish(const sx_call *call, const void *block, int acc_type, int64_t rows, int64_t cols, int64_t ld, const int64_t *start, int row_axis, int col_axis) {

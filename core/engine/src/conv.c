@@ -1,6 +1,6 @@
 /* conv.c: convolutions of any rank up to 3-D, grouped, strided, dilated, transposed (kind CONV), float types, double; bytes go to conv_int.c.
 
-   X[N, C, spatial…] has channel stride 1 (other strides are free). W is packed as CONV or DEPTHWISE, derived as WINOGRAD, or plain, logically [M, C/group, kernel…]; a transposed
+   X[N, C, spatial…] has channel stride 1 (other strides are free; conv_rows.c takes some channels-first ones). W is packed as CONV or DEPTHWISE, derived as WINOGRAD, or plain, logically [M, C/group, kernel…]; a transposed
    convolution's is plain, [C, M/group, kernel…]. Y: any strides.
 
    Implicit GEMM: rows are output pixels, columns features of a group, K runs over (kernel…, channel of the group).
@@ -379,6 +379,7 @@ int64_t SX_NAME(sx_scratch_conv)(const sx_call *call) {
     if (v.rows == 0 || v.m == 0) return 0;
     if (is_double(&v)) return 8 * PIXELS * FEATURES;
     if (!sx_is_float(v.xv->dtype)) return SX_NAME(sx_conv_int_scratch)(&v);
+    if (SX_NAME(sx_conv_by_rows)(&v)) return SX_NAME(sx_conv_rows_scratch)(&v);
     if (is_depthwise(&v)) return SX_NAME(sx_depthwise_scratch)(&v);
     if (v.wv->packing > SX_PACK_WINOGRAD) return SX_NAME(sx_winograd_scratch)(&v);
     job j = job_of(&v);
@@ -390,6 +391,10 @@ int SX_NAME(sx_k_conv)(const sx_call *call) {
     sx_conv v = sx_conv_of(call);
     if (v.group < 1 || v.c % v.group || v.m % v.group) return sx_fail(call, SX_E_SHAPE, 1, v.c, v.m);
     if (v.rows == 0 || v.m == 0) return SX_OK;
+    if (SX_NAME(sx_conv_by_rows)(&v)) {
+        SX_NAME(sx_conv_rows)(&v);
+        return SX_OK;
+    }
     if (v.c > 1 && v.xv->stride[1] != 1) return sx_fail(call, SX_E_UNSUPPORTED, 0, v.xv->stride[1], 1);
     if (is_double(&v)) {
         sx_for(call, v.n * v.out[0] * v.out[1], double_tile, &v);

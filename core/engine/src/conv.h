@@ -95,6 +95,11 @@ int SX_NAME(sx_depthwise)(const sx_conv *v);
 int64_t SX_NAME(sx_depthwise_scratch)(const sx_conv *v);
 int SX_NAME(sx_winograd)(const sx_conv *v);
 
+/* conv_rows.c: channels-first images, and whether this is one it takes. */
+int SX_NAME(sx_conv_by_rows)(const sx_conv *v);
+int64_t SX_NAME(sx_conv_rows_scratch)(const sx_conv *v);
+void SX_NAME(sx_conv_rows)(const sx_conv *v);
+
 /* conv_narrow.c: whether so few features are better computed along K, and that, for weights [features][k]. */
 int SX_NAME(sx_narrow)(int64_t features, int64_t k);
 void SX_NAME(sx_narrow_lines)(const sx_gemm_rows *r, const float *w, int64_t k, int64_t features);

@@ -66,14 +66,14 @@ static int place_operands(const sx_call *call, sum *k, const int64_t *start, int
 int sx_sum_of(const sx_call *call, int col_axis, sx_sum *made) {
     const sx_view *y = call->out;
     *made = (sx_sum){.lo = -__builtin_inff(), .hi = __builtin_inff()};
-    if (y->dtype != SX_FLOAT || (y->stride[col_axis] != 1 && y->dim[col_axis] != 1)) return 0;
+    if (y->dtype != SX_FLOAT || (col_axis >= 0 && y->stride[col_axis] != 1 && y->dim[col_axis] != 1)) return 0;
     if (!call->epilogue) return 1;
     sum k;
     if (!recognise(call->epilogue, &k)) return 0;
     *made = (sx_sum){k.n, {0}, k.lo, k.hi};
     for (int i = 0; i < k.n; i++) {
         const sx_view *v = call->in + k.operand[i];
-        if (v->dtype != SX_FLOAT || v->packing || (v->stride[col_axis] != 1 && v->dim[col_axis] != 1)) return 0;
+        if (v->dtype != SX_FLOAT || v->packing || (col_axis >= 0 && v->stride[col_axis] != 1 && v->dim[col_axis] != 1)) return 0;
         made->operand[i] = k.operand[i];
     }
     return 1;

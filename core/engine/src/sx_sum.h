@@ -12,7 +12,7 @@ typedef struct { int n; int32_t operand[SX_SUM_OPERANDS]; float lo, hi; } sx_sum
 /* A sum in place: operand i of row r, line l and column c is data[i][l * line[i] + r * row[i] + c * col[i]]. Absent operands are zeros (-0: x + -0 is x) with strides of 0, 32 floats long; bounds may be infinite. NaN goes through. */
 typedef struct { const float *data[SX_SUM_OPERANDS]; int64_t row[SX_SUM_OPERANDS], line[SX_SUM_OPERANDS]; int32_t col[SX_SUM_OPERANDS]; float lo, hi; } sx_end;
 
-/* Whether the call's epilogue is such a sum (none at all is one without operands), with a float result and float operands that are dense along axis `col_axis`. */
+/* Whether the call's epilogue is such a sum (none at all is one without operands), with a float result and float operands that are dense along axis `col_axis` (-1: lying anyhow). */
 #define sx_sum_of SX_NAME(sx_sum_of)
 int sx_sum_of(const sx_call *call, int col_axis, sx_sum *made);
 
