@@ -79,13 +79,13 @@ _RELAXED = ("relaxed", ("-msimd128", "-mrelaxed-simd"))
 _WASM = ("--no-entry", "--export-dynamic", "--export=__stack_pointer", "--gc-sections", "-O2", "--stack-first", "-z", "stack-size=1048576", "-s")
 _THREADS = ("--shared-memory", "--import-memory", f"--max-memory={WASM_SHARED_BYTES}")
 #: Compiled for size: what runs once a session or a step, and families no model spends its time in.
-_COLD = frozenset(CORE) | {"host_wasm", "table", "fft", "linalg", "sample", "resize", "scan", "scatter", "sort"}
+_COLD = frozenset(CORE) | {"host_wasm", "table", "compact", "fft", "linalg", "pool", "resize", "sample", "scan", "scatter", "sort", "trees"}
 
 
 def _wasm(isa: tuple[str, tuple[str, ...]], threads: bool) -> Target:
     """A module. Atomics are allowed in every unit, so that kernels can be linked into both; extended constants are not, because node 20 refuses them."""
     name = f"sardonyx-{isa[0]}{'-threads' if threads else ''}.wasm"
-    flags, shared = ("-fno-pic", "-fno-unroll-loops", "-mno-extended-const", "-mbulk-memory", "-matomics"), ("-DSX_SHARED",) if threads else ()
+    flags, shared = ("-fno-pic", "-fno-unroll-loops", "-fno-slp-vectorize", "-mno-extended-const", "-mbulk-memory", "-matomics"), ("-DSX_SHARED",) if threads else ()
     return Target("wasm32-freestanding", (isa,), name, host="host_wasm", flags=flags, core_flags=("-msimd128", *shared), small=_COLD, linker="wasm-ld", link=_WASM + (_THREADS if threads else ()))
 
 

@@ -146,7 +146,7 @@ POWER(int32_t) POWER(int64_t) POWER(uint64_t)
     case SX_OP_SHR: BINARY(T, T, (U)y < BITS ? x >> (y & (BITS - 1)) : (is_signed && x < 0 ? (T)-1 : 0)) \
     default: return SX_E_UNSUPPORTED; }
 
-static int i32_op(int op, void *to, const reg *a, const reg *b, int64_t n) { INTEGER(int32_t, uint32_t, 32, 1) }
+SX_SMALL static int i32_op(int op, void *to, const reg *a, const reg *b, int64_t n) { INTEGER(int32_t, uint32_t, 32, 1) }
 SX_SMALL static int i64_op(int op, void *to, const reg *a, const reg *b, int64_t n) { INTEGER(int64_t, uint64_t, 64, 1) }
 SX_SMALL static int u64_op(int op, void *to, const reg *a, const reg *b, int64_t n) { INTEGER(uint64_t, uint64_t, 64, 0) }
 
@@ -161,11 +161,9 @@ SX_SMALL static int u64_op(int op, void *to, const reg *a, const reg *b, int64_t
     case SX_OP_ISNAN: UNARY(T, int32_t, x != x) \
     default: UNARY(T, int32_t, x == x && x - x != x - x) }
 
-static int compare_float(int op, void *to, const reg *a, const reg *b, int64_t n) { COMPARE(float) }
-
 SX_SMALL static int compare(int op, int type, void *to, const reg *a, const reg *b, int64_t n) {
     switch (type) {
-    case SX_F32: return compare_float(op, to, a, b, n);
+    case SX_F32: COMPARE(float)
     case SX_F64: COMPARE(double)
     case SX_I32: COMPARE(int32_t)
     case SX_I64: COMPARE(int64_t)

@@ -1,7 +1,11 @@
 /* gemm.c: the float matrix product of gemm.h. AVX-512 tiles are 12 × 32, AVX2 6 × 16. */
 #include "gemm.h"
 
+#ifdef __wasm__
+#define KC 256      /* K block: SX_PANEL · KC floats of B stay in the first-level cache */
+#else
 #define KC 384      /* K block: SX_MR · KC floats of A stay in the first-level cache */
+#endif
 #define L2 81920    /* floats of B a group of columns reads for all rows: they stay in the second-level cache */
 #define SKEW 16     /* copied rows of A do not lie a power of two apart: they would fall into the same cache sets */
 #define GEMV_ROWS 4 /* up to here B is read once and memory is the limit */
@@ -17,20 +21,26 @@ typedef struct {
     const sx_end *end; /* what happens to finished sums; NULL: nothing, or they are not finished */
 } part;
 
-#define B_AT(v) ((v) * SX_GW / SX_PANEL * ps + (v) * SX_GW % SX_PANEL)
+#define B_AT(v) ((ptrdiff_t)((v) * SX_GW / SX_PANEL * ps) + (v) * SX_GW % SX_PANEL) /* of a pointer's width, or WebAssembly's loads take no offsets */
 #if defined(__AVX512F__) || defined(__AVX2__)
 #define AHEAD 12 /* steps of K that B is asked for early */
 #else
 #define AHEAD 8
 #endif
 
+#ifdef __wasm__
+#define SHARING 1
+#else
+#define SHARING 3 /* rows share a pointer: x86 addresses p, p + rs and p + 2 rs */
+#endif
+
 /* op: where the end's operands lie for the first element. next: what will be needed soon, `stride` bytes a step of K. */
 SX_INLINE void micro(const int R, const int V, const part *t, const float *a, const float *b, float *c, int last, const float *const *op, const char *next, int64_t stride, float *keep, int64_t keep_ps) {
     sx_f acc[SX_MR][SX_NV];
-    const int64_t rs = t->rs, ps = t->ps, bs = t->bs, ldc = t->ldc;
-    const float *group[(SX_MR + 2) / 3]; /* three rows share a pointer: x86 addresses p, p + rs and p + 2 rs */
-    SX_UNROLL for (int g = 0; g < (R + 2) / 3; g++) {
-        group[g] = a + 3 * g * rs;
+    const ptrdiff_t rs = (ptrdiff_t)t->rs, ps = (ptrdiff_t)t->ps, bs = (ptrdiff_t)t->bs, ldc = (ptrdiff_t)t->ldc;
+    const float *group[(SX_MR + SHARING - 1) / SHARING];
+    SX_UNROLL for (int g = 0; g < (R + SHARING - 1) / SHARING; g++) {
+        group[g] = a + SHARING * g * rs;
         __asm__("" : "+r"(group[g])); /* or the compiler keeps one pointer a row and runs out of registers */
     }
     if (!t->add) {
@@ -49,7 +59,7 @@ SX_INLINE void micro(const int R, const int V, const part *t, const float *a, co
             SX_UNROLL for (int v = 0; v < V; v++) __builtin_prefetch(c + i * ldc + v * SX_GW, 1);
     }
     for (int64_t done = 0;;) {
-        _Pragma("clang loop unroll(disable)") for (int64_t at = t->run; at > 0; at--) {
+        _Pragma("clang loop unroll(disable)") for (ptrdiff_t at = (ptrdiff_t)t->run; at > 0; at--) {
             sx_f bv[SX_NV];
             SX_UNROLL for (int v = 0; v < V; v++) bv[v] = sx_fload(b + B_AT(v));
             SX_UNROLL for (int v = 0; v < V; v += SX_PANEL / SX_GW > 0 ? SX_PANEL / SX_GW : 1) __builtin_prefetch(b + B_AT(v) + AHEAD * bs);
@@ -57,16 +67,18 @@ SX_INLINE void micro(const int R, const int V, const part *t, const float *a, co
                 SX_UNROLL for (int v = 0; v < V; v++) sx_fstore(keep + v * SX_GW / SX_PANEL * keep_ps + v * SX_GW % SX_PANEL, bv[v]);
                 keep += SX_PANEL;
             }
+#ifndef __wasm__ /* which has no such instruction, but would keep the pointer */
             __builtin_prefetch(next), next += stride;
+#endif
             b += bs;
             SX_UNROLL for (int i = 0; i < R; i++) {
-                sx_f x = sx_fsplat(group[i / 3][i % 3 * rs]);
+                sx_f x = sx_fsplat(group[i / SHARING][i % SHARING * rs]);
                 SX_UNROLL for (int v = 0; v < V; v++) acc[i][v] += x * bv[v];
             }
-            for (int g = 0; g < (R + 2) / 3; g++) group[g]++;
+            SX_UNROLL for (int g = 0; g < (R + SHARING - 1) / SHARING; g++) group[g]++;
         }
         if (++done == t->runs) break;
-        for (int g = 0; g < (R + 2) / 3; g++) group[g] += t->jump[done - 1];
+        SX_UNROLL for (int g = 0; g < (R + SHARING - 1) / SHARING; g++) group[g] += t->jump[done - 1];
     }
     if (!t->end) {
         SX_UNROLL for (int i = 0; i < R; i++)
@@ -97,7 +109,10 @@ typedef void (*micro_fn)(const part *t, const float *a, const float *b, float *c
 #define MICROS(R) MICRO(R, 1) MICRO(R, 2)
 #define ROW(R) {micro_##R##_1, micro_##R##_2}
 #endif
-MICROS(1) MICROS(2) MICROS(3) MICROS(4)
+MICROS(1) MICROS(2)
+#if SX_MR >= 4
+MICROS(3) MICROS(4)
+#endif
 #if SX_MR >= 5
 MICROS(5)
 #endif
@@ -108,7 +123,10 @@ MICROS(6)
 MICROS(7) MICROS(8) MICROS(9) MICROS(10) MICROS(11) MICROS(12)
 #endif
 static const micro_fn MICRO_OF[SX_MR][SX_NV] = {
-    ROW(1), ROW(2), ROW(3), ROW(4),
+    ROW(1), ROW(2),
+#if SX_MR >= 4
+    ROW(3), ROW(4),
+#endif
 #if SX_MR >= 5
     ROW(5),
 #endif
@@ -129,21 +147,32 @@ SX_INLINE void move(const part *t, const float *const *op, int64_t i, int64_t j,
     for (int o = 0; o < SX_SUM_OPERANDS && t->end; o++) to[o] = op[o] + i * t->end->row[o] + j * t->end->col[o];
 }
 
-/* Rows `from` to `rows` of one line in micro-tiles of nearly the same height, columns innermost: a tile's rows of A stay in the first-level cache while the panels of B come from the second.
-   op: where the end's operands lie for the line's first element. */
+/* Rows [i, i + r) of the columns from x on; `ahead`: the next tile's rows of A are asked for. */
+SX_INLINE void tile(const part *t, const float *a, int64_t i, int64_t r, const float *b, int64_t x, int64_t cols, float *c, const float *const *op, int ahead) {
+    int v = (int)sx_ceil_div(sx_min64(SX_NR, cols - x), SX_GW), last = (int)(sx_min64(SX_NR, cols - x)) - (v - 1) * SX_GW;
+    const float *at[SX_SUM_OPERANDS] = {0, 0}, *rows = a + i * t->rs;
+    move(t, op, i, x, at);
+    MICRO_OF[r - 1][v - 1](t, rows, b + x / SX_PANEL * t->ps + x % SX_PANEL, c + i * t->ldc + x, last, at, (const char *)(rows + (ahead ? r * t->rs : 0)), ahead ? 64 : 0);
+}
+
+/* Rows `from` to `rows` of one line in micro-tiles of nearly the same height. op: where the end's operands lie for the line's first element.
+   Columns innermost: a tile's rows of A stay in the first-level cache while the panels of B come from the second. Small tiles would ask too much of the second: there a panel of B stays
+   in the first and rows come. */
 static void cover(const part *t, const float *a, int64_t from, int64_t rows, const float *b, int64_t cols, float *c, const float *const *op) {
+#ifdef __wasm__
+    for (int64_t x = 0; x < cols; x += SX_NR)
+        for (int64_t i = from, tiles = sx_ceil_div(rows - from, SX_MR); tiles > 0; tiles--) {
+            int64_t r = sx_ceil_div(rows - i, tiles);
+            tile(t, a, i, r, b, x, cols, c, op, 0);
+            i += r;
+        }
+#else
     for (int64_t i = from, tiles = sx_ceil_div(rows - from, SX_MR); tiles > 0; tiles--) {
         int64_t r = sx_ceil_div(rows - i, tiles);
-        const float *rows_a = a + i * t->rs;
-        for (int64_t x = 0; x < cols; x += SX_NR) {
-            int v = (int)sx_ceil_div(sx_min64(SX_NR, cols - x), SX_GW), last = (int)(sx_min64(SX_NR, cols - x)) - (v - 1) * SX_GW;
-            const float *at[SX_SUM_OPERANDS] = {0, 0};
-            int ahead = t->ahead && x + SX_NR >= cols;
-            move(t, op, i, x, at);
-            MICRO_OF[r - 1][v - 1](t, rows_a, b + x / SX_PANEL * t->ps + x % SX_PANEL, c + i * t->ldc + x, last, at, (const char *)(rows_a + (ahead ? r * t->rs : 0)), ahead ? 64 : 0);
-        }
+        for (int64_t x = 0; x < cols; x += SX_NR) tile(t, a, i, r, b, x, cols, c, op, t->ahead && x + SX_NR >= cols);
         i += r;
     }
+#endif
 }
 
 /* ---- few rows: every element of B is used R times, so what counts is reading B in order ---- */
@@ -184,8 +213,23 @@ SX_INLINE void gemv_panel(const int R, const int U, const int dtype, const float
 
 #define STEPS(R) (8 / (R * GEMV_V) > 0 ? 8 / (R * GEMV_V) : 1)
 #define GEMV(R, dtype) gemv_panel(R, STEPS(R), dtype, a, rs, b, k, c, ldc)
+#ifdef __wasm__ /* one row at a time for narrow B, or its variants would be most of this file's bytes */
+#define GEMV_ANY(R) GEMV(R, SX_FLOAT)
+static void gemv_narrow(int rows, int dtype, const float *a, int64_t rs, const char *b, int64_t k, float *c, int64_t ldc) {
+    for (; rows; rows--, a += rs, c += ldc)
+        if (dtype == SX_FLOAT16) GEMV(1, SX_FLOAT16);
+        else GEMV(1, SX_BFLOAT16);
+}
+#else
 #define GEMV_ANY(R) (dtype == SX_FLOAT ? GEMV(R, SX_FLOAT) : dtype == SX_FLOAT16 ? GEMV(R, SX_FLOAT16) : GEMV(R, SX_BFLOAT16))
+#endif
 static void gemv_one(int rows, int dtype, const float *a, int64_t rs, const char *b, int64_t k, float *c, int64_t ldc) {
+#ifdef __wasm__
+    if (dtype != SX_FLOAT) {
+        gemv_narrow(rows, dtype, a, rs, b, k, c, ldc);
+        return;
+    }
+#endif
     if (rows == 1) GEMV_ANY(1);
     else if (rows == 2) GEMV_ANY(2);
     else if (rows == 3) GEMV_ANY(3);

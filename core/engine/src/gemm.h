@@ -71,18 +71,22 @@ SX_INLINE float sx_element(const char *p, int dtype, int64_t at) {
 }
 
 /* to[i] = widened p[i * stride], i < n. */
-SX_INLINE void sx_widen_row(const char *p, int dtype, int64_t stride, int64_t n, float *to) {
+SX_EDGE void sx_widen_other(const char *p, int dtype, int64_t stride, int64_t n, float *to) {
     int64_t i = 0;
     if (stride == 1) {
-        if (dtype == SX_FLOAT) {
-            for (; i + SX_GW <= n; i += SX_GW) sx_fstore(to + i, sx_fload((const float *)p + i));
-            sx_copy_part(to + i, (const float *)p + i, (int)(n - i));
-            return;
-        }
         if (dtype == SX_FLOAT16) for (; i + SX_GW <= n; i += SX_GW) sx_fstore(to + i, sx_fwiden_f16((const uint16_t *)p + i));
-        else for (; i + SX_GW <= n; i += SX_GW) sx_fstore(to + i, sx_fwiden_bf16((const uint16_t *)p + i));
+        else if (dtype == SX_BFLOAT16) for (; i + SX_GW <= n; i += SX_GW) sx_fstore(to + i, sx_fwiden_bf16((const uint16_t *)p + i));
     }
     for (; i < n; i++) to[i] = sx_element(p, dtype, i * stride);
+}
+SX_INLINE void sx_widen_row(const char *p, int dtype, int64_t stride, int64_t n, float *to) {
+    int64_t i = 0;
+    if (dtype != SX_FLOAT || stride != 1) {
+        sx_widen_other(p, dtype, stride, n, to);
+        return;
+    }
+    for (; i + SX_GW <= n; i += SX_GW) sx_fstore(to + i, sx_fload((const float *)p + i));
+    sx_copy_part(to + i, (const float *)p + i, (int)(n - i));
 }
 
 SX_INLINE void sx_zero_row(float *to, int64_t n) {

@@ -135,6 +135,7 @@ static int advance(const plan *p, int64_t *index, int64_t *at) {
         if (mean_at != NOWHERE) sx_store_row(c->out[1].dtype, p->type, c->out[1].data + mean_at * sx_element_bytes(c->out[1].dtype), 1, &mean, 1); \
         if (inverse_at != NOWHERE) sx_store_row(c->out[2].dtype, p->type, c->out[2].data + inverse_at * sx_element_bytes(c->out[2].dtype), 1, &inverse, 1); \
     }
+SX_SMALL static void group_f64(const plan *p, const int64_t *start, double *keep, int64_t mean_at, int64_t inverse_at);
 GROUP(float, f32)
 GROUP(double, f64)
 

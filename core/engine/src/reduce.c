@@ -160,6 +160,13 @@ EXTREME(int64_t, least_i64, <) EXTREME(int64_t, greatest_i64, >) EXTREME(uint64_
         *result = op == SUM ? (T)total : op == MEAN ? (T)(total / DIVISOR(A)) : op == PRODUCT ? times : best; \
     }
 
+SX_SMALL static void rows_f64(const plan *p, const int64_t *start, double *result, int64_t *position);
+SX_SMALL static void columns_f64(const plan *p, const int64_t *start, int64_t n, double *result, int64_t *position);
+SX_SMALL static void rows_i64(const plan *p, const int64_t *start, int64_t *result, int64_t *position);
+SX_SMALL static void columns_i64(const plan *p, const int64_t *start, int64_t n, int64_t *result, int64_t *position);
+SX_SMALL static void rows_u64(const plan *p, const int64_t *start, uint64_t *result, int64_t *position);
+SX_SMALL static void columns_u64(const plan *p, const int64_t *start, int64_t n, uint64_t *result, int64_t *position);
+
 ROWS(float, double, f32, total += sx_sum_f32(x, n), sx_min_f32(x, n), sx_max_f32(x, n), -__builtin_inff(), __builtin_inff())
 ROWS(double, double, f64, total += sx_sum_f64(x, n), sx_min_f64(x, n), sx_max_f64(x, n), -__builtin_inf(), __builtin_inf())
 ROWS(int64_t, int64_t, i64, FOLD(int64_t, total, m, m + v), least_i64(x, n), greatest_i64(x, n), INT64_MIN, INT64_MAX)

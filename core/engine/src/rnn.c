@@ -80,7 +80,7 @@ static int64_t place(int64_t *at, int64_t bytes) {
     return here;
 }
 
-static plan plan_of(const sx_call *call) {
+SX_SMALL static plan plan_of(const sx_call *call) {
     const sx_view *x = call->in, *w = call->in + 1, *r = call->in + 2;
     plan p = {.call = call, .kind = (int)call->param[0], .linear = (int)call->param[2], .input_forget = (int)call->param[3]};
     p.gates = p.kind == LSTM ? 4 : p.kind == GRU ? 3 : 1;
@@ -323,7 +323,7 @@ static float dot_one(const float *r, const float *x, int64_t k) {
     return sx_fsum(acc);
 }
 
-static double dot_double(const double *r, const double *x, int64_t k) {
+SX_SMALL static double dot_double(const double *r, const double *x, int64_t k) {
     double s[4] = {0};
     int64_t at = 0;
     for (; at + 4 <= k; at += 4) for (int j = 0; j < 4; j++) s[j] += r[at + j] * x[at + j];
@@ -439,7 +439,7 @@ static void project_rectangle(void *arg, int64_t number, int worker) {
     SX_NAME(sx_gemm_block)(&g, m, sx_min64(p->cut.mc, g.m - m), n, sx_min64(p->cut.nc, g.n - n), (float *)p->share + m * g.n + n, g.n, own_of(p, worker));
 }
 
-static void project_double(void *arg, int64_t row, int worker) {
+SX_SMALL static void project_double(void *arg, int64_t row, int worker) {
     (void)worker;
     const plan *p = arg;
     const sx_view *x = p->call->in, *w = p->call->in + 1;

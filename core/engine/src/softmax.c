@@ -48,11 +48,12 @@ typedef struct {
         sum = sx_sum_##S(y, n); \
         T inverse = (T)1 / sum; \
         for (int64_t i = 0; i < n; i++) y[i] *= inverse; }
+SX_SMALL static void row_f64(double *restrict y, int64_t n, int mode);
 SOFTMAX(float, f32)
 SOFTMAX(double, f64)
 
 /* The softmax of a row that is stored in a narrow type; `half`: room for n elements of it. */
-static void row_narrow(float *restrict y, int64_t n, int dtype, char *half) {
+SX_SMALL static void row_narrow(float *restrict y, int64_t n, int dtype, char *half) {
     float top = sx_max_f32(y, n), sum;
     for (int64_t i = 0; i < n; i++) y[i] -= top;
     sx_store_row(dtype, SX_F32, half, 1, y, n), sx_load_row(dtype, SX_F32, y, half, 1, n);
@@ -107,6 +108,7 @@ static void do_row(const plan *p, const int64_t *at, char *room) {
                 sum[c] += e, y[i * cols + c] = mode ? d : e; } \
         for (int64_t c = 0; c < cols; c++) sum[c] = mode ? sx_log_##S(sum[c]) : (T)1 / sum[c]; \
         for (int64_t i = 0; i < n; i++) for (int64_t c = 0; c < cols; c++) y[i * cols + c] = mode ? y[i * cols + c] - sum[c] : y[i * cols + c] * sum[c]; }
+SX_SMALL static void columns_f64(double *restrict y, int64_t n, int64_t cols, int mode);
 COLUMN_SOFTMAX(float, f32)
 COLUMN_SOFTMAX(double, f64)
 

@@ -31,6 +31,14 @@ typedef int8_t sx_sb __attribute__((vector_size(SX_GW)));
 SX_INLINE sx_i sx_iload(const void *p) { return *(const sx_i_any *)p; }
 SX_INLINE void sx_istore(void *p, sx_i v) { *(sx_i_any *)p = v; }
 SX_INLINE sx_i sx_isplat(int32_t x) { return x - (sx_i){0}; }
+/* The word at p in every lane. */
+SX_INLINE sx_i sx_word_splat(const void *p) {
+#if defined(__wasm_simd128__)
+    return (sx_i)wasm_v128_load32_splat(p);
+#else
+    return sx_isplat(*(const sx_word *)p);
+#endif
+}
 SX_INLINE void sx_istore_part(int32_t *p, sx_i v, int n) { sx_fstore_part((float *)p, (sx_f)v, n); }
 SX_INLINE sx_i sx_iload_part(const int32_t *p, int n) { return (sx_i)sx_fload_part((const float *)p, n); }
 

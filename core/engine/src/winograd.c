@@ -119,7 +119,7 @@ SX_INLINE void input_tile(const int size, const sx_conv *v, const char *x, int64
     for (int64_t c = 0; c < v->c; c += SX_GW) {
         int count = (int)sx_min64(SX_GW, v->c - c);
         sx_f t[MOST][MOST], column[MOST], made[MOST];
-        SX_UNROLL for (int j = 0; j < edge; j++) {
+        SX_SQUARE for (int j = 0; j < edge; j++) {
             SX_UNROLL for (int i = 0; i < edge; i++) {
                 int has = inside || (h + i >= 0 && h + i < v->in[1] && w + j >= 0 && w + j < v->in[2]);
                 column[i] = has ? channels(v, x, (h + i) * v->xs[1] + (w + j) * v->xs[2] + c, count) : sx_fsplat(0);
@@ -127,7 +127,7 @@ SX_INLINE void input_tile(const int size, const sx_conv *v, const char *x, int64
             forward(size, column, made);
             SX_UNROLL for (int i = 0; i < edge; i++) t[i][j] = made[i];
         }
-        SX_UNROLL for (int i = 0; i < edge; i++) {
+        SX_SQUARE for (int i = 0; i < edge; i++) {
             forward(size, t[i], made);
             SX_UNROLL for (int j = 0; j < edge; j++) {
                 if (count == SX_GW) sx_fstore(to + (i * edge + j) * plane + c, made[j]);
@@ -144,12 +144,12 @@ SX_INLINE void output_tile(const int size, const float *from, int64_t plane, int
     for (int64_t m = 0; m < features; m += SX_GW) {
         int count = (int)sx_min64(SX_GW, features - m);
         sx_f t[4][MOST], made[4], side[MOST];
-        SX_UNROLL for (int j = 0; j < edge; j++) {
+        SX_SQUARE for (int j = 0; j < edge; j++) {
             SX_UNROLL for (int i = 0; i < edge; i++) side[i] = sx_fload(from + (i * edge + j) * plane + m);
             backward(size, side, made);
             SX_UNROLL for (int i = 0; i < size; i++) t[i][j] = made[i];
         }
-        SX_UNROLL for (int i = 0; i < size; i++) {
+        SX_SQUARE for (int i = 0; i < size; i++) {
             backward(size, t[i], made);
             SX_UNROLL for (int j = 0; j < size; j++) {
                 float *to = y + i * row + j * column + m;
