@@ -137,7 +137,7 @@ def _(*inputs: Spec, body: Graph, num_scan_inputs: int, scan_input_axes: Sequenc
     return (*states, *(_scanned(spec, steps, axis, outer) for spec, (axis, _) in zip(made[count:], axes, strict=True)))
 
 
-@operator(host_only=True)
+@operator()
 def SequenceMap(input_sequence: list[Any], *additional_inputs: Any, body: Graph, context: Context) -> tuple[list[Any], ...]:
     """`body` applied to each element (of several sequences in step; tensors are passed whole); one sequence for each of its outputs."""
     for other in additional_inputs:

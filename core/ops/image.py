@@ -14,7 +14,7 @@ from .registry import Spec, operator, require
 CHANNELS = {"RGB": 3, "BGR": 3, "Grayscale": 1}
 
 
-@operator(host_only=True)
+@operator()
 def ImageDecoder(encoded_stream: Any, *, pixel_format: str = "RGB") -> Any:
     """An encoded image (uint8 [bytes]) as uint8 [height, width, channels]; [0, 0, channels] where it can not be decoded."""
     require(pixel_format in CHANNELS, f"pixel_format '{pixel_format}' is not one of {', '.join(CHANNELS)}")

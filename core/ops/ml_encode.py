@@ -137,7 +137,7 @@ def _(X: Spec, *, cats_int64s: Sequence[int] = (), cats_strings: Sequence[str] =
     return Spec(DType.FLOAT, None if X.shape is None else (*X.shape, len(cats_strings if X.dtype is DType.STRING else cats_int64s)))
 
 
-@operator("ai.onnx.ml", host_only=True)
+@operator("ai.onnx.ml")
 def CategoryMapper(X: np.ndarray, *, cats_int64s: Sequence[int] = (), cats_strings: Sequence[str] = (), default_int64: int = -1, default_string: str = "_Unused") -> np.ndarray:
     """Strings to the integers at the same place of the two lists, or integers to strings; what is not in the list becomes the default."""
     require(len(cats_int64s) == len(cats_strings), f"cats_int64s has {len(cats_int64s)} elements and cats_strings {len(cats_strings)}; they must have the same number")
@@ -178,7 +178,7 @@ def _(X: Spec, *, values_floats: Sequence[float] = (), values_int64s: Sequence[i
 _CASTS = {"TO_FLOAT": DType.FLOAT, "TO_INT64": DType.INT64, "TO_STRING": DType.STRING}
 
 
-@operator("ai.onnx.ml", host_only=True)
+@operator("ai.onnx.ml")
 def CastMap(X: Mapping[int, Any], *, cast_to: str = "TO_FLOAT", map_form: str = "DENSE", max_map: int = 1) -> np.ndarray:
     """The values of X in the order of the keys, [1, len(X)]; SPARSE: each at the place its key says, [1, max_map], the others 0 (as a string "0.f")."""
     dtype = _cast_dtype(cast_to, map_form)
@@ -212,7 +212,7 @@ def _cast(value: Any, dtype: DType) -> Any:
     return float(value) if dtype is DType.FLOAT else int(value)
 
 
-@operator("ai.onnx.ml", host_only=True)
+@operator("ai.onnx.ml")
 def DictVectorizer(X: Mapping[Any, Any], *, int64_vocabulary: Sequence[int] = (), string_vocabulary: Sequence[str] = ()) -> np.ndarray:
     """[1, vocabulary]: the value of X for each key of the vocabulary, 0 or "" where X has none. Two axes, as in onnxruntime, for the operators that follow it."""
     require(bool(int64_vocabulary) != bool(string_vocabulary), "exactly one of int64_vocabulary and string_vocabulary must be given")
@@ -236,7 +236,7 @@ def _(X: Spec, *, int64_vocabulary: Sequence[int] = (), string_vocabulary: Seque
     return Spec(value.dtype if isinstance(value, TensorType) else None, (1, len(int64_vocabulary or string_vocabulary)))
 
 
-@operator("ai.onnx.ml", host_only=True)
+@operator("ai.onnx.ml")
 def ZipMap(X: np.ndarray, *, classlabels_int64s: Sequence[int] = (), classlabels_strings: Sequence[str] = ()) -> list[dict[Any, float]]:
     """A dict {label: score} for each row of X ([N, labels] or [labels]), in the order of the labels."""
     labels: Sequence[Any] = classlabels_int64s or classlabels_strings

@@ -42,6 +42,7 @@ from ..dim import Dim, Shape, shape_text
 from ..errors import InvalidGraph, Terminated
 from ..philox import Source, draws_of_run
 from ..types import DType, TensorType, ValueType
+from .host import HOST_ONLY
 
 SPECIAL = ("n_outputs", "context", "infer", "possible")
 #: Values are propagated at inference for integer, bool and float tensors of at most this many elements.
@@ -210,13 +211,13 @@ class Operator:
 _registered: dict[tuple[str, str], Operator] = {}
 
 
-def operator(domain: str = "", *, symbolic: bool = False, host_only: bool = False, random: bool = False) -> Callable[[Callable[..., Any]], Operator]:
+def operator(domain: str = "", *, symbolic: bool = False, random: bool = False) -> Callable[[Callable[..., Any]], Operator]:
     """Register the decorated function as the operator of its name.
 
-    symbolic: the body works on object arrays of Dims. host_only: never lowered (strings, sequences, maps). random: never folded or shared.
+    symbolic: the body works on object arrays of Dims. random: never folded or shared. What is never lowered stands in host.py.
     """
     def register(function: Callable[..., Any]) -> Operator:
-        made = Operator(function, domain, symbolic, host_only, random)
+        made = Operator(function, domain, symbolic, (domain, function.__name__) in HOST_ONLY, random)
         key = (domain, made.name)
         assert key not in _registered, f"operator {key} is defined twice"
         _registered[key] = made

@@ -12,7 +12,7 @@ from .registry import Spec, operator, require
 from .unify import element_type, join_types, spec_of_type
 
 
-@operator(host_only=True)
+@operator()
 def SequenceConstruct(*inputs: np.ndarray) -> list[Any]:
     """The inputs as a sequence."""
     return list(inputs)
@@ -27,7 +27,7 @@ def _(*inputs: Spec) -> Spec:
     return _sequence(element)
 
 
-@operator(host_only=True)
+@operator()
 def SequenceEmpty(*, dtype: int = DType.FLOAT) -> list[Any]:
     """The empty sequence of tensors of `dtype`."""
     return []
@@ -38,7 +38,7 @@ def _(*, dtype: int = DType.FLOAT) -> Spec:
     return _sequence(TensorType(DType(dtype)))
 
 
-@operator(host_only=True)
+@operator()
 def SequenceAt(input_sequence: list[Any], position: np.ndarray) -> Any:
     """The element at `position`, which may be negative."""
     return input_sequence[_position(position, len(input_sequence), len(input_sequence) - 1)]
@@ -49,7 +49,7 @@ def _(input_sequence: Spec, position: Spec) -> Spec:
     return spec_of_type(element_type(input_sequence))
 
 
-@operator(host_only=True)
+@operator()
 def SequenceInsert(input_sequence: list[Any], tensor: Any, position: np.ndarray | None = None) -> list[Any]:
     """A new sequence with `tensor` before `position` (default: at the end)."""
     count = len(input_sequence)
@@ -62,7 +62,7 @@ def _(input_sequence: Spec, tensor: Spec, position: Spec | None = None) -> Spec:
     return _sequence(join_types(element_type(input_sequence), tensor.as_type))
 
 
-@operator(host_only=True)
+@operator()
 def SequenceErase(input_sequence: list[Any], position: np.ndarray | None = None) -> list[Any]:
     """A new sequence without the element at `position` (default: the last)."""
     place = _position(np.int64(-1) if position is None else position, len(input_sequence), len(input_sequence) - 1)
@@ -74,7 +74,7 @@ def _(input_sequence: Spec, position: Spec | None = None) -> Spec:
     return _sequence(element_type(input_sequence))
 
 
-@operator(host_only=True)
+@operator()
 def SequenceLength(input_sequence: list[Any]) -> np.ndarray:
     """The number of elements, an int64 scalar."""
     return np.asarray(len(input_sequence), np.int64)
@@ -85,7 +85,7 @@ def _(input_sequence: Spec) -> Spec:
     return Spec(DType.INT64, ())
 
 
-@operator(host_only=True)
+@operator()
 def SplitToSequence(input: np.ndarray, split: np.ndarray | None = None, *, axis: int = 0, keepdims: int = 1) -> list[Any]:
     """Parts along `axis`: of size `split` (a scalar; the last may be smaller), of the sizes in `split` (1-D), or single slices."""
     axis = normalize_axis(axis, input.ndim)
@@ -123,7 +123,7 @@ def _part_size(size: Dim, split: Spec) -> Dim:
     return sizes[0] if sizes and all(s == sizes[0] for s in sizes) else fresh()
 
 
-@operator(host_only=True)
+@operator()
 def ConcatFromSequence(input_sequence: list[Any], *, axis: int, new_axis: int = 0) -> np.ndarray:
     """The elements joined along `axis`, or stacked along a new one."""
     require(input_sequence, "the sequence is empty; there is nothing to concatenate")
@@ -144,7 +144,7 @@ def _(input_sequence: Spec, *, axis: int, new_axis: int = 0) -> Spec:
     return Spec(element.dtype, tuple(shape))
 
 
-@operator(host_only=True)
+@operator()
 def Optional(input: Any = None, *, type: ValueType | None = None) -> Any:
     """An optional holding `input`, or the empty optional of element type `type`."""
     require(input is not None or type is not None, "an empty optional needs the attribute 'type'")
@@ -157,7 +157,7 @@ def _(input: Spec | None = None, *, type: ValueType | None = None) -> Spec:
     return Spec(None, type=OptionalType(input.as_type if input is not None else type))  # type: ignore[arg-type]
 
 
-@operator(host_only=True)
+@operator()
 def OptionalHasElement(input: Any = None) -> np.ndarray:
     """Whether there is a value: false for an absent input and an empty optional."""
     return np.asarray(input is not None)
@@ -168,7 +168,7 @@ def _(input: Spec | None = None) -> Spec:
     return Spec(DType.BOOL, ())
 
 
-@operator(host_only=True)
+@operator()
 def OptionalGetElement(input: Any) -> Any:
     """The value in the optional; a tensor or sequence is itself."""
     require(input is not None, "the optional is empty; test it with OptionalHasElement first")

@@ -15,7 +15,7 @@ from .common import broadcast_shapes
 from .registry import Spec, operator, require
 
 
-@operator(host_only=True)
+@operator()
 def StringConcat(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """X followed by Y, element by element, broadcasting."""
     return np.asarray(np.add(X, Y), object)
@@ -29,7 +29,7 @@ def _(X: Spec, Y: Spec) -> Spec:
 _CASES: dict[str, Callable[[str], str]] = {"NONE": str, "LOWER": str.lower, "UPPER": str.upper}
 
 
-@operator(host_only=True)
+@operator()
 def StringNormalizer(X: np.ndarray, *, case_change_action: str = "NONE", is_case_sensitive: int = 0, locale: str = "en_US", stopwords: Sequence[str] = ()) -> np.ndarray:
     """X ([C] or [1, C]) without the stop words, then in another case. Where nothing is left: one empty string. Unicode's case rules, whatever the locale."""
     require(X.ndim == 1 or (X.ndim == 2 and X.shape[0] == 1), f"X must have shape [C] or [1, C], not {list(X.shape)}")
@@ -51,7 +51,7 @@ def _(X: Spec, *, case_change_action: str = "NONE", is_case_sensitive: int = 0, 
     return Spec(DType.STRING, (*X.shape[:-1], size))
 
 
-@operator(host_only=True)
+@operator()
 def StringSplit(X: np.ndarray, *, delimiter: str = "", maxsplit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(Y [*X, most parts] padded with "", Z int64 [*X] numbers of parts). No delimiter: runs of white space split and the ends are stripped.
 
@@ -71,7 +71,7 @@ def _(X: Spec, *, delimiter: str = "", maxsplit: int | None = None) -> tuple[Spe
     return Spec(DType.STRING, shape), Spec(DType.INT64, X.shape)
 
 
-@operator(host_only=True)
+@operator()
 def RegexFullMatch(X: np.ndarray, *, pattern: str | None = None) -> np.ndarray:
     """Whether each string matches the RE2 `pattern` from beginning to end."""
     require(pattern is not None, "the attribute 'pattern' is required")

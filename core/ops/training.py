@@ -85,7 +85,7 @@ def _(R: Spec, T: Spec, *inputs: Spec, alpha: float, beta: float, mode: str, nor
     return _states_shape(inputs, 3)
 
 
-@operator("ai.onnx.preview.training", host_only=True)
+@operator("ai.onnx.preview.training")
 def Gradient(*Inputs: Any, xs: Any, y: str, zs: Any = None) -> Any:
     """Partial derivatives of the tensor named `y`; sardonyx runs models and does not differentiate them."""
     raise NotImplementedHere(f"Gradient needs the derivatives of the graph that makes '{y}'; sardonyx runs inference only: "

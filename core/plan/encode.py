@@ -1,4 +1,4 @@
-"""Stage 7, encode: kernel calls become a Program. Strides appear here, from each buffer's order.
+"""Stage 8, encode: kernel calls become a Program. Strides appear here, from each buffer's order.
 
 Rules
 1. Symbols are bound by the inputs' dims, or by elements of inputs (`Lowered.elements`); a size an input fixes becomes a guard, as does each end of the planned range.

@@ -29,6 +29,7 @@ from ..graph import Graph, Node, Value
 from ..kernels import Kernel
 from ..lowering import Axis, Buffer, CannotLower, KernelCall, Lowering, Opaque, Outside, View
 from ..ops import Spec, lookup
+from ..ops.host import HOST_ONLY
 from ..program import RANK
 from ..types import DType
 from .shapes import GivenSpecs, Specs, attribute_arguments, decided_by, spec_of
@@ -191,7 +192,7 @@ class _Lower:
         k, specs = self.k, self.specs
         operator = lookup(node.domain, node.op_type)
         if operator.lowering is None:
-            raise CannotLower(f"{node.label}: {node.operator} {'works on what only the host has' if operator.host_only else 'has no kernels'}")
+            raise CannotLower(f"{node.label}: {node.operator} {HOST_ONLY.get((node.domain, node.op_type), 'has no kernels')}")
         for value in (*node.inputs, *wanted):
             why = problem(value, specs) if value is not None else ""
             if why:

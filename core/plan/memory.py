@@ -1,4 +1,4 @@
-"""Stage 6, memory: where every buffer lies. One arena.
+"""Stage 7, memory: where every buffer lies. One arena.
 
 Rules
 1. Inputs, outputs and constants have homes of their own; an alias lies where its source lies.
@@ -115,7 +115,12 @@ def _far(buffer: Buffer, ranges: Mapping[str, tuple[int, int | None]]) -> bool:
 
 
 def _typical(size: Dim) -> int:
-    return int(substitute(size, {s.name: TYPICAL for s in symbols(size)}))
+    return size if isinstance(size, int) else int(substitute(size, {s.name: TYPICAL for s in symbols(size)}))
+
+
+def typical_bytes(buffer: Buffer) -> int:
+    """Bytes where every symbol is TYPICAL."""
+    return _typical(_bytes(buffer))
 
 
 def _stack(lives: Mapping[Buffer, tuple[int, int]], groups: Mapping[Buffer, list[Buffer]]) -> dict[Buffer, Stacked]:

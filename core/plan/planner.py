@@ -19,6 +19,7 @@ from .fuse import fuse
 from .layout import choose_layout
 from .lower import Accepts, Lowered, lower
 from .pack import pack_constants
+from .schedule import schedule
 from .shapes import Specs, infer_plan
 
 Ranges = Mapping[str, tuple[int, int | None]]
@@ -90,7 +91,7 @@ def plan_program(lowered: Lowered, ranges: Ranges, limit: int | None = None) -> 
 
 def stages() -> tuple[Callable[[Lowered], None], ...]:
     """The stages that rewrite the calls of one program, in order; memory and encode follow."""
-    return own_outputs, fold, fuse, choose_layout, pack_constants
+    return own_outputs, fold, fuse, choose_layout, pack_constants, schedule
 
 
 def own_outputs(lowered: Lowered) -> None:
