@@ -108,7 +108,7 @@ def document() -> str:
               "| kind | | data | computed in | stored as | out of range |", "|---|---|---|---|---|---|"]
     for kind, rows in MATRIX.items():
         lines += [f"| {kind.name} | {row.what} | {_names(row.loads)} | {row.computed} | {row.stored} | {row.beyond} |" for row in rows]
-    lines += ["", "QUANTIZE has no kernels: quantisation is Maps, as prologues and epilogues of the kinds above. IF, LOOP and CALL run programs.", ""]
+    lines += ["", "Quantisation has no kind: it is Maps, alone or as prologues and epilogues of the kinds above. IF, LOOP and CALL run programs.", ""]
     return "\n".join(lines)
 
 

@@ -37,7 +37,7 @@ class Kernel(enum.IntEnum):
     RANDOM = 18      # RandomNormal/Uniform(Like), Bernoulli, Multinomial: Philox counters
     FFT = 19         # DFT, STFT
     LINALG = 20      # Det
-    QUANTIZE = 21    # QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear, per tensor, axis or block
+    #                  (21 is not used again: quantisation is Maps, alone or as prologues and epilogues of what makes and reads the numbers)
     TREES = 22       # TreeEnsemble and its older forms
     IF = 23          # choose a nested program by a scalar
     LOOP = 24        # Loop, Scan, SequenceMap over tensors: run a nested program, carry values, stack outputs

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..dim import Undecidable, product
-from ..expr import Compute, E, Op, acc, cast, leaf, saturate, unary
+from ..expr import Compute, E, Op, acc, binary, cast, compute_type, const, coord, leaf, load, saturate, select, unary
 from ..kernels import Kernel
 from ..lowering import CannotLower, Lowering, Quantized, View
 from ..types import DType
@@ -480,3 +480,48 @@ def _(k: Lowering, input: View, weight: View, bias: View | None = None, past_sta
     # The activation sees the convolution's result in the operator's type, as in the composed form Conv → Sigmoid → Mul.
     y = made if activation == "none" else k.map(lambda x: x * unary(Op.SIGMOID, x), made, dtype=input.dtype)
     return y, sequence.slice(2, length, kept)
+
+
+@DeformConv.lower
+def _(k: Lowering, X: View, W: View, offset: View, B: View | None = None, mask: View | None = None, *, dilations: Ints = None, group: int = 1, kernel_shape: Ints = None,
+      offset_group: int = 1, pads: Ints = None, strides: Ints = None, out: Spec) -> View:
+    """The taps are sampled to columns [N, C · taps, places] by one Map, which a product with the weights follows."""
+    assert out.shape is not None
+    axes = X.rank - 2
+    if axes > 2:
+        raise CannotLower(f"DeformConv over {axes} axes")
+    window = make_window(_kernel(W.shape, kernel_shape), strides, dilations, pads)
+    sizes = [whole_number(d, "a size of X") for d in X.shape[1:]]
+    kernel, places = [whole_number(d, "a size of the kernel") for d in window.kernel], out.shape[2:]
+    each, batch = sizes[0] // offset_group, X.shape[0]
+    shifts = offset.split(1, offset_group, *kernel, axes)
+    parts = [shifts.slice(2 + axes, i, 1).squeeze(2 + axes).unsqueeze(2) for i in range(axes)]
+    if mask is not None:
+        parts.append(mask.split(1, offset_group, *kernel).unsqueeze(2))
+    dtype = DType.DOUBLE if X.dtype is DType.DOUBLE else DType.FLOAT
+    wide = compute_type(dtype)
+
+    def body(*leaves: E) -> E:
+        plane = (coord(0) * sizes[0] + coord(1) * each) + coord(2)
+        points = [cast(leaves[i], wide) + cast(coord(3 + i) * window.dilations[i] + coord(3 + axes + i) * window.strides[i] - window.begin[i], wide) for i in range(axes)]
+        total: E | None = None
+        for corner in cartesian((0, 1), repeat=axes):
+            weight, index, inside = const(1, wide), plane, const(1, Compute.I32)
+            for i, bit in enumerate(corner):
+                floor = unary(Op.FLOOR, points[i])
+                share, place = points[i] - floor, floor + bit
+                weight = weight * (share if bit else 1 - share)
+                inside = binary(Op.AND, inside, binary(Op.AND, binary(Op.GE, place, 0), binary(Op.LT, place, sizes[1 + i])))
+                index = index * sizes[1 + i] + cast(binary(Op.MAX, binary(Op.MIN, place, sizes[1 + i] - 1), 0), Compute.I64)
+            value = cast(load(len(parts), select(inside, index, const(0, Compute.I64)), X.dtype), wide)
+            part = select(inside, weight * value, const(0, wide))
+            total = part if total is None else total + part
+        assert total is not None
+        return total * cast(leaves[axes], wide) if mask is not None else total
+    columns = k.map(body, *parts, dtype=dtype, shape=(batch, offset_group, each, *kernel, *places), tables=[X])
+    taps, filters = sizes[0] // group * int(np.prod(kernel)), whole_number(W.shape[0], "the number of filters") // group
+    length = product(places)
+    weights = k.reshape(W, (group, filters, taps)).unsqueeze(0).expand((batch, group, filters, taps))
+    leaves = [] if B is None else [k.reshape(B, (group, filters, 1))]
+    made = k.matmul(weights, k.reshape(columns, (batch, group, taps, length)), X.dtype, (batch, group, filters, length), (lambda total, b: total + cast(b, wide)) if leaves else None, leaves)
+    return k.reshape(made, out.shape)

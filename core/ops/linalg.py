@@ -4,6 +4,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -225,13 +226,25 @@ def _(k: Lowering, X: View, *, out: Spec) -> View:
     return made
 
 
+def _diagonals(k: Lowering, view: View, term: Any) -> tuple[View, Any]:
+    """An operand with the axes of each repeated label replaced by their diagonal, as the last axis."""
+    term = list(term)
+    for label in dict.fromkeys(term):
+        while term.count(label) > 1:
+            first, second = [i for i, other in enumerate(term) if other == label][:2]
+            rest = [i for i in range(len(term)) if i not in (first, second)]
+            size = view.shape[first]
+            flat = k.reshape(view.permute((*rest, first, second)), (*(view.shape[i] for i in rest), size * size))
+            view, term = flat.slice(len(rest), 0, size, size + 1), [*(term[i] for i in rest), label]  # type: ignore[arg-type]
+    return view, type(term)(term)
+
+
 @Einsum.lower
 def _(k: Lowering, *Inputs: View, equation: str, out: Spec) -> View:
     terms, result = parse_einsum(equation, [v.rank for v in Inputs])
     assert result is not None
     labels = [t for t in terms if t is not None]
-    if any(len(set(t)) < len(t) for t in labels):
-        raise CannotLower("Einsum of a diagonal")
+    Inputs, labels = zip(*(_diagonals(k, v, t) for v, t in zip(Inputs, labels, strict=True)), strict=True)  # type: ignore[assignment]
     sizes = _einsum_sizes(labels, [v.shape for v in Inputs])
     summed = [label for label in sizes if label not in result]
     views = [_ordered(v, t, (*result, *summed)) for v, t in zip(Inputs, labels, strict=True)]

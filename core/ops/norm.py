@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..dim import Dim, product
-from ..expr import E, Op, binary, compute_type, const, select, unary
+from ..expr import E, Op, binary, cast, compute_type, const, select, unary
 from ..kernels import Kernel
 from ..lowering import CannotLower, Lowering, View
 from ..types import DType
@@ -272,14 +272,32 @@ def _(k: Lowering, X: View, *, alpha: float = 0.0001, beta: float = 0.75, bias: 
 
 
 @BatchNormalization.lower
-def _(k: Lowering, X: View, scale: View, B: View, input_mean: View, input_var: View, *, epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0, out: Any) -> View:
-    if training_mode or isinstance(out, list):
-        raise CannotLower("BatchNormalization in training mode")
+def _(k: Lowering, X: View, scale: View, B: View, input_mean: View, input_var: View, *, epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0, out: Any) -> Any:
+    if training_mode:
+        return _lower_training(k, X, scale, B, input_mean, input_var, epsilon, momentum)
     channels = [_along_channels(v, X.rank) for v in (scale, B, input_mean, input_var)]
 
     def body(x: E, s: E, b: E, mean: E, variance: E) -> E:
         return (x - mean) * (s / unary(Op.SQRT, variance + epsilon)) + b
     return elementwise(body)(k, X, *channels, out=out)
+
+
+def _lower_training(k: Lowering, X: View, scale: View, B: View, input_mean: View, input_var: View, epsilon: float, momentum: float) -> tuple[View, View, View]:
+    """With the batch's statistics; and the running ones moved towards them."""
+    if X.rank < 2:
+        raise CannotLower("BatchNormalization of a vector in training mode")
+    dtype = DType.DOUBLE if X.dtype is DType.DOUBLE else DType.FLOAT
+    wide, axes = compute_type(dtype), [a for a in range(X.rank) if a != 1]
+    mean = k.reduce(6, X, axes, dtype)
+    spread = k.reduce(6, X, axes, dtype, prologue=lambda x, m: (cast(x, wide) - m) * (cast(x, wide) - m), leaves=[mean])
+    channels = [_along_channels(v, X.rank) for v in (scale, B)]
+
+    def body(x: E, s: E, b: E, m: E, v: E) -> E:
+        return (cast(x, wide) - m) / unary(Op.SQRT, v + epsilon) * cast(s, wide) + cast(b, wide)
+    made = k.map(lambda *leaves: cast(body(*leaves), compute_type(X.dtype)), X, *channels, mean, spread, dtype=X.dtype, shape=X.shape)
+    running = [k.map(lambda old, new: cast(cast(old, wide) * momentum + new * (1 - momentum), compute_type(input_mean.dtype)), old, k.reshape(new, (X.shape[1],)), dtype=input_mean.dtype)
+               for old, new in ((input_mean, mean), (input_var, spread))]
+    return made, running[0], running[1]
 
 
 def _along_channels(values: View, rank: int) -> View:

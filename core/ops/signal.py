@@ -8,6 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..dim import Dim, fresh
+from ..expr import Compute, E, Op, binary, cast, compute_type, const, coord, select, unary
 from ..kernels import Kernel
 from ..lowering import Lowering, View
 from ..types import DType
@@ -166,3 +167,28 @@ def _(k: Lowering, signal: View, frame_step: View, window: View | None = None, f
     if window is not None:
         view = k.map(lambda x, w: x * w, view, window.unsqueeze(1), dtype=signal.dtype, shape=(batch, frames, length, parts))
     return _transformed(k, view, 2, length, 0, onesided, out)
+
+
+@MelWeightMatrix.lower
+def _(k: Lowering, num_mel_bins: View, dft_length: View, sample_rate: View, lower_edge_hertz: View, upper_edge_hertz: View, *, output_datatype: int = 1, out: Spec) -> View:
+    bands, length = (whole_number(numbers(v, name)[0], name) for v, name in ((num_mel_bins, "num_mel_bins"), (dft_length, "dft_length")))
+
+    def mel(hertz: E) -> E:
+        return unary(Op.LOG, cast(hertz, Compute.F64) / 700 + 1) * (2595 / np.log(10))
+
+    def edge(low: E, high: E, rate: E) -> E:   # over [bands + 2]: bins, whole
+        place = cast(coord(0), Compute.F64) * ((mel(high) - mel(low)) / (bands + 2)) + mel(low)
+        hertz = (binary(Op.POW, const(10, Compute.F64), place / 2595) - 1) * 700
+        return unary(Op.FLOOR, hertz * (length + 1) / cast(rate, Compute.F64))
+    scalars = [k.reshape(v, ()) for v in (lower_edge_hertz, upper_edge_hertz, sample_rate)]
+    edges = k.map(edge, *scalars, dtype=DType.DOUBLE, shape=(bands + 2,))
+
+    def weight(left: E, centre: E, right: E) -> E:
+        at, zero = cast(coord(0), Compute.F64), const(0, Compute.F64)
+        rising, falling = (at - left) / binary(Op.MAX, centre - left, 1), (right - at) / binary(Op.MAX, right - centre, 1)
+        before = select(binary(Op.LT, at, left), zero, rising)
+        after = select(binary(Op.LT, at, right), falling, zero)
+        return select(binary(Op.EQ, at, centre), const(1, Compute.F64), select(binary(Op.LT, at, centre), before, after))
+    dtype = DType(output_datatype)
+    parts = [edges.slice(0, i, bands) for i in range(3)]
+    return k.map(lambda *e: cast(weight(*e), compute_type(dtype)), *parts, dtype=dtype, shape=(length // 2 + 1, bands))

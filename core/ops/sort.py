@@ -173,7 +173,7 @@ def _count_of(out: Any, along: int) -> Dim:
     specs = out if isinstance(out, list) else [out]
     for number, spec in enumerate(specs):
         if spec is not None and number != 2:
-            return spec.shape[along if number == 0 else 0]  # type: ignore[no-any-return]
+            return spec.shape[along if number == 0 else 0]
     return fresh()
 
 

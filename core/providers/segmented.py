@@ -25,7 +25,7 @@ from .blocks import Blocks, Runner
 from .reference import NAME as REFERENCE
 
 #: Names of the operator inputs whose values say which axes are meant, or are parameters that kernels know as numbers.
-STRUCTURAL = frozenset({"axes", "axis", "steps", "roi", "scales", "block_shape", "image_shape", "pads", "split", "K", "sizes", "depth", "size", "ratio", "training_mode"})
+STRUCTURAL = frozenset({"axes", "axis", "steps", "roi", "scales", "block_shape", "image_shape", "pads", "split", "K", "sizes", "depth", "size", "ratio", "training_mode", "num_mel_bins", "dft_length"})
 
 
 def bucket(size: int) -> tuple[int, int]:
