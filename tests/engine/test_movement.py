@@ -27,6 +27,16 @@ def test_strided_copies() -> None:
         made.step(Kernel.COPY, [view, -1], [made.result(shape, dtype)], {"mode": 0}).check()
 
 
+def test_long_rows_go_past_the_caches() -> None:
+    """Copies of a megabyte and more, rows apart, from and to places that no vector is aligned to."""
+    for seed, dtype in enumerate((DType.FLOAT, DType.UINT8, DType.INT64)):
+        rng = np.random.default_rng(seed)
+        shape = (3, (1 << 19) // dtype.numpy.itemsize + 7)
+        made = OneStep(rng)
+        view = made.operand(values(rng, shape, dtype), broadcast=False)
+        made.step(Kernel.COPY, [view, -1], [made.result(shape, dtype)], {"mode": 0}).check()
+
+
 @pytest.mark.parametrize("order", [(0, 2, 3, 1), (0, 3, 1, 2), (1, 0, 2, 3), (3, 2, 1, 0), (0, 1, 3, 2)])
 def test_large_transposes(order: tuple[int, ...]) -> None:
     """Dense on both sides: the blocked way, over ragged block edges."""

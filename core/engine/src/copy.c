@@ -3,10 +3,15 @@
    How to think
    - Mode 0 (dims equal): axes are ordered by the output's strides and merged where both sides allow. If the last axis is dense on both sides, rows are copied; if the input is dense along another
      axis, blocks of 16 × 64 are transposed so that both sides use whole cache lines; else elements one by one.
+   - Long rows of large copies are written past the caches (x86: streaming stores).
    - Padding modes walk the output's rows: what lies inside is copied, the ends follow the mode. */
 #include "sx_expr.h"
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 
 #define WORK 65536 /* bytes a task should move at least */
+#define STREAM (1 << 20) /* bytes from which a copy of long rows goes past the caches */
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -21,6 +26,23 @@ typedef struct { uint64_t half[2]; } wide;
     if (ys == 1) for (int64_t i = 0; i < n; i++) y_[i] = x_[i * xs]; \
     else for (int64_t i = 0; i < n; i++) y_[i * ys] = x_[i * xs]; \
     return; }
+
+/* A long row past the caches: what is written is not read before it is written, which would be a third of the traffic, and does not push out what is in use. */
+static void stream_row(char *y, const char *x, int64_t bytes) {
+#if defined(__AVX512F__)
+    int64_t head = min64(bytes, (int64_t)(-(uintptr_t)y % 64)), i = head;
+    __builtin_memcpy(y, x, (uint64_t)head);
+    for (; i + 64 <= bytes; i += 64) _mm512_stream_si512((void *)(y + i), _mm512_loadu_si512(x + i));
+    __builtin_memcpy(y + i, x + i, (uint64_t)(bytes - i));
+#elif defined(__AVX__)
+    int64_t head = min64(bytes, (int64_t)(-(uintptr_t)y % 32)), i = head;
+    __builtin_memcpy(y, x, (uint64_t)head);
+    for (; i + 32 <= bytes; i += 32) _mm256_stream_si256((__m256i *)(y + i), _mm256_loadu_si256((const __m256i *)(x + i)));
+    __builtin_memcpy(y + i, x + i, (uint64_t)(bytes - i));
+#else
+    __builtin_memcpy(y, x, (uint64_t)bytes);
+#endif
+}
 
 static void copy_row(char *y, int64_t ys, const char *x, int64_t xs, int64_t n, int64_t item) {
     if (ys == 1 && xs == 1) { __builtin_memcpy(y, x, (uint64_t)(n * item)); return; }
@@ -100,6 +122,7 @@ static void transpose_block(char *y, int64_t yr, const char *x, int64_t xc, int6
 typedef struct {
     const char *x;
     char *y;
+    int stream;                        /* rows go past the caches */
     int rank, flip;                    /* flip: the axis along which x is dense, where it is not the last; -1: none */
     int64_t item, dim[SX_RANK], xs[SX_RANK], ys[SX_RANK];
     int64_t rows, cols, down, across, per, tiles;
@@ -151,7 +174,8 @@ static void copy_tile(const walk *w, int64_t tile) {
     int64_t cols = min64(w->cols, w->dim[last] - col), rows = other >= 0 ? min64(w->rows, w->dim[other] - row) : 1;
     const char *x = w->x + xat * w->item;
     char *y = w->y + yat * w->item;
-    if (w->flip >= 0) transpose_block(y, w->ys[other], x, w->xs[last], rows, cols, w->item);
+    if (w->stream && w->ys[last] == 1 && w->xs[last] == 1) for (int64_t r = 0; r < rows; r++) stream_row(y + (other < 0 ? 0 : r * w->ys[other] * w->item), x + (other < 0 ? 0 : r * w->xs[other] * w->item), cols * w->item);
+    else if (w->flip >= 0) transpose_block(y, w->ys[other], x, w->xs[last], rows, cols, w->item);
     else for (int64_t r = 0; r < rows; r++) copy_row(y + (other < 0 ? 0 : r * w->ys[other] * w->item), w->ys[last], x + (other < 0 ? 0 : r * w->xs[other] * w->item), w->xs[last], cols, w->item);
 }
 
@@ -160,6 +184,9 @@ static void copy_task(void *arg, int64_t task, int worker) {
     const walk *w = arg;
     int64_t end = min64(w->tiles, (task + 1) * w->per);
     for (int64_t tile = task * w->per; tile < end; tile++) copy_tile(w, tile);
+#if defined(__AVX__)
+    if (w->stream) _mm_sfence();
+#endif
 }
 
 /* -- padding ------------------------------------------------------------------------------------------------------------------------------------------------ */
@@ -243,6 +270,9 @@ int SX_NAME(sx_k_copy)(const sx_call *call) {
     walk w = {.x = x->data, .y = y->data, .item = sx_element_bytes(y->dtype)};
     merge_axes(&w, x, y);
     cut(&w);
+    int64_t bytes = w.item;
+    for (int d = 0; d < w.rank; d++) bytes *= w.dim[d];
+    w.stream = bytes >= STREAM && w.item * w.dim[w.rank - 1] >= 4096;
     sx_for(call, up(w.tiles, w.per), copy_task, &w);
     return 0;
 }

@@ -12,7 +12,7 @@ typedef struct {
     __m512i even[3][4], odd[3][4]; /* kernel lines, as words */
     __m512i base[4];
     __m512 factor[4];
-    __m512i zero[2];
+    __m512i zero[2], low, high;
 } group;
 
 typedef struct {
@@ -45,6 +45,7 @@ static void prepare(const job *j, int64_t c, __mmask64 mask, const int32_t *bias
         words(none, k[0], k[1], k[2], g->odd[r]);
         for (int q = 0; q < 4; q++) sum[q] = _mm512_dpbusd_epi32(sum[q], ones, g->even[r][q]);
     }
+    g->low = _mm512_set1_epi8((char)(int)j->q.low), g->high = _mm512_set1_epi8((char)(int)j->q.high);
     permute(bias, g->base);
     permute(factor, g->factor);
     for (int q = 0; q < 4; q++) g->base[q] = _mm512_sub_epi32(g->base[q], _mm512_mullo_epi32(sum[q], _mm512_set1_epi32(j->zero)));
@@ -61,7 +62,8 @@ SX_INLINE __m512i pixel(const job *j, const uint8_t *line, int64_t w, __mmask64 
 SX_INLINE __m512i finished(const __m512i *acc, const group *g, int is_signed) {
     __m512i made[4];
     SX_UNROLL for (int q = 0; q < 4; q++) made[q] = sx_round_to_int(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[q]), g->factor[q]));
-    return sx_pack_bytes(made, g->zero, is_signed);
+    __m512i packed = sx_pack_bytes(made, g->zero, is_signed);
+    return is_signed ? _mm512_min_epi8(_mm512_max_epi8(packed, g->low), g->high) : _mm512_min_epu8(_mm512_max_epu8(packed, g->low), g->high);
 }
 
 /* One line of output, 64 channels. S: stride; two pixels of X, and one pair more, a step. */

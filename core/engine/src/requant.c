@@ -211,7 +211,7 @@ sx_requant SX_NAME(sx_requant_of)(const sx_call *call, const int *row_axes, int 
     else if (q = plain, call->out->dtype == SX_FLOAT && ends && floats_of(&g, last, &q)) q.plain = 0;
     else if (prefix_of(&g, &plain, &q)) q.plain = 0;
     else return plain;
-    q.simple = bytes && !q.prefix && q.other < 0 && q.offset < 0 && q.low == (call->out->dtype == SX_INT8 ? -128 : 0) && q.high == (call->out->dtype == SX_INT8 ? 127 : 255);
+    q.simple = bytes && !q.prefix && q.other < 0 && q.offset < 0 && q.low == (float)(int)q.low && q.high == (float)(int)q.high;
     return q;
 }
 
@@ -349,14 +349,16 @@ SX_INLINE void float_line(const int OTHER, const int REAL, const sx_requant *q, 
 #if defined(__AVX512BW__)
 SX_INLINE __m512i order(void) { return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15); } /* of packed words of 4 bytes: back to columns */
 
-SX_INLINE void wide_rows(const int divides, const int is_signed, const int32_t *block, const __m512i *bias, const __m512 *factor, const __m512i *zero, int64_t rows, __mmask64 mask, int64_t ld, uint8_t *to, int64_t step) {
+SX_INLINE void wide_rows(const int divides, const int is_signed, __m512i low, __m512i high, const int32_t *block, const __m512i *bias, const __m512 *factor, const __m512i *zero, int64_t rows, __mmask64 mask, int64_t ld, uint8_t *to, int64_t step) {
     for (int64_t r = 0; r < rows; r++) {
         __m512i made[4];
         SX_UNROLL for (int q = 0; q < 4; q++) {
             __m512 x = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_loadu_si512(block + r * ld + 16 * q), bias[q]));
             made[q] = sx_round_to_int(divides ? _mm512_div_ps(x, factor[q]) : _mm512_mul_ps(x, factor[q]));
         }
-        _mm512_mask_storeu_epi8(to + r * step, mask, _mm512_permutexvar_epi32(order(), sx_pack_bytes(made, zero, is_signed)));
+        __m512i packed = sx_pack_bytes(made, zero, is_signed);
+        packed = is_signed ? _mm512_min_epi8(_mm512_max_epi8(packed, low), high) : _mm512_min_epu8(_mm512_max_epu8(packed, low), high);
+        _mm512_mask_storeu_epi8(to + r * step, mask, _mm512_permutexvar_epi32(order(), packed));
     }
 }
 
@@ -371,10 +373,11 @@ static void wide(const int32_t *block, const int32_t *bias, const float *factor,
         z[i] = _mm512_cvtps_epi32(_mm512_maskz_loadu_ps(part, zero + 16 * i));
     }
     small[0] = _mm512_packs_epi32(z[0], z[1]), small[1] = _mm512_packs_epi32(z[2], z[3]);
-    if (q->divides && q->dtype == SX_INT8) wide_rows(1, 1, block, b, f, small, rows, mask, ld, to, step);
-    else if (q->divides) wide_rows(1, 0, block, b, f, small, rows, mask, ld, to, step);
-    else if (q->dtype == SX_INT8) wide_rows(0, 1, block, b, f, small, rows, mask, ld, to, step);
-    else wide_rows(0, 0, block, b, f, small, rows, mask, ld, to, step);
+    __m512i low = _mm512_set1_epi8((char)(int)q->low), high = _mm512_set1_epi8((char)(int)q->high); /* whole numbers, as rounded() made them */
+    if (q->divides && q->dtype == SX_INT8) wide_rows(1, 1, low, high, block, b, f, small, rows, mask, ld, to, step);
+    else if (q->divides) wide_rows(1, 0, low, high, block, b, f, small, rows, mask, ld, to, step);
+    else if (q->dtype == SX_INT8) wide_rows(0, 1, low, high, block, b, f, small, rows, mask, ld, to, step);
+    else wide_rows(0, 0, low, high, block, b, f, small, rows, mask, ld, to, step);
 }
 #endif
 
