@@ -123,6 +123,21 @@ def test_norm() -> None:
         made.check(bound, bound)
 
 
+def test_norm_of_dense_rows() -> None:
+    """Rows as models have them: everything side by side, scale and bias one row for all."""
+    for seed, (rows, n) in enumerate([(3, 768), (5, 1), (2, 17), (1, 2500), (4, 33), (0, 8)] * 4):
+        rng = np.random.default_rng(4500 + seed)
+        mode, scaled, shifted = seed % 2, seed // 2 % 2, seed // 4 % 2
+        made = OneStep(rng)
+        x = rng.standard_normal((rows, n)).astype(np.float32) + 3
+        if rows > 1:
+            x[1, n // 2] = np.nan
+        row = [np.broadcast_to(rng.standard_normal(n).astype(np.float32), (rows, n)) if wanted else None for wanted in (scaled, shifted)]
+        views = [made.operand(x, broadcast=False, dense=True), *(-1 if r is None else made.operand(np.ascontiguousarray(r), broadcast=False, dense=True) for r in row)]
+        outputs = [made.result((rows, n), DType.FLOAT, dense=True), made.result((rows, 1), DType.FLOAT, dense=True) if mode == 0 else -1, made.result((rows, 1), DType.FLOAT, dense=True)]
+        made.step(Kernel.NORM, views, outputs, {"mode": mode, "axis": 1, "epsilon": 1e-5}).check(2e-4, 2e-5)
+
+
 def test_mean_of_nothing() -> None:
     for dtype in (DType.FLOAT, DType.DOUBLE):
         made = OneStep(np.random.default_rng(1))

@@ -22,7 +22,7 @@ enum { X, SCALE, BIAS, SKIP, Y, SUM, VIEWS };
 typedef struct {
     const sx_call *call;
     const sx_view *view[VIEWS];            /* NULL where absent */
-    int mode, type, rank, outer_rank;
+    int mode, type, rank, outer_rank, dense;
     int64_t dim[SX_RANK + 1], stride[VIEWS][SX_RANK + 1];             /* inside a group */
     int64_t outer[SX_RANK + 1], outer_stride[VIEWS][SX_RANK + 1];     /* of the groups */
     int64_t mean_stride[SX_RANK + 1], inverse_stride[SX_RANK + 1];
@@ -139,6 +139,33 @@ SX_SMALL static void group_f64(const plan *p, const int64_t *start, double *keep
 GROUP(float, f32)
 GROUP(double, f64)
 
+/* A group that is a dense row of floats everywhere: no pieces, no copies. scale, bias NULL: none. */
+static void dense_row(const plan *p, const float *x, const float *scale, const float *bias, float *restrict y, int64_t mean_at, int64_t inverse_at) {
+    const sx_call *c = p->call;
+    int64_t n = p->count;
+    double sum = 0, squares = 0;
+    float mean = 0;
+    if (p->mode != 1) {
+        for (int64_t i = 0; i < n; i += PIECE) sum += sx_sum_f32(x + i, min64(PIECE, n - i));
+        mean = (float)(sum / (double)n);
+    }
+    for (int64_t i = 0; i < n; i += PIECE) squares += sx_squares_f32(x + i, mean, min64(PIECE, n - i));
+    float inverse = (float)(1.0 / __builtin_sqrt(squares / (double)n + p->epsilon));
+    if (scale && bias) for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * inverse * scale[i] + bias[i];
+    else if (scale) for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * inverse * scale[i];
+    else for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * inverse;
+    if (mean_at != NOWHERE) sx_store_row(c->out[1].dtype, p->type, c->out[1].data + mean_at * sx_element_bytes(c->out[1].dtype), 1, &mean, 1);
+    if (inverse_at != NOWHERE) sx_store_row(c->out[2].dtype, p->type, c->out[2].data + inverse_at * sx_element_bytes(c->out[2].dtype), 1, &inverse, 1);
+}
+
+static int all_dense(const plan *p) {
+    const int needs[] = {X, Y, SCALE, BIAS};
+    if (p->rank != 1 || p->type != SX_F32 || p->view[SKIP] || p->view[SUM] || (p->view[BIAS] && !p->view[SCALE])) return 0;
+    for (int i = 0; i < 4; i++)
+        if (p->view[needs[i]] && (p->view[needs[i]]->dtype != SX_FLOAT || (p->stride[needs[i]][0] != 1 && p->dim[0] > 1))) return 0;
+    return 1;
+}
+
 static void task(void *arg, int64_t number, int worker) {
     const plan *p = arg;
     const sx_call *c = p->call;
@@ -152,6 +179,12 @@ static void task(void *arg, int64_t number, int worker) {
             mean += i * p->mean_stride[d], inverse += i * p->inverse_stride[d];
         }
         mean = c->n_out > 1 && c->out[1].dtype ? mean : NOWHERE, inverse = c->n_out > 2 && c->out[2].dtype ? inverse : NOWHERE;
+        if (p->dense) {
+            const float *operand[VIEWS] = {0};
+            for (int v = 0; v < VIEWS; v++) if (p->view[v]) operand[v] = (const float *)(const void *)p->view[v]->data + at[v];
+            dense_row(p, operand[X], operand[SCALE], operand[BIAS], (float *)(uintptr_t)operand[Y], mean, inverse);
+            continue;
+        }
         /* A dense row of the compute type needs no copy. */
         int lies = p->rank == 1 && p->stride[X][0] == 1 && p->view[X]->dtype == sx_native_dtype(p->type) && !p->view[SKIP];
         void *keep = !lies && p->count <= ONE_ROW ? c->scratch + worker * c->scratch_bytes : NULL;
@@ -178,6 +211,7 @@ int SX_NAME(sx_k_norm)(const sx_call *call) {
     split_axes(&p);
     merge_inside(&p);
     for (int d = 0; d < p.outer_rank; d++) p.groups *= p.outer[d];
+    p.dense = all_dense(&p);
     p.per = max64(1, WORK / p.count);
     sx_for(call, up(p.groups, p.per), task, &p);
     return 0;
