@@ -108,6 +108,8 @@ def _numbers(values: Sequence[int]) -> Any:
 class EngineProgram(native.EngineProgram):
     """A Program with its constants, opened in the engine beside Pyodide."""
 
+    takes_into = False
+
     def _open(self, packed: bytes, constants: list[np.ndarray], options: Any) -> None:
         super()._prepare()
         e = engine()

@@ -100,6 +100,10 @@ class IOBinding:
             raise Fail("At least one output should be requested: call bind_output(name) first")
         return list(self._targets)
 
+    def _arrays(self) -> list[Any]:
+        """The memory bound for each output, in order; None where the run is to make some."""
+        return [None if target is None or not target.is_tensor() else target._array() for target in self._targets.values()]
+
     def _store(self, values: Sequence[Any]) -> None:
         """Take the results of a run; bound ones are checked before any is written."""
         pairs = list(zip(self._targets.items(), values, strict=True))
@@ -111,7 +115,8 @@ class IOBinding:
                 self._results[name] = wrap(value, self._session._output_types[name])
                 continue
             if target.is_tensor():
-                np.copyto(target._array(), value)
+                if value is not target._array():  # else the run wrote there
+                    np.copyto(target._array(), value)
             else:
                 target._data = value
             self._results[name] = target

@@ -228,7 +228,7 @@ class InferenceSession:
         if iobinding._session is not self:
             raise InvalidArgument("IOBinding must be used with the session that created it.")
         wanted = self._wanted(iobinding._wanted())
-        iobinding._store(self._execute(collect(self._inputs, iobinding._inputs), wanted, run_options))
+        iobinding._store(self._execute(collect(self._inputs, iobinding._inputs), wanted, run_options, iobinding._arrays()))
 
     def run_async(self, output_names: Iterable[str] | None, input_feed: Any, callback: Callable[[list[Any], Any, str], None], user_data: Any,
                   run_options: RunOptions | None = None) -> None:
@@ -271,11 +271,11 @@ class InferenceSession:
             raise InvalidArgument(f"Invalid output name: {', '.join(wrong)}. The outputs are {', '.join(self._output_index)}")
         return [self._output_index[name] for name in names] or list(range(len(self._args.outputs)))
 
-    def _execute(self, inputs: list[Any], wanted: Sequence[int], run_options: RunOptions | None) -> list[Any]:
+    def _execute(self, inputs: list[Any], wanted: Sequence[int], run_options: RunOptions | None, into: Sequence[Any] | None = None) -> list[Any]:
         if run_options is not None:
             expect(run_options, RunOptions, "run_options")
         profiler = self._profiler
-        context = RunContext(events=[] if profiler else None, seed=self._next_seed())
+        context = RunContext(events=[] if profiler else None, seed=self._next_seed(), into=into)
         if run_options is not None:
             context.terminated = lambda: run_options.terminate
         with self._gate.enter(self) as executor:

@@ -24,7 +24,7 @@ from ..errors import NotImplemented as NotImplementedHere
 from ..graph import Tensor
 from ..kernels import Kernel
 from ..model.packing import Packing, pack
-from ..program import Program
+from ..program import Home, Program
 from .build import BuildError, find
 from .outputs import LARGE, Outputs
 
@@ -140,7 +140,7 @@ def _isa_number(name: str | None) -> int:
 class _Bound:
     """A state for one set of input shapes, with the pointer arrays of a run."""
 
-    __slots__ = ("state", "shapes", "large", "inputs", "outputs", "in_at", "out_at", "report", "report_at", "times", "release")
+    __slots__ = ("state", "shapes", "large", "inputs", "outputs", "in_at", "out_at", "report", "report_at", "times", "release", "given")
 
     def __init__(self, program: EngineProgram, state: int) -> None:
         engine = library()
@@ -158,6 +158,7 @@ class _Bound:
         self.report = _Report()
         self.in_at, self.out_at, self.report_at = map(ctypes.addressof, (self.inputs, self.outputs, self.report))
         self.times: Any = None
+        self.given: list[int] = []          # bytes of each input, where outputs might touch them
 
     def __del__(self) -> None:
         self.release(self.state)
@@ -167,6 +168,7 @@ class EngineProgram:
     """A Program with its constants, opened in the engine. Safe to run from several threads at once."""
 
     measures_steps = True
+    takes_into = True   # `run` has the argument `into`
 
     def __init__(self, program: Program, constants: Sequence[Tensor], *, threads: int = 0, isa: str | None = None, memory_limit: int = 0, shared: Packed | None = None) -> None:
         """`shared`: packed constants that programs of one model have in common; this one adds its own."""
@@ -197,6 +199,7 @@ class EngineProgram:
         self._free: OrderedDict[Key, list[Any]] = OrderedDict()
         self._elements = self.program.elements
         self.outputs = Outputs()
+        self._same: set[tuple[int, int]] | None = None
         self._lock = threading.Lock()
         self._dtypes = [port.dtype.numpy for port in self.program.inputs]
 
@@ -268,9 +271,9 @@ class EngineProgram:
 
     # -- running ------------------------------------------------------------------------------------------------------------------------------
     def run(self, inputs: Sequence[np.ndarray], *, terminated: Callable[[], bool] | None = None, budget: int = 5_000_000, arena: int | None = None, times: np.ndarray | None = None,
-            outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
+            outputs: Sequence[np.ndarray] | None = None, into: Sequence[np.ndarray | None] | None = None) -> list[np.ndarray]:
         """The outputs for arrays of the program's types. `terminated` is polled every `budget` nanoseconds; `arena`: the address of working memory; `times` (int64[steps, 2]) takes each
-        step's start and duration; `outputs`: dense arrays to write to."""
+        step's start and duration; `outputs`: dense arrays to write to; `into`: arrays to write to where they fit an output exactly."""
         key = self._key(inputs)
         bound = self._take(key, inputs)
         pointers, held = bound.inputs, []
@@ -279,12 +282,16 @@ class EngineProgram:
                 x = self._dense(i, x)
                 held.append(x)
             pointers[i] = address(x)
+        if into is not None:
+            bound.given = [x.nbytes for x in inputs]
         if outputs is not None:
             made = list(outputs)
         elif bound.large:
             made = [self.outputs.make(shape, dtype, bound.large[i]) if i in bound.large else np.empty(shape, dtype) for i, (shape, dtype) in enumerate(bound.shapes)]
         else:
             made = [np.empty(shape, dtype) for shape, dtype in bound.shapes]
+        if into is not None:
+            self._write_into(made, into, bound)
         pointers = bound.outputs
         for i, y in enumerate(made):
             pointers[i] = address(y)
@@ -303,6 +310,30 @@ class EngineProgram:
             raise error
         self._give(key, bound)
         return made
+
+    def _write_into(self, made: list[np.ndarray], into: Sequence[np.ndarray | None], bound: _Bound) -> None:
+        """Put the caller's arrays in place of `made` where they fit and share no memory with an input, or with the one whose place they may take."""
+        for i, (y, (shape, dtype)) in enumerate(zip(into, bound.shapes, strict=True)):
+            if y is None or y.shape != shape or y.dtype != dtype or not (y.flags.c_contiguous and y.flags.writeable and y.flags.aligned):
+                continue
+            begin, end = address(y), address(y) + y.nbytes
+            touched = [j for j, size in enumerate(bound.given) if size and bound.inputs[j] < end and begin < bound.inputs[j] + size]
+            if all((j, i) in self._in_place() and bound.inputs[j] == begin for j in touched):
+                made[i] = y
+
+    def _in_place(self) -> set[tuple[int, int]]:
+        """(input, output) that may be the same memory: all that reads the input is one COPY to the output, before anything else writes there."""
+        if self._same is None:
+            program, readers, writers = self.program, {}, {}
+            for number, step in enumerate(program.steps):
+                for views, found, home in ((step.inputs, readers, Home.INPUT), (step.outputs, writers, Home.OUTPUT)):
+                    for view in views:
+                        at = program.buffers[program.views[view].buffer] if view >= 0 else None
+                        if at is not None and at[0] == home:
+                            found.setdefault(at[1], []).append(number)
+            self._same = {(i, o) for i, reads in readers.items() for o, writes in writers.items()
+                          if len(reads) == 1 and program.steps[reads[0]].kind is Kernel.COPY and writes[0] == reads[0] and i not in {port for port, _ in program.elements}}
+        return self._same
 
     def _dense(self, index: int, x: np.ndarray) -> np.ndarray:
         if x.dtype != self._dtypes[index]:

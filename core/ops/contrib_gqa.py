@@ -11,10 +11,16 @@ from typing import Any
 import numpy as np
 
 from ..dim import dim_max, exact_div
-from .attention import RotaryEmbedding, _heads, _packed
+from ..expr import Compute, E, Op, binary, cast, coord, select
+from ..kernels import Kernel
+from ..lowering import CannotLower, Lowering, View
+from ..types import DType
+from .attention import RotaryEmbedding, _heads, _packed, _scale, _unpacked, rotated
 from .common import fresh_shape, same_type
 from .contrib_attention import attend
 from .contrib_common import needed, sizes
+from .gather import gathered
+from .maps import whole_number
 from .norm import RMSNormalization
 from .precision import widened
 from .registry import Spec, operator, require
@@ -169,3 +175,64 @@ def _(query: Spec, key: Spec | None = None, value: Spec | None = None, past_key:
     kinds = [dtype if p is None or p.dtype is None else p.dtype for p in (past_key, past_value)]
     made = (Spec(dtype, (batch, length, num_heads * head)), Spec(kinds[0], present), Spec(kinds[1], present))
     return (*made, Spec(dtype, (batch, num_heads, length, total))) if qk_output else made
+
+
+@GroupQueryAttention.lower
+def _(k: Lowering, query: View, key: View | None = None, value: View | None = None, past_key: View | None = None, past_value: View | None = None, seqlens_k: View | None = None,
+      total_sequence_length: View | None = None, cos_cache: View | None = None, sin_cache: View | None = None, position_ids: View | None = None,
+      attention_bias: View | None = None, head_sink: View | None = None, k_scale: View | None = None, v_scale: View | None = None, q_norm_weight: View | None = None,
+      k_norm_weight: View | None = None, query_seqlens: View | None = None, *, causal: int = 1, do_rotary: int = 0, k_norm_epsilon: float | None = None,
+      k_quant_type: str = "NONE", kv_cache_bit_width: int = 0, kv_num_heads: int, local_window_size: int = -1, num_heads: int, q_norm_epsilon: float | None = None,
+      qk_norm_epsilon: float = 1e-6, qk_output: int = 0, rotary_interleaved: int = 0, scale: float = 0.0, sliding_window_cache: int = 0, smooth_softmax: int = -1,
+      softcap: float = 0.0, v_quant_type: str = "NONE", out: Any) -> tuple[View, View, View]:
+    rare = {"position_ids": position_ids, "attention_bias": attention_bias, "head_sink": head_sink, "k_scale": k_scale, "v_scale": v_scale, "q_norm_weight": q_norm_weight,
+            "query_seqlens": query_seqlens}
+    for name, given in rare.items():
+        if given is not None:
+            raise CannotLower(f"the input {name}")
+    if qk_output or sliding_window_cache or smooth_softmax == 1 or query.dtype is not DType.FLOAT or any(p is not None and p.dtype is not DType.FLOAT for p in (past_key, past_value)):
+        raise CannotLower("scores as an output, a cache of a window's size, a sink, or other types than float")
+    assert seqlens_k is not None and total_sequence_length is not None
+    batch, length, width = query.shape
+    if key is None or value is None:
+        head = exact_div(width, num_heads + 2 * kv_num_heads)
+        starts = (0, num_heads * head, (num_heads + kv_num_heads) * head)
+        query, key, value = (query.slice(2, s, n * head) for s, n in zip(starts, (num_heads, kv_num_heads, kv_num_heads), strict=True))
+    q, new_key, new_value = (x.split(2, n, exact_div(x.shape[2], n)).permute((0, 2, 1, 3)) for x, n in ((query, num_heads), (key, kv_num_heads), (value, kv_num_heads)))
+    # Where each entry's new tokens begin: after those its cache holds, at 0 in a first prompt, padded or not.
+    tokens = k.reduce(3, k.map(lambda: coord(0) + 1, dtype=DType.INT64, shape=(length,)), [0], DType.INT64)
+    held = k.map(lambda n: cast(n, Compute.I64) + 1, k.reshape(seqlens_k, (batch,)), dtype=DType.INT64)
+    begin = k.map(lambda n, new: binary(Op.MAX, n - new, 0), held, tokens, dtype=DType.INT64)
+    if do_rotary:
+        assert cos_cache is not None and sin_cache is not None
+        most = cos_cache.shape[0] - 1 if isinstance(cos_cache.shape[0], int) else None
+        places = k.map(lambda b: coord(1) + b if most is None else binary(Op.MIN, coord(1) + b, most), begin.unsqueeze(1), dtype=DType.INT64, shape=(batch, length))
+        tables = [gathered(k, c, places, 0, 0, (batch, length, c.shape[1])).unsqueeze(1) for c in (cos_cache, sin_cache)]
+        turned = 2 * whole_number(cos_cache.shape[1], "half of what is rotated")
+        q, new_key = (rotated(k, x, *tables, 4, rotary_interleaved, turned) for x in (q, new_key))
+    presents = [_appended(k, past, new, begin, out[1 + i].shape) for i, (past, new) in enumerate(((past_key, new_key), (past_value, new_value)))]
+    rows = presents[0].shape[2]
+    heads, y = _unpacked(k, query.dtype, (batch, num_heads, length, presents[1].shape[3]), 3)
+
+    def seen(b: E, n: E) -> E:
+        shown = binary(Op.LT, coord(3), n)
+        if causal:
+            shown = binary(Op.AND, shown, binary(Op.LE, coord(3), b + coord(2)))
+        if local_window_size >= 0:
+            shown = binary(Op.AND, shown, binary(Op.GT, coord(3), b + coord(2) - local_window_size))
+        return shown
+    column = [v.unsqueeze(1).unsqueeze(2).unsqueeze(3) for v in (begin, held)]
+    mask = k.map(seen, *column, dtype=DType.BOOL, shape=(batch, 1, length, rows)).expand((batch, num_heads, length, rows))
+    k.call(Kernel.ATTENTION, [q, *presents, mask], [heads], scale=scale or _scale(q.shape[3], None), softcap=softcap, causal=0, offset=0)
+    return y, presents[0], presents[1]
+
+
+def _appended(k: Lowering, past: View | None, new: View, begin: View, shape: Any) -> View:
+    """The cache [B, H, rows, D]: what it held, zeros behind, and the new tokens of each entry from its `begin` on."""
+    held = new if past is None else past
+    made = k.move(held, k.buffer(new.dtype, shape).whole(), mode=0 if held.shape == tuple(shape) else 1)
+    if past is not None:  # the new rows go over what lies there; no second copy of the cache
+        order = (0, 2, 1, 3)
+        at = k.map(lambda b: select(binary(Op.EQ, coord(2), 0), coord(0), coord(1) + b), begin.unsqueeze(1).unsqueeze(2), dtype=DType.INT64, shape=(new.shape[0], new.shape[2], 2))
+        k.call(Kernel.SCATTER, [made.permute(order), at, new.permute(order)], [made.permute(order)], axis=0, mode=1, reduction=0)
+    return made

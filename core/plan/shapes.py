@@ -39,7 +39,7 @@ _BOUNDED = frozenset({"activation", "cast", "create", "elementwise", "gather", "
 
 
 #: Names of the operator inputs whose values decide sizes, and the least that they may be (None: any number).
-DECIDING_SIZES: Mapping[str, int | None] = {"shape": None, "starts": None, "ends": None, "repeats": 0, "split": 0, "pads": None, "K": 0, "depth": 0, "sizes": 0, "size": 0,
+DECIDING_SIZES: Mapping[str, int | None] = {"shape": None, "starts": None, "ends": None, "repeats": 0, "split": 0, "pads": None, "K": 0, "depth": 0, "total_sequence_length": 1, "sizes": 0, "size": 0,
                                             "output_shape": 0, "start": None, "limit": None, "delta": None, "dft_length": 0, "frame_step": 0, "frame_length": 0}
 #: Operators whose `shape` may not be negative; and other inputs that decide sizes.
 _SHAPES = frozenset({"Expand", "ConstantOfShape", "CenterCropPad"})

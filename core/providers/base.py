@@ -35,12 +35,13 @@ class Event:
 @dataclass
 class RunContext:
     """What a run is given besides its inputs. `terminated` is polled; `events`, where not None, collects the profile. The executor sets `owned` where every array it returns is the
-    caller's alone; else the session copies them."""
+    caller's alone; else the session copies them. `into`: for each wanted output an array of the caller's or None; an executor may write there and return it, where it fits."""
 
     terminated: Callable[[], bool] = lambda: False
     events: list[Event] | None = None
     seed: int | None = None
     owned: bool = False
+    into: Sequence[Any] | None = None
 
 
 class Executor(Protocol):

@@ -62,6 +62,8 @@ class Blocks:
     def run(self, inputs: Sequence[Any], context: RunContext, generator: Any) -> list[Any]:
         """The outputs of the root block."""
         if self.direct is not None and context.events is None:
+            if context.into is not None and len(context.into) == len(self.owned) and getattr(self.direct, "takes_into", False):
+                return self.direct.run(inputs, terminated=context.terminated, into=context.into)  # type: ignore[call-arg]
             return self.direct.run(inputs, terminated=context.terminated)
         return self._block(self.package.variants[0].block, inputs, _Run(context, generator))
 

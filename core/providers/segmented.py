@@ -153,6 +153,8 @@ class SegmentedExecutor:
         generator = draws_of_run(context.seed)
         given = inputs if len(inputs) == len(self.inputs) else [x for x, v in zip(inputs, self.model.graph.inputs, strict=True) if v.const is None]
         self._latest = variant = self._fixed or self._variant(dict(zip(self.inputs, given, strict=True)))
+        if context.into is not None and list(wanted) != list(range(len(variant.blocks.owned))):
+            context.into = None
         made = variant.blocks.run(given, context, generator)
         owned = variant.blocks.owned
         context.owned = all([owned[i] for i in wanted]) and len(set(wanted)) == len(wanted)
