@@ -157,8 +157,8 @@ class EngineProgram(native.EngineProgram):
         return int(engine().arena(self.bind(shapes).state))
 
     def run(self, inputs: Sequence[np.ndarray], *, terminated: Callable[[], bool] | None = None, budget: int = 50_000_000, arena: int | None = None, times: np.ndarray | None = None,
-            outputs: Sequence[np.ndarray] | None = None) -> list[np.ndarray]:
-        """See native.EngineProgram.run; `arena` must be None: addresses of Python's memory mean nothing to the engine."""
+            outputs: Sequence[np.ndarray] | None = None, into: Sequence[np.ndarray | None] | None = None) -> list[np.ndarray]:
+        """See native.EngineProgram.run; `into` is not used, `arena` must be None: addresses of Python's memory mean nothing to the engine."""
         if arena is not None:
             raise InvalidArgument("an arena of the caller's is not possible in Pyodide: the engine has a memory of its own")
         e, key = engine(), self._key(inputs)

@@ -317,14 +317,17 @@ class EngineProgram:
             if y is None or y.shape != shape or y.dtype != dtype or not (y.flags.c_contiguous and y.flags.writeable and y.flags.aligned):
                 continue
             begin, end = address(y), address(y) + y.nbytes
-            touched = [j for j, size in enumerate(bound.given) if size and bound.inputs[j] < end and begin < bound.inputs[j] + size]
-            if all((j, i) in self._in_place() and bound.inputs[j] == begin for j in touched):
+            starts = [at or 0 for at in bound.inputs]
+            touched = [j for j, size in enumerate(bound.given) if size and starts[j] < end and begin < starts[j] + size]
+            if all((j, i) in self._in_place() and starts[j] == begin for j in touched):
                 made[i] = y
 
     def _in_place(self) -> set[tuple[int, int]]:
         """(input, output) that may be the same memory: all that reads the input is one COPY to the output, before anything else writes there."""
         if self._same is None:
-            program, readers, writers = self.program, {}, {}
+            program = self.program
+            readers: dict[int, list[int]] = {}
+            writers: dict[int, list[int]] = {}
             for number, step in enumerate(program.steps):
                 for views, found, home in ((step.inputs, readers, Home.INPUT), (step.outputs, writers, Home.OUTPUT)):
                     for view in views:

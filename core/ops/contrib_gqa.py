@@ -209,7 +209,7 @@ def _(k: Lowering, query: View, key: View | None = None, value: View | None = No
         places = k.map(lambda b: coord(1) + b if most is None else binary(Op.MIN, coord(1) + b, most), begin.unsqueeze(1), dtype=DType.INT64, shape=(batch, length))
         tables = [gathered(k, c, places, 0, 0, (batch, length, c.shape[1])).unsqueeze(1) for c in (cos_cache, sin_cache)]
         turned = 2 * whole_number(cos_cache.shape[1], "half of what is rotated")
-        q, new_key = (rotated(k, x, *tables, 4, rotary_interleaved, turned) for x in (q, new_key))
+        q, new_key = (rotated(k, x, tables[0], tables[1], 4, rotary_interleaved, turned) for x in (q, new_key))
     presents = [_appended(k, past, new, begin, out[1 + i].shape) for i, (past, new) in enumerate(((past_key, new_key), (past_value, new_value)))]
     rows = presents[0].shape[2]
     heads, y = _unpacked(k, query.dtype, (batch, num_heads, length, presents[1].shape[3]), 3)

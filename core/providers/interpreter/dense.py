@@ -172,7 +172,8 @@ def _projected(call: Call, kind: int, directions: int, options: dict[str, Any]) 
         made = _RECURRENT[kind](*operands, **options)
     else:
         columns = np.concatenate([np.arange(hidden) + k * -(-hidden // 16) * 16 for k in range(directions * gates)])
-        r, scale, zero = (np.asarray(call.input(i))[..., columns].reshape(*np.shape(call.input(i))[:-1], directions, gh) for i in (2, 8, 9))
+        given = [np.asarray(call.input(i)) for i in (2, 8, 9)]
+        r, scale, zero = (x[..., columns].reshape(*x.shape[:-1], directions, gh) for x in given)
         joined = np.zeros((directions, gh), x.dtype) if bias is None else bias[:, :gh] + bias[:, gh:]
         cells = lstm_cells(lambda d, h: np.asarray(_QUANTIZED_PRODUCT(h, np.ascontiguousarray(r[:, d]), scale[d], zero[d])), directions, hidden, peephole, options["activations"],
                            options["activation_alpha"], options["activation_beta"], options["clip"], p["input_forget"], x.dtype)
