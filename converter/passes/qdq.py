@@ -20,8 +20,9 @@ class NormalizeQDQ(Pass):
 
     1. An absent zero point becomes explicit zeros; the attribute that gave the type (`output_dtype`) goes where the zero point gives it.
     2. DQ moves down through operators that only move values (Reshape and its kin, Transpose, Slice, Gather, …, and MaxPool on bytes, which keeps order).
-    3. Q moves up through them, Slice and Gather apart.  4. Q of a DQ with equal constant parameters cancels (types of at most 16 bits: the round trip is exact for every finite normal scale).
-    5. Relu, or Clip at 0 below, before a Q whose zero point is the lowest value of its type goes: Q saturates there.
+    3. Q moves up through them, Slice and Gather apart; and through a Concat that joins dequantised tensors: bytes are joined.
+    4. Q of a DQ with equal constant parameters cancels (types of at most 16 bits: the round trip is exact for every finite normal scale).
+    5. Relu or Clip before a Q goes where Q makes of its bounds the lowest and the highest value of its type: Q saturates there.
 
     Per-tensor scales go anywhere; a per-axis scale follows its axis through Transpose. Constant Q is folded to integers by FoldConstants; constant DQ stays, as does the int32 DQ of a
     bias. Every rewrite is exact. Several consumers may share a DQ.
@@ -35,9 +36,14 @@ class NormalizeQDQ(Pass):
             count += sum(self._explicit_zero(graph, node) for node in graph.nodes if is_op(node, "QuantizeLinear", "DequantizeLinear"))             # 1
             for node in list(graph.nodes):
                 count += self._down(graph, node) if is_op(node, *_MOVES) else 0                                                              # 2
-            for node in list(graph.nodes)[::-1]:
-                while is_op(node, "QuantizeLinear") and (self._up(graph, node) or self._clipped(graph, node)):                               # 3, 5
+            waiting = [n for n in graph.nodes if is_op(n, "QuantizeLinear")]
+            while waiting:                                                                                                                   # 3, 5
+                node = waiting.pop()
+                while self._up(graph, node) or self._clipped(graph, node):
                     count += 1
+                parts = self._into_concat(graph, node)
+                count += bool(parts)
+                waiting += parts
             for node in list(graph.nodes):
                 count += self._cancel(graph, node) if is_op(node, "QuantizeLinear") else 0                                                   # 4
         return count
@@ -107,6 +113,20 @@ class NormalizeQDQ(Pass):
         graph.nodes.insert(graph.nodes.index(move), quantize)
         return True
 
+    def _into_concat(self, graph: Graph, quantize: Node) -> list[Node]:
+        """The Qs of a Concat's inputs that take the place of the Q of its result."""
+        source, result = quantize.inputs[0], quantize.outputs[0]
+        concat = producer(source, "Concat")
+        if source is None or result is None or concat is None or not self.only_use(source) or not any(producer(v, "DequantizeLinear") for v in concat.inputs):
+            return []
+        if self.shape(quantize.inputs[1]) not in ((), (1,)) or int(quantize.attributes.get("block_size", 0)):  # type: ignore[arg-type]
+            return []
+        parts = [self.add(graph, "QuantizeLinear", [v, *quantize.inputs[1:]], concat, quantize.origin, **quantize.attributes) for v in concat.inputs]
+        made = self.add(graph, "Concat", parts, concat, concat.origin, **concat.attributes)
+        self.replace(graph, result, made)
+        self.prune(graph, quantize)
+        return [v.producer for v in parts if v.producer is not None]
+
     # -- 4 ---------------------------------------------------------------------------------------------------------------------------------
     def _cancel(self, graph: Graph, quantize: Node) -> int:
         dequantize, result = producer(quantize.inputs[0], "DequantizeLinear"), quantize.outputs[0]
@@ -139,12 +159,16 @@ class NormalizeQDQ(Pass):
         clip = producer(source, "Relu", "Clip")
         if source is None or clip is None or clip.inputs[0] is None or not self.only_use(source) or zero is None or scale is None or zero.dtype not in (np.uint8, np.int8, np.uint16, np.int16):
             return False
-        if not (zero == np.iinfo(zero.dtype).min).all() or not (scale > 0).all():
-            return False
+        info = np.iinfo(zero.dtype)
+        bounds: list[np.ndarray | None] = [np.zeros((), np.float32), None]
         if clip.op_type == "Clip":
-            low = constant_of(input_of(clip, 1))
-            if low is None or low.size != 1 or low.reshape(-1)[0] != 0 or input_of(clip, 2) is not None:
+            found = [constant_of(input_of(clip, 1 + i)) for i in range(2)]
+            if any(input_of(clip, 1 + i) is not None and (x is None or x.size != 1) for i, x in enumerate(found)):
                 return False
+            bounds = [None if x is None else x.reshape(()).astype(np.float32) for x in found]
+        low, high = (None if x is None else np.rint(x / scale) + zero.astype(np.float32) for x in bounds)
+        if not (scale > 0).all() or (low is not None and not (low <= info.min).all()) or (high is not None and not (high >= info.max).all()):
+            return False
         quantize.set_input(0, clip.inputs[0])
         quantize.origin = merge_origins([clip, quantize])
         self.prune(graph, clip)

@@ -235,7 +235,7 @@ def _diagonals(k: Lowering, view: View, term: Any) -> tuple[View, Any]:
             rest = [i for i in range(len(term)) if i not in (first, second)]
             size = view.shape[first]
             flat = k.reshape(view.permute((*rest, first, second)), (*(view.shape[i] for i in rest), size * size))
-            view, term = flat.slice(len(rest), 0, size, size + 1), [*(term[i] for i in rest), label]  # type: ignore[arg-type]
+            view, term = flat.slice(len(rest), 0, size, size + 1), [*(term[i] for i in rest), label]
     return view, type(term)(term)
 
 

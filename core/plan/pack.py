@@ -56,7 +56,7 @@ def _write_out(call: KernelCall) -> None:                                       
     view = call.inputs[1]
     if view is not None and view.dtype in PACKED_TYPES and source_of(view.buffer) is not None and not view.is_whole and _matrix(view) is Packing.NONE and (call.kind is Kernel.CONV or view.rank == 2):
         array = constant_array(view)
-        if array is not None and all(isinstance(d, int) for d in view.shape) and product(view.shape) <= WRITTEN_OUT:  # type: ignore[operator]
+        if array is not None and all(isinstance(d, int) for d in view.shape) and product(view.shape) <= WRITTEN_OUT:
             call.inputs[1] = _constant(view, np.broadcast_to(array, view.shape))  # type: ignore[arg-type]
     place = 1 if call.kind is Kernel.CONV else call.outputs[0].rank - 1
     features = call.outputs[0].shape[place]

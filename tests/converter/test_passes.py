@@ -339,13 +339,19 @@ SCALES = {"s": 0.05, "r": 0.07, "z": np.array(10, np.uint8), "o": np.array(0, np
      {"QuantizeLinear": 1, "Transpose": 2, "DequantizeLinear": 1}),
     ("a = Exp(x) t = Transpose <perm = [0, 2, 1]> (a) f = Flatten(t) q = QuantizeLinear(f, s, z) d = DequantizeLinear(q, s, z) g = Reshape(d, h) y = Neg(g)",
      {"Exp": 1, "QuantizeLinear": 1, "Transpose": 1, "Flatten": 1, "Reshape": 1, "DequantizeLinear": 1, "Neg": 1}),
-    # a Relu that saturation does
+    # Q moves into a Concat of dequantised tensors; the one with other parameters is quantised anew, the others are as they were
+    ("q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) p = QuantizeLinear(x, r, z) e = DequantizeLinear(p, r, z) c = Concat <axis = 1> (d, e, d) t = QuantizeLinear(c, s, z) "
+     "y = DequantizeLinear(t, s, z)", {"QuantizeLinear": 3, "DequantizeLinear": 2, "Concat": 1}),
+    ("a = Exp(x) c = Concat <axis = 1> (a, x) q = QuantizeLinear(c, s, z) y = DequantizeLinear(q, s, z)", {"Exp": 1, "QuantizeLinear": 1, "DequantizeLinear": 1, "Concat": 1}),
+    # a Relu or Clip that saturation does
     ("a = Relu(x) q = QuantizeLinear(a, s, o) y = DequantizeLinear(q, s, o)", {"QuantizeLinear": 1, "DequantizeLinear": 1}),
     ("a = Clip(x, f0) q = QuantizeLinear(a, s) y = DequantizeLinear(q, s)", {"QuantizeLinear": 1, "DequantizeLinear": 1}),
+    ("a = Clip(x, f0, f13) q = QuantizeLinear(a, s, o) y = DequantizeLinear(q, s, o)", {"QuantizeLinear": 1, "DequantizeLinear": 1}),
+    ("a = Clip(x, f0, f12) q = QuantizeLinear(a, s, o) y = DequantizeLinear(q, s, o)", {"Clip": 1, "QuantizeLinear": 1, "DequantizeLinear": 1}),
     ("a = Relu(x) q = QuantizeLinear(a, s, z) y = DequantizeLinear(q, s, z)", {"Relu": 1, "QuantizeLinear": 1, "DequantizeLinear": 1}),
 ])
 def test_qdq(body: str, left: dict[str, int]) -> None:
-    model = build(VECTOR, body, {**SCALES, "h": [-1, 4, 6], "f0": 0.0})
+    model = build(VECTOR, body, {**SCALES, "h": [-1, 4, 6], "f0": 0.0, "f12": 12.0, "f13": 12.75})
     check(model, [NormalizeQDQ(), DeadCode()], [X], left, 0)
     for node in model.graph.nodes:
         if "Linear" in node.op_type:
