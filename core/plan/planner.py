@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ..dim import Shape
 from ..graph import Graph, Model, Node, Tensor, Value
@@ -19,6 +20,7 @@ from .fuse import fuse
 from .layout import choose_layout
 from .lower import Accepts, Lowered, lower
 from .pack import pack_constants
+from .ranges import narrow
 from .schedule import schedule
 from .shapes import Specs, infer_plan
 
@@ -82,16 +84,16 @@ def given_inputs(graph: Graph) -> list[Value]:
 
 def plan_program(lowered: Lowered, ranges: Ranges, limit: int | None = None) -> Plan:
     """The stages from calls to one program."""
-    for stage in stages():
+    for stage in stages(ranges):
         stage(lowered)
     placed = memory.place(lowered, ranges, limit)
     program, constants = encode(lowered, placed, ranges)
     return Plan(program, constants, placed)
 
 
-def stages() -> tuple[Callable[[Lowered], None], ...]:
+def stages(ranges: Ranges) -> tuple[Callable[[Lowered], None], ...]:
     """The stages that rewrite the calls of one program, in order; memory and encode follow."""
-    return own_outputs, fold, fuse, choose_layout, pack_constants, schedule
+    return own_outputs, fold, fuse, partial(narrow, ranges=ranges), choose_layout, pack_constants, schedule
 
 
 def own_outputs(lowered: Lowered) -> None:

@@ -28,7 +28,7 @@ def checked_package(model: Model, specs: Specs, ranges: Ranges, sizes: Sizes) ->
     made = cut(lowered)
     for part in made.programs:
         check_calls(part, sizes)
-        for stage in stages():
+        for stage in stages(ranges):
             stage(part)
             check_calls(part, sizes)
             if stage is not own_outputs:
