@@ -162,8 +162,8 @@ class Node:
         for value in self.attributes.values():
             if isinstance(value, Graph):
                 yield value
-            elif isinstance(value, list):
-                yield from (v for v in value if isinstance(v, Graph))
+            elif isinstance(value, list) and value and isinstance(value[0], Graph):  # lists are of one kind, and may be as long as an ensemble has nodes
+                yield from value
 
     @property
     def operator(self) -> str:

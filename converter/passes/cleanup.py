@@ -148,14 +148,23 @@ class CommonSubexpressions(Pass):
         return sum(self._share(graph) for graph in model.graph.graphs())
 
     def _share(self, graph: Graph) -> int:
-        seen: dict[Any, Node] = {}
+        seen: dict[Any, list[Node]] = {}
+        keys: dict[Node, Any] = {}
         same: list[Node] = []
+
+        def attributes(node: Node) -> Any:
+            if node not in keys:
+                keys[node] = tuple(sorted((k, _attribute_key(v)) for k, v in node.attributes.items()))
+            return keys[node]
         for node in graph.nodes:
             if lookup(node.domain, node.op_type).random or any(True for _ in node.subgraphs()):
                 continue
-            attributes = tuple(sorted((k, _attribute_key(v)) for k, v in node.attributes.items()))
-            first = seen.setdefault((node.domain, node.op_type, node.inputs, tuple(v is None for v in node.outputs), attributes), node)
-            if first is node or any(v in self.outputs for v in node.outputs):
+            alike = seen.setdefault((node.domain, node.op_type, node.inputs, tuple(v is None for v in node.outputs)), [])
+            first = next((other for other in alike if attributes(other) == attributes(node)), None)  # long attributes are read where there is something to compare with
+            if first is None:
+                alike.append(node)
+                continue
+            if any(v in self.outputs for v in node.outputs):
                 continue
             for old, new in zip(node.outputs, first.outputs, strict=True):
                 if old is not None and new is not None:
