@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sardonyx import ops
 from sardonyx.converter.onnx import load_model
 from sardonyx.converter.onnx.external import ExternalData
+from sardonyx.converter.onnx.proto import AttributeProto as WireAttribute
 from sardonyx.converter.onnx.proto import TensorProto as WireTensor
 from sardonyx.converter.onnx.tensors import read_tensor
 from sardonyx.converter.onnx.wire import read, varints
@@ -165,6 +166,23 @@ def test_typed_data(dtype: DType, shape: tuple[int, ...]) -> None:
 def test_string_data() -> None:
     made = read_tensor(read(WireTensor, numpy_helper.from_array(np.array([["a", "ü"], ["", "日本"]], object), "t").SerializeToString()), ExternalData())
     assert made.dtype is DType.STRING and made.numpy().tolist() == [["a", "ü"], ["", "日本"]]
+
+
+def test_long_lists_of_integers() -> None:
+    """Attributes write each integer with a tag of its own: runs of them, with numbers of every width, between other fields."""
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 31, 32, 33, 64, 1000, 5000):
+        wide = (rng.integers(-2**63, 2**63 - 1, count) >> rng.integers(0, 63, count)).tolist()
+        small = rng.integers(0, 128, count).tolist()
+        for values in (wide, small, [8] * count, [0x4040] * count, [-1] * count):   # 8 and 0x40 look like tags
+            made = helper.make_attribute("a", values)
+            assert list(read(WireAttribute, made.SerializeToString()).ints) == values
+            half = made.SerializeToString()
+            for stop in (len(half) - 1, len(half) // 2):  # cut short
+                try:
+                    assert len(read(WireAttribute, half[:stop]).ints) < count or stop == len(half) - 1
+                except InvalidProtobuf:
+                    continue
 
 
 def test_unpacked_numbers() -> None:
