@@ -157,6 +157,7 @@ static int reaches_out(const sx_conv *v) {
 
 static job job_of(const sx_conv *v) {
     enum { WINDOW = 65536, BLOCK = 32768 }; /* floats of the copied window and of unfinished results that stay in the second-level cache */
+    const int64_t window = v->taps * v->cg * v->mg > 4 * WINDOW ? 2 * WINDOW : WINDOW; /* weights that do not stay there are read once a task: fewer tasks */
     job j = {.v = *v};
     j.gemm = (sx_gemm){.m = v->rows, .n = v->mg, .k = v->taps * v->cg, .a_dtype = v->xv->dtype, .a_row = v->xs[2], .a_col = 1, .b_dtype = v->wv->dtype, .b_packed = v->wv->packing != 0};
     if (!j.gemm.b_packed) j.gemm.panel = weights;
@@ -182,7 +183,7 @@ static job job_of(const sx_conv *v) {
     sx_gemm_cut cut = SX_NAME(sx_gemm_cut_for)(&one, j.planes * v->group);
     j.nc = cut.nc, j.tall = sx_max64(1, sx_min64(j.lines, (cut.mc + j.width / 2) / j.width)), j.wide = sx_min64(j.width, sx_max64(cut.mc, SX_MR));
     if (j.lines > 1 && cut.mc > j.width / 2) j.wide = j.width;
-    for (measure(&j); (j.copied && j.v.k[0] * j.high * j.broad * j.pixel > WINDOW) || (!j.in_place && j.tall * j.wide * j.nc * (j.spread ? v->taps : 1) > BLOCK); measure(&j)) {
+    for (measure(&j); (j.copied && j.v.k[0] * j.high * j.broad * j.pixel > window) || (!j.in_place && j.tall * j.wide * j.nc * (j.spread ? v->taps : 1) > BLOCK); measure(&j)) {
         if (j.tall > 1) j.tall = sx_ceil_div(j.tall, 2);
         else if (j.wide > 4 * SX_MR) j.wide = sx_round_up(sx_ceil_div(j.wide, 2), SX_MR);
         else break;

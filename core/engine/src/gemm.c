@@ -23,7 +23,7 @@ typedef struct {
 
 #define B_AT(v) ((ptrdiff_t)((v) * SX_GW / SX_PANEL * ps) + (v) * SX_GW % SX_PANEL) /* of a pointer's width, or WebAssembly's loads take no offsets */
 #if defined(__AVX512F__) || defined(__AVX2__)
-#define AHEAD 12 /* steps of K that B is asked for early */
+#define AHEAD 28 /* steps of K that B is asked for early */
 #else
 #define AHEAD 8
 #endif
