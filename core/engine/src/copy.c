@@ -179,10 +179,22 @@ static void copy_tile(const walk *w, int64_t tile) {
     else for (int64_t r = 0; r < rows; r++) copy_row(y + (other < 0 ? 0 : r * w->ys[other] * w->item), w->ys[last], x + (other < 0 ? 0 : r * w->xs[other] * w->item), w->xs[last], cols, w->item);
 }
 
+/* Small blocks of one outer axis, one after the other (a channel shuffle): finding each would cost more than moving it. */
+static void copy_blocks(const walk *w, int64_t first, int64_t end) {
+    int last = w->rank - 1, outer = w->flip == 0 ? 1 : 0;
+    const char *x = w->x + first * w->xs[outer] * w->item;
+    char *y = w->y + first * w->ys[outer] * w->item;
+    for (int64_t i = first; i < end; i++, x += w->xs[outer] * w->item, y += w->ys[outer] * w->item) transpose_block(y, w->ys[w->flip], x, w->xs[last], w->rows, w->cols, w->item);
+}
+
 static void copy_task(void *arg, int64_t task, int worker) {
     (void)worker;
     const walk *w = arg;
     int64_t end = min64(w->tiles, (task + 1) * w->per);
+    if (w->rank == 3 && w->flip >= 0 && w->down == 1 && w->across == 1) {
+        copy_blocks(w, task * w->per, end);
+        return;
+    }
     for (int64_t tile = task * w->per; tile < end; tile++) copy_tile(w, tile);
 #if defined(__AVX__)
     if (w->stream) _mm_sfence();

@@ -385,7 +385,7 @@ sx_gemm_cut SX_NAME(sx_gemm_cut_for)(const sx_gemm *g, int64_t batch) {
     int64_t a_cost = g->m, b_cost = g->n * (g->b_packed && g->b_dtype == SX_FLOAT ? 1 : 8); /* of reading A once more, of reading (or copying) B once more */
     for (;;) { /* cut where the halves cost less to read */
         cut.mc = sx_min64(cut.mc, sx_round_up(sx_ceil_div(g->m, sx_ceil_div(g->m, cut.mc)), SX_MR));
-        cut.nc = sx_min64(cut.nc, sx_round_up(sx_ceil_div(g->n, sx_ceil_div(g->n, cut.nc)), SX_WIDE));
+        cut.nc = sx_min64(cut.nc, sx_round_up(sx_ceil_div(g->n, sx_ceil_div(g->n, cut.nc)), SX_PANEL));
         int64_t down = sx_ceil_div(g->m, cut.mc), across = sx_ceil_div(g->n, cut.nc), large = (cut.mc > MC && !few) || cut.nc > NC;
         if (!large && (batch * down * across >= WANTED || cut.mc * cut.nc * sx_max64(g->k, 1) < 2 * least)) break;
         int rows_can = cut.mc >= 2 * least_m && !few, columns_can = cut.nc >= 2 * least_n;
