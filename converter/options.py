@@ -13,7 +13,8 @@ class ConvertOptions:
 
     fix_dims: {symbolic size: number}. inputs, outputs: cut the graph at these values (names of any values of the model). fp16: store and compute float32 as
     float16. fold_budget: bytes constant folding may add per node. optimize: False runs no pass. pack: store weights packed. external_data: write tensor data
-    to `<file>.data` beside the file. progress: called with (what, fraction).
+    to `<file>.data` beside the file. store: also store the model planned for the C engine (stored.py); plan: for which sizes, one or several of
+    {size: (least, most or None)}. progress: called with (what, fraction).
     """
 
     fix_dims: Mapping[str, int] = field(default_factory=dict)
@@ -24,6 +25,8 @@ class ConvertOptions:
     optimize: bool = True
     pack: bool = True
     external_data: bool = False
+    store: bool = True
+    plan: Sequence[Mapping[str, tuple[int, int | None]]] = ()
     progress: Callable[[str, float], None] | None = None
 
 
@@ -38,3 +41,4 @@ class ConvertReport:
     operators_after: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     file: dict[str, object] = field(default_factory=dict)
+    not_stored: str = ""    # why no programs are in the file, where they were asked for

@@ -11,6 +11,7 @@ from typing import Any
 from sardonyx.errors import InvalidArgument
 from sardonyx.graph import Model
 from sardonyx.model import is_sdx, read_model, write_model
+from sardonyx.package import Package
 from sardonyx.plan.shapes import infer_shapes
 
 from .cut import cut, fix_dims
@@ -18,6 +19,7 @@ from .fp16 import float16_passes
 from .onnx import load_model
 from .options import ConvertOptions, ConvertReport
 from .passes import default_passes, run_passes
+from .stored import plan_stored
 
 
 def open_model(source: Any) -> Model:
@@ -70,10 +72,15 @@ def convert(source: Any, destination: Any = None, options: ConvertOptions | None
             raise InvalidArgument(f"convert: '{destination}' is the source itself; write to another path")
         report.source_size = Path(source).stat().st_size
     model = prepare(source, options, report)
+    package = None
+    if options.store and options.pack or options.plan:  # programs read packed weights
+        package, report.not_stored = plan_stored(model, options.plan)
+        if options.plan and package is None:
+            raise InvalidArgument(f"convert: nothing can be planned for the engine: {report.not_stored}. Leave --plan out to store the graph alone")
     if isinstance(destination, (str, os.PathLike)):
-        _write_path(model, Path(destination), options, report)
+        _write_path(model, Path(destination), options, report, package)
     else:
-        report.file = write_model(model, destination, pack=options.pack, progress=_writing(options))
+        report.file = write_model(model, destination, pack=options.pack, package=package, progress=_writing(options))
     report.seconds = time.perf_counter() - start
     return report
 
@@ -84,12 +91,12 @@ def _writing(options: ConvertOptions) -> Callable[[int, int], None] | None:
     return None if report is None else lambda done, total: report("writing", done / total if total else 1.0)
 
 
-def _write_path(model: Model, destination: Path, options: ConvertOptions, report: ConvertReport) -> None:
+def _write_path(model: Model, destination: Path, options: ConvertOptions, report: ConvertReport, package: Package | None) -> None:
     """Write beside the destination and rename, so that a failure leaves an old file as it was."""
     partial = destination.with_name(destination.name + ".partial")
     external = destination.with_name(destination.name + ".data") if options.external_data else None
     try:
-        report.file = write_model(model, partial, pack=options.pack, external=external, progress=_writing(options))
+        report.file = write_model(model, partial, pack=options.pack, package=package, external=external, progress=_writing(options))
         partial.replace(destination)
     finally:
         partial.unlink(missing_ok=True)

@@ -385,3 +385,8 @@ class Model:
     symbols: dict[str, tuple[int, int | None]] = field(default_factory=dict)
     path: str = ""
     optimized: bool = False
+
+    @property
+    def interface(self) -> tuple[list[Value], list[Value]]:
+        """The graph's inputs and outputs."""
+        return self.graph.inputs, self.graph.outputs

@@ -127,7 +127,7 @@ class Variant:
     ranges: tuple[tuple[str, int, int | None], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a constant lies in the tensor data: `item` > 0: the one element of `item` bytes there, repeated."""
 

@@ -8,7 +8,7 @@ from ..graph import Model
 from ..kernels import Kernel
 from ..lowering import CannotLower, KernelCall, View
 from ..plan.planner import Plan
-from ..providers.memory import memory_limit
+from ..providers.limit import memory_limit
 from ..providers.segmented import SegmentedExecutor
 from .device import open_device, unavailable
 from .device.base import Device

@@ -14,13 +14,14 @@ from sardonyx.errors import InvalidArgument, NoSuchFile
 from typer.core import TyperCommand
 
 from . import show
-from .inputs import parse_sizes
+from .inputs import parse_ranges, parse_sizes
 
 EPILOG = """\b
 Examples:
   sardonyx convert model.onnx                              writes model.sdx
   sardonyx convert model.onnx -o small.sdx --fp16          float16 weights and arithmetic
   sardonyx convert model.onnx --fix-dim batch=1            a size gets its number
+  sardonyx convert model.onnx --plan batch=1,seq=1..512    programs for these sizes only
   sardonyx convert model.onnx --outputs features           cut: only what `features` needs
   sardonyx convert model.onnx -o optimised.onnx --report   back to ONNX, with a list of what was done"""
 
@@ -49,6 +50,8 @@ def convert(
     no_optimize: Annotated[bool, typer.Option("--no-optimize", help="Run no pass.")] = False,
     no_pack: Annotated[bool, typer.Option("--no-pack", help="Store all weights plain, not in the order kernels read.")] = False,
     external_data: Annotated[bool, typer.Option("--external-data", help="Weights go to OUT.data beside OUT.")] = False,
+    plan: Annotated[list[str], typer.Option("--plan", metavar="A=1,B=1..512", help="Sizes the stored programs are for: a number, a range or `1..`. Repeat for several plans.")] = [],  # noqa: B006
+    no_plan: Annotated[bool, typer.Option("--no-plan", help="Store no programs: sessions plan when they open.")] = False,
     fold_budget: Annotated[int, typer.Option("--fold-budget", metavar="BYTES", min=0, help="What constant folding may add per node.")] = ConvertOptions.fold_budget,
     report: Annotated[str | None, typer.Option("--report", metavar="[FILE.json]", help="Show what each pass did, sizes and operators; with FILE also write it there.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
@@ -63,7 +66,8 @@ def convert(
         raise NoSuchFile(f"the folder '{target.parent}' does not exist; create it first")
     with show.progress(quiet) as progress:
         options = ConvertOptions(fix_dims=parse_sizes(fix_dim, "--fix-dim"), inputs=_names(inputs), outputs=_names(outputs), fp16=fp16, fold_budget=fold_budget,
-                                 optimize=not no_optimize, pack=not no_pack, external_data=external_data, progress=progress)
+                                 optimize=not no_optimize, pack=not no_pack, external_data=external_data, store=not no_plan,
+                                 plan=[parse_ranges(p) for p in plan], progress=progress)
         made = _to_onnx(model, target, options) if target.suffix.lower() == ".onnx" else converter.convert(model, target, options)
     if not quiet:
         _summary(model, target, made)
@@ -99,6 +103,8 @@ def _summary(source: Path, target: Path, report: ConvertReport) -> None:
     before, after = sum(report.operators_before.values()), sum(report.operators_after.values())
     nodes = show.plural(before, "node") if before == after else f"{before:,} → {show.plural(after, 'node')}"
     show.say(f"{source} ({show.size(report.source_size)}) → {target} ({show.size(report.size)}), {nodes}, {show.milliseconds(report.seconds)}")
+    if report.not_stored:
+        show.say(f"no programs are stored: {report.not_stored}; sessions plan the model when they open it")
 
 
 def _tables(report: ConvertReport) -> None:

@@ -86,6 +86,18 @@ def parse_sizes(texts: Sequence[str], option: str) -> dict[str, int]:
     return sizes
 
 
+def parse_ranges(text: str) -> dict[str, tuple[int, int | None]]:
+    """`a=1,b=1..512,c=2..` → {name: (least, most or None)}."""
+    ranges: dict[str, tuple[int, int | None]] = {}
+    for part in text.split(","):
+        name, _, said = part.strip().rpartition("=")
+        low, dots, high = said.partition("..")
+        if not name or not low.strip().isdecimal() or (high.strip() and not high.strip().isdecimal()):
+            raise InvalidArgument(f"--plan {text}: expected NAME=N, NAME=LEAST..MOST or NAME=LEAST.., e.g. --plan batch=1,seq=1..512")
+        ranges[name] = (int(low), int(high) if high.strip() else None if dots else int(low))
+    return ranges
+
+
 def make_feeds(model: Model, given: Sequence[str], sizes: Mapping[str, int], seed: int, pixels: Pixels) -> Feeds:
     """The feeds for `model` (whose input types it binds to `sizes`). Raises InvalidArgument naming the input and what would do."""
     fix_dims(model, sizes)

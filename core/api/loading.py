@@ -9,7 +9,7 @@ from typing import Any
 from ..dim import substitute
 from ..errors import InvalidArgument, InvalidGraph, NoSuchFile
 from ..graph import Graph, Model, Tensor, Value
-from ..plan.shapes import infer_shapes
+from ..model import StoredModel, is_sdx, read_model
 from ..types import DType, MapType, OptionalType, SequenceType, SparseTensorType, TensorType, ValueType
 from .environment import logger
 from .exceptions import InvalidType, ModelLoadCanceled
@@ -33,7 +33,11 @@ def load(source: Any, options: SessionOptions) -> Loaded:
     """Read and prepare a model. Raises what the readers raise, InvalidGraph, and InvalidArgument for unfit shared initializers."""
     if options._cancelled:
         raise ModelLoadCanceled("loading was cancelled: set_load_cancellation_flag(True) is set in the session's options")
-    model = read(source)
+    model = read(source, stored=not options._initializers and not options._sizes_by_name)
+    if isinstance(model, StoredModel):
+        model.prepare = _infer_shapes
+        inputs, outputs = model.interface
+        return Loaded(model, [node_arg(v, v.type) for v in inputs], [], [node_arg(v, v.type) for v in outputs])
     if options._initializers:
         _share_initializers(model.graph, options._initializers)
     if options._sizes_by_name:
@@ -42,11 +46,17 @@ def load(source: Any, options: SessionOptions) -> Loaded:
         if not _is_complete(value.type):
             raise InvalidGraph(f"the model's input '{value.name}' has no element type ({value.type}); every input must declare one")
     declared = {value: value.type for value in [*model.graph.inputs, *model.graph.outputs]}
-    infer_shapes(model)
+    _infer_shapes(model)
     def arg(value: Value) -> NodeArg:
         return node_arg(value, declared[value])
     inputs = model.graph.inputs
     return Loaded(model, [arg(v) for v in inputs if v.const is None], [arg(v) for v in inputs if v.const is not None], [arg(v) for v in model.graph.outputs])
+
+
+def _infer_shapes(model: Model) -> None:
+    """Comes when it is needed: a file with programs opens without it."""
+    from ..plan.shapes import infer_shapes
+    infer_shapes(model)
 
 
 def _is_complete(kind: ValueType | None) -> bool:
@@ -58,8 +68,8 @@ def _is_complete(kind: ValueType | None) -> bool:
     return kind is not None and kind.dtype is not None
 
 
-def read(source: Any) -> Model:
-    """The Model of a `.sdx` or `.onnx` path, bytes or binary file, told apart by its first bytes."""
+def read(source: Any, stored: bool = False) -> Model:
+    """The Model of a `.sdx` or `.onnx` path, bytes or binary file, told apart by its first bytes. `stored`: see read_model."""
     if callable(getattr(source, "read", None)):
         source = source.read()
         if isinstance(source, str):
@@ -72,8 +82,7 @@ def read(source: Any) -> Model:
         head = b""
     else:
         raise InvalidType(f"Unable to load from type '{type(source)}'; a model is given as a path, bytes or a binary file object")
-    from ..model import is_sdx, read_model
-    return read_model(source) if is_sdx(head) else part("onnx").load_model(source)
+    return read_model(source, stored=stored) if is_sdx(head) else part("onnx").load_model(source)
 
 
 def _head(path: str) -> bytes:

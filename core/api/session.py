@@ -63,9 +63,9 @@ class InferenceSession:
         if self._profiler:
             self._profiler.session("model_loading_uri" if self._model_path else "model_loading_array", begin)
         self._model, self._args = loaded.model, loaded
-        self._inputs: list[Value] = loaded.model.graph.inputs
+        self._inputs: list[Value] = loaded.model.interface[0]
         self._plain = Plain(self._inputs)
-        outputs = loaded.model.graph.outputs  # one value may be among them twice
+        outputs = self._outputs = loaded.model.interface[1]  # one value may be among them twice
         self._output_types: dict[str, ValueType | None] = {v.name: v.type for v in outputs}
         self._output_index = {v.name: i for i, v in enumerate(outputs)}
         self._all = list(range(len(outputs)))
@@ -210,7 +210,7 @@ class InferenceSession:
             expect(value, OrtValue, f"input '{name}' of run_with_ort_values")
         wanted = self._wanted(output_names)
         made = self._execute(collect(self._inputs, input_dict_ort_values), wanted, run_options)
-        outputs = self._model.graph.outputs
+        outputs = self._outputs
         return [wrap(value, outputs[index].type) for value, index in zip(made, wanted, strict=True)]
 
     def run_with_ortvaluevector(self, run_options: RunOptions, feed_names: Sequence[str], feeds: Sequence[OrtValue], fetch_names: Sequence[str], fetches: OrtValueVector,

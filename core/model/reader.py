@@ -19,11 +19,13 @@ import numpy as np
 from ..dim import product
 from ..errors import InvalidModelFile, NoSuchFile
 from ..graph import Graph, Model, Node, Tensor, Value
+from ..program import ABI
 from ..types import DType, MapType, OptionalType, SequenceType, SparseTensorType, TensorType, ValueType
 from .elements import from_bytes
 from .format import MAX_ELEMENTS, MAX_NESTING, NUMBERS, UNKNOWN_RANK, Header, Kind, StorageKind, ValueKind, check_data_file, unpack_programs
 from .packing import VERSION, Packing, packed_nbytes, problem, unpack
 from .sizes import read_sizes
+from .stored import Stored, StoredModel
 from .verify import Columns, check_columns, damaged, open_columns
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
@@ -41,9 +43,10 @@ class Storage:
     data: np.ndarray
 
 
-def read_model(source: Source) -> Model:
+def read_model(source: Source, *, stored: bool = False) -> Model:
     """Open a .sdx: a path (mapped), bytes, a memoryview or a binary file object (read from where it stands).
 
+    stored: give a StoredModel, whose graph is decoded when it is asked for, where the file holds programs this version runs.
     Raises NoSuchFile, or InvalidModelFile naming the section and offset. The file must not be changed in place while the model lives; write_model replaces it.
     """
     file, name = _bytes_of(source)
@@ -51,13 +54,21 @@ def read_model(source: Source) -> Model:
         header = Header.unpack(file)
         columns = open_columns(_section(file, header.graph))
         check_columns(columns, header.data[1])
-        unpack_programs(_section(file, header.programs))
+        abi, words = unpack_programs(_section(file, header.programs))
         decoder = Decoder(columns)
         data = _section(_data_file(decoder.strings[columns.scalars["data_file"]], name, header) if header.external else file, header.data)
-        with _collector_paused():
-            return decoder.model(data, name)
+        if stored and len(words) and abi[0] == ABI[0]:
+            found, interface = Stored.open(words, np.frombuffer(data, np.uint8)), decoder.interface()
+            if found is not None and interface is not None:
+                return StoredModel(partial(_decode, decoder, data, name), found, interface, name)
+        return _decode(decoder, data, name)
     except InvalidModelFile as error:
         raise InvalidModelFile(f"{name or 'model'}: {error}") from None
+
+
+def _decode(decoder: Decoder, data: memoryview, name: str) -> Model:
+    with _collector_paused():
+        return decoder.model(data, name)
 
 
 @contextmanager
@@ -145,6 +156,18 @@ class Decoder:
         model.ir_version, model.model_version = c.scalars["ir_version"], c.scalars["model_version"]
         model.symbols = {strings[name]: (lower, upper if has else None) for lower, upper, name, has in c["symbols"].tolist()}
         return model
+
+    def interface(self) -> tuple[list[Value], list[Value]] | None:
+        """The inputs and outputs of the model by themselves; None where one of them is a constant."""
+        docs = dict(self.c["value_docs"].tolist())
+        _, _, inputs, outputs, _ = self.c["graphs"][0].tolist()
+        made = {n: (*self.c["values"][n].tolist(), docs.get(n, 0)) for n in {*self.c["graph_inputs"][:inputs].tolist(), *self.c["graph_outputs"][:outputs].tolist()}}
+        if any(const for _, _, const, _ in made.values()):
+            return None
+        values = {n: Value(self.strings[name], self._types[kind - 1] if kind else None) for n, (name, kind, _, _) in made.items()}
+        for n, value in values.items():
+            value.doc = self.strings[made[n][3]]
+        return [values[n] for n in self.c["graph_inputs"][:inputs].tolist()], [values[n] for n in self.c["graph_outputs"][:outputs].tolist()]
 
     def _shape(self, at: int, rank: int) -> tuple[Any, ...]:
         found = self._shapes.get((at, rank))

@@ -15,6 +15,8 @@ import numpy as np
 from ..dim import product
 from ..errors import InvalidArgument, InvalidGraph, NoSuchFile
 from ..graph import Graph, Model, Tensor
+from ..package import Package, Place
+from ..program import ABI
 from ..types import DType
 from .elements import is_uniform, to_bytes
 from .encode import Encoder
@@ -27,26 +29,26 @@ from .roles import Role, affordable, agreed, fitted, graph_outputs, growth, role
 Progress = Callable[[int, int], None]
 
 
-def write_model(model: Model, destination: str | os.PathLike[str] | BinaryIO, *, pack: bool = True, programs: bytes = b"", program_abi: tuple[int, int] = (0, 0),
+def write_model(model: Model, destination: str | os.PathLike[str] | BinaryIO, *, pack: bool = True, package: Package | None = None,
                 external: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> dict[str, Any]:
     """Write `model` as .sdx and return what was done: sizes of the sections, counts of constants by storage and packing, what stayed plain.
 
     destination: a path (written beside and moved into place when complete, so an open model of that name stays valid) or a binary file.
-    pack: store right-hand sides of products packed (roles.py has the rule). programs: words of the programs section, with their `program_abi`.
+    pack: store right-hand sides of products packed (roles.py has the rule). package: the model, planned: stored in the programs section; the constants it reads lie as it reads them.
     external: path of a second file, in the same folder, for the tensor data. progress: called with (bytes of weights done, of all).
     Raises InvalidGraph for what no file can hold, NoSuchFile where the folder is missing.
     """
     model.graph.verify()
-    plan = Plan(model.graph, pack)
+    plan = Plan(model.graph, pack, package)
     encoder = Encoder(plan.number)
     data_file = _data_name(destination, external)
     records = plan.records([encoder.shape(p.shape, "constant") for p in plan.pieces])
     columns, scalars = encoder.columns(model, data_file)
     graph = build_graph_section(columns | {"constants": records}, scalars)
-    words = pack_programs(programs, program_abi)
+    words = pack_programs(package.pack(plan.places), ABI) if package is not None else b""
     at_programs = align(HEADER_SIZE + len(graph))
     at_data = DATA_HEADER_SIZE if data_file else align(at_programs + len(words))
-    digest = blake2b(graph + words + b"".join(p.digest for p in plan.pieces), digest_size=16).digest()
+    digest = blake2b(graph + words + b"".join(p.digest for p in (*plan.pieces, *plan.extra)), digest_size=16).digest()
     header = Header((HEADER_SIZE, len(graph)), (at_programs, len(words)), (at_data, plan.length), digest, bool(data_file))
     front = (header.pack() + graph).ljust(at_programs, b"\0") + words
     if data_file:
@@ -111,12 +113,15 @@ class Piece:
     offset: int = 0
     length: int = 0
     shares: Piece | None = None  # the piece whose stored bytes are also this one's
+    dense: bool = False          # of a package only: as the engine reads it, elements of less than a byte one a byte
 
     def stored(self) -> np.ndarray:
         """The bytes that go to the file."""
         array = self.tensor.numpy()
         if self.kind is StorageKind.SPLAT:
             return to_bytes(array[(slice(0, 1),) * array.ndim], self.dtype)
+        if self.dense:
+            return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         if self.role is None:
             return to_bytes(array, self.dtype)
         return packed_array(array, self.role.packing, self.role.group).reshape(-1).view(np.uint8)
@@ -125,17 +130,24 @@ class Piece:
 class Plan:
     """Decides for every constant of a graph how and where it is stored."""
 
-    def __init__(self, graph: Graph, packed: bool) -> None:
+    def __init__(self, graph: Graph, packed: bool, package: Package | None = None) -> None:
         self.pieces: list[Piece] = []
+        self.extra: list[Piece] = []    # what only a package reads
+        self.places: list[Place] = []   # where each constant of the package lies
         self._number: dict[int, int] = {}
         self._by_content: dict[Any, int] = {}
         self._outputs = graph_outputs(graph)
         for nested in graph.graphs():
             self._collect(nested)
+        wanted = self._wanted(package) if package is not None else []
         if packed:
-            self._assign_roles()
-            self._share_transposes()
+            decided = {number for number, _, _ in wanted if number >= 0}
+            self._assign_roles(decided)
+            self._share_transposes(decided)
+        found = [self._found(*want) for want in wanted]
         self._place()
+        self.places = [Place(p.offset, _stored_bytes(p) if p.kind is not StorageKind.SPLAT else product(p.shape) * (p.dtype.bits // 8), p.dtype.bits // 8 if p.kind is StorageKind.SPLAT else 0)
+                       for p in found]
 
     def number(self, tensor: Tensor) -> int:
         """The number of the tensor's record."""
@@ -163,15 +175,48 @@ class Plan:
             self._number[id(tensor)] = number
         self.pieces[self._number[id(tensor)]].roles += roles
 
-    def _assign_roles(self) -> None:
-        roles = {i: role for i, p in enumerate(self.pieces) if p.kind is StorageKind.PLAIN and (role := fitted(agreed(p.roles), p.dtype, p.shape))}
+    def _wanted(self, package: Package) -> list[tuple[int, Tensor, Role | None]]:
+        """(number of the piece of equal content or -1, tensor, role) of each of the package's constants. A piece that is read packed lies so; which comes first decides."""
+        made = []
+        for tensor, (packing, group) in zip(package.constants, package.forms(), strict=True):
+            role = Role(Packing(packing), group) if packing else None
+            if id(tensor) not in self._number:
+                piece = _measure(tensor, "of a program")
+                self._number[id(tensor)] = self._by_content.get((piece.dtype, piece.shape, piece.kind, piece.digest), -1)
+            number = self._number[id(tensor)]
+            if role is not None and number >= 0 and self.pieces[number].kind is StorageKind.PLAIN:
+                self.pieces[number].role, self.pieces[number].kind = role, StorageKind.PACKED
+            made.append((number, tensor, role))
+        return made
+
+    def _found(self, number: int, tensor: Tensor, role: Role | None) -> Piece:
+        """The piece that lies as a package reads it: the graph's, or one of its own."""
+        if number >= 0:
+            piece = self.pieces[number]
+            as_it_is = piece.dtype.bits % 8 == 0 and (piece.kind is StorageKind.SPLAT or piece.kind is StorageKind.PLAIN)
+            if role is None and as_it_is or role is not None and piece.kind is StorageKind.PACKED and piece.role == role:
+                return piece
+        measured = _measure(tensor, "of a program")
+        if role is None and measured.kind is StorageKind.SPLAT and measured.dtype.bits % 8 == 0:
+            own = measured
+        else:
+            own = Piece(tensor, measured.dtype, measured.shape, StorageKind.PLAIN if role is None else StorageKind.PACKED, b"", tensor.numpy().nbytes, role=role, dense=role is None)
+            own.digest = _digest(own.stored())
+        same = next((p for p in self.extra if (p.digest, p.dtype, p.shape, p.role, p.kind) == (own.digest, own.dtype, own.shape, own.role, own.kind)), None)
+        if same is None:
+            self.extra.append(own)
+        return same or own
+
+    def _assign_roles(self, decided: set[int]) -> None:
+        """By roles.py's rule, but for the pieces a package has decided."""
+        roles = {i: role for i, p in enumerate(self.pieces) if i not in decided and p.kind is StorageKind.PLAIN and (role := fitted(agreed(p.roles), p.dtype, p.shape))}
         growths = {i: growth(role, self.pieces[i].dtype, self.pieces[i].shape, self.pieces[i].plain_bytes) for i, role in roles.items()}
         for i in affordable(growths, sum(p.plain_bytes for p in self.pieces)):
             self.pieces[i].role, self.pieces[i].kind = roles[i], StorageKind.PACKED
 
-    def _share_transposes(self) -> None:
+    def _share_transposes(self, decided: set[int]) -> None:
         matrices = {(p.dtype, p.shape[::-1]): p for p in self.pieces if p.role and p.role.packing is Packing.MATRIX}
-        for piece in self.pieces:
+        for piece in [p for i, p in enumerate(self.pieces) if i not in decided]:
             twin = matrices.get((piece.dtype, piece.shape))
             tables = bool(piece.roles) and all(r == Role(Packing.NONE) for r in piece.roles)
             if twin is not None and tables and piece.kind is StorageKind.PLAIN and _digest(to_bytes(twin.tensor.numpy().T, piece.dtype)) == piece.digest:
@@ -179,7 +224,7 @@ class Plan:
 
     def _place(self) -> None:
         self.length = 0
-        for piece in self.pieces:
+        for piece in (*self.pieces, *self.extra):
             if piece.shares is None:
                 piece.length = _stored_bytes(piece)
                 piece.offset = align(self.length, alignment_of(piece.length))
@@ -197,7 +242,7 @@ class Plan:
     def write(self, out: BinaryIO, progress: Progress | None) -> None:
         """The tensor data section."""
         position = 0
-        for piece in self.pieces:
+        for piece in (*self.pieces, *self.extra):
             if piece.shares is None:
                 out.write(bytes(piece.offset - position))
                 stored = piece.stored()
@@ -214,7 +259,8 @@ class Plan:
         for p in packed:
             assert p.role is not None
             by_packing[p.role.packing.name.lower()] = by_packing.get(p.role.packing.name.lower(), 0) + 1
-        return {"data_bytes": self.length, "constants": len(self._number), "distinct": len(self.pieces), "splat": sum(p.kind is StorageKind.SPLAT for p in self.pieces),
+        return {"data_bytes": self.length, "program_data_bytes": sum(p.length for p in self.extra), "constants": len(self._number), "distinct": len(self.pieces),
+                "splat": sum(p.kind is StorageKind.SPLAT for p in self.pieces),
                 "packed": by_packing, "packed_bytes": sum(p.length for p in packed if p.shares is None),
                 "padding_bytes": sum(p.length - p.plain_bytes for p in packed if p.shares is None)}
 
@@ -235,6 +281,8 @@ def _measure(tensor: Tensor, name: str) -> Piece:
 def _stored_bytes(piece: Piece) -> int:
     if piece.kind is StorageKind.SPLAT:
         return piece.dtype.nbytes(1)
+    if piece.dense:
+        return piece.plain_bytes
     return piece.plain_bytes + (growth(piece.role, piece.dtype, piece.shape, piece.plain_bytes) if piece.role else 0)
 
 

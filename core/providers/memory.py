@@ -6,43 +6,22 @@ is an error with a name instead of a machine that swaps. Nodes with nested graph
 """
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ..dim import Expr, product
-from ..errors import InvalidArgument, MemoryLimit, SardonyxError
+from ..errors import MemoryLimit, SardonyxError
 from ..graph import Node
 from ..ops import Operator, Spec
 from ..ops.common import like
 from ..ops.registry import MAX_KNOWN
 from ..plan.shapes import run_rule
 from ..types import DType
+from .limit import MEMORY_LIMIT
 
-MEMORY_LIMIT = "session.memory_limit"
 _POINTER = 8  # a string takes at least its place in the array
-
-
-def memory_limit(options: Mapping[str, Any]) -> int | None:
-    """The limit in bytes, None for none. InvalidArgument where the entry is not a number of bytes."""
-    text = str(options.get(MEMORY_LIMIT, "")).strip()
-    if not text:
-        return _physical_memory()
-    if not (text.isascii() and text.isdigit()):
-        raise InvalidArgument(f"'{MEMORY_LIMIT}' must be a number of bytes (0: no limit), not '{text[:40]}'; e.g. add_session_config_entry('{MEMORY_LIMIT}', '{1 << 30}')")
-    return int(text) or None
-
-
-@cache
-def _physical_memory() -> int | None:
-    """Bytes of the machine's memory, None where the system does not say (pages, Windows)."""
-    try:
-        return (os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) or None
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 class Guard:

@@ -20,7 +20,8 @@ from ..philox import draws_of_run
 from ..plan.shapes import attribute_arguments, check_arity
 from ..types import DType
 from .base import Event, Placement, RunContext
-from .memory import Guard, guard, memory_limit
+from .limit import memory_limit
+from .memory import Guard, guard
 
 NAME = "ReferenceExecutionProvider"
 

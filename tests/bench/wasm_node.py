@@ -23,7 +23,7 @@ from sardonyx.engine.binding import EngineProgram
 from sardonyx.engine.build import TARGETS, find
 from sardonyx.plan.planner import Plan
 from sardonyx.providers.base import RunContext
-from sardonyx.providers.cpu import accepts
+from sardonyx.providers.engine import accepts
 from sardonyx.providers.segmented import SegmentedExecutor
 
 from tests.wasm.node import NODE, Case, write

@@ -15,7 +15,7 @@ from sardonyx.program import ABI
 
 def store(model: Model) -> bytes:
     """The file's bytes, without a graph section: only the runtime reads it. CannotLower where a node has no kernels."""
-    from sardonyx.providers.cpu import accepts
+    from sardonyx.providers.engine import accepts
     made = plan_package(model, infer_plan(model.graph), model.symbols, accepts=accepts)
     arrays: dict[int, np.ndarray] = {}
     for placed in made.package.programs:

@@ -69,13 +69,13 @@ def interpreter(case: Case, inputs: list[Any]) -> list[Any]:
 
 def native(case: Case, inputs: list[Any]) -> list[Any]:
     """CPUExecutionProvider: planned programs on the C engine; nodes without kernels on their NumPy bodies (`PLACES` says so)."""
-    from sardonyx.providers.cpu import EngineExecutor
+    from sardonyx.providers.engine import EngineExecutor
     return _in_segments(case, inputs, lambda model: EngineExecutor(model, threads=1))
 
 
 def wasmtime(case: Case, inputs: list[Any]) -> list[Any]:
     """The engine's simd128 module under wasmtime, otherwise as `native`."""
-    from sardonyx.providers.cpu import accepts
+    from sardonyx.providers.engine import accepts
     from sardonyx.providers.segmented import SegmentedExecutor
 
     from tests.wasm.machine import WasmProgram

@@ -9,7 +9,7 @@ from sardonyx.dim import symbol
 from sardonyx.model.packing import Packing
 from sardonyx.plan.shapes import infer_shapes
 from sardonyx.providers.base import RunContext
-from sardonyx.providers.cpu import EngineExecutor
+from sardonyx.providers.engine import EngineExecutor
 from sardonyx.providers.reference import ReferenceExecutor
 
 from .float_harness import packed, run, with_epilogue

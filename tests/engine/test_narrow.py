@@ -12,7 +12,7 @@ from sardonyx.errors import SardonyxError
 from sardonyx.expr import Compute, cast, leaf
 from sardonyx.kernels import Kernel
 from sardonyx.providers.base import RunContext
-from sardonyx.providers.cpu import EngineExecutor
+from sardonyx.providers.engine import EngineExecutor
 from sardonyx.providers.reference import ReferenceExecutor
 from sardonyx.types import DType
 

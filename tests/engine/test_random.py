@@ -13,7 +13,7 @@ from sardonyx.errors import SardonyxError
 from sardonyx.kernels import Kernel
 from sardonyx.philox import Draws, draws_of_run, philox
 from sardonyx.providers.base import RunContext
-from sardonyx.providers.cpu import EngineExecutor
+from sardonyx.providers.engine import EngineExecutor
 from sardonyx.providers.interpreter import Interpreter
 from sardonyx.providers.reference import ReferenceExecutor
 from sardonyx.providers.segmented import SegmentedExecutor

@@ -13,7 +13,7 @@ from sardonyx.engine.binding import EngineProgram
 from sardonyx.expr import DType, Op, leaf, unary
 from sardonyx.kernels import Kernel
 from sardonyx.providers.base import RunContext
-from sardonyx.providers.cpu import EngineExecutor, accepts
+from sardonyx.providers.engine import EngineExecutor, accepts
 
 from tests.engine.models import encoder, feeds, planned
 from tests.engine.one_step import OneStep

@@ -15,11 +15,14 @@ import pytest
 from sardonyx.dim import Expr, symbol
 from sardonyx.errors import InvalidArgument, InvalidGraph, InvalidModelFile, NoSuchFile
 from sardonyx.graph import Graph, Model, Tensor, Value
-from sardonyx.model import SDX_MAGIC, generate, is_sdx, read_model, read_programs, sdx_generated, write_model
+from sardonyx.model import SDX_MAGIC, StoredModel, generate, is_sdx, read_model, read_programs, sdx_generated, write_model
 from sardonyx.model.format import COLUMNS, HEADER_SIZE, NUMBERS, SCALARS, Kind, SizeOp, StorageKind, ValueKind
 from sardonyx.model.packing import Packing
+from sardonyx.package import Package, Reader
+from sardonyx.program import ABI
 from sardonyx.types import DType, TensorType
 
+from tests.engine.packages import chain
 from tests.model.models import assert_same_model, packed_model, rich_model
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -169,15 +172,27 @@ def test_data_file_name_does_not_leave_the_folder(tmp_path, name) -> None:
 
 
 def test_programs() -> None:
-    words = bytes(range(200))
-    data = written(packed_model(), programs=words, program_abi=(3, 7))
+    """A package goes in and comes out; its constants lie as it reads them; a damaged section is refused; another ABI is as if there were none."""
+    package = chain()
+    plain, packed = (Tensor(np.arange(15, dtype=np.float32).reshape(5, 3) + i) for i in range(2))
+    package.constants = [plain, packed, Tensor(np.full((4, 4), 2.5, np.float32))]
+    data = written(packed_model(), package=package)
+    assert data == written(packed_model(), package=package)
     abi, found = read_programs(data)
-    assert abi == (3, 7) and bytes(found) == words
+    assert abi == ABI and Package.unpack(found).blocks == package.blocks
     assert_same_model(packed_model(), read_model(data))
+    assert_same_model(packed_model(), read_model(data, stored=True))
+    section = data[struct.unpack_from("<Q", data, 48)[0]:]
+    places = Reader(found).places
+    assert [section[p.offset:p.offset + p.nbytes] for p in places[:2]] == [plain.numpy().tobytes(), packed.numpy().tobytes()]
+    assert (places[2].nbytes, places[2].item, section[places[2].offset:places[2].offset + 4]) == (64, 4, np.float32(2.5).tobytes())
     assert read_programs(written(packed_model()))[0] == (0, 0)
     at = struct.unpack_from("<Q", data, 32)[0]
     with pytest.raises(InvalidModelFile, match="programs section"):
         read_model(data[:at + 8] + bytes([1]) + data[at + 9:])
+    assert not isinstance(read_model(patched(data, at + 4, b"\x09"), stored=True), StoredModel)
+    with pytest.raises(InvalidModelFile, match="package"):
+        read_model(patched(data, at + 16, b"damaged!"), stored=True)
 
 
 def patched(data: bytes, at: int, new: bytes) -> bytes:

@@ -17,7 +17,7 @@ from sardonyx.errors import InvalidGraph
 from sardonyx.ops import lookup
 from sardonyx.plan.shapes import infer_shapes
 from sardonyx.providers.base import RunContext
-from sardonyx.providers.cpu import EngineExecutor
+from sardonyx.providers.engine import EngineExecutor
 from sardonyx.providers.reference import ReferenceProvider
 from sardonyx.types import DType, MapType, SequenceType, TensorType
 from skl2onnx import to_onnx

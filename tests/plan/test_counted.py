@@ -10,7 +10,7 @@ import pytest
 from onnx import parser
 from sardonyx.converter.onnx import load_model
 from sardonyx.providers.base import RunContext
-from sardonyx.providers.cpu import EngineExecutor
+from sardonyx.providers.engine import EngineExecutor
 from sardonyx.providers.interpreter import Interpreter
 from sardonyx.providers.reference import ReferenceExecutor
 from sardonyx.providers.segmented import SegmentedExecutor

@@ -7,7 +7,7 @@ from sardonyx.errors import SardonyxError
 from sardonyx.graph import Model
 from sardonyx.plan.shapes import infer_plan
 from sardonyx.providers.base import RunContext
-from sardonyx.providers.cpu import EngineExecutor
+from sardonyx.providers.engine import EngineExecutor
 from sardonyx.providers.interpreter import Interpreter
 from sardonyx.providers.reference import ReferenceExecutor
 from sardonyx.providers.segmented import SegmentedExecutor

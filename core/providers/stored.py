@@ -1,0 +1,74 @@
+"""A model on the programs its file holds: opened without graph, planner or shapes, which come only where a run has sizes nobody planned for, or somebody asks what runs where."""
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..engine.package import EnginePackage
+from ..errors import InvalidArgument
+from ..model import StoredModel
+from .base import Event, Executor, Placement, RunContext
+
+NAME = "CPUExecutionProvider"
+#: Steps a profile has room for in one run.
+PROFILED = 1 << 14
+
+
+class StoredExecutor:
+    """A model on the programs its file holds, without its graph. Sizes they were not planned for are planned from the graph, like a model without programs."""
+
+    strict = True  # nothing here runs on NumPy; what is planned from the graph refuses by itself
+
+    def __init__(self, model: StoredModel, *, threads: int = 0, strict: bool = False, limit: int | None = None) -> None:
+        self.model = model
+        self._options: Any = {"threads": threads, "strict": strict, "limit": limit}
+        self._engine = EnginePackage(model.stored.packed, model.stored.inputs, model.stored.outputs, data=model.stored.data, threads=threads, memory_limit=limit or 0)
+        self._planned: Executor | None = None
+        self._names: list[list[tuple[str, str]]] | None = None
+        self._lock = threading.Lock()
+
+    def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
+        """See `Executor.run`."""
+        rows = np.empty((PROFILED, 4), np.int64) if context.events is not None else None
+        try:
+            made = self._engine.run(inputs, terminated=context.terminated, rows=rows)
+        except InvalidArgument as reason:
+            if "no plan covers" not in str(reason) and "does not cover" not in str(reason):
+                raise
+            return self.planned.run(inputs, wanted, context)
+        if rows is not None:
+            self._report(rows, context)
+        context.owned = len(set(wanted)) == len(wanted)
+        return [made[i] for i in wanted]
+
+    @property
+    def planned(self) -> Executor:
+        """The executor that plans the graph, made when it is needed."""
+        with self._lock:
+            if self._planned is None:
+                from .engine import EngineExecutor
+                self._planned = EngineExecutor(self.model, **self._options)
+            return self._planned
+
+    def _report(self, rows: np.ndarray, context: RunContext) -> None:
+        if self._names is None:
+            from ..package import Package
+            package = Package.unpack(self.model.stored.packed)
+            self._names = [[(p.program.strings[s.origin], s.kind.name.lower()) for s in p.program.steps] for p in package.programs]
+        assert context.events is not None
+        for program, step, start, duration in rows[rows[:, 0] >= 0].tolist():
+            name, kind = self._names[program][step]
+            context.events.append(Event(name, "Node", start, duration, {"provider": NAME, "kernel": kind}))
+
+    def placements(self) -> list[Placement]:
+        """Where each node runs: all in programs."""
+        return [Placement(n, NAME) for n in self.model.graph.walk()] if self._planned is None else self._planned.placements()
+
+    def close(self) -> None:
+        """Give the programs back."""
+        self._engine.close()
+        if self._planned is not None:
+            self._planned.close()
