@@ -56,7 +56,7 @@ def test_from_c(program: Path, model: Path) -> None:
 
 
 def test_from_ctypes(model: Path) -> None:
-    done = subprocess.run([sys.executable, "-I", "-S", str(EXAMPLES / "run.py"), str(find()), str(model)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-I", "-S", str(EXAMPLES / "run-ctypes"), str(find()), str(model)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     wanted = sardonyx.InferenceSession(str(model)).run(None, {"x": np.ones((1, 1, 6), "f4"), "k": np.ones(1, np.int64)})
     np.testing.assert_allclose(parsed(done.stdout)["y"][1], wanted[0].ravel(), rtol=1e-6)
