@@ -190,7 +190,8 @@ class Package:
             programs += [at, len(data) // 8, *span(placed.constants)]
             code.append(data)
             at += len(data) // 8
-        blocks, segments = [], []
+        blocks: list[int] = []
+        segments: list[int] = []
         for block in self.blocks:
             blocks += [block.slots, *span(block.inputs), *span(block.outputs), len(segments) // 12, len(block.segments)]
             for s in block.segments:
@@ -411,7 +412,7 @@ class LoopParams:
         if len(p) < 4 or p[0] not in (0, 1) or min(p[1:4]) < 0 or len(p) != 4 + 2 * (p[2] + p[3]) or len(s.inputs) < 2 + p[1] + p[2] or len(s.outputs) != p[1] + p[3] or len(s.blocks) != 1:
             raise InvalidModelFile("the parameters do not fit the inputs and outputs")
         pairs = tuple(zip(p[4::2], p[5::2], strict=True))
-        made = cls(bool(p[0]), *p[1:4], pairs[:p[2]], pairs[p[2]:])
+        made = cls(bool(p[0]), p[1], p[2], p[3], pairs[:p[2]], pairs[p[2]:])
         rounds = s.inputs[0] >= 0 or s.inputs[1] >= 0
         if any(d not in (0, 1) for _, d in pairs) or (made.counts and any(pair != (0, 0) for pair in made.stacks)) or (not made.counts and (rounds or not made.scanned)):
             raise InvalidModelFile("an axis or direction is not valid, or nothing says how many rounds")

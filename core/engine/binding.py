@@ -25,7 +25,7 @@ from ..graph import Tensor
 from ..kernels import Kernel
 from ..model.packing import Packing, pack
 from ..program import Home, Program
-from .build import BuildError, find
+from .locate import EngineMissing, locate
 from .outputs import LARGE, Outputs
 
 #: Numbers of `enum sx_status`.
@@ -52,8 +52,8 @@ class _Options(Structure):
 
 @cache
 def library() -> Any:
-    """The loaded engine; builds it in a checkout. Raises BuildError where that can not be done."""
-    found = ctypes.CDLL(str(find()))
+    """The loaded engine; builds it in a checkout. Raises EngineMissing where that can not be done."""
+    found = ctypes.CDLL(locate())
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "sx_open": (c_int, [c_char_p, c_uint64, POINTER(_Options), POINTER(c_void_p), POINTER(_Report)]), "sx_close": (None, [c_void_p]),
         "sx_set_constant": (c_int, [c_void_p, c_int64, c_void_p, c_uint64, POINTER(_Report)]),
@@ -84,7 +84,7 @@ def available() -> str:
     """Why the engine is not there, or ""."""
     try:
         library()
-    except (BuildError, OSError) as reason:
+    except (EngineMissing, OSError) as reason:
         return str(reason)
     return ""
 

@@ -75,7 +75,7 @@ class EnginePackage:
         if single is self:
             single = self._find_single(key)
         if single is not None and rows is None:
-            return single.run(inputs, terminated=terminated, budget=budget)  # type: ignore[union-attr]
+            return single.run(inputs, terminated=terminated, budget=budget)
         try:
             session = self._sessions.pop()
         except IndexError:
