@@ -9,6 +9,7 @@ from .attention import RecogniseAttention, RecogniseRotaryEmbedding
 from .base import Pass, PassResult, run_passes
 from .cleanup import CommonSubexpressions, DeadCode, DuplicateConstants, NoOps
 from .fold import FoldConstants
+from .labels import NumberLabels
 from .moves import CleanMoves
 from .normalizations import RecogniseLayerNormalization, RecogniseRMSNormalization
 from .qdq import NormalizeQDQ
@@ -21,14 +22,15 @@ if TYPE_CHECKING:
 def default_passes(options: ConvertOptions) -> list[Pass]:
     """The passes of a conversion, in order.
 
-    1. com.microsoft's operators become standard ones where these exist. What is constant and what does nothing goes first, so that patterns are seen in their plain form (shared subexpressions once).
+    1. com.microsoft's operators become standard ones where these exist; string labels become numbers. What is constant and what does nothing goes first, so that
+       patterns are seen in their plain form (shared subexpressions once).
     2. Quantised models get their canonical form, small operators become the standard ones, from the inside out; then affine maps go into weights (before, they would take the
        factors out of activations that are spelled out).
     3. What these left behind is cleaned up.
     """
     small, budget = 64, options.fold_budget
     return [
-        DeadCode(), StandardForms(), FoldConstants(budget), NoOps(), DuplicateConstants(small), CommonSubexpressions(),                     # 1
+        DeadCode(), StandardForms(), NumberLabels(), FoldConstants(budget), NoOps(), DuplicateConstants(small), CommonSubexpressions(),     # 1
         CleanMoves(), FoldConstants(budget), DeadCode(), CommonSubexpressions(),
         NormalizeQDQ(), RecogniseLayerNormalization(), RecogniseRMSNormalization(), RecogniseGelu(), RecogniseActivations(),                # 2
         RecogniseRotaryEmbedding(), RecogniseAttention(), FoldBatchNorm(),
@@ -40,12 +42,12 @@ def session_passes() -> list[Pass]:
     """What a session does to a graph that no conversion has optimised: the recognitions that kernels need. Shape arithmetic and dead nodes cost a program nothing, so less is cleaned up."""
     budget = 1 << 20
     return [
-        StandardForms(), FoldConstants(budget), NoOps(), CommonSubexpressions(), CleanMoves(),
+        StandardForms(), NumberLabels(), FoldConstants(budget), NoOps(), CommonSubexpressions(), CleanMoves(),
         NormalizeQDQ(), RecogniseLayerNormalization(), RecogniseRMSNormalization(), RecogniseGelu(), RecogniseActivations(), RecogniseRotaryEmbedding(), RecogniseAttention(), FoldBatchNorm(),
         CleanMoves(), NoOps(), DeadCode(),
     ]
 
 
-__all__ = ["CleanMoves", "CommonSubexpressions", "DeadCode", "DuplicateConstants", "FoldBatchNorm", "FoldConstants", "NoOps", "NormalizeQDQ", "Pass", "PassResult", "RecogniseActivations",
-           "RecogniseAttention", "RecogniseGelu", "RecogniseLayerNormalization", "RecogniseRMSNormalization", "RecogniseRotaryEmbedding", "StandardForms", "default_passes", "run_passes",
+__all__ = ["CleanMoves", "CommonSubexpressions", "DeadCode", "DuplicateConstants", "FoldBatchNorm", "FoldConstants", "NoOps", "NormalizeQDQ", "NumberLabels", "Pass", "PassResult",
+           "RecogniseActivations", "RecogniseAttention", "RecogniseGelu", "RecogniseLayerNormalization", "RecogniseRMSNormalization", "RecogniseRotaryEmbedding", "StandardForms", "default_passes", "run_passes",
            "session_passes"]

@@ -149,6 +149,24 @@ def test_string_labels_and_zipmap() -> None:
         assert labels.dtype == object and set(scores[0]) == {"zebra", "ant", "mole"} and type(scores[0]["ant"]) is float
 
 
+@pytest.mark.parametrize("model", [RandomForestClassifier(9, max_depth=4, random_state=0), GradientBoostingClassifier(n_estimators=5, random_state=0), LogisticRegression(), SVC()],
+                         ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_models_with_string_labels_have_kernels(model: Any, classes: int) -> None:
+    """Only the words of the answer are the host's."""
+    X, y = make_classification(60, 6, n_informative=4, n_classes=classes, random_state=2)
+    X = X.astype(F)
+    fitted = model.fit(X, np.array(["cat", "dog", "emu"])[y])
+    proto = to_onnx(fitted, X[:1], options={"zipmap": False})
+    executor = EngineExecutor(load_model(proto), threads=1)
+    made = executor.run([X], [0, 1], RunContext())
+    want = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"X": X})
+    assert list(made[0]) == list(want[0])
+    np.testing.assert_allclose(made[1], want[1], rtol=1e-4, atol=1e-5)
+    assert {n.op_type for n in executor.latest.fallbacks} <= {"LabelEncoder", "ArrayFeatureExtractor", "Cast", "Reshape", "Identity"}
+    assert all("string" in why for why in executor.latest.fallbacks.values()), executor.latest.fallbacks
+
+
 @pytest.mark.parametrize("model", [
     DecisionTreeRegressor(max_depth=5), RandomForestRegressor(10, max_depth=6, random_state=0), GradientBoostingRegressor(n_estimators=8, random_state=0), LinearRegression(), Ridge(),
     *(SVR(kernel=k, gamma=0.1, coef0=0.2) for k in ("linear", "poly", "rbf", "sigmoid")), OneClassSVM(gamma=0.05, nu=0.3),
