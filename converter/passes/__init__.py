@@ -49,5 +49,5 @@ def session_passes() -> list[Pass]:
 
 
 __all__ = ["CleanMoves", "CommonSubexpressions", "DeadCode", "DuplicateConstants", "FoldBatchNorm", "FoldConstants", "NoOps", "NormalizeQDQ", "NumberLabels", "Pass", "PassResult",
-           "RecogniseActivations", "RecogniseAttention", "RecogniseGelu", "RecogniseLayerNormalization", "RecogniseRMSNormalization", "RecogniseRotaryEmbedding", "StandardForms", "default_passes", "run_passes",
-           "session_passes"]
+           "RecogniseActivations", "RecogniseAttention", "RecogniseGelu", "RecogniseLayerNormalization", "RecogniseRMSNormalization", "RecogniseRotaryEmbedding", "StandardForms", "default_passes",
+           "run_passes", "session_passes"]
