@@ -330,6 +330,10 @@ static void tile_of(void *arg, int64_t i, int worker) {
     if (j->copied) copy_window(j, x, od, line, tall, column, wide, window);
     else r.a = (const float *)x + od * v->s[0] * v->xs[0] + line * v->s[1] * v->xs[1] + column * v->s[2] * v->xs[2];
     r.c = j->in_place ? place_of(v, start) : block, r.c_line = j->in_place ? v->ys[1] : wide * nc, r.c_row = j->in_place ? v->ys[2] : nc;
+    if (wide == 1) { /* images of one column: lines take its place, so that tiles have several rows */
+        r.width = tall, r.lines = 1, r.a_row = r.a_line, r.c_row = r.c_line;
+        for (int o = 0; o < SX_SUM_OPERANDS; o++) end.row[o] = end.line[o];
+    }
     product(j, &g, &r, n, nc, narrow, own);
     if (j->in_place) return;
     if (j->even && wide == v->out[2]) {
