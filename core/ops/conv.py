@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dim import Undecidable, product
+from ..dim import Undecidable, ceildiv, product
 from ..expr import Compute, E, Op, acc, binary, cast, compute_type, const, coord, leaf, load, saturate, select, unary
 from ..kernels import Kernel
 from ..lowering import CannotLower, Lowering, Quantized, View
@@ -443,8 +443,42 @@ def _(k: Lowering, X: View, W: View, B: View | None = None, *, auto_pad: str = "
     if len(crops) != X.rank - 2:
         raise CannotLower("a transposed convolution whose crops only the run knows")
     made = k.buffer(X.dtype, out.shape or ()).whole()
+    if _has_phases(X, W, window, group, crops):
+        return _phases(k, X, W, B, made, window, crops)
     leaves = [] if B is None else [_per_channel(B, made.shape)]
     return _call_conv(k, X, W, made, window, group, [] if B is None else [acc(X.dtype) + leaf(0, B.dtype)], (None, None), leaves, 1, crops)
+
+
+def _has_phases(X: View, W: View, window: Window, group: int, crops: Sequence[Any]) -> bool:
+    """Whether a transposed convolution is divided into plain ones: constant weights, windows that overlap, every output reached by as many taps as its neighbours of the same phase."""
+    if X.rank != 4 or group != 1 or W.buffer.tensor is None or not W.is_whole or X.dtype is not DType.FLOAT or W.dtype is not DType.FLOAT:
+        return False
+    if any(d != 1 for d in window.dilations) or not all(isinstance(c, int) and c >= 0 for c in crops) or max(window.strides) == 1:
+        return False
+    return all(n > s and n % s == 0 for n, s in zip(window.kernel, window.strides, strict=True))
+
+
+def _phases(k: Lowering, X: View, W: View, B: View | None, made: View, window: Window, crops: Sequence[int]) -> View:
+    """Every stride-th output, counted from p, is a plain convolution with every stride-th tap, turned around: y[p + s i] = Σ_j x[i + q - j] w[r + s j], r = (p + crop) mod s, q = (p + crop) div s.
+    So no tap meets a zero between the inputs."""
+    assert W.buffer.tensor is not None
+    weights = W.buffer.tensor.numpy()
+    for phase in cartesian(*map(range, window.strides)):
+        x, out, part, begins, counts = X, made, weights, [], []
+        for axis, (p, s, crop, size) in enumerate(zip(phase, window.strides, crops, window.kernel, strict=True), 2):
+            q, r = divmod(p + crop, s)
+            count = size // s
+            out = out.slice(axis, p, ceildiv(made.shape[axis] - p, s), s)
+            part = np.flip(part[(slice(None),) * axis + (slice(r, None, s),)], axis)
+            before = count - 1 - q
+            if before < 0:
+                x = x.slice(axis, -before, x.shape[axis] + before)
+            begins.append(max(before, 0))
+            counts.append(count)
+        plain = Window(tuple(counts), (1, 1), (1, 1), tuple(begins), (0, 0))
+        leaves = [] if B is None else [_per_channel(B, out.shape)]
+        _call_conv(k, x, k.constant(np.ascontiguousarray(part.swapaxes(0, 1))), out, plain, 1, [] if B is None else [acc(X.dtype) + leaf(0, B.dtype)], (None, None), leaves, 0, begins)
+    return made
 
 
 @Col2Im.lower
