@@ -4,7 +4,11 @@
    follows (bias, bounds: sx_sum.h) is done before they are stored. All channels of a SPAN are done before the next one: what they read stays in the first-level cache. */
 #include "conv.h"
 
+#ifdef __wasm__ /* 16 registers, of which V8 uses 12 well */
+#define SPAN 4
+#else
 #define SPAN 8
+#endif
 #define HALF 4
 #define BLOCK 16384 /* floats of finished values a worker keeps */
 
@@ -47,14 +51,20 @@ typedef struct { const float *x, *w; } source;
             SX_UNROLL for (int i = 0; i < P; i++) sx_fstore(out + i * ld + c, sx_ended(e, acc[i], p + i * e->row[0], q + i * e->row[1], SX_GW)); \
         } \
     }
-#define BOTH(KW, S) FAST(KW, S, 8) FAST(KW, S, 4) /* SPAN and HALF */
+#if SPAN == HALF
+#define BOTH(KW, S) FAST(KW, S, 4)
+#define PAIR(KW, S) {fast_##KW##_##S##_4, fast_##KW##_##S##_4}
+#else
+#define BOTH(KW, S) FAST(KW, S, 8) FAST(KW, S, 4)
+#define PAIR(KW, S) {fast_##KW##_##S##_8, fast_##KW##_##S##_4}
+#endif
 BOTH(3, 1) BOTH(3, 2) BOTH(5, 1) BOTH(5, 2) BOTH(7, 1)
 typedef void (*fast_fn)(const source *lines, int n, int64_t xs, int64_t at, int64_t m, const sx_end *e, float *out, int64_t ld);
 typedef struct { fast_fn span, half; } fast_pair;
 
 static fast_pair fast_for(const sx_conv *v) {
     static const struct { int width, stride; fast_pair pair; } known[] = {
-        {3, 1, {fast_3_1_8, fast_3_1_4}}, {3, 2, {fast_3_2_8, fast_3_2_4}}, {5, 1, {fast_5_1_8, fast_5_1_4}}, {5, 2, {fast_5_2_8, fast_5_2_4}}, {7, 1, {fast_7_1_8, fast_7_1_4}}};
+        {3, 1, PAIR(3, 1)}, {3, 2, PAIR(3, 2)}, {5, 1, PAIR(5, 1)}, {5, 2, PAIR(5, 2)}, {7, 1, PAIR(7, 1)}};
     if (!v->transposed && v->d[2] == 1 && v->xv->dtype == SX_FLOAT && v->m == v->c && v->m >= SX_GW && v->k[0] * v->k[1] <= LINES)
         for (unsigned i = 0; i < sizeof known / sizeof *known; i++)
             if (v->k[2] == known[i].width && v->s[2] == known[i].stride) return known[i].pair;

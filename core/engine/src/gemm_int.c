@@ -191,23 +191,36 @@ static void copy_panel(const sx_igemm *g, int64_t n, uint8_t *to) {
         for (int64_t j = 0; j < cols; j++) to[k / 4 * 64 + j * 4 + k % 4] = b[k * g->b_row + j * g->b_col];
 }
 
+typedef int16_t h8 __attribute__((vector_size(16)));
+typedef int16_t h8_any __attribute__((vector_size(16), aligned(2), may_alias));
+typedef int32_t w4 __attribute__((vector_size(16)));
+typedef int32_t w4_any __attribute__((vector_size(16), aligned(4), may_alias));
+SX_INLINE h8 half(const int is_signed, b16 v, const int high) {
+    typedef uint8_t b8 __attribute__((vector_size(8)));
+    typedef int8_t s8 __attribute__((vector_size(8)));
+    b8 part = high ? __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15) : __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+    return is_signed ? __builtin_convertvector((s8)part, h8) : __builtin_convertvector(part, h8);
+}
+
+/* Four columns at once: their words of four bytes become two rows of words of two numbers. */
+SX_INLINE void widen_words(const int is_signed, const uint8_t *panel, int64_t at, int64_t count, const int16_t *zero, int16_t *to) {
+    for (int64_t w = at / 2; w < sx_ceil_div(at + count, 2); w++) { /* K's odd tail: A is 0 there, so what stands here does not matter */
+        int32_t *out = (int32_t *)to + (w * 2 - at) * SX_PANEL;
+        for (int j = 0; j < SX_PANEL; j += 4) {
+            b16 v = *(const b16_any *)(panel + (w * SX_PANEL + j) * 4);
+            w4 low = (w4)(half(is_signed, v, 0) - *(const h8_any *)(zero + 4 * j)), high = (w4)(half(is_signed, v, 1) - *(const h8_any *)(zero + 4 * j + 8));
+            *(w4_any *)(out + j) = __builtin_shufflevector(low, high, 0, 2, 4, 6);
+            *(w4_any *)(out + SX_PANEL + j) = __builtin_shufflevector(low, high, 1, 3, 5, 7);
+        }
+    }
+}
+
 /* Words [at, at + count) of two 16-bit numbers from a byte panel, less the zero points of its columns. `at` is even. */
 static void widen_panel(const sx_igemm *g, const uint8_t *panel, int64_t n, int64_t at, int64_t count, int16_t *to) {
     int16_t zero[4 * SX_PANEL];
-    int any = g->zb != 0;
     for (int j = 0; j < 4 * SX_PANEL; j++) zero[j] = n + j / 4 < g->n ? (int16_t)sx_zero_at(g->zb, g->zb_step, g->b_signed, n + j / 4) : 0;
-    for (int64_t w = at / 2; w < sx_ceil_div(at + count, 2); w++) {
-        const uint8_t *from = panel + w * 4 * SX_PANEL;
-        int16_t wide[4 * SX_PANEL];
-        if (g->b_signed) for (int j = 0; j < 4 * SX_PANEL; j++) wide[j] = (int8_t)from[j];
-        else for (int j = 0; j < 4 * SX_PANEL; j++) wide[j] = from[j];
-        if (any) for (int j = 0; j < 4 * SX_PANEL; j++) wide[j] -= zero[j];
-        /* K's odd tail: A is 0 there, so what stands here does not matter */
-        int32_t *out = (int32_t *)to + (w * 2 - at) * SX_PANEL;
-        const int32_t *pair = (const int32_t *)(const void *)wide;
-        for (int j = 0; j < SX_PANEL; j++) out[j] = pair[2 * j];
-        for (int j = 0; j < SX_PANEL; j++) out[SX_PANEL + j] = pair[2 * j + 1];
-    }
+    if (g->b_signed) widen_words(1, panel, at, count, zero, to);
+    else widen_words(0, panel, at, count, zero, to);
 }
 
 /* ---- corrections of byte products ---- */

@@ -1,0 +1,152 @@
+"""Kernels of the modules beside the native engine's on one-node models: ragged and empty sizes, NaN and infinities; integers bit for bit. The native kernels are tested against NumPy in tests/engine."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from sardonyx.converter.onnx import load_model
+from sardonyx.plan.shapes import infer_shapes
+from sardonyx.providers.base import RunContext
+from sardonyx.providers.cpu import EngineExecutor, accepts
+from sardonyx.providers.segmented import SegmentedExecutor
+
+from .machine import BUILDS, WasmProgram
+
+Arrays = dict[str, np.ndarray]
+
+
+def model(op: str, inputs: Arrays, constants: Arrays, outputs: int, opset: int = 21, **attributes: Any) -> bytes:
+    """One node on inputs of these shapes; inputs come first, in order, "" is an absent one."""
+    node = helper.make_node(op, [*inputs, *constants], [f"y{i}" for i in range(outputs)], **attributes)
+    graph = helper.make_graph([node], "one", [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for n, x in inputs.items()],
+                              [helper.make_tensor_value_info(n, TensorProto.UNDEFINED, None) for n in node.output], [numpy_helper.from_array(c, n) for n, c in constants.items() if n])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    return bytes(onnx.shape_inference.infer_shapes(made, data_prop=True).SerializeToString())
+
+
+def check(op: str, inputs: Arrays, constants: Arrays | None = None, outputs: int = 1, rtol: float = 1e-5, **attributes: Any) -> None:
+    """Both modules give what the native engine gives."""
+    source = model(op, inputs, constants or {}, outputs, **attributes)
+
+    def run(make: Any) -> Sequence[np.ndarray]:
+        read = load_model(source)
+        infer_shapes(read)
+        executor = make(read)
+        found: Sequence[np.ndarray] = executor.run([inputs.get(v.name) if v.const is None else v.const.numpy() for v in read.graph.inputs], range(outputs), RunContext())
+        assert not executor.latest.fallbacks, executor.latest.fallbacks
+        executor.close()
+        return found
+
+    want = run(lambda read: EngineExecutor(read, threads=1))
+    for build in BUILDS:
+        made = run(lambda read, build=build: SegmentedExecutor(read, "wasmtime", lambda plan: WasmProgram(plan.program, plan.constants, build=build), accepts=lambda: accepts))
+        for a, w in zip(made, want, strict=True):
+            if w.dtype.kind == "f":
+                finite = np.abs(w[np.isfinite(w)])
+                np.testing.assert_allclose(a, w, rtol=rtol, atol=rtol * (finite.max() if finite.size else 0), err_msg=f"{build}: {op}")
+            else:
+                np.testing.assert_array_equal(a, w, f"{build}: {op}")
+
+
+def floats(rng: np.random.Generator, *shape: int, special: bool = False) -> np.ndarray:
+    x = rng.standard_normal(shape).astype(np.float32)
+    return np.where(rng.random(shape) < 0.03, rng.choice(np.array([np.nan, np.inf, -np.inf, 0], np.float32), shape), x).astype(np.float32) if special else x
+
+
+def whole(rng: np.random.Generator, dtype: Any, *shape: int) -> np.ndarray:
+    info = np.iinfo(dtype)
+    return rng.integers(info.min, info.max + 1, shape).astype(dtype)
+
+
+@pytest.mark.parametrize("m,n,k", [(1, 1, 1), (1, 70, 33), (2, 33, 7), (3, 16, 300), (4, 50, 257), (5, 17, 31), (13, 48, 520), (37, 95, 64), (0, 5, 3), (4, 0, 3), (4, 5, 0)])
+def test_matmul(m: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(m * 31 + n)
+    for special in (False, True):
+        a, b = floats(rng, m, k, special=special), floats(rng, k, n, special=special)
+        check("MatMul", {"a": a}, {"b": b})
+        check("MatMul", {"a": a, "b": b})
+    check("MatMul", {"a": floats(rng, 2, 3, m, k), "b": floats(rng, 3, k, n)})
+    check("Gemm", {"a": floats(rng, k, m), "b": floats(rng, n, k), "c": floats(rng, n)}, transA=1, transB=1, alpha=0.5)
+
+
+@pytest.mark.parametrize("m,n,k", [(1, 1, 1), (1, 70, 33), (2, 33, 7), (3, 16, 301), (5, 17, 31), (13, 48, 1030), (37, 95, 64), (0, 5, 3), (4, 5, 0)])
+def test_integer_matmul(m: int, n: int, k: int) -> None:
+    """All values of bytes, zero points at both ends: exact."""
+    rng = np.random.default_rng(m * 31 + n)
+    for left in (np.uint8, np.int8):
+        for right in (np.uint8, np.int8):
+            a, b = whole(rng, left, m, k), whole(rng, right, k, n)
+            for za, zb in ((0, 0), (np.iinfo(left).max, np.iinfo(right).min), (3, 7)):
+                check("MatMulInteger", {"a": a}, {"b": b, "za": np.array(za, left), "zb": np.array(zb, right)})
+            check("MatMulInteger", {"a": a, "b": b}, {"za": np.array(5, left), "zb": whole(rng, right, n)})
+
+
+@pytest.mark.parametrize("c,m,kernel,size,group,strides,pads,dilations", [
+    (3, 20, 7, (33, 31), 1, 2, 3, 1), (24, 18, 3, (27, 29), 1, 1, 1, 1), (24, 17, 3, (13, 13), 1, 1, 1, 1), (33, 25, 1, (17, 19), 1, 1, 0, 1), (10, 30, 1, (9, 9), 1, 2, 0, 1),
+    (13, 13, 3, (15, 18), 13, 1, 1, 1), (19, 19, 3, (15, 18), 19, 2, 1, 1), (9, 9, 5, (12, 11), 9, 1, 2, 1), (6, 6, 7, (14, 12), 6, 1, 3, 1), (8, 12, 3, (11, 9), 4, 1, 1, 2), (5, 4, 3, (1, 1), 1, 1, 1, 1)])
+def test_convolution(c: int, m: int, kernel: int, size: tuple[int, int], group: int, strides: int, pads: int, dilations: int) -> None:
+    rng = np.random.default_rng(c * 7 + kernel)
+    x, w = floats(rng, 2, c, *size), floats(rng, m, c // group, kernel, kernel)
+    options = {"group": group, "strides": [strides] * 2, "pads": [pads] * 4, "dilations": [dilations] * 2}
+    check("Conv", {"x": x}, {"w": w, "b": floats(rng, m)}, rtol=1e-4, **options)
+    check("ConvTranspose", {"x": x}, {"w": floats(rng, c, m // group, kernel, kernel)}, rtol=1e-4, **options)
+    for dtype in (np.uint8, np.int8):
+        check("ConvInteger", {"x": whole(rng, dtype, 2, c, *size)}, {"w": whole(rng, np.int8, m, c // group, kernel, kernel), "zx": np.array(11, dtype), "zw": np.array(0, np.int8)}, **options)
+        scale = np.float32(0.02)
+        check("QLinearConv", {"x": whole(rng, dtype, 2, c, *size)},
+              {"xs": scale, "xz": np.array(4, dtype), "w": whole(rng, np.int8, m, c // group, kernel, kernel), "ws": rng.uniform(0.001, 0.01, m).astype("f4"), "wz": np.zeros(m, np.int8),
+               "ys": np.array(0.3, "f4"), "yz": np.array(7, dtype), "b": rng.integers(-999, 999, m).astype("i4")}, **options)
+
+
+@pytest.mark.parametrize("op", ["Exp", "Log", "Tanh", "Erf", "Sigmoid", "Sin", "Cos", "Tan", "Atan", "Sqrt", "Floor", "Round", "Neg", "Abs", "Sign", "Softplus", "Gelu", "HardSwish", "IsNaN"])
+def test_elementwise(op: str) -> None:
+    rng = np.random.default_rng(len(op))
+    for shape in ((1,), (7, 33), (0, 4), (3, 5, 401)):
+        x = floats(rng, *shape, special=True) * 8
+        check(op, {"x": x}, rtol=2e-6)
+        if op != "IsNaN":
+            check(op, {"x": x.astype(np.float64)}, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8, np.uint8, np.int32, np.int64])
+@pytest.mark.parametrize("op", ["Add", "Mul", "Div", "Max", "Mod", "Less"])
+def test_binary(op: str, dtype: Any) -> None:
+    rng = np.random.default_rng(3)
+    for left, right in (((5, 67), (5, 67)), ((5, 67), (67,)), ((4, 1, 9), (3, 1)), ((0, 3), (3,))):
+        a, b = ((rng.standard_normal(s) * 20).astype(dtype) for s in (left, right))
+        b = np.where(b == 0, 1, b).astype(dtype)
+        check(op, {"a": a, "b": b}, rtol=2e-6, **({"fmod": 1} if op == "Mod" and np.dtype(dtype).kind == "f" else {}))
+
+
+@pytest.mark.parametrize("op", ["ReduceSum", "ReduceMean", "ReduceMax", "ReduceProd", "ReduceL2", "ReduceLogSumExp"])
+@pytest.mark.parametrize("shape,axes", [((7, 130), [1]), ((7, 130), [0]), ((3, 5, 37), [0, 2]), ((2, 3, 4, 5), [1]), ((6, 0), [0])])
+def test_reductions(op: str, shape: tuple[int, ...], axes: list[int]) -> None:
+    rng = np.random.default_rng(1)
+    for special in (False, True):
+        check(op, {"x": floats(rng, *shape, special=special)}, {"axes": np.array(axes)})
+    if op in ("ReduceSum", "ReduceMax", "ReduceProd"):
+        check(op, {"x": whole(rng, np.int32, *shape)}, {"axes": np.array(axes)})
+
+
+def test_rows() -> None:
+    """Softmax, norms, arg-extremes, top-k, pools, recurrences."""
+    rng = np.random.default_rng(8)
+    for shape in ((3, 1), (5, 67), (2, 3, 130)):
+        x = floats(rng, *shape)
+        for axis in range(len(shape)):
+            check("Softmax", {"x": x}, axis=axis)
+            check("LogSoftmax", {"x": x}, axis=axis)
+            check("ArgMax", {"x": floats(rng, *shape, special=True)}, axis=axis)
+        check("LayerNormalization", {"x": x}, {"s": floats(rng, shape[-1]), "b": floats(rng, shape[-1])})
+    image = floats(rng, 2, 7, 13, 11)
+    for op in ("MaxPool", "AveragePool"):
+        check(op, {"x": image}, kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 1])
+    check("TopK", {"x": floats(rng, 5, 40)}, {"k": np.array([7])}, outputs=2)
+    for direction in ("forward", "bidirectional"):
+        n = 2 if direction == "bidirectional" else 1
+        check("LSTM", {"x": floats(rng, 6, 3, 10)}, {"w": floats(rng, n, 4 * 9, 10) / 3, "r": floats(rng, n, 4 * 9, 9) / 3, "b": floats(rng, n, 8 * 9) / 3}, outputs=3, hidden_size=9, direction=direction)
+        check("GRU", {"x": floats(rng, 6, 3, 10)}, {"w": floats(rng, n, 3 * 9, 10) / 3, "r": floats(rng, n, 3 * 9, 9) / 3, "b": floats(rng, n, 6 * 9) / 3}, outputs=2, hidden_size=9, direction=direction)
