@@ -35,7 +35,8 @@ COMMON = ("-std=c17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contra
 
 @dataclass(frozen=True)
 class Target:
-    """What a library is built for. `isas`: instruction sets, best first, with their flags. `flags`: for every unit; `core_flags`: for what is compiled once. `small`: units compiled for size."""
+    """What a library is built for. `isas`: instruction sets, best first, with their flags. `flags`: for every unit; `core_flags`: for what is compiled once. `small`: units compiled for size; `explicit`: those whose vectors are
+    all written out, so that no loop at an edge is made into vectors."""
 
     triple: str
     isas: tuple[tuple[str, tuple[str, ...]], ...]
@@ -44,6 +45,7 @@ class Target:
     flags: tuple[str, ...] = ()
     core_flags: tuple[str, ...] = ()
     small: frozenset[str] = frozenset()
+    explicit: frozenset[str] = frozenset()
     linker: str = "cc"
     link: tuple[str, ...] = ("-shared", "-s")
 
@@ -79,14 +81,15 @@ _RELAXED = ("relaxed", ("-msimd128", "-mrelaxed-simd"))
 _WASM = ("--no-entry", "--export-dynamic", "--export=__stack_pointer", "--gc-sections", "-O2", "--stack-first", "-z", "stack-size=1048576", "-s")
 _THREADS = ("--shared-memory", "--import-memory", f"--max-memory={WASM_SHARED_BYTES}")
 #: Compiled for size: what runs once a session or a step, and families no model spends its time in.
-_COLD = frozenset(CORE) | {"host_wasm", "table", "compact", "fft", "linalg", "pool", "resize", "sample", "scan", "scatter", "sort", "trees"}
+_COLD = frozenset(CORE) | {"host_wasm", "table", "compact", "fft", "linalg", "matmul", "matmul_int", "pool", "random", "resize", "sample", "scan", "scatter", "sort", "trees"}
+_EXPLICIT = frozenset({"conv", "conv_narrow", "conv_rows", "depthwise", "depthwise_int", "gemm", "winograd"})
 
 
 def _wasm(isa: tuple[str, tuple[str, ...]], threads: bool) -> Target:
     """A module. Atomics are allowed in every unit, so that kernels can be linked into both; extended constants are not, because node 20 refuses them."""
     name = f"sardonyx-{isa[0]}{'-threads' if threads else ''}.wasm"
     flags, shared = ("-fno-pic", "-fno-unroll-loops", "-fno-slp-vectorize", "-mno-extended-const", "-mbulk-memory", "-matomics"), ("-DSX_SHARED",) if threads else ()
-    return Target("wasm32-freestanding", (isa,), name, host="host_wasm", flags=flags, core_flags=("-msimd128", *shared), small=_COLD, linker="wasm-ld", link=_WASM + (_THREADS if threads else ()))
+    return Target("wasm32-freestanding", (isa,), name, host="host_wasm", flags=flags, core_flags=("-msimd128", *shared), small=_COLD, explicit=_EXPLICIT, linker="wasm-ld", link=_WASM + (_THREADS if threads else ()))
 
 
 TARGETS |= {("wasm", isa[0] + ("-threads" if threads else "")): _wasm(isa, threads) for isa in (_SIMD, _RELAXED) for threads in (False, True)}
@@ -143,7 +146,7 @@ def units(target: Target) -> list[tuple[str, Path, tuple[str, ...]]]:
 
 
 def _size(target: Target, unit: str) -> tuple[str, ...]:
-    return ("-Oz",) if unit in target.small else ()
+    return ("-Oz",) if unit in target.small else ("-fno-vectorize",) if unit in target.explicit else ()
 
 
 def _digest(*parts: bytes) -> str:

@@ -82,7 +82,7 @@ static uint8_t narrow_power(float f) {
     case 25: LOAD(uint8_t, compute, v & 3) \
     default: LOAD(uint8_t, compute, ((v & 3) ^ 2) - 2) }
 
-void sx_load_row(int dtype, int type, void *restrict to, const void *restrict from, int64_t stride, int64_t n) {
+SX_SMALL static void load_any(int dtype, int type, void *restrict to, const void *restrict from, int64_t stride, int64_t n) {
     if (type == SX_I64 && dtype != SX_UINT32 && dtype != SX_INT64) { /* a reduction adds small integers in 64 bits */
         switch (dtype) {
         case SX_INT32: LOAD(int32_t, int64_t, v)
@@ -120,13 +120,26 @@ void sx_load_row(int dtype, int type, void *restrict to, const void *restrict fr
     }
 }
 
+void sx_load_row(int dtype, int type, void *restrict to, const void *restrict from, int64_t stride, int64_t n) {
+#ifdef __wasm__ /* loops worth their bytes: dense rows of what models hold */
+    if (stride == 1) switch (dtype) {
+    case SX_FLOAT: LOAD(float, float, v)
+    case SX_FLOAT16: LOAD(uint16_t, float, widen_half(v))
+    case SX_UINT8: if (type == SX_I32) LOAD(uint8_t, int32_t, v) break;
+    case SX_INT8: if (type == SX_I32) LOAD(int8_t, int32_t, v) break;
+    default: break;
+    }
+#endif
+    load_any(dtype, type, to, from, stride, n);
+}
+
 #define STORE(storage, compute, expression) { \
     storage *to_ = to; const compute *from_ = from; \
     if (stride == 1) for (int64_t i = 0; i < n; i++) { compute v = from_[i]; to_[i] = (storage)(expression); } \
     else for (int64_t i = 0; i < n; i++) { compute v = from_[i]; to_[i * stride] = (storage)(expression); } \
     return; }
 
-void sx_store_row(int dtype, int type, void *restrict to, int64_t stride, const void *restrict from, int64_t n) {
+SX_SMALL static void store_any(int dtype, int type, void *restrict to, int64_t stride, const void *restrict from, int64_t n) {
     switch (dtype) {
     case SX_FLOAT: STORE(float, float, v)
     case SX_DOUBLE: STORE(double, double, v)
@@ -152,6 +165,18 @@ void sx_store_row(int dtype, int type, void *restrict to, int64_t stride, const 
     case 28: STORE(uint8_t, float, narrow_tiny(v, 3, 2, 3, FINITE))
     default: return;
     }
+}
+
+void sx_store_row(int dtype, int type, void *restrict to, int64_t stride, const void *restrict from, int64_t n) {
+#ifdef __wasm__
+    if (stride == 1) switch (dtype) {
+    case SX_FLOAT: STORE(float, float, v)
+    case SX_FLOAT16: STORE(uint16_t, float, narrow_half(v))
+    case SX_UINT8: case SX_INT8: STORE(uint8_t, int32_t, v)
+    default: break;
+    }
+#endif
+    store_any(dtype, type, to, stride, from, n);
 }
 
 void sx_load_tile(const sx_leaf *leaf, int type, void *to, int64_t rows, int64_t cols) {

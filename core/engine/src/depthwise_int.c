@@ -3,7 +3,11 @@
    A lane is a 16-bit pair (x - zx, anything) times a pair (w - zw, 0): both differences have 9 bits, so a product of pairs is exact. */
 #include "conv_int.h"
 
+#ifdef __wasm__ /* 16 registers, of which V8 uses 12 well */
+#define SPAN 4
+#else
 #define SPAN 8
+#endif
 #define HALF 4
 #define BLOCK 8192 /* sums a worker keeps */
 
@@ -42,14 +46,20 @@ SX_INLINE void line(const int KW, const int S, const int P, const int is_signed,
         } \
         SX_UNROLL for (int i = 0; i < P; i++) sx_istore(out + i * ld + c, acc[i]); \
     }
-#define BOTH(KW, S) FAST(KW, S, 8) FAST(KW, S, 4) /* SPAN and HALF */
+#if SPAN == HALF
+#define BOTH(KW, S) FAST(KW, S, 4)
+#define PAIR(KW, S) {fast_##KW##_##S##_4, fast_##KW##_##S##_4}
+#else
+#define BOTH(KW, S) FAST(KW, S, 8) FAST(KW, S, 4)
+#define PAIR(KW, S) {fast_##KW##_##S##_8, fast_##KW##_##S##_4}
+#endif
 BOTH(3, 1) BOTH(3, 2) BOTH(5, 1) BOTH(5, 2)
 typedef void (*fast_fn)(const sx_conv *v, const uint8_t *image, int32_t zero, int64_t od, int64_t oh, int64_t ow, const int32_t *w, int64_t c, int32_t *out, int64_t ld);
 typedef struct { fast_fn span, half; } fast_pair;
 
 static fast_pair fast_for(const sx_conv *v) {
     static const struct { int width, stride; fast_pair pair; } known[] = {
-        {3, 1, {fast_3_1_8, fast_3_1_4}}, {3, 2, {fast_3_2_8, fast_3_2_4}}, {5, 1, {fast_5_1_8, fast_5_1_4}}, {5, 2, {fast_5_2_8, fast_5_2_4}}};
+        {3, 1, PAIR(3, 1)}, {3, 2, PAIR(3, 2)}, {5, 1, PAIR(5, 1)}, {5, 2, PAIR(5, 2)}};
     if (!v->transposed && v->d[2] == 1 && v->m == v->c)
         for (unsigned i = 0; i < sizeof known / sizeof *known; i++)
             if (v->k[2] == known[i].width && v->s[2] == known[i].stride) return known[i].pair;

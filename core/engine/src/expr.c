@@ -39,6 +39,15 @@ int64_t sx_tile_length(const sx_code *code) {
     else { T x = x_[0]; for (int64_t i = 0; i < n; i++) { T y = z_[i]; y_[i] = (R)(expression); } } \
     return 0; }
 
+#ifdef __wasm__ /* one loop where bytes count more than time */
+#define BINARY_SMALL(T, R, expression) { \
+    const T *x_ = (const T *)a->data, *z_ = (const T *)b->data; R *y_ = (R *)to; \
+    for (int64_t i = 0, p = 0, q = 0; i < n; i++, p += !a->one, q += !b->one) { T x = x_[p], y = z_[q]; y_[i] = (R)(expression); } \
+    return 0; }
+#else
+#define BINARY_SMALL BINARY
+#endif
+
 /* Unsigned arithmetic wraps; the compiler is told that signed does too (-fwrapv). */
 #define FLOATING(T, F) \
     case SX_OP_DIV: BINARY(T, T, x / y) \
@@ -114,7 +123,7 @@ SX_SMALL static int double_op(int op, void *to, const reg *a, const reg *b, int6
     int zero = 0; \
     for (int64_t i = 0; i < (b->one ? 1 : n); i++) zero |= z_[i] == 0; \
     if (zero) return SX_E_DIVISION; \
-    BINARY(T, T, quotient) }
+    BINARY_SMALL(T, T, quotient) }
 
 #define POWER(T) \
     static T power_##T(T x, T y, int is_signed) { \
@@ -126,24 +135,24 @@ POWER(int32_t) POWER(int64_t) POWER(uint64_t)
 
 #define INTEGER(T, U, BITS, is_signed) \
     switch (op) { \
-    case SX_OP_ADD: BINARY(U, U, x + y) \
-    case SX_OP_SUB: BINARY(U, U, x - y) \
-    case SX_OP_MUL: BINARY(U, U, x * y) \
+    case SX_OP_ADD: BINARY_SMALL(U, U, x + y) \
+    case SX_OP_SUB: BINARY_SMALL(U, U, x - y) \
+    case SX_OP_MUL: BINARY_SMALL(U, U, x * y) \
     case SX_OP_NEG: UNARY(U, U, 0 - x) \
     case SX_OP_DIV: DIVIDED(T, is_signed && y == (T)-1 ? (T)(0 - (U)x) : x / y) \
     case SX_OP_FMOD: DIVIDED(T, is_signed && y == (T)-1 ? 0 : x % y) \
     case SX_OP_MOD: DIVIDED(T, is_signed && y == (T)-1 ? 0 : x % y + (x % y != 0 && (x % y < 0) != (y < 0) ? y : 0)) \
-    case SX_OP_MIN: BINARY(T, T, x < y ? x : y) \
-    case SX_OP_MAX: BINARY(T, T, x > y ? x : y) \
-    case SX_OP_POW: BINARY(T, T, power_##T(x, y, is_signed)) \
+    case SX_OP_MIN: BINARY_SMALL(T, T, x < y ? x : y) \
+    case SX_OP_MAX: BINARY_SMALL(T, T, x > y ? x : y) \
+    case SX_OP_POW: BINARY_SMALL(T, T, power_##T(x, y, is_signed)) \
     case SX_OP_ABS: UNARY(T, T, x < 0 ? (T)(0 - (U)x) : x) \
     case SX_OP_SIGN: UNARY(T, T, (x > 0) - (x < 0)) \
-    case SX_OP_AND: BINARY(U, U, x & y) \
-    case SX_OP_OR: BINARY(U, U, x | y) \
-    case SX_OP_XOR: BINARY(U, U, x ^ y) \
+    case SX_OP_AND: BINARY_SMALL(U, U, x & y) \
+    case SX_OP_OR: BINARY_SMALL(U, U, x | y) \
+    case SX_OP_XOR: BINARY_SMALL(U, U, x ^ y) \
     case SX_OP_NOT: UNARY(U, U, ~x) \
-    case SX_OP_SHL: BINARY(U, U, y < BITS ? x << (y & (BITS - 1)) : 0) \
-    case SX_OP_SHR: BINARY(T, T, (U)y < BITS ? x >> (y & (BITS - 1)) : (is_signed && x < 0 ? (T)-1 : 0)) \
+    case SX_OP_SHL: BINARY_SMALL(U, U, y < BITS ? x << (y & (BITS - 1)) : 0) \
+    case SX_OP_SHR: BINARY_SMALL(T, T, (U)y < BITS ? x >> (y & (BITS - 1)) : (is_signed && x < 0 ? (T)-1 : 0)) \
     default: return SX_E_UNSUPPORTED; }
 
 SX_SMALL static int i32_op(int op, void *to, const reg *a, const reg *b, int64_t n) { INTEGER(int32_t, uint32_t, 32, 1) }
@@ -152,12 +161,12 @@ SX_SMALL static int u64_op(int op, void *to, const reg *a, const reg *b, int64_t
 
 #define COMPARE(T) \
     switch (op) { \
-    case SX_OP_EQ: BINARY(T, int32_t, x == y) \
-    case SX_OP_NE: BINARY(T, int32_t, x != y) \
-    case SX_OP_LT: BINARY(T, int32_t, x < y) \
-    case SX_OP_LE: BINARY(T, int32_t, x <= y) \
-    case SX_OP_GT: BINARY(T, int32_t, x > y) \
-    case SX_OP_GE: BINARY(T, int32_t, x >= y) \
+    case SX_OP_EQ: BINARY_SMALL(T, int32_t, x == y) \
+    case SX_OP_NE: BINARY_SMALL(T, int32_t, x != y) \
+    case SX_OP_LT: BINARY_SMALL(T, int32_t, x < y) \
+    case SX_OP_LE: BINARY_SMALL(T, int32_t, x <= y) \
+    case SX_OP_GT: BINARY_SMALL(T, int32_t, x > y) \
+    case SX_OP_GE: BINARY_SMALL(T, int32_t, x >= y) \
     case SX_OP_ISNAN: UNARY(T, int32_t, x != x) \
     default: UNARY(T, int32_t, x == x && x - x != x - x) }
 

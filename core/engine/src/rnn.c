@@ -180,6 +180,9 @@ static void spread(plan *p, int64_t n, void (*body)(void *, int64_t, int)) {
 
 /* ---- activations and cells, for float and double ---- */
 
+SX_SMALL static void activate_f64(const activation *f, double clip, double *restrict x, int64_t n);
+SX_SMALL static void cells_f64(const plan *p, int64_t u, int64_t n, char *rec, int part);
+
 #define EACH(expression) for (int64_t i = 0; i < n; i++) { T v = x[i]; x[i] = (T)(expression); } break;
 #define ACTIVATE(S) \
     static void activate_##S(const activation *f, double clip, T *restrict x, int64_t n) { \
@@ -465,7 +468,7 @@ static void take_share(void *arg, int64_t number, int worker) {
     }
 }
 
-static void project(plan *p, int64_t steps) {
+SX_SMALL static void project(plan *p, int64_t steps) {
     if (p->projected) {
         for (int64_t k = 0; k < steps; k++) take_share(p, k, 0); /* a copy: not worth a team */
         return;
@@ -529,7 +532,7 @@ static void sum_columns(plan *p) {
     }
 }
 
-static void prepare(plan *p) {
+SX_SMALL static void prepare(plan *p) {
     const sx_call *c = p->call;
     int64_t gh = p->gates * p->h, d = p->direction;
     if (present(c, 3)) { /* Wb, then Rb; together, but for a GRU that resets after R */
@@ -559,7 +562,7 @@ static void prepare(plan *p) {
     if (!p->projected) p->input.b = c->in[1].data + d * c->in[1].stride[0] * sx_element_bytes(c->in[1].dtype);
 }
 
-static void run_direction(plan *p, int number) {
+SX_SMALL static void run_direction(plan *p, int number) {
     const sx_call *c = p->call;
     int each = p->kind == LSTM ? 3 : p->kind == GRU ? 2 : 1;
     p->direction = number, p->back = c->param[1] == 1 || number == 1;
