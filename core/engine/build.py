@@ -35,8 +35,8 @@ COMMON = ("-std=c17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contra
 
 @dataclass(frozen=True)
 class Target:
-    """What a library is built for. `isas`: instruction sets, best first, with their flags. `flags`: for every unit; `core_flags`: for what is compiled once. `small`: units compiled for size; `explicit`: those whose vectors are
-    all written out, so that no loop at an edge is made into vectors."""
+    """What a library is built for. `isas`: instruction sets, best first, with their flags. `flags`: for every unit; `core_flags`: for what is compiled once. `small`: units compiled for size;
+    `explicit`: those whose vectors are all written out, so that no loop at an edge is made into vectors."""
 
     triple: str
     isas: tuple[tuple[str, tuple[str, ...]], ...]
@@ -88,8 +88,9 @@ _EXPLICIT = frozenset({"conv", "conv_narrow", "conv_rows", "depthwise", "depthwi
 def _wasm(isa: tuple[str, tuple[str, ...]], threads: bool) -> Target:
     """A module. Atomics are allowed in every unit, so that kernels can be linked into both; extended constants are not, because node 20 refuses them."""
     name = f"sardonyx-{isa[0]}{'-threads' if threads else ''}.wasm"
-    flags, shared = ("-fno-pic", "-fno-unroll-loops", "-fno-slp-vectorize", "-mno-extended-const", "-mbulk-memory", "-matomics"), ("-DSX_SHARED",) if threads else ()
-    return Target("wasm32-freestanding", (isa,), name, host="host_wasm", flags=flags, core_flags=("-msimd128", *shared), small=_COLD, explicit=_EXPLICIT, linker="wasm-ld", link=_WASM + (_THREADS if threads else ()))
+    flags = ("-fno-pic", "-fno-unroll-loops", "-fno-slp-vectorize", "-mllvm", "-inline-threshold=40", "-mno-extended-const", "-mbulk-memory", "-matomics")
+    core = ("-msimd128", "-DSX_SHARED") if threads else ("-msimd128",)
+    return Target("wasm32-freestanding", (isa,), name, host="host_wasm", flags=flags, core_flags=core, small=_COLD, explicit=_EXPLICIT, linker="wasm-ld", link=_WASM + (_THREADS if threads else ()))
 
 
 TARGETS |= {("wasm", isa[0] + ("-threads" if threads else "")): _wasm(isa, threads) for isa in (_SIMD, _RELAXED) for threads in (False, True)}

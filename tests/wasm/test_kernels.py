@@ -1,4 +1,6 @@
-"""Kernels of the modules beside the native engine's on one-node models: ragged and empty sizes, NaN and infinities; integers bit for bit. The native kernels are tested against NumPy in tests/engine."""
+"""Kernels of the modules beside the native engine's on one-node models: ragged and empty sizes, NaN and infinities; integers bit for bit.
+
+The native kernels are tested against NumPy in tests/engine."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -86,7 +88,8 @@ def test_integer_matmul(m: int, n: int, k: int) -> None:
 
 
 @pytest.mark.parametrize("c,m,kernel,size,group,strides,pads,dilations", [
-    (3, 20, 7, (33, 31), 1, 2, 3, 1), (24, 18, 3, (27, 29), 1, 1, 1, 1), (24, 17, 3, (13, 13), 1, 1, 1, 1), (33, 25, 1, (17, 19), 1, 1, 0, 1), (10, 30, 1, (9, 9), 1, 2, 0, 1),
+    (3, 20, 7, (33, 31), 1, 2, 3, 1),
+    (24, 18, 3, (27, 29), 1, 1, 1, 1), (24, 17, 3, (13, 13), 1, 1, 1, 1), (33, 25, 1, (17, 19), 1, 1, 0, 1), (10, 30, 1, (9, 9), 1, 2, 0, 1),
     (13, 13, 3, (15, 18), 13, 1, 1, 1), (19, 19, 3, (15, 18), 19, 2, 1, 1), (9, 9, 5, (12, 11), 9, 1, 2, 1), (6, 6, 7, (14, 12), 6, 1, 3, 1), (8, 12, 3, (11, 9), 4, 1, 1, 2), (5, 4, 3, (1, 1), 1, 1, 1, 1)])
 def test_convolution(c: int, m: int, kernel: int, size: tuple[int, int], group: int, strides: int, pads: int, dilations: int) -> None:
     rng = np.random.default_rng(c * 7 + kernel)
@@ -148,5 +151,6 @@ def test_rows() -> None:
     check("TopK", {"x": floats(rng, 5, 40)}, {"k": np.array([7])}, outputs=2)
     for direction in ("forward", "bidirectional"):
         n = 2 if direction == "bidirectional" else 1
-        check("LSTM", {"x": floats(rng, 6, 3, 10)}, {"w": floats(rng, n, 4 * 9, 10) / 3, "r": floats(rng, n, 4 * 9, 9) / 3, "b": floats(rng, n, 8 * 9) / 3}, outputs=3, hidden_size=9, direction=direction)
-        check("GRU", {"x": floats(rng, 6, 3, 10)}, {"w": floats(rng, n, 3 * 9, 10) / 3, "r": floats(rng, n, 3 * 9, 9) / 3, "b": floats(rng, n, 6 * 9) / 3}, outputs=2, hidden_size=9, direction=direction)
+        for op, gates, outputs in (("LSTM", 4, 3), ("GRU", 3, 2)):
+            weights = {"w": floats(rng, n, gates * 9, 10) / 3, "r": floats(rng, n, gates * 9, 9) / 3, "b": floats(rng, n, 2 * gates * 9) / 3}
+            check(op, {"x": floats(rng, 6, 3, 10)}, weights, outputs=outputs, hidden_size=9, direction=direction)

@@ -53,9 +53,9 @@ int64_t sx_tile_length(const sx_code *code) {
     case SX_OP_DIV: BINARY(T, T, x / y) \
     case SX_OP_MIN: BINARY(T, T, x < y || x != x ? x : y) \
     case SX_OP_MAX: BINARY(T, T, x > y || x != x ? x : y) \
-    case SX_OP_MOD: BINARY(T, T, sx_mod_f64(x, y)) \
-    case SX_OP_FMOD: BINARY(T, T, sx_fmod_f64(x, y)) \
-    case SX_OP_POW: BINARY(T, T, sx_pow_##F(x, y)) \
+    case SX_OP_MOD: BINARY_SMALL(T, T, sx_mod_f64(x, y)) \
+    case SX_OP_FMOD: BINARY_SMALL(T, T, sx_fmod_f64(x, y)) \
+    case SX_OP_POW: BINARY_SMALL(T, T, sx_pow_##F(x, y)) \
     case SX_OP_ABS: UNARY(T, T, __builtin_fabs(x)) \
     case SX_OP_SIGN: UNARY(T, T, x > 0 ? (T)1 : x < 0 ? (T)-1 : x) \
     case SX_OP_RECIPROCAL: UNARY(T, T, (T)1 / x) \
@@ -108,9 +108,9 @@ SX_SMALL static int double_op(int op, void *to, const reg *a, const reg *b, int6
     case SX_OP_CEIL: UNARY(double, double, __builtin_ceil(x))
     case SX_OP_ROUND: UNARY(double, double, __builtin_rint(x))
     case SX_OP_TRUNC: UNARY(double, double, __builtin_trunc(x))
-    case SX_OP_ADD: BINARY(double, double, x + y)
-    case SX_OP_SUB: BINARY(double, double, x - y)
-    case SX_OP_MUL: BINARY(double, double, x * y)
+    case SX_OP_ADD: BINARY_SMALL(double, double, x + y)
+    case SX_OP_SUB: BINARY_SMALL(double, double, x - y)
+    case SX_OP_MUL: BINARY_SMALL(double, double, x * y)
     case SX_OP_NEG: UNARY(double, double, -x)
     FLOATING(double, f64)
     default: return SX_E_UNSUPPORTED;
