@@ -90,7 +90,8 @@ def test_integer_matmul(m: int, n: int, k: int) -> None:
 @pytest.mark.parametrize("c,m,kernel,size,group,strides,pads,dilations", [
     (3, 20, 7, (33, 31), 1, 2, 3, 1),
     (24, 18, 3, (27, 29), 1, 1, 1, 1), (24, 17, 3, (13, 13), 1, 1, 1, 1), (33, 25, 1, (17, 19), 1, 1, 0, 1), (10, 30, 1, (9, 9), 1, 2, 0, 1),
-    (13, 13, 3, (15, 18), 13, 1, 1, 1), (19, 19, 3, (15, 18), 19, 2, 1, 1), (9, 9, 5, (12, 11), 9, 1, 2, 1), (6, 6, 7, (14, 12), 6, 1, 3, 1), (8, 12, 3, (11, 9), 4, 1, 1, 2), (5, 4, 3, (1, 1), 1, 1, 1, 1)])
+    (13, 13, 3, (15, 18), 13, 1, 1, 1), (19, 19, 3, (15, 18), 19, 2, 1, 1),
+    (9, 9, 5, (12, 11), 9, 1, 2, 1), (6, 6, 7, (14, 12), 6, 1, 3, 1), (8, 12, 3, (11, 9), 4, 1, 1, 2), (5, 4, 3, (1, 1), 1, 1, 1, 1)])
 def test_convolution(c: int, m: int, kernel: int, size: tuple[int, int], group: int, strides: int, pads: int, dilations: int) -> None:
     rng = np.random.default_rng(c * 7 + kernel)
     x, w = floats(rng, 2, c, *size), floats(rng, m, c // group, kernel, kernel)
