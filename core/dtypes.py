@@ -67,8 +67,8 @@ MATRIX: dict[Kernel, tuple[Row, ...]] = {
     Kernel.LINALG: (Row(REALS, "F64", _SAME, _ROUNDS),),
     Kernel.TREES: (Row(REALS, "comparisons in F32, F64; sums in the weights' type (float, double)", "the weights' type", _ROUNDS),),
 }
-#: How many of the first operands are data, where it is not one.
-DATA: dict[Kernel, int] = {Kernel.MATMUL: 2, Kernel.CONV: 2, Kernel.ATTENTION: 3}
+#: How many of the first operands are data, where it is not one; with none, the results have the types.
+DATA: dict[Kernel, int] = {Kernel.MATMUL: 2, Kernel.CONV: 2, Kernel.ATTENTION: 3, Kernel.RANDOM: 0}
 #: Kinds whose program is chosen and run by the loader: no elements.
 CONTROL = frozenset({Kernel.IF, Kernel.LOOP, Kernel.CALL})
 

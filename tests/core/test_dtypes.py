@@ -8,6 +8,8 @@ from sardonyx.engine.binding import EngineProgram, kernels
 from sardonyx.errors import InvalidModelFile, NotImplemented
 from sardonyx.expr import Compute, cast, compute_type, leaf, saturate
 from sardonyx.kernels import RECORDS, Kernel
+from sardonyx.lowering import Lowering
+from sardonyx.providers.cpu import refusal
 from sardonyx.types import DType
 
 from tests.engine.one_step import OneStep
@@ -44,6 +46,18 @@ def test_line(kind: Kernel, row: Row) -> None:
                 np.testing.assert_array_equal(found, want)
             else:
                 np.testing.assert_allclose(found.astype(np.float64), want.astype(np.float64), rtol=1e-2, err_msg=f"{kind.name} of {dtype.text}")
+
+
+def test_the_provider_takes_what_the_records_say() -> None:
+    """Operands that are no data (seeds, indices, tables) have their records' types."""
+    k = Lowering()
+    seed, x = k.constant(np.zeros(2, np.int64)), k.constant(np.zeros((4, 4), np.float32))
+    drawn, whole = k.buffer(DType.FLOAT, (4,)).whole(), k.buffer(DType.INT32, (4,)).whole()
+    assert not refusal(k.call(Kernel.RANDOM, [seed], [drawn], op=0))
+    assert "int32" in refusal(k.call(Kernel.RANDOM, [seed], [whole], op=0))
+    assert not refusal(k.call(Kernel.GATHER, [x, seed], [k.buffer(DType.FLOAT, (2, 4)).whole()], axis=0, mode=0))
+    assert "int32" in refusal(k.call(Kernel.SOFTMAX, [whole, None], [drawn], axis=0))
+    assert not refusal(k.call(Kernel.COMPACT, [x], [k.buffer(DType.INT64, (16, 2)).whole(), k.buffer(DType.INT64, (1,)).whole()], op=0))
 
 
 @pytest.mark.parametrize("dtype", [t for t in DType if t.is_integer])
