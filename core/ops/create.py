@@ -211,8 +211,13 @@ def _(kernels: Lowering, input: View, *, dtype: int | None = None, k: int = 0, o
 
 @Range.lower
 def _(k: Lowering, start: View, limit: View, delta: View, *, stash_type: int = 1, out: Spec) -> View:
-    assert out.dtype is not None
+    assert out.dtype is not None and out.shape is not None
     wide = compute_type(out.dtype)
+    if any(v.value is None for v in (start, limit, delta)):
+        def count(*ends: E) -> E:
+            first, last, step = (cast(e, Compute.F64) for e in ends)
+            return binary(Op.MAX, cast(unary(Op.CEIL, (last - first) / step), Compute.I64), 0)
+        k.decide(out.shape[0], k.map(count, *(k.reshape(v, ()) for v in (start, limit, delta)), dtype=DType.INT64))
     return k.map(lambda first, step: first + cast(coord(0), wide) * step, k.reshape(start, ()), k.reshape(delta, ()), dtype=out.dtype, shape=out.shape)
 
 

@@ -137,6 +137,26 @@ def _range(b: Builder) -> None:
             b.known.pop(made)  # as what gives sizes its own size must be known
 
 
+def _steps(b: Builder) -> None:
+    for most in b.add("ReduceMax", [b.float()], keepdims=0):
+        for limit in b.add("Max", [most, b.graph.constant(np.float32(-9))]):
+            b.add("Range", [b.graph.constant(np.float32(-1)), limit, b.graph.constant(np.float32(b.random.choice([0.5, 0.75, -0.5])))])
+
+
+def _places(b: Builder) -> None:
+    for made in b.add("NonZero", [b.float()]):
+        b.add("Cast", [made], to=int(DType.FLOAT))
+        b.known.pop(made)
+
+
+def _chosen(b: Builder) -> None:
+    x = b.float()
+    if x is not None:
+        for flat in b.add("Reshape", [x, b.ints(-1)]):
+            for kept in b.add("Greater", [flat, b.graph.constant(np.float32(0.25))]):
+                b.add("Compress", [flat, kept], axis=0)
+
+
 def _pad(b: Builder) -> None:
     for pads in b.add("Concat", [b.ints(0), b.vector()], axis=0):
         b.add("Pad", [b.float(1), pads])
@@ -228,7 +248,8 @@ def _scan(b: Builder) -> None:
         b.add("Scan", [x], body=inner.graph, num_scan_inputs=1, scan_output_directions=[int(b.random.integers(2))], scan_output_axes=[int(b.random.integers(2))])
 
 
-RULES = (_unary, _binary, _whole, _whole, _size, _count, _slice, _slice, _reshape, _expand, _range, _pad, _tile, _top, _filled, _concat, _transpose, _reduce, _if, _if, _loop, _scan)
+RULES = (_unary, _binary, _whole, _whole, _size, _count, _slice, _slice, _reshape, _expand, _range, _steps, _places, _chosen, _pad, _tile,
+         _top, _filled, _concat, _transpose, _reduce, _if, _if, _loop, _scan)
 
 
 def grow(b: Builder, steps: int) -> None:
