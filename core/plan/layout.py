@@ -7,7 +7,9 @@ Rules
    A depthwise or pointwise Conv of stride 1 between a row-major input and a graph output stays row-major: the kernel takes that, and two copies cost more than it gains.
 3. The output of any other kernel (or the buffer it writes a part of) takes the order of its first input that lies so and has the same dims, so channels-last runs through
    elementwise chains, slices and Concats.
-4. An alias needs its source row-major: where it is not, the alias becomes a Copy. So does what an expression loads from by index.
+   So does what a Copy writes that moves only the innermost dims (a channel shuffle).
+4. An alias that splits channels, or joins dims that follow one another to channels, takes its source's order; otherwise it
+   needs its source row-major: where it is not, the alias becomes a Copy. So does what an expression loads from by index.
 """
 from __future__ import annotations
 
@@ -47,6 +49,8 @@ def choose_layout(lowered: Lowered) -> None:
         for out in call.outputs:                                                                          # 3
             if out.buffer.order is None and out.buffer not in outputs and out.buffer.port is None and _is_part(out):
                 out.buffer.order = next((v.buffer.order for v in call.inputs if v is not None and _is_part(v) and v.shape == out.shape and v.buffer.order is not None), None)
+        if call.kind is Kernel.COPY:                                                                      # 3
+            _shuffled_order(call, outputs)
         if call.kind is Kernel.MAP:                                                                       # 4
             for i in loaded(call):
                 view = call.inputs[i]
@@ -137,7 +141,62 @@ def _resolve_alias(call: KernelCall, calls: list[KernelCall]) -> None:
     assert source is not None
     if same_order(source.buffer.shape, source.buffer.order, None):
         return
+    if source.is_whole and target.is_whole and target.buffer.alias is source.buffer and target.buffer.order is None:
+        target.buffer.order = reshaped_order(source.buffer.shape, source.buffer.order or (), target.buffer.shape)
+        if target.buffer.order is not None:
+            return
     target.buffer.alias = _row_major(source, calls, call).buffer
+
+
+def reshaped_order(shape: tuple[Dim, ...], order: tuple[int, ...], wanted: tuple[Dim, ...]) -> tuple[int, ...] | None:      # 4
+    """The order of the same memory under other dims where channels alone are split or joined, else None. Dims are matched in groups of equal products, from the left."""
+    groups: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(shape) and j < len(wanted):
+        here, there = [i], [j]
+        a, b = shape[i], wanted[j]
+        while a != b:
+            if not isinstance(a, int) or not isinstance(b, int) or 0 in (a, b):
+                return None
+            if a < b:
+                i += 1
+                if i == len(shape) or not isinstance(shape[i], int):
+                    return None
+                here.append(i)
+                a *= shape[i]  # type: ignore[operator]
+            else:
+                j += 1
+                if j == len(wanted) or not isinstance(wanted[j], int):
+                    return None
+                there.append(j)
+                b *= wanted[j]  # type: ignore[operator]
+        groups.append((here, there))
+        i, j = i + 1, j + 1
+    if i < len(shape) or j < len(wanted) or not all(len(here) == len(there) == 1 or here == [1] or there == [1] for here, there in groups):
+        return None
+    made: list[int] = []
+    place = {dim: n for n, dim in enumerate(order)}
+    by_first = {here[0]: (here, there) for here, there in groups}
+    if any(place[b] != place[a] + 1 for here, _ in groups for a, b in zip(here, here[1:], strict=False)):
+        return None
+    for dim in order:
+        if dim in by_first:
+            made += by_first[dim][1]
+    return tuple(made)
+
+
+def _shuffled_order(call: KernelCall, outputs: set[Buffer]) -> None:                                       # 3
+    view, out = call.inputs[0], call.outputs[0]
+    assert view is not None
+    order = view.buffer.order
+    if call.params.get("mode") or order is None or view.fixed or not out.is_whole or out.buffer.order is not None or out.buffer in outputs or out.buffer.port is not None:
+        return
+    dims = [a.dim for a in view.axes]
+    if sorted(d if d is not None else -1 for d in dims) != list(range(len(view.buffer.shape))) or any(a.start != 0 or a.step != 1 or a.size != view.buffer.shape[a.dim] for a in view.axes):  # type: ignore[index]
+        return
+    moved = [i for i, d in enumerate(dims) if d != i]
+    if moved and list(order[-len(moved):]) == moved:
+        out.buffer.order = order
 
 
 def _row_major(view: View, calls: list[KernelCall], call: KernelCall) -> View:

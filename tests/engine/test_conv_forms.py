@@ -91,6 +91,9 @@ def layers(kind: str) -> Any:
         "pointwise residual": lambda: b.Relu(b.Add(b.Conv(x, weight(20, 20, 1, 1), weight(20)), x)), "pointwise tanh": lambda: b.Tanh(b.Conv(x, weight(7, 20, 1, 1))),
         "block": lambda: b.Add(b.Conv(y := b.Relu(b.Conv(x, weight(32, 20, 3, 3), weight(32), pads=[1, 1, 1, 1])), weight(32, 32, 3, 3), weight(32), pads=[1, 1, 1, 1]), y),
         "one feature": lambda: b.Sigmoid(b.ConvTranspose(b.Relu(b.ConvTranspose(x, weight(20, 20, 2, 2), weight(20), strides=[2, 2])), weight(20, 1, 2, 2), weight(1), strides=[2, 2])),
+        "shuffle": lambda: b.Conv(b.Reshape(b.Transpose(b.Reshape(b.Conv(x, weight(20, 20, 3, 3)), np.array([0, 4, 5, 11, 15])), perm=[0, 2, 1, 3, 4]), np.array([0, 20, 11, 15])),
+                                  weight(8, 20, 3, 3)),
+        "flattened": lambda: b.MatMul(b.Softmax(b.Reshape(b.Conv(x, weight(20, 20, 3, 3)), np.array([0, 20, -1])), axis=-1), weight(165, 6)),
         "strided": lambda: b.Relu(b.Add(b.Conv(x, weight(40, 20, 1, 1), weight(40), strides=[2, 2]), b.Conv(x, weight(40, 20, 3, 3), strides=[2, 2], pads=[1, 1, 1, 1]))),
         "depthwise strided": lambda: b.Clip(b.Conv(x, weight(20, 1, 5, 5), weight(20), strides=[2, 2], group=20, pads=[2, 2, 2, 2]), np.float32(0), np.float32(6)),
     }
