@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import sardonyx as ort
+from onnx import TensorProto, helper, numpy_helper
 from playwright.sync_api import Browser, Page
 from sardonyx.api.loading import read
 
@@ -250,3 +252,51 @@ def test_hostile_files(page: Page, isolated: str, mobilenet: Stored) -> None:
     """, 60)
     assert "works" in found, found
     assert found["works"] <= 1e-4 * mobilenet.scale and found["seen"].get("InvalidModelFile", 0) > 10, found
+
+
+@pytest.fixture(scope="session")
+def small(models: Path) -> str:
+    """A product of 256 × 256: runs in microseconds."""
+    weights = np.random.default_rng(1).normal(size=(256, 256)).astype(np.float32)
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "small", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 256])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 256])], [numpy_helper.from_array(weights, "w")])
+    source = models / "small.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), source)
+    (models / "small.sdx").write_bytes(store(read(str(source))))
+    return "/models/small.sdx"
+
+
+MEMORY = """
+  const settle = async () => (await performance.measureUserAgentSpecificMemory()).bytes;
+  const x = (n) => new ort.Tensor('float32', new Float32Array(n * 256).fill(1), [n, 256]);
+"""
+
+
+@pytest.mark.slow  # each measurement waits for a garbage collection, up to 20 s
+@pytest.mark.parametrize("proxy", [False, True])
+def test_memory_of_a_thousand_runs(page: Page, isolated: str, small: str, proxy: bool) -> None:
+    page.goto(isolated)
+    found = ask(page, MEMORY + """
+      Object.assign(ort.env.wasm, { proxy: given[1], numThreads: 1 });
+      const session = await ort.InferenceSession.create(given[0]);
+      for (let i = 0; i < 50; i++) await session.run({ x: x(1 + i % 7) });
+      const before = await settle();
+      for (let i = 0; i < 1000; i++) await session.run({ x: x(1 + i % 7) });
+      return { before, after: await settle() };
+    """, [small, proxy])
+    assert found["after"] - found["before"] < 1_000_000, found
+
+
+@pytest.mark.slow  # each measurement waits for a garbage collection, up to 20 s
+@pytest.mark.parametrize("proxy", [False, True])
+def test_memory_of_many_sessions(page: Page, isolated: str, small: str, proxy: bool) -> None:
+    page.goto(isolated)
+    found = ask(page, MEMORY + """
+      Object.assign(ort.env.wasm, { proxy: given[1], numThreads: 1 });
+      const one = async () => { const s = await ort.InferenceSession.create(given[0]); await s.run({ x: x(3) }); await s.release(); };
+      for (let i = 0; i < 5; i++) await one();
+      const before = await settle();
+      for (let i = 0; i < given[2]; i++) await one();
+      return { before, after: await settle() };
+    """, [small, proxy, 200])
+    assert found["after"] - found["before"] < 5_000_000, found

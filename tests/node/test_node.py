@@ -1,0 +1,97 @@
+"""The npm package under node: a stored model gives Python's numbers, with and without threads and a worker; the types compile; `npx sardonyx convert` writes Python's file."""
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sardonyx as ort
+from sardonyx.api.loading import read
+from sardonyx.wasm.runtime import build_package
+
+from tests.browser.packages import NPM, pyodide
+from tests.browser.stored import store
+from tests.models import generated
+
+pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="no node: .ci/setup test")
+PROGRAM = """
+import * as ort from "sardonyx";
+import { readFileSync } from "node:fs";
+const [folder, threads, proxy] = JSON.parse(process.argv[2]);
+Object.assign(ort.env.wasm, { numThreads: threads, proxy });
+const floats = (name) => new Float32Array(new Uint8Array(readFileSync(`${folder}/${name}`)).buffer);
+const session = await ort.InferenceSession.create(`${folder}/model.sdx`);
+const input = new ort.Tensor("float32", floats("x"), [2, 3, 224, 224]);
+const { output } = await session.run({ input });
+const errors = [];
+for (const what of [() => session.run({}), () => ort.InferenceSession.create(`${folder}/none.sdx`), () => ort.InferenceSession.create(`${folder}/model.onnx`)]) {
+  await what().then(() => errors.push("none"), (error) => errors.push(error.name));
+}
+console.log(JSON.stringify({ y: Array.from(output.data), engine: session.engine, input: session.inputMetadata, errors }));
+await session.release();
+"""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package installed in node_modules, a model, its input and output."""
+    folder = tmp_path_factory.mktemp("node")
+    build_package(folder / "node_modules" / "sardonyx")
+    (folder / "package.json").write_text('{"type": "module"}')
+    (folder / "program.js").write_text(PROGRAM)
+    generated.mobilenet_v2(folder / "model.onnx")
+    (folder / "model.sdx").write_bytes(store(read(str(folder / "model.onnx"))))
+    x = np.random.default_rng(5).normal(size=(2, 3, 224, 224)).astype(np.float32)
+    (folder / "x").write_bytes(x.tobytes())
+    np.save(folder / "y.npy", ort.InferenceSession(str(folder / "model.onnx")).run(None, {"input": x})[0])
+    return folder
+
+
+def node(*words: Any, cwd: Path) -> str:
+    done = subprocess.run(["node", *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(("threads", "proxy"), [(1, False), (2, False), (2, True)])
+def test_runs(package: Path, threads: int, proxy: bool) -> None:
+    found = json.loads(node("program.js", json.dumps([str(package), threads, proxy]), cwd=package))
+    wanted = np.load(package / "y.npy").ravel()
+    np.testing.assert_allclose(found["y"], wanted, rtol=1e-3, atol=1e-4 * float(np.abs(wanted).max()))
+    assert found["engine"] == {"file": f"sardonyx-simd128{'-threads' if threads > 1 else ''}.wasm", "threads": threads, "worker": proxy}
+    assert found["input"][0]["shape"] == ["batch", 3, 224, 224]
+    assert found["errors"] == ["InvalidArgument", "NoSuchFile", "NotImplemented"]
+
+
+def test_relaxed(package: Path) -> None:
+    """Node 20 has relaxed SIMD behind a flag; where it is, the runtime takes it."""
+    found = json.loads(node("--experimental-wasm-relaxed-simd", "program.js", json.dumps([str(package), 1, False]), cwd=package))
+    wanted = np.load(package / "y.npy").ravel()
+    np.testing.assert_allclose(found["y"], wanted, rtol=1e-3, atol=1e-4 * float(np.abs(wanted).max()))
+    assert found["engine"]["file"] == "sardonyx-relaxed.wasm"
+
+
+def test_convert(package: Path) -> None:
+    node("node_modules/sardonyx/cli.mjs", "convert", "model.onnx", "-o", "made.sdx", "--pyodide", pyodide(), cwd=package)
+    ort.convert(package / "model.onnx", package / "python.sdx")
+    assert (package / "made.sdx").read_bytes() == (package / "python.sdx").read_bytes()
+    failed = subprocess.run(["node", "node_modules/sardonyx/cli.mjs", "convert", "none.onnx"], cwd=package, capture_output=True, text=True, timeout=60)
+    assert failed.returncode == 2 and "none.onnx" in failed.stderr
+
+
+def test_types(package: Path) -> None:
+    (package / "use.ts").write_text("""
+import { InferenceSession, Tensor, env, NetworkError } from "sardonyx";
+env.wasm.numThreads = 2;
+const session: InferenceSession = await InferenceSession.create("model.sdx", { progress: ({ phase, loaded }) => console.log(phase, loaded), cache: true });
+const made = await session.run({ x: new Tensor("int64", [1n, 2n], [2]) }, ["y"]);
+const data: Float32Array = (made.y as Tensor<"float32">).data;
+console.log(data.length, session.inputMetadata[0].shape, NetworkError.name);
+export {};
+""")
+    compiler = NPM / "typescript" / "bin" / "tsc"
+    node(compiler, "--noEmit", "--strict", "--target", "es2022", "--module", "nodenext", "--moduleResolution", "nodenext", "--lib", "es2022,dom", "use.ts", cwd=package)
