@@ -1,6 +1,7 @@
 """The executors that run the suite, by id. Each takes a model converted to `.sdx` once (a cache all executors share) and numpy inputs.
 
-Ids: reference; interpreter (planned programs in NumPy); native (the C engine); wasmtime (the engine as a WebAssembly module); wgpu, chromium-wasm, chromium-webgpu join as they are built.
+Ids: reference; interpreter (planned programs in NumPy); native (the C engine); wasmtime (the engine as a WebAssembly module);
+chromium-wasm (the JavaScript runtime in Chromium on stored programs); wgpu, chromium-webgpu join as they are built.
 """
 from __future__ import annotations
 
@@ -82,6 +83,14 @@ def wasmtime(case: Case, inputs: list[Any]) -> list[Any]:
     return _in_segments(case, inputs, lambda model: SegmentedExecutor(model, "wasmtime", lambda plan: WasmProgram(plan.program, plan.constants), accepts=lambda: accepts))
 
 
+def chromium_wasm(case: Case, inputs: list[Any]) -> list[Any]:
+    """The JavaScript runtime in Chromium on the case's stored programs."""
+    from .chromium import run
+    outputs = run(converted(case), inputs)
+    PLACES[case.name] = "strict"
+    return outputs
+
+
 def _in_segments(case: Case, inputs: list[Any], make: Callable[[Any], Any]) -> list[Any]:
     from sardonyx.model import read_model
     from sardonyx.providers.base import RunContext
@@ -96,7 +105,8 @@ def _in_segments(case: Case, inputs: list[Any], make: Callable[[Any], Any]) -> l
     return outputs
 
 
-EXECUTORS: dict[str, Callable[[Case, list[Any]], list[Any]]] = {"reference": reference, "interpreter": interpreter, "native": native, "wasmtime": wasmtime}
+EXECUTORS: dict[str, Callable[[Case, list[Any]], list[Any]]] = {"reference": reference, "interpreter": interpreter, "native": native, "wasmtime": wasmtime,
+                                                                  "chromium-wasm": chromium_wasm}
 
 
 def known_failures(executor: str) -> dict[str, str]:

@@ -1,0 +1,96 @@
+"""The suite's cases in Chromium: the model's stored programs through the JavaScript runtime, in one page a process. Strict by nature: there is no NumPy to fall back to.
+
+What the JavaScript API can not express (strings, sequences, maps, optionals) and what has no kernels fails with that reason.
+"""
+from __future__ import annotations
+
+import atexit
+import base64
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sardonyx.model import read_model
+from sardonyx.types import DType
+
+from tests.browser.stored import store
+
+#: In the page: {model, feeds: {name: [type, dims, base64]}} → [[type, dims, base64] of each output].
+RUN = """async ({ model, feeds }) => {
+  const ort = await import('/sardonyx/index.js');
+  Object.assign(ort.env.wasm, { proxy: false, numThreads: 1 });
+  const tensor = ([type, dims, text]) => {
+    const bytes = Uint8Array.fromBase64(text);
+    const empty = new ort.Tensor(type, [], [0]).data.constructor;
+    return new ort.Tensor(type, new empty(bytes.buffer), dims);
+  };
+  const session = await ort.InferenceSession.create(Uint8Array.fromBase64(model));
+  try {
+    const made = await session.run(Object.fromEntries(Object.entries(feeds).map(([name, one]) => [name, tensor(one)])));
+    return session.outputNames.map((name) => [made[name].type, made[name].dims, new Uint8Array(made[name].data.buffer).toBase64()]);
+  } finally {
+    await session.release();
+  }
+}"""
+#: JavaScript's names where they are not ONNX's.
+NAMES = {DType.FLOAT: "float32", DType.DOUBLE: "float64"}
+
+
+@cache
+def page() -> Any:
+    """The page of this process, on a server of its own."""
+    from playwright.sync_api import sync_playwright
+    from sardonyx.converter.cli.serve import Server
+    from sardonyx.wasm.runtime import copy_runtime
+
+    from tests.browser.conftest import ARGUMENTS, CHROMIUM, PAGES
+    folder = Path(tempfile.mkdtemp(prefix="sardonyx-chromium-"))
+    copy_runtime(folder)
+    server = Server({"/": PAGES, "/sardonyx/": folder}).__enter__()
+    driver = sync_playwright().start()
+    browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    atexit.register(lambda: (browser.close(), driver.stop(), server.__exit__()))
+    made = browser.new_page()
+    made.goto(server.address)
+    return made
+
+
+def packed(array: np.ndarray, dtype: DType) -> bytes:
+    """An array's bytes as the JavaScript API has them: 4- and 2-bit elements packed, the first in the low bits."""
+    if dtype.bits >= 8 or dtype.name.startswith("FLOAT6"):
+        return np.ascontiguousarray(array).tobytes()
+    each, mask = 8 // dtype.bits, (1 << dtype.bits) - 1
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8) & mask
+    padded = np.pad(flat, (0, -flat.size % each)).reshape(-1, each)
+    return np.bitwise_or.reduce(padded << (np.arange(each, dtype=np.uint8) * dtype.bits), axis=1).astype(np.uint8).tobytes()
+
+
+def unpacked(data: bytes, dtype: DType, dims: list[int]) -> np.ndarray:
+    """The inverse of `packed`."""
+    if dtype.bits >= 8 or dtype.name.startswith("FLOAT6"):
+        return np.frombuffer(data, dtype.numpy).reshape(dims)
+    each, mask = 8 // dtype.bits, (1 << dtype.bits) - 1
+    raw = (np.frombuffer(data, np.uint8)[:, None] >> (np.arange(each, dtype=np.uint8) * dtype.bits)) & mask
+    flat = raw.reshape(-1)[:int(np.prod(dims))]
+    if dtype.is_signed_integer:
+        flat = np.where(flat >> (dtype.bits - 1), flat.astype(np.int16) - (1 << dtype.bits), flat).astype(np.int8)
+        return flat.astype(dtype.numpy).reshape(dims)
+    return (flat.view(dtype.numpy) if dtype.is_float else flat.astype(dtype.numpy)).reshape(dims)
+
+
+def run(sdx: bytes, inputs: list[Any]) -> list[Any]:
+    """The outputs of a converted model in the page."""
+    model = read_model(sdx)
+    given = list(inputs) + [None] * (len(model.graph.inputs) - len(inputs))
+    feeds = {}
+    for value, x in zip(model.graph.inputs, given, strict=True):
+        if value.const is not None and x is not None:
+            raise NotImplementedError("an input with a default is given: programs have it as a constant")
+        if value.const is None:
+            dtype = DType.of(np.asarray(x))
+            feeds[value.name] = [NAMES.get(dtype, dtype.text), list(np.shape(x)), base64.b64encode(packed(np.asarray(x), dtype)).decode()]
+    made = page().evaluate(RUN, {"model": base64.b64encode(store(model)).decode(), "feeds": feeds})
+    numbers = {**{t.text: t for t in DType}, "float32": DType.FLOAT, "float64": DType.DOUBLE}
+    return [unpacked(base64.b64decode(text), numbers[kind], dims) for kind, dims, text in made]
