@@ -1,0 +1,108 @@
+"""What people open: the site `sardonyx bundle` writes, and the demo pages. They work with and without isolation headers, offline after a visit, and axe finds nothing to complain about."""
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from sardonyx.converter.cli.app import app
+from sardonyx.converter.cli.serve import ISOLATION, Server
+from typer.testing import CliRunner
+
+from tests.browser.packages import NPM, pyodide
+from tests.models import generated
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def complaints(page: Page) -> list[str]:
+    """What axe says against the page."""
+    page.add_script_tag(content=(NPM / "axe-core" / "axe.min.js").read_text())
+    found: list[str] = page.evaluate("axe.run().then(({violations}) => violations.map((v) => `${v.id}: ${v.help} (${v.nodes.map((n) => n.target).join(', ')})`))")
+    return found
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    generated.mobilenet_v2(folder / "mobilenet.onnx", batch=1)
+    done = CliRunner().invoke(app, ["bundle", str(folder / "mobilenet.onnx"), "-o", str(folder / "site"), "--title", "A <model>"])
+    assert done.exit_code == 0, done.output
+    return folder / "site"
+
+
+@pytest.mark.parametrize("headers", [ISOLATION, {}], ids=["isolated", "plain"])
+def test_bundle(browser: Browser, bundle: Path, headers: dict[str, str]) -> None:
+    with Server({"/": bundle}, headers=headers) as server:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(server.address)
+        expect(page.locator("#status")).to_contain_text("Ready", timeout=60_000)
+        page.wait_for_function("crossOriginIsolated && document.getElementById('status').textContent.startsWith('Ready')", timeout=60_000)  # the service worker gives it where the host does not
+        page.get_by_role("button", name="Run").click()
+        expect(page.locator("#status")).to_contain_text("ms on sardonyx-relaxed", timeout=60_000)
+        assert page.locator("#outputs td").first.text_content() == "output" and page.title() == "A <model>"
+        assert complaints(page) == []
+        page.reload()  # now everything went through the service worker once
+        expect(page.locator("#status")).to_contain_text("Ready", timeout=60_000)
+        address = server.address
+    page.goto(address)  # the server is gone
+    expect(page.locator("#status")).to_contain_text("Ready", timeout=60_000)
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    sys.path.insert(0, str(ROOT / "web-demo"))
+    from build import build  # type: ignore[import-not-found]
+    folder = tmp_path_factory.mktemp("demo")
+    build(folder, pyodide())
+    with Server({"/": folder}) as server:
+        yield server.address
+
+
+@pytest.mark.parametrize("name", ["", "files.html", "voice.html", "python.html", "convert.html"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_are_accessible(browser: Browser, demo: str, name: str, scheme: str) -> None:
+    context = browser.new_context(color_scheme=scheme, viewport={"width": 390, "height": 800})  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(demo + name)
+    expect(page.locator("nav a[aria-current=page]")).to_have_count(1)
+    assert complaints(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390, "the page is wider than a phone"
+    context.close()
+
+
+def test_files(page: Page, demo: str, tmp_path: Path) -> None:
+    page.goto(demo + "files.html")
+    expect(page.locator("#status")).to_contain_text("Ready", timeout=60_000)
+    picture = tmp_path / "misnamed.txt"
+    picture.write_bytes(Path(__file__).read_bytes())
+    page.locator("#input").set_input_files([str(picture)])
+    expect(page.locator("#rows td").nth(2)).to_have_text("python", timeout=30_000)
+    expect(page.locator("#status")).to_contain_text("in a worker")
+
+
+def test_voice(page: Page, demo: str) -> None:
+    page.goto(demo + "voice.html")
+    expect(page.locator("#status")).to_contain_text("Ready", timeout=60_000)
+    page.get_by_role("button", name="made-up").click()
+    expect(page.locator("#status")).to_contain_text("real time", timeout=60_000)
+
+
+def test_python(page: Page, demo: str) -> None:
+    page.goto(demo + "python.html")
+    page.get_by_role("button", name="Run").click()
+    expect(page.locator("#output")).to_contain_text("speech in silence: [[0.", timeout=120_000)
+    expect(page.locator("#status")).to_contain_text("Done", timeout=30_000)
+
+
+def test_convert(page: Page, demo: str, bundle: Path) -> None:
+    page.goto(demo + "convert.html")
+    page.locator("#input").set_input_files([str(bundle.parent / "mobilenet.onnx")])
+    expect(page.locator("#status")).to_contain_text("It opens in this page's runtime", timeout=180_000)
+    expect(page.locator("#download")).to_have_attribute("download", "mobilenet.sdx")
+    page.locator("#input").set_input_files([{"name": "no.onnx", "mimeType": "", "buffer": b"not a model"}])
+    expect(page.locator("#status")).to_contain_text("not an ONNX file", timeout=60_000)
