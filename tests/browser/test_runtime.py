@@ -13,11 +13,9 @@ import pytest
 import sardonyx as ort
 from onnx import TensorProto, helper, numpy_helper
 from playwright.sync_api import Browser, Page
-from sardonyx.api.loading import read
 
 from tests.browser.conftest import mounts
 from tests.browser.faults import Faulty, FaultyServer
-from tests.browser.stored import store
 from tests.models import generated
 
 #: In the page before each test: the package, the input and a run.
@@ -51,7 +49,7 @@ class Stored:
 def mobilenet(models: Path) -> Stored:
     source = models / "mobilenet.onnx"
     generated.mobilenet_v2(source, batch=1)
-    (models / "mobilenet.sdx").write_bytes(store(read(str(source))))
+    ort.convert(source, models / "mobilenet.sdx")
     x = np.random.default_rng(3).normal(size=(1, 3, 224, 224)).astype(np.float32)
     y = ort.InferenceSession(str(source)).run(None, {"input": x})[0]
     (models / "mobilenet.in").write_bytes(x.tobytes())
@@ -262,7 +260,7 @@ def small(models: Path) -> str:
                               [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 256])], [numpy_helper.from_array(weights, "w")])
     source = models / "small.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), source)
-    (models / "small.sdx").write_bytes(store(read(str(source))))
+    ort.convert(source, models / "small.sdx")
     return "/models/small.sdx"
 
 

@@ -90,6 +90,8 @@ def run(sdx: bytes, inputs: list[Any]) -> list[Any]:
             raise NotImplementedError("an input with a default is given: programs have it as a constant")
         if value.const is None:
             dtype = DType.of(np.asarray(x))
+            if dtype is DType.STRING:
+                raise NotImplementedError("strings stay in Python: programs have none")
             feeds[value.name] = [NAMES.get(dtype, dtype.text), list(np.shape(x)), base64.b64encode(packed(np.asarray(x), dtype)).decode()]
     made = page().evaluate(RUN, {"model": base64.b64encode(store(model)).decode(), "feeds": feeds})
     numbers = {**{t.text: t for t in DType}, "float32": DType.FLOAT, "float64": DType.DOUBLE}

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import sardonyx as ort
-from sardonyx.api.loading import read
 from sardonyx.wasm.runtime import build_package
 
 from tests.browser.packages import NPM, pyodide
-from tests.browser.stored import store
 from tests.models import generated
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="no node: .ci/setup test")
@@ -44,7 +42,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "package.json").write_text('{"type": "module"}')
     (folder / "program.js").write_text(PROGRAM)
     generated.mobilenet_v2(folder / "model.onnx")
-    (folder / "model.sdx").write_bytes(store(read(str(folder / "model.onnx"))))
+    ort.convert(folder / "model.onnx", folder / "model.sdx")
     x = np.random.default_rng(5).normal(size=(2, 3, 224, 224)).astype(np.float32)
     (folder / "x").write_bytes(x.tobytes())
     np.save(folder / "y.npy", ort.InferenceSession(str(folder / "model.onnx")).run(None, {"input": x})[0])

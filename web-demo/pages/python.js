@@ -9,10 +9,10 @@ session = ort.InferenceSession("silero-vad.onnx")      # an ONNX file, planned h
 for port in session.get_inputs():
     print(port.name, port.type, port.shape)
 
-feeds = {"input": np.zeros((1, 576), np.float32), "state": np.zeros((2, 1, 128), np.float32), "sr": np.array(16000)}
+feeds = {"input": np.zeros((1, 576), np.float32), "state": np.zeros((2, 1, 128), np.float32), "sr": np.array(16000, np.int64)}
 probability, state = session.run(None, feeds)
 print("speech in silence:", probability)
-print("runs on", {row.provider for row in session.explain().rows} if hasattr(session.explain(), "rows") else ort.get_available_providers())
+print("providers:", session.get_providers())
 `;
 const python = new Python({ files: { "silero-vad.onnx": "models/silero-vad.onnx" } });
 

@@ -16,9 +16,10 @@ class Detector {
     window.set(this.context);
     window.set(chunk, CONTEXT);
     this.context = window.slice(-CONTEXT);
-    const { output, stateN } = await session.run({ input: new ort.Tensor("float32", window, [1, window.length]), state: this.state, sr: rate });
-    this.state = stateN;
-    this.probabilities.push(output.data[0]);
+    const made = await session.run({ input: new ort.Tensor("float32", window, [1, window.length]), state: this.state, sr: rate });
+    const [probability, state] = session.outputNames.map((name) => made[name]);
+    this.state = state;
+    this.probabilities.push(probability.data[0]);
   }
 }
 
