@@ -3,7 +3,7 @@ PY := .venv/bin/python
 export PYTHONDONTWRITEBYTECODE := 1
 export PYTHONWARNINGS := ignore::DeprecationWarning
 
-.PHONY: help demo test test-all bench conformance lint generate clean setup-demo setup-test setup-all setup-bench
+.PHONY: help demo test test-all bench bench-web site conformance lint generate clean setup-demo setup-test setup-all setup-bench
 
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,6 +21,11 @@ demo: setup-demo  ## convert a real model (magika), run it on this repository's 
 	@$(PY) -m tests.models.registry magika magika-config >/dev/null
 	@$(PY) web-demo/demo.py .cache/models/magika.onnx .cache/models/magika-config.json
 
+site: setup-test  ## build the demo pages into site/ and serve them on loopback
+	@$(PY) -m tests.models.registry magika magika-config silero-vad-ifless >/dev/null
+	@$(PY) web-demo/build.py site
+	@.venv/bin/sardonyx serve site
+
 lint: setup-test  ## ruff and mypy
 	@$(PY) -m ruff check .
 	@.ci/typecheck
@@ -36,6 +41,9 @@ test-all: setup-all lint  ## `make test` and the slow extras
 bench: setup-bench ## sardonyx beside its peers; writes tests/bench/results.{json,md}
 	@$(PY) -m tests.models.registry --all >/dev/null
 	@env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(PY) -m tests.bench
+
+bench-web: setup-test ## sardonyx beside onnxruntime-web in one Chromium; writes tests/bench/web.json
+	@$(PY) -m tests.bench.web
 
 conformance: setup-test ## run the whole backend suite and rewrite COVERAGE.md
 	@$(PY) -m tests.conformance.coverage
