@@ -333,8 +333,12 @@ int sx_bind(sx_program *p, const int64_t *dims, int64_t count, const void *const
     return 0;
 }
 
+static int finish(sx_state *s, int code);
+
 void sx_unbind(sx_state *s) {
-    if (s) sx_host_free(s->block, s->block_bytes);
+    if (!s) return;
+    finish(s, 0); /* a run that was left at SX_YIELD has an arena */
+    sx_host_free(s->block, s->block_bytes);
 }
 
 int sx_output_shape(const sx_state *s, int64_t number, int64_t *dims) {

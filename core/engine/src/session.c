@@ -190,6 +190,7 @@ static int find_state(sx_session *s, int64_t program, const void *const *pointer
 }
 
 static int need_arena(sx_session *s, int64_t bytes, sx_report *report) {
+    bytes = bytes ? bytes : 64;
     if (bytes <= s->arena_bytes) return 0;
     int64_t limit = s->package->memory_limit;
     if (limit && s->held - s->arena_bytes + bytes > limit) return sx_say(report, SX_E_MEMORY, SX_R_MEMORY, -1, -1, s->held - s->arena_bytes + bytes, limit);
