@@ -37,7 +37,7 @@ def refusal(call: KernelCall) -> str:
     for i, view in enumerate(call.inputs):
         if view is not None and view.dtype not in (data if i < operands else allowed):
             return f"the C engine has no {name} of {view.dtype.text}"
-    wrong = next((v.dtype for v in call.outputs if v.dtype not in allowed), None)
+    wrong = next((v.dtype for v in call.outputs if v.dtype not in (allowed if operands else data)), None)
     return f"the C engine has no {name} that makes {wrong.text}" if wrong is not None else ""
 
 

@@ -9,7 +9,7 @@ from sardonyx.errors import InvalidModelFile, NotImplemented
 from sardonyx.expr import Compute, cast, compute_type, leaf, saturate
 from sardonyx.kernels import RECORDS, Kernel
 from sardonyx.lowering import Lowering
-from sardonyx.providers.cpu import refusal
+from sardonyx.providers.engine import refusal
 from sardonyx.types import DType
 
 from tests.engine.one_step import OneStep

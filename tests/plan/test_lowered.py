@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 from sardonyx.converter.onnx import load_model
 from sardonyx.providers.base import RunContext
-from sardonyx.providers.cpu import EngineExecutor
+from sardonyx.providers.engine import EngineExecutor
 from sardonyx.providers.reference import ReferenceExecutor
 from sardonyx.types import DType
 
