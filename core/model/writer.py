@@ -27,19 +27,26 @@ from .packing import pack as packed_array
 from .roles import Role, affordable, agreed, fitted, graph_outputs, growth, role_of_use
 
 Progress = Callable[[int, int], None]
+#: Bytes of constants of its own that a package may always bring.
+SMALL = 1 << 15
 
 
-def write_model(model: Model, destination: str | os.PathLike[str] | BinaryIO, *, pack: bool = True, package: Package | None = None,
+def write_model(model: Model, destination: str | os.PathLike[str] | BinaryIO, *, pack: bool = True, package: Package | None = None, most_extra: float | None = None,
                 external: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> dict[str, Any]:
     """Write `model` as .sdx and return what was done: sizes of the sections, counts of constants by storage and packing, what stayed plain.
 
     destination: a path (written beside and moved into place when complete, so an open model of that name stays valid) or a binary file.
     pack: store right-hand sides of products packed (roles.py has the rule). package: the model, planned: stored in the programs section; the constants it reads lie as it reads them.
+    most_extra: the package is left out where constants only it reads would take more than this share of the other data (and SMALL bytes); the report then says "left_out": their bytes.
     external: path of a second file, in the same folder, for the tensor data. progress: called with (bytes of weights done, of all).
     Raises InvalidGraph for what no file can hold, NoSuchFile where the folder is missing.
     """
     model.graph.verify()
-    plan = Plan(model.graph, pack, package)
+    plan, left_out = Plan(model.graph, pack, package), 0
+    if package is not None and most_extra is not None:
+        extra = sum(p.length for p in plan.extra)
+        if extra > most_extra * (plan.length - extra) + SMALL:
+            package, left_out, plan = None, extra, Plan(model.graph, pack, None)
     encoder = Encoder(plan.number)
     data_file = _data_name(destination, external)
     records = plan.records([encoder.shape(p.shape, "constant") for p in plan.pieces])
@@ -61,7 +68,7 @@ def write_model(model: Model, destination: str | os.PathLike[str] | BinaryIO, *,
             out.write(bytes(at_data - len(front)))
             plan.write(out, progress)
     return {"bytes": len(front) if data_file else at_data + plan.length, "graph_bytes": len(graph), "program_bytes": len(words),
-            "data_file": data_file, "id": digest.hex(), **plan.report()}
+            "data_file": data_file, "id": digest.hex(), "left_out": left_out, **plan.report()}
 
 
 def _data_name(destination: Any, external: Any) -> str:
