@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sardonyx.converter.onnx import load_model
 from sardonyx.plan.shapes import infer_shapes
 from sardonyx.providers.base import RunContext
-from sardonyx.providers.cpu import EngineExecutor, accepts
+from sardonyx.providers.engine import EngineExecutor, accepts
 from sardonyx.providers.segmented import SegmentedExecutor
 
 from .machine import BUILDS, WasmProgram

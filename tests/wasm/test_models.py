@@ -25,7 +25,7 @@ def test_registry_model(name: str, build: str, tmp_path: Path, monkeypatch: pyte
             ran.append(program)
             super().__init__(program, constants, build=build)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("sardonyx.providers.cpu.EngineProgram", InModule)
+    monkeypatch.setattr("sardonyx.providers.engine.EngineProgram", InModule)
     monkeypatch.setattr(EngineProgram, "run", None)  # nothing may reach it
     actual, wanted = _actual(name, "onnx", "CPUExecutionProvider", tmp_path), expected(name)
     assert ran, "the session made no program"
