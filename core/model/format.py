@@ -17,7 +17,7 @@ SDX_MAGIC = b"\x89SDX\r\n\x1a\n"
 DATA_MAGIC = b"\x89SDD\r\n\x1a\n"
 PROGRAM_MAGIC = b"SDXP"
 GRAPH_IDENTIFIER = b"SDXG"
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 1, 1  # 1.1: packings 7 and 8
 #: What to do about a file of another major version.
 REMEDY = "make it again from the original model: `sardonyx convert model.onnx`"
 

@@ -11,6 +11,8 @@ Source orders (`Packing`, version 1). G: groups, N: output features of one group
     4 DEPTHWISE  plain [C, 1, *kernel]                 Conv's W with one input channel a group; not in panels, see below
     5 NIBBLES    plain [N, blocks, bytes]      G = 1   MatMulNBits' B, bits = 4: each 8 elements along K (low nibble first) are one u32, which is the element
     6 SCALES     plain [N·blocks] or [N, blocks]  G = 1   MatMulNBits' scales; `group` holds N, K is blocks
+    7 MATRICES   plain [G, K, N]                       several matrices: DynamicQuantizeLSTM's W and R. Where N is whole panels, the same bytes as MATRIX of them side by side
+    8 MATRICES_T plain [G, N, K]                       the same transposed: LSTM's, GRU's and RNN's W
 
 Arrangement of the packed bytes, by the size of an element:
 
@@ -41,6 +43,8 @@ class Packing(IntEnum):
     DEPTHWISE = 4
     NIBBLES = 5
     SCALES = 6
+    MATRICES = 7
+    MATRICES_T = 8
 
 
 def problem(packing: Packing, itemsize: int, shape: tuple[int, ...], group: int) -> str:
@@ -57,6 +61,8 @@ def problem(packing: Packing, itemsize: int, shape: tuple[int, ...], group: int)
         return "" if len(shape) == 2 else "a matrix has two sizes"
     if packing is Packing.MATRIX_T:
         return "" if len(shape) >= 2 else "a transposed matrix has at least two sizes"
+    if packing in (Packing.MATRICES, Packing.MATRICES_T):
+        return "" if len(shape) == 3 else "several matrices have three sizes"
     if packing is Packing.DEPTHWISE:
         return "" if len(shape) >= 3 and shape[1] == 1 else "depthwise weights are [C, 1, *kernel]"
     return "" if len(shape) == 3 and itemsize == 1 and shape[1] * shape[2] % 4 == 0 else "4-bit weights are bytes [N, blocks, bytes], whole u32 words a row"
@@ -133,17 +139,19 @@ def _rows(bits: np.ndarray, packing: Packing, group: int) -> np.ndarray:
         return np.moveaxis(bits, 1, -1).reshape(groups, n, k)
     if packing is Packing.NIBBLES:
         return np.ascontiguousarray(bits).reshape(1, n, -1).view(np.uint32)
-    return bits.reshape(1, n, k)
+    if packing is Packing.MATRICES:
+        return bits.swapaxes(1, 2)
+    return bits.reshape(groups, n, k)
 
 
 def _plain(rows: np.ndarray, packing: Packing, shape: tuple[int, ...]) -> np.ndarray:
     """Inverse of `_rows`, up to the shape (MATRIX has its own way)."""
     if packing is Packing.CONV:
         return np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
-    return rows
+    return rows.swapaxes(1, 2) if packing is Packing.MATRICES else rows
 
 
-def _logical(packing: Packing, shape: tuple[int, ...], group: int) -> tuple[int, int, int]:
+def _logical(packing: Packing, shape: tuple[int, ...], group: int) -> tuple[int, ...]:
     """(G, N, K)."""
     if packing is Packing.MATRIX:
         return 1, shape[1], shape[0]
@@ -153,11 +161,20 @@ def _logical(packing: Packing, shape: tuple[int, ...], group: int) -> tuple[int,
         return 1, shape[0], shape[1] * shape[2] // 4
     if packing is Packing.SCALES:
         return 1, group, math.prod(shape) // group
+    if packing is Packing.MATRICES:
+        return shape[0], shape[2], shape[1]
+    if packing is Packing.MATRICES_T:
+        return shape
     return 1, shape[0], math.prod(shape[1:])
 
 
 def _interleaved(packing: Packing, itemsize: int) -> bool:
     return itemsize == 1 and packing not in (Packing.NIBBLES, Packing.DEPTHWISE)
+
+
+def pads_sums(packing: Packing, itemsize: int) -> bool:
+    """Whether the packed form has zeros among what a product sums over (tails of K), and not only in columns nobody stores."""
+    return _interleaved(packing, itemsize) or packing is Packing.NIBBLES
 
 
 def _unsigned(itemsize: int) -> np.dtype:

@@ -57,6 +57,8 @@ class Packing(object):
     Depthwise = 4
     Nibbles = 5
     Scales = 6
+    Matrices = 7
+    MatricesT = 8
 
 
 # First word of an entry of `size_words`; see FORMAT.md.

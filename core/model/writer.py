@@ -22,7 +22,7 @@ from .elements import is_uniform, to_bytes
 from .encode import Encoder
 from .flat import build_graph_section
 from .format import CONSTANT, DATA_HEADER_SIZE, HEADER_SIZE, Header, StorageKind, align, alignment_of, pack_data_header, pack_programs
-from .packing import VERSION, Packing
+from .packing import VERSION, Packing, packed_nbytes, pads_sums
 from .packing import pack as packed_array
 from .roles import Role, affordable, agreed, fitted, graph_outputs, growth, role_of_use
 
@@ -153,8 +153,7 @@ class Plan:
             self._share_transposes(decided)
         found = [self._found(*want) for want in wanted]
         self._place()
-        self.places = [Place(p.offset, _stored_bytes(p) if p.kind is not StorageKind.SPLAT else product(p.shape) * (p.dtype.bits // 8), p.dtype.bits // 8 if p.kind is StorageKind.SPLAT else 0)
-                       for p in found]
+        self.places = [Place(p.offset, _read_bytes(p), p.dtype.bits // 8 if p.kind is StorageKind.SPLAT else 0) for p in found]
 
     def number(self, tensor: Tensor) -> int:
         """The number of the tensor's record."""
@@ -204,15 +203,30 @@ class Plan:
             if role is None and as_it_is or role is not None and piece.kind is StorageKind.PACKED and piece.role == role:
                 return piece
         measured = _measure(tensor, "of a program")
-        if role is None and measured.kind is StorageKind.SPLAT and measured.dtype.bits % 8 == 0:
-            own = measured
+        if measured.kind is StorageKind.SPLAT and (measured.dtype.bits % 8 == 0 if role is None else not pads_sums(role.packing, measured.dtype.bits // 8)):
+            own = measured  # packed, too: columns beyond the last one may hold anything
+            own.role = role
         else:
             own = Piece(tensor, measured.dtype, measured.shape, StorageKind.PLAIN if role is None else StorageKind.PACKED, b"", tensor.numpy().nbytes, role=role, dense=role is None)
             own.digest = _digest(own.stored())
+            if (twin := self._side_by_side(own)) is not None:
+                return twin
         same = next((p for p in self.extra if (p.digest, p.dtype, p.shape, p.role, p.kind) == (own.digest, own.dtype, own.shape, own.role, own.kind)), None)
         if same is None:
             self.extra.append(own)
         return same or own
+
+    def _side_by_side(self, own: Piece) -> Piece | None:
+        """The graph's constant of several matrices that the planner has laid side by side (RNN weights): packed, both are the same bytes."""
+        if own.role is None or own.role.packing not in (Packing.MATRIX, Packing.MATRIX_T):
+            return None
+        for piece in self.pieces:
+            if piece.kind is StorageKind.PLAIN and len(piece.shape) == 3 and piece.dtype is own.dtype and product(piece.shape) == product(own.shape):
+                for packing in (Packing.MATRICES, Packing.MATRICES_T):
+                    if _digest(packed_array(piece.tensor.numpy(), packing).reshape(-1).view(np.uint8)) == own.digest:
+                        piece.kind, piece.role = StorageKind.PACKED, Role(packing)
+                        return piece
+        return None
 
     def _assign_roles(self, decided: set[int]) -> None:
         """By roles.py's rule, but for the pieces a package has decided."""
@@ -283,6 +297,14 @@ def _measure(tensor: Tensor, name: str) -> Piece:
     if kind is StorageKind.STRINGS:
         piece.plain_bytes = piece.stored().size
     return piece
+
+
+def _read_bytes(piece: Piece) -> int:
+    """Bytes a package's constant has in memory: a uniform one is one element in the file and all of them, as they are read, once it is open."""
+    if piece.kind is not StorageKind.SPLAT:
+        return _stored_bytes(piece)
+    item = piece.dtype.bits // 8
+    return packed_nbytes(piece.role.packing, item, piece.shape, piece.role.group) if piece.role is not None else product(piece.shape) * item
 
 
 def _stored_bytes(piece: Piece) -> int:

@@ -42,6 +42,17 @@ def test_matrix(k: int, n: int, dtype: str) -> None:
 
 
 @settings(deadline=None, max_examples=60)
+@given(st.integers(1, 3), SIZE, SIZE, DTYPES)
+def test_matrices(groups: int, k: int, n: int, dtype: str) -> None:
+    """Each as it is packed alone; side by side, whole panels of columns are the same bytes."""
+    array = numbered((groups, k, n), dtype)
+    packed = round_trip(array, Packing.MATRICES)
+    assert packed.tobytes() == b"".join(pack(m, Packing.MATRIX).tobytes() for m in array) == round_trip(array.swapaxes(1, 2), Packing.MATRICES_T).tobytes()
+    if n % 16 == 0:
+        assert packed.tobytes() == pack(np.concatenate(list(array), 1), Packing.MATRIX).tobytes()
+
+
+@settings(deadline=None, max_examples=60)
 @given(st.integers(1, 3), SIZE, st.integers(1, 5), st.lists(st.integers(1, 3), min_size=1, max_size=3), DTYPES)
 def test_convolution(groups: int, n: int, channels: int, kernel: list[int], dtype: str) -> None:
     array = numbered((groups * n, channels, *kernel), dtype)
