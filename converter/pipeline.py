@@ -88,8 +88,8 @@ def convert(source: Any, destination: Any = None, options: ConvertOptions | None
 
 
 def _most_extra(options: ConvertOptions) -> float | None:
-    """A program that was not asked for may make a file by this share larger: some operators' weights lie another way for kernels than for the graph."""
-    return None if options.plan else 0.005
+    """A program that was not asked for may make a file by this share larger: some operators' weights lie another way for kernels than for the graph, or have taken a factor."""
+    return None if options.plan else 0.08
 
 
 def _writing(options: ConvertOptions) -> Callable[[int, int], None] | None:

@@ -28,7 +28,7 @@ from .roles import Role, affordable, agreed, fitted, graph_outputs, growth, role
 
 Progress = Callable[[int, int], None]
 #: Bytes of constants of its own that a package may always bring.
-SMALL = 1 << 15
+SMALL = 1 << 19
 
 
 def write_model(model: Model, destination: str | os.PathLike[str] | BinaryIO, *, pack: bool = True, package: Package | None = None, most_extra: float | None = None,

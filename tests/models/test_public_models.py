@@ -66,7 +66,10 @@ def _actual(name: str, form: str, provider: str, folder: Path) -> list[list[np.n
     if form == "sdx":
         source, path = path, folder / "model.sdx"
         sardonyx.convert(source, path)
-        assert path.stat().st_size <= 1.01 * source.stat().st_size + 65536, "an .sdx is hardly larger than its .onnx"
+        bare = folder / "bare.sdx"
+        sardonyx.convert(source, bare, store=False)
+        assert bare.stat().st_size <= 1.01 * source.stat().st_size + 65536, "an .sdx is hardly larger than its .onnx"
+        assert path.stat().st_size <= 1.08 * bare.stat().st_size + (512 << 10), "a stored program adds little"
     with sardonyx.InferenceSession(path, providers=[provider]) as session:
         return play(_script(name, session), lambda feed: session.run(None, feed))
 
