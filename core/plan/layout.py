@@ -163,13 +163,13 @@ def reshaped_order(shape: tuple[Dim, ...], order: tuple[int, ...], wanted: tuple
                 if i == len(shape) or not isinstance(shape[i], int):
                     return None
                 here.append(i)
-                a *= shape[i]  # type: ignore[operator]
+                a *= shape[i]
             else:
                 j += 1
                 if j == len(wanted) or not isinstance(wanted[j], int):
                     return None
                 there.append(j)
-                b *= wanted[j]  # type: ignore[operator]
+                b *= wanted[j]
         groups.append((here, there))
         i, j = i + 1, j + 1
     if i < len(shape) or j < len(wanted) or not all(len(here) == len(there) == 1 or here == [1] or there == [1] for here, there in groups):
