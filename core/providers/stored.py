@@ -3,14 +3,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..engine.package import EnginePackage
 from ..errors import InvalidArgument
 from ..model import StoredModel
-from .base import Event, Executor, Placement, RunContext
+from ..package import Do, Package
+from .base import Executor, Placement, RunContext
+
+if TYPE_CHECKING:
+    from ..plan.costs import Cost
 
 NAME = "CPUExecutionProvider"
 #: Steps a profile has room for in one run.
@@ -27,7 +31,7 @@ class StoredExecutor:
         self._options: Any = {"threads": threads, "strict": strict, "limit": limit}
         self._engine = EnginePackage(model.stored.packed, model.stored.inputs, model.stored.outputs, data=model.stored.data, threads=threads, memory_limit=limit or 0)
         self._planned: Executor | None = None
-        self._names: list[list[tuple[str, str]]] | None = None
+        self._package: Package | None = None     # as records, for profiles
         self._lock = threading.Lock()
 
     def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
@@ -40,7 +44,7 @@ class StoredExecutor:
                 raise
             return self.planned.run(inputs, wanted, context)
         if rows is not None:
-            self._report(rows, context)
+            self._report(rows, inputs, context)
         context.owned = len(set(wanted)) == len(wanted)
         return [made[i] for i in wanted]
 
@@ -53,15 +57,21 @@ class StoredExecutor:
                 self._planned = EngineExecutor(self.model, **self._options)
             return self._planned
 
-    def _report(self, rows: np.ndarray, context: RunContext) -> None:
-        if self._names is None:
-            from ..package import Package
-            package = Package.unpack(self.model.stored.packed)
-            self._names = [[(p.program.strings[s.origin], s.kind.name.lower()) for s in p.program.steps] for p in package.programs]
+    def _report(self, rows: np.ndarray, inputs: Sequence[np.ndarray], context: RunContext) -> None:
+        """An event for every step; rates where a program reads the model's inputs themselves: the sizes of other programs' inputs stay in the engine."""
+        from ..plan.costs import costs
+        from .profile import step_event
+        if self._package is None:
+            self._package = Package.unpack(self.model.stored.packed)
+        blocks = [self._package.blocks[v.block] for v in self._package.variants]
+        direct = {b.segments[0].program for b in blocks if len(b.segments) == 1 and b.segments[0].do is Do.PROGRAM and b.segments[0].inputs == b.inputs}
         assert context.events is not None
-        for program, step, start, duration in rows[rows[:, 0] >= 0].tolist():
-            name, kind = self._names[program][step]
-            context.events.append(Event(name, "Node", start, duration, {"provider": NAME, "kernel": kind}))
+        known: dict[int, list[Cost]] = {}
+        for number, step, start, duration in rows[rows[:, 0] >= 0].tolist():
+            program = self._package.programs[number].program
+            if number in direct and number not in known:
+                known[number] = costs(program, program.bind([x.shape for x in inputs], inputs))
+            context.events.append(step_event(program, step, start, duration, NAME, known[number][step] if number in known else None))
 
     def placements(self) -> list[Placement]:
         """Where each node runs: all in programs."""

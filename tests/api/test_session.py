@@ -390,8 +390,9 @@ def test_profile(tmp_path: Path) -> None:
     assert plain.get_profiling_start_time_ns() == 0 and plain.end_profiling() == ""
 
 
-def test_profile_of_the_engine_names_kernels_and_rates(tmp_path: Path) -> None:
-    """Every step with the nodes it came from, its kernel, and operations and bytes over its time."""
+@pytest.mark.parametrize("stored", [False, True])
+def test_profile_of_the_engine_names_kernels_and_rates(stored: bool, tmp_path: Path) -> None:
+    """Every step with the nodes it came from, its kernel, and operations and bytes over its time: planned from an .onnx, and from the programs of an .sdx."""
     options = sardonyx.SessionOptions()
     options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "engine")
     weights = np.ones((64, 48), np.float32)
@@ -399,6 +400,9 @@ def test_profile_of_the_engine_names_kernels_and_rates(tmp_path: Path) -> None:
     graph = onnx.helper.make_graph([node], "g", [onnx.helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])],
                                    [onnx.helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], [onnx.numpy_helper.from_array(weights, "w")])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)]).SerializeToString()
+    if stored:
+        sardonyx.convert(model, file := io.BytesIO())
+        model = file.getvalue()
     session = sardonyx.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     session.run(None, {"x": np.ones((7, 64), np.float32)})
     steps = [e for e in json.loads(Path(session.end_profiling()).read_text()) if e["cat"] == "Node"]
