@@ -3,7 +3,7 @@ PY := .venv/bin/python
 export PYTHONDONTWRITEBYTECODE := 1
 export PYTHONWARNINGS := ignore::DeprecationWarning
 
-.PHONY: help demo test test-all bench bench-web site conformance lint generate clean setup-demo setup-test setup-all setup-bench
+.PHONY: help wheels demo test test-all bench bench-web site conformance lint generate clean setup-demo setup-test setup-all setup-bench
 
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,10 @@ generate: setup-test ## rewrite generated files (a test checks that they are cur
 	@$(PY) core/ops/generate_index.py
 	@$(PY) core/model/generate.py
 	@$(PY) -m sardonyx.dtypes
+
+wheels: setup-test ## wheels of all platforms, with the engine inside, and the one for Pyodide, into dist/
+	@$(PY) core/engine/packaging.py dist
+	@$(PY) -m sardonyx.wasm.wheel dist
 
 clean:          ## remove what the targets above made
 	rm -rf .venv .cache .dev .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

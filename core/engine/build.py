@@ -122,9 +122,9 @@ def host_wheel() -> str:
     return next(name for name, (key, _) in WHEELS.items() if key == _host())
 
 
-def wheel_files(name: str) -> list[Path]:
-    """What a wheel for this row of WHEELS carries in engine/lib; "any": the WebAssembly modules."""
-    return [build(target) for target in (named("wasm") if name == "any" else [TARGETS[WHEELS[name][0]]])]
+def wheel_files(name: str, wasm: bool) -> list[Path]:
+    """What a wheel for this row of WHEELS carries in engine/lib: the library, and the WebAssembly modules where wanted."""
+    return [build(target) for target in (TARGETS[WHEELS[name][0]], *(named("wasm") if wasm else ()))]
 
 
 def compiler(tool: str = "cc") -> list[str]:

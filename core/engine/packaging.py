@@ -1,12 +1,15 @@
 """The build steps of a wheel: `pip install` compiles the engine, `make wheels` cross-compiles it. setuptools loads this file by its path, so it imports the standard library and setuptools only.
 
-SARDONYX_TARGET chooses what a wheel is for: a row of build.WHEELS ("linux-x86_64", …), "any" (no native engine: the WebAssembly modules, for Pyodide), or nothing: this machine.
+SARDONYX_TARGET chooses what a wheel is for, a row of build.WHEELS ("linux-aarch64"); by default this machine.
+SARDONYX_WASM=1 adds the WebAssembly modules, so that `sardonyx bundle` needs no compiler.
+The wheel for Pyodide is wasm/wheel.py's.
 """
 from __future__ import annotations
 
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +31,7 @@ def _build() -> ModuleType:
 
 
 def target() -> str:
-    """What the wheel is for, as a row of build.WHEELS or "any"."""
+    """What the wheel is for, as a row of build.WHEELS."""
     return os.environ.get("SARDONYX_TARGET") or str(_build().host_wheel())
 
 
@@ -46,7 +49,7 @@ class BuildPy(build_py):
         super().run()
         folder = Path(self.build_lib) / "sardonyx" / "engine" / "lib"
         folder.mkdir(parents=True, exist_ok=True)
-        for file in engine.wheel_files(target()):
+        for file in engine.wheel_files(target(), wasm=os.environ.get("SARDONYX_WASM") == "1"):
             shutil.copyfile(file, folder / file.name)
 
     def get_source_files(self) -> list[str]:
@@ -58,11 +61,22 @@ class Wheel(bdist_wheel):
     """Tags the wheel for its platform, for any Python 3: the engine is reached through ctypes."""
 
     def finalize_options(self) -> None:
-        if target() != "any":
-            self.distribution.has_ext_modules = lambda: True
+        self.distribution.has_ext_modules = lambda: True
         super().finalize_options()
 
     def get_tag(self) -> tuple[str, str, str]:
         """py3-none-<platform>."""
         tags: dict[str, Any] = _build().WHEELS
-        return "py3", "none", "any" if target() == "any" else tags[target()][1]
+        return "py3", "none", tags[target()][1]
+
+
+def main(folder: str) -> None:
+    """Build the wheels of all platforms into `folder`."""
+    for name in _build().WHEELS:
+        environment = {**os.environ, "SARDONYX_TARGET": name, "SARDONYX_WASM": "1"}
+        subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, "."], check=True, env=environment)
+        print(name, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
