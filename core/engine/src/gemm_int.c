@@ -244,6 +244,29 @@ static int32_t sum_row(const uint8_t *a, int64_t k, int is_signed) {
 }
 #endif
 
+int SX_NAME(sx_igemm_summed)(const sx_call *call) {
+    int at = call->kind == SX_MATMUL && SX_DEPTH == 4 ? 1 : call->kind == SX_RNN && call->n_in > 8 && call->in[8].dtype ? 2 : -1;
+    if (at < 0 || call->in[at].packing != 1 || call->in[at].rank != 2 || (call->in[at].dtype != SX_INT8 && call->in[at].dtype != SX_UINT8)) return -1;
+    return at == 2 || call->in[0].dtype == SX_INT8 || call->in[0].dtype == SX_UINT8 ? at : -1;
+}
+
+/* With pairs of 16 bits, which every ISA has: signed bytes plus 128 are unsigned ones. */
+void SX_NAME(sx_igemm_sums)(const sx_view *b, int32_t *to) {
+    int64_t words = sx_ceil_div(b->dim[0], 4);
+    int is_signed = b->dtype == SX_INT8;
+    sx_i flip = sx_isplat((int32_t)0x80808080), part = sx_isplat(0x00ff00ff), pair = sx_isplat(0x00010001);
+    for (int64_t n = 0; n < b->dim[1]; n += SX_PANEL)
+        for (int v = 0; v < SX_PANEL; v += SX_GW) {
+            sx_i sum = sx_isplat(0);
+            for (int64_t k = 0; k < words; k++) {
+                sx_i w = sx_iload((const uint8_t *)b->data + ((n * words + k * SX_PANEL) + v) * 4);
+                if (is_signed) w ^= flip;
+                sum = sx_dot16(sx_dot16(sum, w & part, pair), (w >> 8) & part, pair);
+            }
+            sx_istore(to + n + v, is_signed ? sum - (int32_t)(512 * words) : sum);
+        }
+}
+
 /* ---- few rows: B is read once, for products and column sums; U steps of K at once, each with its own accumulators, hide the latency of the additions ---- */
 #define FEW 4
 #if SX_DEPTH == 4
@@ -369,24 +392,25 @@ static void strip(const work *w, int64_t m0, int64_t mc, int64_t n, int64_t cols
     const sx_igemm *g = w->g;
     int64_t ps = panel_bytes(g), ldc = g->sink ? SX_STRIP : g->ldc;
     const uint8_t *panel = g->b + n / SX_PANEL * ps;
-    int32_t sums[SX_STRIP] = {0}, base[SX_STRIP], *c = g->sink ? w->block : g->c + m0 * g->ldc + n;
+    int32_t made[SX_STRIP] = {0}, base[SX_STRIP], *c = g->sink ? w->block : g->c + m0 * g->ldc + n;
     if (!g->b_packed) {
         ps = aligned64(ps), panel = w->panels;
         for (int64_t j = 0; j < cols; j += SX_PANEL) copy_panel(g, n + j, w->panels + j / SX_PANEL * ps);
     }
     int32_t za = sx_zero_at(g->za, 0, g->a_signed, 0) + w->shift;
     int shifted = SX_DEPTH == 4 && (!w->simple || za);
+    const int32_t *sums = g->sums ? g->sums + n : made;
     int based = shifted && w->simple;
 #if SX_DEPTH == 4
     if (mc <= FEW) {
         for (int64_t j = 0; j < cols; j += SX_PANEL)
-            few_rows((int)mc, g->b_signed, w->a, w->rs, panel + j / SX_PANEL * ps, words_of(g), c + j, ldc, (int)sx_min64(SX_PANEL, cols - j), shifted ? sums + j : 0);
+            few_rows((int)mc, g->b_signed, w->a, w->rs, panel + j / SX_PANEL * ps, words_of(g), c + j, ldc, (int)sx_min64(SX_PANEL, cols - j), shifted && !g->sums ? made + j : 0);
         if (shifted) correct(w, m0, mc, n, cols, sums, c, ldc);
         if (g->sink) g->sink(g->sink_arg, c, m0, mc, n, cols, ldc, w->sink);
         return;
     }
-    if (shifted) for (int64_t j = 0; j < cols; j += SX_PANEL) sum_columns(panel + j / SX_PANEL * ps, words_of(g), g->b_signed, sums + j);
-    if (based) for (int j = 0; j < SX_STRIP; j++) base[j] = -za * sums[j];
+    if (shifted && !g->sums) for (int64_t j = 0; j < cols; j += SX_PANEL) sum_columns(panel + j / SX_PANEL * ps, words_of(g), g->b_signed, made + j);
+    if (based) for (int64_t j = 0, known = g->sums ? sx_round_up(cols, SX_PANEL) : SX_STRIP; j < SX_STRIP; j++) base[j] = j < known ? -za * sums[j] : 0;
 #endif
     if (w->amx) sx_amx_strip(&(sx_amx_job){w->a, w->rs, w->tails, w->edge, row_bytes(g), panel, ps, based ? base : 0, c, ldc, mc, cols, g->k, !g->sink, gathers(g, 1) && !g->sink ? w->block : 0, g->a_signed, g->b_signed});
     else vector_strip(w, mc, n, cols, panel, ps, c, ldc, based ? base : 0);

@@ -29,6 +29,7 @@ typedef struct {
     /* Zero points, of A's and B's type; NULL: 0. Step 0: one for all. */
     const uint8_t *za, *zb;
     int64_t za_step, zb_step;
+    const int32_t *sums; /* of packed B's columns; NULL: they are made where they are needed */
     /* Finished strips: rows × columns at `block`, ld apart; or, without `sink`, they are left in c. */
     void (*sink)(const void *arg, const int32_t *block, int64_t row, int64_t rows, int64_t column, int64_t columns, int64_t ld, char *scratch);
     const void *sink_arg;
@@ -42,6 +43,10 @@ sx_igemm_cut SX_NAME(sx_igemm_cut_for)(const sx_igemm *g, int64_t batch);
 int64_t SX_NAME(sx_igemm_scratch)(const sx_igemm *g, int64_t mc, int64_t nc);
 /* Rows [m0, m0 + mc), columns [n0, n0 + nc); n0 is a multiple of SX_STRIP or the only rectangle's 0. */
 void SX_NAME(sx_igemm_run)(const sx_igemm *g, int64_t m0, int64_t mc, int64_t n0, int64_t nc, char *scratch);
+
+/* Column sums of packed B are made when a program is first bound (sx_call's `sums`): which operand of a call they are wanted of, -1: none; Σ over K of B[k, j] for every column of its panels. */
+int SX_NAME(sx_igemm_summed)(const sx_call *call);
+void SX_NAME(sx_igemm_sums)(const sx_view *b, int32_t *to);
 
 static inline int32_t sx_byte_at(const uint8_t *p, int is_signed, int64_t at) { return is_signed ? (int8_t)p[at] : p[at]; }
 static inline int32_t sx_zero_at(const uint8_t *zero, int64_t step, int is_signed, int64_t at) { return zero ? sx_byte_at(zero, is_signed, at * step) : 0; }

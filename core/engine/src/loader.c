@@ -228,27 +228,53 @@ static int bind_view(const sx_program *p, int64_t index, const int64_t *size, in
     return 0;
 }
 
-/* The second operand of a call in the form its kernel would rather have, made once a program. All forms together take at most a quarter of the constants' memory and a little. */
-static void use_derived(const sx_program *shared, const sx_call *call, sx_view *operand, int64_t constant) {
+/* A form of a constant: where it is, or will be (`data` is NULL: to be made), or NULL where there is no room. All forms together take at most a quarter of the constants' memory and a little.
+   The caller holds `deriving`. */
+static sx_derived *derived_of(sx_program *p, int64_t constant, int packing, int64_t bytes) {
     enum { LITTLE = 16 << 20 };
+    sx_derived *d = p->derived + SX_DERIVED * constant;
+    for (int i = 0; i < SX_DERIVED - 1 && d->data && d->packing != packing; i++) d++;
+    if (d->data) return d->packing == packing && d->bytes == bytes ? d : NULL;
+    int64_t most = LITTLE;
+    for (int64_t i = 0; i < p->n_constants; i++) most += p->constants[i].bytes / 4;
+    if (p->derived_bytes + bytes > most) return NULL;
+    *d = (sx_derived){NULL, bytes, packing};
+    return d;
+}
+
+static int allocate_derived(sx_program *p, sx_derived *d) {
+    d->data = sx_host_alloc(d->bytes);
+    if (d->data) p->derived_bytes += d->bytes;
+    return d->data != NULL;
+}
+
+/* The second operand of a call in the form its kernel would rather have, made once a program. */
+static void use_derived(const sx_program *shared, const sx_call *call, sx_view *operand, int64_t constant) {
     sx_program *p = (sx_program *)(uintptr_t)shared;
     const sx_derivation *how = &p->table->derivation;
     int packing = how->wanted ? how->wanted(call) : 0;
     if (!packing) return;
     while (__atomic_test_and_set(&p->deriving, __ATOMIC_ACQUIRE)) {}
-    sx_derived *d = p->derived + SX_DERIVED * constant;
-    for (int i = 0; i < SX_DERIVED - 1 && d->data && d->packing != packing; i++) d++;
-    if (!d->data) {
-        int64_t bytes = how->bytes(call, packing), most = LITTLE;
-        for (int64_t i = 0; i < p->n_constants; i++) most += p->constants[i].bytes / 4;
-        void *data = p->derived_bytes + bytes <= most ? sx_host_alloc(bytes) : NULL;
-        if (data) {
-            how->derive(call, packing, data);
-            *d = (sx_derived){data, bytes, packing};
-            p->derived_bytes += bytes;
-        }
-    }
-    if (d->data && d->packing == packing) operand->data = d->data, operand->packing = packing, operand->dtype = SX_FLOAT, operand->extent = d->bytes;
+    sx_derived *d = derived_of(p, constant, packing, how->bytes(call, packing));
+    if (d && !d->data && allocate_derived(p, d)) how->derive(call, packing, d->data);
+    if (d && d->data) operand->data = d->data, operand->packing = packing, operand->dtype = SX_FLOAT, operand->extent = d->bytes;
+    __atomic_clear(&p->deriving, __ATOMIC_RELEASE);
+}
+
+/* The column sums of a call's constant operand, made once a program. */
+static void use_sums(const sx_program *shared, sx_call *call, int64_t at) {
+    enum { SUMS = 128 }; /* and the type: what stands for a packing */
+    sx_program *p = (sx_program *)(uintptr_t)shared;
+    const sx_summing *how = &p->table->summing;
+    const sx_step_row *row = p->steps + at;
+    int operand = how->operand ? how->operand(call) : -1;
+    if (operand < 0) return;
+    const sx_buffer *b = p->buffers + p->views[p->lists[row->inputs + operand]].buffer;
+    if (b->home != SX_HOME_DATA || call->in[operand].data != p->constants[b->at].data) return;
+    while (__atomic_test_and_set(&p->deriving, __ATOMIC_ACQUIRE)) {}
+    sx_derived *d = derived_of(p, b->at, SUMS + call->in[operand].dtype, 4 * sx_sums_count(call->in + operand));
+    if (d && !d->data && allocate_derived(p, d)) how->make(call->in + operand, d->data);
+    if (d && d->data) call->sums = d->data;
     __atomic_clear(&p->deriving, __ATOMIC_RELEASE);
 }
 
@@ -281,6 +307,7 @@ static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
             const sx_buffer *b = p->buffers + p->views[p->lists[row->inputs + 1]].buffer;
             if (b->home == SX_HOME_DATA) use_derived(p, call, view - row->n_in - row->n_out + 1, b->at);
         }
+        use_sums(p, call, i);
         int64_t need = p->table->kernels[row->kind].scratch ? p->table->kernels[row->kind].scratch(call) : 0;
         if (need < 0 || need > SX_LARGEST) return sx_say(report, SX_E_MEMORY, SX_R_MEMORY, i, -1, need, 0);
         call->scratch_bytes = sx_aligned(need);

@@ -56,7 +56,7 @@ static job job_of(const sx_call *call) {
     job j = {.call = call, .batch = batches(call)};
     j.gemm = (sx_igemm){.m = y->dim[r - 2], .n = y->dim[r - 1], .k = a->dim[a->rank - 1], .a_row = a->stride[a->rank - 2], .a_col = a->stride[a->rank - 1], .b_row = b->stride[b->rank - 2],
                         .b_col = b->stride[b->rank - 1], .a_signed = a->dtype == SX_INT8, .b_signed = b->dtype == SX_INT8, .b_packed = b->packing != 0,
-                        .za = za ? (const uint8_t *)za->data : 0, .zb = zb ? (const uint8_t *)zb->data : 0, .za_step = zero_step(za), .zb_step = zero_step(zb)};
+                        .za = za ? (const uint8_t *)za->data : 0, .zb = zb ? (const uint8_t *)zb->data : 0, .za_step = zero_step(za), .zb_step = zero_step(zb), .sums = call->sums};
     if (call->epilogue || y->dtype != SX_INT32 || (y->stride[r - 1] != 1 && j.gemm.n > 1)) j.gemm.sink = sink, j.gemm.sink_scratch = sx_requant_scratch(SX_STRIP);
     j.cut = SX_NAME(sx_igemm_cut_for)(&j.gemm, j.batch);
     return j;

@@ -511,24 +511,20 @@ static void copy_recurrent(void *arg, int64_t number, int worker) {
     }
 }
 
-/* Sums of R's columns in each gate. */
+/* Sums of R's columns in each gate: known, where R is a constant. */
 static void sum_columns(plan *p) {
-    const sx_view *r = p->call->in + 2;
-    int64_t first = p->direction * p->gates * p->panels, words = sx_ceil_div(p->h, 4);
-    int is_signed = r->dtype == SX_INT8;
-    for (int64_t n = 0; n < p->gates * p->panels; n += SX_PANEL) {
-        const uint8_t *from = (const uint8_t *)r->data + (r->packing ? (first + n) * 4 * words : (first + n) * r->stride[1]);
-        for (int v = 0; v < SX_PANEL; v += SX_GW) {
-            sx_i sum = sx_isplat(0), flip = sx_isplat((int32_t)0x80808080), part = sx_isplat(0x00ff00ff), pair = sx_isplat(0x00010001);
-            for (int64_t k = 0; r->packing && k < words; k++) { /* signed bytes plus 128 are unsigned ones */
-                sx_i b = sx_iload(from + (k * SX_PANEL + v) * 4);
-                if (is_signed) b ^= flip;
-                sum = sx_dot16(sx_dot16(sum, b & part, pair), (b >> 8) & part, pair);
-            }
-            sx_istore(p->sums + n + v, r->packing && is_signed ? sum - (int32_t)(512 * words) : sum);
-        }
-        for (int64_t k = 0; !r->packing && k < p->h; k++)
-            for (int64_t j = 0; j < SX_PANEL; j++) p->sums[n + j] += sx_byte_at(from, is_signed, k * r->stride[0] + j * r->stride[1]);
+    sx_view r = p->call->in[2];
+    int64_t first = p->direction * p->gates * p->panels, columns = p->gates * p->panels;
+    if (p->call->sums) {
+        __builtin_memcpy(p->sums, p->call->sums + first, (uint64_t)(4 * columns));
+        return;
+    }
+    r.data += r.packing ? first * sx_round_up(p->h, 4) : first * r.stride[1];
+    r.dim[1] = columns;
+    if (r.packing) SX_NAME(sx_igemm_sums)(&r, p->sums);
+    else for (int64_t j = 0; j < columns; j++) {
+        p->sums[j] = 0;
+        for (int64_t k = 0; k < p->h; k++) p->sums[j] += sx_byte_at((const uint8_t *)r.data, r.dtype == SX_INT8, k * r.stride[0] + j * r.stride[1]);
     }
 }
 

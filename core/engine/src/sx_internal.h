@@ -7,7 +7,10 @@
 typedef struct { sx_kernel run; sx_scratch scratch; } sx_entry;
 /* Constants worth another form, made when a program is first bound (conv.h says how): the packing a call's second operand then has (0: none), its bytes, the making. */
 typedef struct { int (*wanted)(const sx_call *call); int64_t (*bytes)(const sx_call *call, int packing); void (*derive)(const sx_call *call, int packing, void *derived); } sx_derivation;
-typedef struct { const char *name; sx_entry kernels[SX_KINDS]; sx_derivation derivation; } sx_table;
+static inline int64_t sx_sums_count(const sx_view *b) { return (b->dim[1] + 15) / 16 * 16; } /* whole panels */
+/* Column sums of constants, made likewise (gemm_int.h): the operand of a call they are wanted of (-1: none), the making. */
+typedef struct { int (*operand)(const sx_call *call); void (*make)(const sx_view *b, int32_t *to); } sx_summing;
+typedef struct { const char *name; sx_entry kernels[SX_KINDS]; sx_derivation derivation; sx_summing summing; } sx_table;
 
 /* -- host ------------------------------------------------------------------------------------------------------------------------------------ */
 void *sx_host_alloc(int64_t bytes);   /* 64-byte aligned, NULL where there is none; not cleared */

@@ -68,6 +68,7 @@ typedef struct {
     int64_t scratch_bytes;
     int64_t *fault;           /* 4 words: where the error's operand and values go */
     const int *stop;          /* not 0: the run is to end; sx_for polls it between tiles. May be NULL */
+    const int32_t *sums;      /* of the columns of a constant right-hand side, packed bytes, in whole panels (gemm_int.h); NULL: not known */
 } sx_call;
 
 typedef int (*sx_kernel)(const sx_call *call);

@@ -70,6 +70,10 @@ int SX_NAME(sx_conv_derives)(const sx_call *call);
 int64_t SX_NAME(sx_conv_derived_bytes)(const sx_call *call, int packing);
 void SX_NAME(sx_conv_derive)(const sx_call *call, int packing, void *derived);
 #endif
+#ifdef SX_WITH_gemm_int
+int SX_NAME(sx_igemm_summed)(const sx_call *call);
+void SX_NAME(sx_igemm_sums)(const sx_view *b, int32_t *to);
+#endif
 
 const sx_table SX_NAME(sx_table) = {NAME(SX_ISA), {
     [SX_MAP] = ENTRY(map), [SX_COPY] = ENTRY(copy),
@@ -132,6 +136,9 @@ const sx_table SX_NAME(sx_table) = {NAME(SX_ISA), {
 #endif
 },
 #ifdef SX_WITH_winograd
-    {SX_NAME(sx_conv_derives), SX_NAME(sx_conv_derived_bytes), SX_NAME(sx_conv_derive)},
+    .derivation = {SX_NAME(sx_conv_derives), SX_NAME(sx_conv_derived_bytes), SX_NAME(sx_conv_derive)},
+#endif
+#ifdef SX_WITH_gemm_int
+    .summing = {SX_NAME(sx_igemm_summed), SX_NAME(sx_igemm_sums)},
 #endif
 };
