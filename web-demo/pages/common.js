@@ -4,7 +4,8 @@ import * as ort from "./sardonyx/index.js";
 export { ort };
 export const $ = (id) => document.getElementById(id);
 
-const PAGES = [["./", "Start"], ["files.html", "File types"], ["voice.html", "Voice activity"], ["python.html", "Python"], ["convert.html", "Convert"]];
+const PAGES = [["./", "Start"], ["files.html", "File types"], ["read.html", "Read text"], ["voice.html", "Voice activity"], ["similar.html", "Similar sentences"], ["python.html", "Python"], ["convert.html", "Convert"],
+  ["speed.html", "Benchmark"]];
 
 /** An element: make("td", {className: "name"}, "text", child). */
 export function make(tag, properties = {}, ...children) {
@@ -35,21 +36,25 @@ if ("serviceWorker" in navigator) {
   }, (error) => console.info(`no service worker here: ${error.message}`));
 }
 
-/** A session of a model in models/, its download shown in #progress. */
-export async function load(name) {
-  const bar = $("progress");
-  say("Loading the model…");
-  const session = await ort.InferenceSession.create(`models/${name}`, {
+/** Sessions of models in models/, their downloads shown together in #progress. */
+export async function loadAll(names) {
+  const bar = $("progress"), parts = names.map(() => ({ loaded: 0, total: 0 })), sum = (what) => parts.reduce((all, part) => all + part[what], 0);
+  const words = names.length > 1 ? "models" : "model";
+  say(`Loading the ${words}…`);
+  const sessions = await Promise.all(names.map((name, i) => ort.InferenceSession.create(`models/${name}`, {
     progress: ({ phase, loaded, total }) => {
       if (phase !== "download") return;
-      [bar.max, bar.value] = [total ?? loaded, loaded];
-      say(`Loading the model: ${(loaded / 1e6).toFixed(1)} of ${((total ?? loaded) / 1e6).toFixed(1)} MB`);
+      parts[i] = { loaded, total: total ?? loaded };
+      [bar.max, bar.value] = [sum("total"), sum("loaded")];
+      say(`Loading the ${words}: ${(sum("loaded") / 1e6).toFixed(1)} of ${(sum("total") / 1e6).toFixed(1)} MB`);
     },
-  });
+  })));
   bar.hidden = true;
-  say(`Ready. ${place(session)}.`);
-  return session;
+  say(`Ready. ${place(sessions[0])}.`);
+  return sessions;
 }
+
+export const load = async (name) => (await loadAll([name]))[0];
 
 /** Where a session runs, in words. */
 export function place({ engine: { file, threads, worker } }) {
