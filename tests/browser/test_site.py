@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from sardonyx.converter.cli.app import app
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from tests.browser.packages import NPM, pyodide
 from tests.models import generated
+from tests.models.registry import fetch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,6 +86,69 @@ def test_files(page: Page, demo: str, tmp_path: Path) -> None:
     page.locator("#input").set_input_files([str(picture)])
     expect(page.locator("#rows td").nth(2)).to_have_text("python", timeout=30_000)
     expect(page.locator("#status")).to_contain_text("in a worker")
+
+
+def test_read(page: Page, demo: str) -> None:
+    """The ticket that the page draws: lines of several sizes, light on dark, one at a slant."""
+    page.goto(demo + "read.html")
+    expect(page.locator("#sample")).to_be_enabled(timeout=60_000)
+    page.get_by_role("button", name="made-up").click()
+    expect(page.locator("#status")).to_contain_text("lines of text", timeout=60_000)
+    found = page.locator("#rows td.name").all_inner_texts()
+    assert found == ["SARDONYX EXPRESS", "Platform 7", "Departure 14:35", "Reserved seat in the quiet carriage", "Price: 29.90 EUR", "Keep this ticket", "valid today only"]
+    page.locator("#input").set_input_files([{"name": "no.png", "mimeType": "image/png", "buffer": b"not a picture"}])
+    expect(page.locator("#status")).to_contain_text("not a picture this browser can read")
+
+
+def test_similar(page: Page, demo: str) -> None:
+    """The map's numbers are those of the tokens below, by onnxruntime; the tokens of plain words, accents, signs and unknown ones are BERT's."""
+    page.goto(demo + "similar.html")
+    expect(page.locator("#compare")).to_be_enabled(timeout=60_000)
+    tokens = page.evaluate("""async (texts) => {
+        const { Tokenizer } = await import('./words.js');
+        const tokenizer = new Tokenizer(await (await fetch('models/minilm-vocabulary.json')).json());
+        return texts.map((text) => tokenizer.encode(text));
+    }""", ["Hello, World!", "unaffable", "Café", "\u2603", "The cat sleeps.", "A kitten is napping."])
+    assert tokens[:4] == [[101, 7592, 1010, 2088, 999, 102], [101, 14477, 20961, 3468, 102], [101, 7668, 102], [101, 100, 102]]
+    session = onnxruntime.InferenceSession(str(fetch("minilm")), providers=["CPUExecutionProvider"])
+    vectors = []
+    for row in tokens[4:]:
+        ids = np.array([row], np.int64)
+        mean = np.asarray(session.run(["onnx::Shape_422"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})[0])[0].mean(0)
+        vectors.append(mean / np.linalg.norm(mean))
+    page.locator("#text").fill("The cat sleeps.\nA kitten is napping.")
+    page.locator("#text").press("Control+Enter")
+    expect(page.locator("#status")).to_contain_text("2 sentences in", timeout=30_000)
+    assert abs(float(page.locator("#rows td").nth(1).inner_text()) - float(vectors[0] @ vectors[1])) < 0.006
+
+
+def test_speed(browser: Browser, demo: str) -> None:
+    context = browser.new_context(service_workers="block")
+    page = context.new_page()
+    page.goto(demo + "speed.html")
+    page.get_by_role("checkbox").check()
+    page.get_by_role("button", name="Measure").click()
+    expect(page.locator("#status")).to_contain_text("onnxruntime-web from this site", timeout=120_000)
+    assert page.locator("#rows tr").count() == 4 and page.locator("#rows tr:first-child td").count() == 5
+    context.route("**/ort.wasm.min.mjs", lambda route: route.abort())  # neither the site nor the CDN
+    page.get_by_role("button", name="Measure").click()
+    expect(page.locator("#status")).to_contain_text("neither on this site", timeout=60_000)
+    context.close()
+
+
+def test_a_page_works_offline_after_a_visit(browser: Browser, demo: str) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(demo + "read.html")
+    page.wait_for_function("navigator.serviceWorker.controller && crossOriginIsolated", timeout=60_000)
+    page.reload()  # everything through the service worker
+    expect(page.locator("#sample")).to_be_enabled(timeout=60_000)
+    context.set_offline(True)
+    page.reload()
+    expect(page.locator("#sample")).to_be_enabled(timeout=60_000)
+    page.get_by_role("button", name="made-up").click()
+    expect(page.locator("#rows td").first).to_have_text("SARDONYX EXPRESS", timeout=60_000)
+    context.close()
 
 
 def test_voice(page: Page, demo: str) -> None:
