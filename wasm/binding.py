@@ -50,7 +50,7 @@ def engine() -> Any:
         raise EngineMissing(f"{path.name} is not in this installation of sardonyx; install the wheel sardonyx-…-py3-none-any.whl")
     data = np.fromfile(path, np.uint8)
     try:
-        return run_js(HERE.joinpath("glue.js").read_text())(pyodide_js._module, _address(data), data.nbytes, 0, _THREAD)
+        return run_js(HERE.joinpath("glue.js").read_text())(pyodide_js._module, address(data), data.nbytes, 0, _THREAD)
     except Exception as error:
         raise EngineMissing(f"this browser does not run the engine: {error}") from None
 
@@ -76,7 +76,8 @@ def kernels() -> frozenset[Kernel]:
     return frozenset(kind for kind in Kernel if engine().kernel(int(kind)))
 
 
-def _address(array: np.ndarray) -> int:
+def address(array: np.ndarray) -> int:
+    """Where an array's elements lie in Pyodide's memory."""
     found: int = array.__array_interface__["data"][0]
     return found
 
@@ -93,7 +94,7 @@ class _Bound:
         self.table = np.zeros((len(given) + len(made) + 1, 2), np.uint32)
         self.table[:len(given), 1] = given
         self.table[len(given):-1, 1] = made
-        self.table_at = _address(self.table)
+        self.table_at = address(self.table)
         engine().attach(state, _numbers(given), _numbers(made))
 
     def __del__(self) -> None:
@@ -117,19 +118,19 @@ class EngineProgram(native.EngineProgram):
         self._places: list[int] = []
         self._handle = 0  # type: ignore[assignment]
         try:
-            at = e.put(_address(program), program.nbytes)
+            at = e.put(address(program), program.nbytes)
             code, self._handle = e.open(at, program.nbytes, options.threads or e.threads, options.memory_limit)
             e.free(at)
             if code:
                 raise self._said()
             for i, data in enumerate(constants):
                 dense = np.ascontiguousarray(data)
-                self._places.append(e.put(_address(dense), dense.nbytes))
+                self._places.append(e.put(address(dense), dense.nbytes))
                 if e.constant(self._handle, i, self._places[-1], dense.nbytes):
                     raise self._said()
         except Exception as error:
             self.close()
-            raise _memory(error) from None
+            raise memory_error(error) from None
 
     def _said(self) -> SardonyxError:
         code, text = engine().error(self._handle)
@@ -141,8 +142,8 @@ class EngineProgram(native.EngineProgram):
         table, dense = 0, []
         if inputs is not None:
             dense = [self._dense(i, x) for i, x in enumerate(inputs)]
-            lent = np.array([(_address(x), x.nbytes) for x in dense] or [(0, 0)], np.uint32)
-            table = _address(lent)
+            lent = np.array([(address(x), x.nbytes) for x in dense] or [(0, 0)], np.uint32)
+            table = address(lent)
         try:
             code, *found = engine().bind(self._handle, _numbers([int(d) for shape in shapes for d in shape]), table, len(shapes), len(self.program.outputs)).to_py()
             if code:
@@ -150,7 +151,7 @@ class EngineProgram(native.EngineProgram):
             state, dims = found
             return _Bound(self, state, dims, [prod(shape) * t.itemsize for shape, t in zip(shapes, self._dtypes, strict=True)])
         except Exception as error:
-            raise _memory(error) from None
+            raise memory_error(error) from None
 
     def arena_bytes(self, shapes: Sequence[Sequence[int]]) -> int:
         """See native.EngineProgram.arena_bytes."""
@@ -166,7 +167,7 @@ class EngineProgram(native.EngineProgram):
         held = [x if x.dtype == t and x.flags.c_contiguous else self._dense(i, x) for i, (x, t) in enumerate(zip(inputs, self._dtypes, strict=True))]
         made = [np.empty(shape, dtype) for shape, dtype in bound.shapes] if outputs is None else list(outputs)
         for i, x in enumerate([*held, *made]):
-            bound.table[i, 0] = _address(x)
+            bound.table[i, 0] = address(x)
         stamps = e.alloc(times.nbytes) if times is not None else 0
         code = e.run(bound.state, bound.table_at, 0 if terminated is None else budget / 1e6, stamps)
         while code == YIELD:
@@ -175,7 +176,7 @@ class EngineProgram(native.EngineProgram):
             code = e.proceed(bound.state, budget / 1e6)
         if times is not None:
             e.profile(bound.state, 0)
-            e.copyOut(stamps, _address(times), times.nbytes)
+            e.copyOut(stamps, address(times), times.nbytes)
             e.free(stamps)
         if code:
             error = self._said()
@@ -196,9 +197,9 @@ class EngineProgram(native.EngineProgram):
         self._places = []
 
 
-def _memory(error: Exception) -> Exception:
+def memory_error(error: Exception) -> Exception:
     """JavaScript's RangeError is what refused memory looks like."""
     return MemoryLimit(str(error)) if "WebAssembly memory" in str(error) and not isinstance(error, SardonyxError) else error
 
 
-__all__ = ["EngineProgram", "available", "isas", "kernels", "TERMINATED"]
+__all__ = ["EngineProgram", "address", "available", "engine", "isas", "kernels", "memory_error", "TERMINATED"]

@@ -17,6 +17,7 @@
   const bytes = () => new Uint8Array(memory.buffer);
   const view = () => new DataView(memory.buffer);
   const states = new Map();
+  const TENSOR = 80;
 
   const alloc = (n) => {
     const at = c.sx_alloc(Math.max(n, 1)) >>> 0;
@@ -29,6 +30,29 @@
     return at;
   };
   const report = alloc(64), cell = alloc(128);
+  const sessions = new Map(); // handle → {at, room: of each input; table: sx_tensor of each}
+  const nanoseconds = (ms) => BigInt(Math.round(ms * 1e6));
+  /** sx_options, in `cell`. */
+  const options = (count, limit) => {
+    view().setInt32(cell, count, true);
+    view().setInt32(cell + 4, 0, true);
+    view().setBigInt64(cell + 8, BigInt(limit), true);
+    return cell;
+  };
+  const string = (at) => {
+    const all = bytes();
+    let end = at;
+    while (all[end]) end++;
+    return new TextDecoder().decode(all.slice(at, end));
+  };
+  /** [code, text] of the last error; `words(report, text, size)` puts it into words. */
+  const said = (words) => {
+    const text = alloc(1024);
+    words(report, text, 1024n);
+    const found = string(text);
+    c.sx_free(text);
+    return [view().getInt32(report, true), found];
+  };
 
   if (imported && threads > 1) {
     const url = URL.createObjectURL(new Blob([thread], { type: "text/javascript" }));
@@ -49,11 +73,7 @@
     put,
     free: (at) => c.sx_free(at),
     open(at, n, count, limit) {
-      const v = view();
-      v.setInt32(cell, count, true);
-      v.setInt32(cell + 4, 0, true);
-      v.setBigInt64(cell + 8, BigInt(limit), true);
-      const code = c.sx_open(at, BigInt(n), cell, cell + 16, report);
+      const code = c.sx_open(at, BigInt(n), options(count, limit), cell + 16, report);
       return [code, view().getUint32(cell + 16, true)];
     },
     constant: (program, i, at, n) => c.sx_set_constant(program, BigInt(i), at, BigInt(n), report),
@@ -87,9 +107,9 @@
       const from = new Uint32Array(heap().buffer, table, 2 * b.ports.length), into = bytes();
       for (let i = 0; i < b.inputs; i++) into.set(heap().subarray(from[2 * i], from[2 * i] + from[2 * i + 1]), b.ports[i][0]);
       if (times) c.sx_profile(state, times);
-      return c.sx_run(state, b.pointers, b.pointers + 4 * b.inputs, 0, BigInt(Math.round(budget * 1e6)), report);
+      return c.sx_run(state, b.pointers, b.pointers + 4 * b.inputs, 0, nanoseconds(budget), report);
     },
-    proceed: (state, budget) => c.sx_continue(state, BigInt(Math.round(budget * 1e6)), report),
+    proceed: (state, budget) => c.sx_continue(state, nanoseconds(budget), report),
     /** Copy the outputs of a run that ended to where the table says. */
     collect(state, table) {
       const b = states.get(state);
@@ -107,24 +127,63 @@
       c.sx_unbind(state);
     },
     close: (program) => c.sx_close(program),
-    /** [code, text] of the last error. */
-    error(program) {
-      const text = alloc(1024);
-      c.sx_error_text(report, program, text, 1024n);
-      const all = bytes();
-      let end = text;
-      while (all[end]) end++;
-      const said = new TextDecoder().decode(all.slice(text, end));
-      c.sx_free(text);
-      return [view().getInt32(report, true), said];
-    },
+    error: (program) => said((...to) => c.sx_error_text(to[0], program, to[1], to[2])),
     kernel: (kind) => c.sx_kernel_available(kind),
-    isa() {
-      const all = bytes();
-      const at = c.sx_isa_name(0);
-      let end = at;
-      while (all[end]) end++;
-      return new TextDecoder().decode(all.slice(at, end));
+    isa: () => string(c.sx_isa_name(0)),
+
+    // Packages (package.py). TENSOR: bytes of an sx_tensor; its address stands at 72, and at 76, in Python's tables only, how many bytes it has.
+    packageOpen(src, n, count, limit) {
+      const at = put(src, n);
+      const code = c.sx_package_open(at, BigInt(n), options(count, limit), cell + 16, report);
+      c.sx_free(at);
+      return [code, view().getUint32(cell + 16, true)];
+    },
+    packageData: (handle, at, n) => c.sx_package_data(handle, at, BigInt(n), report),
+    packageSet: (handle, i, at, n) => c.sx_package_set(handle, BigInt(i), at, BigInt(n), report),
+    packageError: (handle) => said((...to) => c.sx_package_error_text(to[0], handle, to[1], to[2])),
+    packageClose: (handle) => c.sx_package_close(handle),
+    sessionOpen(handle) {
+      const code = c.sx_session_open(handle, cell, report);
+      return [code, view().getUint32(cell, true)];
+    },
+    /** Copy the inputs in and begin; `budget` in ms, 0: to the end. */
+    start(session, table, n, budget) {
+      if (!sessions.has(session)) sessions.set(session, { at: Array(n).fill(0), room: Array(n).fill(-1), table: alloc(TENSOR * n) });
+      const s = sessions.get(session);
+      const from = new DataView(heap().buffer, table, TENSOR * n);
+      for (let i = 0; i < n; i++) {
+        const src = from.getUint32(TENSOR * i + 72, true), size = from.getUint32(TENSOR * i + 76, true);
+        if (s.room[i] < size) {
+          c.sx_free(s.at[i]);
+          [s.at[i], s.room[i]] = [0, -1];
+          [s.at[i], s.room[i]] = [alloc(size), size];
+        }
+        const into = bytes();
+        into.set(heap().subarray(src, src + size), s.at[i]);
+        into.set(heap().subarray(table + TENSOR * i, table + TENSOR * i + 72), s.table + TENSOR * i);
+        view().setUint32(s.table + TENSOR * i + 72, s.at[i], true);
+      }
+      return c.sx_session_run(session, s.table, BigInt(n), nanoseconds(budget), report);
+    },
+    sessionContinue: (session, budget) => c.sx_session_continue(session, nanoseconds(budget), report),
+    sessionTerminate: (session) => c.sx_session_terminate(session),
+    sessionProfile: (session, at, n) => void c.sx_session_profile(session, at, BigInt(n)),
+    /** sx_tensor of each output into Python's table. */
+    made(session, table, n) {
+      for (let i = 0; i < n; i++) {
+        c.sx_session_output(session, BigInt(i), cell);
+        heap().set(bytes().subarray(cell, cell + TENSOR), table + TENSOR * i);
+      }
+    },
+    /** Copy out, as rows of a table of uint32 say: from, to, bytes. */
+    gather(table, n) {
+      const rows = new Uint32Array(heap().buffer, table, 3 * n), from = bytes();
+      for (let i = 0; i < n; i++) heap().set(from.subarray(rows[3 * i], rows[3 * i] + rows[3 * i + 2]), rows[3 * i + 1]);
+    },
+    sessionClose(session) {
+      for (const at of [...(sessions.get(session)?.at ?? []), sessions.get(session)?.table ?? 0]) c.sx_free(at);
+      sessions.delete(session);
+      c.sx_session_close(session);
     },
     memory: () => [memory.buffer.byteLength, c.sx_memory_free()],
   };

@@ -40,7 +40,7 @@ class CpuProvider:
         if not threads.isascii() or not threads.isdigit():
             raise InvalidArgument(f"'{THREADS}' must be a number of threads (0: one for each core), not '{threads[:40]}'")
         optimized = str(options.get(LEVEL, "99")) != "0"
-        if optimized and sys.platform != "emscripten" and isinstance(model, StoredModel):
+        if optimized and isinstance(model, StoredModel):
             from .stored import StoredExecutor
             return StoredExecutor(model, threads=int(threads), strict=str(options.get(STRICT, "0")) == "1", limit=memory_limit(options))
         from .engine import EngineExecutor

@@ -1,13 +1,13 @@
 """A model on the programs its file holds: opened without graph, planner or shapes, which come only where a run has sizes nobody planned for, or somebody asks what runs where."""
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..engine.package import EnginePackage
 from ..errors import InvalidArgument
 from ..model import StoredModel
 from ..package import Do, Package
@@ -15,6 +15,11 @@ from .base import Executor, Placement, RunContext
 
 if TYPE_CHECKING:
     from ..plan.costs import Cost
+
+if sys.platform == "emscripten":  # the same engine, a WebAssembly instance beside Pyodide
+    from ..wasm.package import EnginePackage
+else:
+    from ..engine.package import EnginePackage
 
 NAME = "CPUExecutionProvider"
 #: Steps a profile has room for in one run.
