@@ -3,7 +3,8 @@
 How to think
 - Constants are copied into the engine's memory once, when a program is opened; inputs and outputs cross by one copy each way, made in JavaScript from the arrays' addresses.
 - One instance serves the process. What a closed program held is free for the next one.
-- Threads need a worker in a cross-origin isolated page; everywhere else a run is on the caller's thread.
+- Threads need a worker in a cross-origin isolated page; everywhere else a run is on the caller's thread. A session that asks for more than there are brings more; they help once Python has
+  returned to the event loop (an `await`).
 """
 from __future__ import annotations
 

@@ -32,8 +32,9 @@
   const report = alloc(64), cell = alloc(128);
   const sessions = new Map(); // handle → {at, room: of each input; table: sx_tensor of each}
   const nanoseconds = (ms) => BigInt(Math.round(ms * 1e6));
-  /** sx_options, in `cell`. */
+  /** sx_options, in `cell`; brings the workers they ask for. */
   const options = (count, limit) => {
+    lend(count);
     view().setInt32(cell, count, true);
     view().setInt32(cell + 4, 0, true);
     view().setBigInt64(cell + 8, BigInt(limit), true);
@@ -54,10 +55,14 @@
     return [view().getInt32(report, true), found];
   };
 
-  if (imported && threads > 1) {
+  /** Have `count - 1` workers, where memory is shared. They arrive when this thread's event loop has turned: until then, and where there are none, a run is on the caller alone. */
+  let lent = 0;
+  const lend = (count) => {
+    if (!imported) return;
     const url = URL.createObjectURL(new Blob([thread], { type: "text/javascript" }));
-    for (let i = 1; i < threads; i++) new Worker(url, { name: "sardonyx" }).postMessage({ module, memory, stack: alloc(1 << 20) + (1 << 20) });
-  }
+    for (; lent < count - 1; lent++) new Worker(url, { name: "sardonyx" }).postMessage({ module, memory, stack: alloc(1 << 20) + (1 << 20) });
+  };
+  lend(threads);
 
   /** Pointers of one run: the inputs copied in, room for the outputs. */
   const bound = (state, inputs, outputs) => {
@@ -69,6 +74,8 @@
 
   return {
     threads,
+    /** How many workers have arrived. */
+    workers: () => (imported ? c.sx_workers() : 0),
     alloc,
     put,
     free: (at) => c.sx_free(at),

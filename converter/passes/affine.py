@@ -15,6 +15,7 @@ from .base import Pass, constant_of, input_of, is_op, tensor_of, uniform
 
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _MOST_SPELLED_OUT = 4096  # bytes
+_BLOCK = 1 << 16          # elements scaled at a time
 _FLOATS = (DType.FLOAT, DType.FLOAT16, DType.BFLOAT16, DType.DOUBLE)
 
 
@@ -331,8 +332,9 @@ def _scaled(weights: Tensor, factor: np.ndarray, view: tuple[tuple[int, ...], tu
     array = weights.numpy().reshape(seen)
     out = np.empty(seen, weights.dtype.numpy)
     along = np.broadcast_to(factor if factor.size == 1 else factor.reshape(vector), (1,) * (len(seen) - len(vector)) + vector)
-    for i in range(seen[0]):
-        out[i] = array[i].astype(np.float64) * (along[i] if along.shape[0] > 1 else along[0])
+    rows = max(1, seen[0] * _BLOCK // max(array.size, 1))
+    for i in range(0, seen[0], rows):
+        out[i:i + rows] = array[i:i + rows].astype(np.float64) * (along[i:i + rows] if along.shape[0] > 1 else along)
     return Tensor(out.reshape(weights.shape), dtype=weights.dtype)
 
 

@@ -5,13 +5,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .format import SDX_MAGIC, is_sdx
-from .reader import Storage, read_model, read_programs
+from .reader import Storage, collector_paused, read_model, read_programs
 from .stored import StoredModel
 
 if TYPE_CHECKING:
     from .writer import write_model
 
-__all__ = ["SDX_MAGIC", "Storage", "StoredModel", "is_sdx", "read_model", "read_programs", "write_model"]
+__all__ = ["SDX_MAGIC", "Storage", "StoredModel", "collector_paused", "is_sdx", "read_model", "read_programs", "write_model"]
 
 
 def __getattr__(name: str) -> Any:

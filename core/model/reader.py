@@ -67,12 +67,12 @@ def read_model(source: Source, *, stored: bool = False) -> Model:
 
 
 def _decode(decoder: Decoder, data: memoryview, name: str) -> Model:
-    with _collector_paused():
+    with collector_paused():
         return decoder.model(data, name)
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
     """Everything a graph is made of stays, so a garbage collection while it is built finds nothing and takes longer than the building."""
     enabled = gc.isenabled()
     gc.disable()

@@ -41,6 +41,8 @@ def _scale(call: KernelCall, weights: View) -> None:
     if axis is None or not isinstance(features, int):
         return
     root = call.epilogue[0]
+    if not any(n.op in (Op.MUL, Op.DIV) for n in nodes(root)):  # nothing to scale by: seen before the search below, which takes time
+        return
     if sum(a.op is Op.ACC for node in nodes(root) for a in node.args) != 1:
         return
     found: dict[int, Affine | None] = {}

@@ -14,6 +14,7 @@ import numpy as np
 from ..dim import symbols
 from ..errors import EPFail
 from ..graph import Model, Node, Value
+from ..model import collector_paused
 from ..ops import lookup
 from ..ops.registry import MAX_KNOWN
 from ..philox import draws_of_run
@@ -80,9 +81,10 @@ class SegmentedExecutor:
             with self.lock:
                 found = self.variants.get(())
                 if found is None:
-                    if self.prepare is not None:
-                        self.prepare(self.model)
-                    found = self._plan()
+                    with collector_paused():
+                        if self.prepare is not None:
+                            self.prepare(self.model)
+                        found = self._plan()
                     self._structural = structural_inputs(self.model, found.specs, found.fallbacks)
                     self._shaped = [v for v in self.inputs if any(symbols(d) for d in found.specs[v].shape or ())] if found.fallbacks else []
                     self._fixed = None if self._structural or self._shaped or self.bounded or (self.strict and found.fallbacks) else found

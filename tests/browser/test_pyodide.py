@@ -1,16 +1,21 @@
 """`import sardonyx as ort` in Pyodide: installed by micropip, on the main thread and in a worker, isolated and not."""
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
+import onnx.parser
 import pytest
 import sardonyx as ort
 from playwright.sync_api import Page
+from sardonyx.wasm.wheel import dependency_wheel, write_wheel
 
 from tests.models import generated
-from tests.models.registry import fetch
+from tests.models.registry import fetch, unpack
 
 IN_PAGE = "async ([wheels, code, files]) => (await import('/pyodide.js')).run(wheels, code, files)"
 IN_WORKER = """([wheels, code, files]) => new Promise((resolve, reject) => {
@@ -62,6 +67,163 @@ def test_a_model_runs_in_pyodide(page: Page, address: str, wheels: Path, models:
     assert (found["threads"] > 1) == (where == "worker" and "isolated" in request.node.callspec.params["address"] and page.evaluate("navigator.hardwareConcurrency") > 2)
 
 
+STORED = """
+import gc
+import numpy as np
+import sardonyx as ort
+from sardonyx.wasm import binding
+
+def same(a, b):
+    return len(a) == len(b) and all(x.dtype == y.dtype and x.shape == y.shape and np.array_equal(x, y, equal_nan=True) for x, y in zip(a, b))
+
+def failure(what):
+    try:
+        what()
+    except Exception as error:
+        return type(error).__name__ + ": " + str(error)
+
+rng = np.random.default_rng(3)
+found = {"kinds": [], "same": [], "wrong": []}
+gc.collect()
+ort.InferenceSession("/branchy.sdx").run(None, {"x": np.ones((1, 5), np.float32), "turns": np.array(1, np.int64)})  # what is made once
+gc.collect()
+free = binding.engine().memory().to_py()
+session = ort.InferenceSession("/branchy.sdx")
+planned = ort.InferenceSession("/branchy.onnx")
+for n, turns in [(1, 0), (4, 3), (2, 7), (0, 2), (4, 3)]:
+    feeds = {"x": rng.normal(size=(n, 5)).astype(np.float32), "turns": np.array(turns, np.int64)}
+    found["same"].append(same(session.run(None, feeds), planned.run(None, feeds)))
+    feeds["x"] = np.asfortranarray(feeds["x"])
+    found["same"].append(same(session.run(None, feeds), planned.run(None, feeds)))
+kept = session.run(None, {"x": np.ones((3, 5), np.float32), "turns": np.array(2, np.int64)})
+copy = [a.copy() for a in kept]
+session.run(None, {"x": np.zeros((3, 5), np.float32), "turns": np.array(2, np.int64)})
+found["same"].append(same(kept, copy))  # a later run does not write into what an earlier one gave
+found["kinds"] += [type(session._executor).__name__, "graph" in session._executor.model.__dict__]
+found["wrong"].append(failure(lambda: session.run(None, {"x": np.ones((1, 5)), "turns": np.array(1, np.int64)})))
+found["wrong"].append(failure(lambda: session.run(None, {"x": np.ones((1, 6), np.float32), "turns": np.array(1, np.int64)})))
+options = ort.RunOptions()
+options.terminate = True
+found["wrong"].append(failure(lambda: session.run(None, {"x": np.ones((1, 5), np.float32), "turns": np.array(3_000_000, np.int64)}, options)))
+options = ort.SessionOptions()
+options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+strict = ort.InferenceSession("/branchy.sdx", options)
+found["kinds"].append("graph" in strict._executor.model.__dict__)
+del session, planned, strict, kept
+gc.collect()
+found["leaked"] = free[1] + (binding.engine().memory().to_py()[0] - free[0]) - binding.engine().memory().to_py()[1]
+found
+"""
+
+
+@pytest.fixture(scope="session")
+def branchy(models: Path) -> dict[str, str]:
+    """A loop whose number of turns is data, with an If in it: no single program. As .onnx and as .sdx."""
+    model = onnx.parser.parse_model("""
+<ir_version: 8, opset_import: ["" : 17]>
+branchy (float[n, 5] x, int64 turns) => (float[n, 5] y, float[m, n, 5] all)
+<float[5, 5] w>
+{
+    yes = Constant<value = bool {1}>()
+    y, all = Loop (turns, yes, x) <body = body (int64 i, bool go, float[n, 5] a) => (bool on, float[n, 5] b, float[n, 5] c) {
+        two = Constant<value = int64 {2}>()
+        zero = Constant<value = int64 {0}>()
+        rest = Mod (i, two)
+        odd = Equal (rest, zero)
+        b = If (odd) <then_branch = yes () => (float[n, 5] s) { t = MatMul (a, w) s = Tanh (t) }, else_branch = no () => (float[n, 5] s) { s = Relu (a) }>
+        c = Identity (b)
+        on = Identity (go)
+    }>
+}""")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.random.default_rng(1).normal(size=(5, 5)).astype(np.float32), "w"))
+    onnx.save(model, models / "branchy.onnx")
+    ort.convert(models / "branchy.onnx", models / "branchy.sdx")
+    return {f"/branchy.{kind}": f"/models/branchy.{kind}" for kind in ("onnx", "sdx")}
+
+
+def test_stored_packages(page: Page, isolated: str, wheels: Path, branchy: dict[str, str]) -> None:
+    """A file's package runs on the engine's sessions, without graph or planner: the numbers of the planned graph, memory of a run given back."""
+    page.goto(isolated)
+    found: dict[str, Any] = page.evaluate(IN_WORKER, [names(wheels), STORED, branchy])
+    assert found["same"] == [True] * 11
+    assert found["kinds"] == ["StoredExecutor", False, False]
+    assert [str(text).split(":")[0] for text in found["wrong"]] == ["InvalidArgument", "InvalidArgument", "Terminated"], found
+    assert found["leaked"] == 0
+
+
+THREADS = """
+import asyncio, time
+import numpy as np
+import sardonyx as ort
+from sardonyx.wasm import binding
+
+def session(threads):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    return ort.InferenceSession("/model.sdx", options)
+
+x = np.random.default_rng(7).normal(size=(1, 3, 224, 224)).astype(np.float32)
+one, three = session(1), session(3)
+alone = three.run(None, {"input": x})[0]  # the workers are not there yet, and nothing waits for them
+before = binding.engine().workers()
+until = time.monotonic() + 30
+while binding.engine().workers() < 2 and time.monotonic() < until:
+    await asyncio.sleep(0.05)
+wanted = one.run(None, {"input": x})[0]
+{"before": before, "workers": binding.engine().workers(), "same": [bool(np.array_equal(y, wanted)) for y in (alone, *(three.run(None, {"input": x})[0] for _ in range(20)))]}
+"""
+
+
+@pytest.mark.parametrize("headers", ["isolated", pytest.param("plain", marks=pytest.mark.slow)])
+def test_threads(page: Page, wheels: Path, models: Path, headers: str, request: pytest.FixtureRequest) -> None:
+    """A session that asks for threads gets them in an isolated worker; elsewhere it runs on one. The same bits either way."""
+    path = models / "mobilenet_v2.onnx"
+    if not path.exists():
+        generated.mobilenet_v2(path)
+    ort.convert(path, models / "mobilenet_v2.sdx")
+    page.goto(request.getfixturevalue(headers))
+    code = THREADS if headers == "isolated" else THREADS.replace("+ 30", "+ 1")
+    found: dict[str, Any] = page.evaluate(IN_WORKER, [names(wheels), code, {"/model.sdx": "/models/mobilenet_v2.sdx"}])
+    assert found == {"before": 0, "workers": 2 if headers == "isolated" else 0, "same": [True] * 21}
+
+
+PACKAGE = """
+import sardonyx
+sardonyx.as_onnxruntime()
+await micropip.install([name for name in extra.split()])
+import json
+from pathlib import Path
+from magika import Magika
+from magika import magika as module
+magika = Magika()
+files = json.loads(Path("/files.json").read_text())
+found = {name: (r.output.label, r.score) for name, text in files.items() for r in [magika.identify_bytes(text.encode())]}
+{"found": found, "runtime": module.rt.InferenceSession.__module__.partition(".")[0]}
+"""
+
+
+def test_magika_package(page: Page, plain: str, wheels: Path, models: Path) -> None:
+    """Magika's own Python package, unmodified, installed by micropip with onnxruntime as its requirement."""
+    made = [repack(models, unpack("magika")), dependency_wheel(models, "click")]
+    texts = {"python": Path(__file__).read_text(), "json": json.dumps({"a": [1, 2, {"b": None}]} | {str(i): i for i in range(50)}, indent=2), "markdown": Path("CONTRIBUTING.md").read_text()}
+    (models / "files.json").write_text(json.dumps(texts))
+    page.goto(plain)
+    extra = " ".join(f"{plain.rstrip('/')}/models/{path.name}" for path in made)
+    found: dict[str, Any] = page.evaluate(IN_PAGE, [names(wheels), f"extra = {extra!r}\n{PACKAGE}", {"/files.json": "/models/files.json"}])
+    assert {name: label for name, (label, _) in found["found"].items()} == {name: name for name in texts} and found["runtime"] == "sardonyx"
+    assert all(score > 0.5 for _, score in found["found"].values()), found
+
+
+def repack(folder: Path, package: Path) -> Path:
+    """The wheel of an unpacked package without its native program: what its index has is for one platform, though the package is Python."""
+    info = next(package.glob("*.dist-info"))
+    name = info.name.removesuffix(".dist-info")
+    files = {path.relative_to(package).as_posix(): path.read_bytes() for path in sorted(package.rglob("*")) if path.is_file() and ".data/" not in path.as_posix() and path.name != "RECORD"}
+    files[f"{info.name}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    return write_wheel(folder / f"{name}-py3-none-any.whl", files, info.name)
+
+
+@pytest.mark.slow
 def test_magika_in_pyodide(page: Page, plain: str, wheels: Path) -> None:
     """A third party's model straight from its package, `.onnx` in, against this machine's answer."""
     path = fetch("magika")
