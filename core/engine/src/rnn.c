@@ -90,7 +90,7 @@ SX_SMALL static plan plan_of(const sx_call *call) {
     p.panels = sx_round_up(p.h, SX_PANEL), p.words = sx_round_up(p.h, 64) + 64;
     int64_t gh = times(p.gates, p.h), bh = times(p.b, p.h), row = times(p.b, gh);
     p.chunk = sx_max64(1, sx_min64(p.t, CHUNK / sx_max64(1, times(row, p.wide))));
-    int64_t tiles = sx_max64(1, sx_min64(BLOCKS, times(row, p.h) / WORK));
+    int64_t tiles = sx_max64(1, sx_min64(BLOCKS, times(row, p.h) / (p.quantised ? 4 * WORK : WORK))); /* bytes are multiplied four times as fast */
     p.block = sx_round_up(sx_max64(1, sx_ceil_div(p.h, tiles)), SX_WIDE);
     p.blocks = sx_ceil_div(p.h, p.block);
     p.packed = p.type == SX_F32 && p.b > FEW;
