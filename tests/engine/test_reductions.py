@@ -79,6 +79,24 @@ def test_sum_of_many_floats() -> None:
         np.testing.assert_allclose(made.run(threads=2)[0].astype(np.float64), want, rtol=3e-7)
 
 
+def test_extremes_of_everything() -> None:
+    """The least and greatest of many floats come from parts: each part's end, NaN anywhere, any strides, an epilogue, a prologue."""
+    for seed, (n, step) in enumerate([(65535, 1), (65536, 1), (65537, 1), (98305, 1), (200_001, 2), (200_001, -1), (2_200_007, 1)]):
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal(n * abs(step)).astype(np.float32)[::step] if step > 0 else rng.standard_normal(n).astype(np.float32)[::-1]
+        for op, where in ((2, n - 1), (3, 0), (2, n // 2), (3, 32768), (2, 32767)):
+            for value in ((-9.0 if op == 2 else 9.0), np.nan):
+                x[where], was = value, x[where]
+                made = OneStep(rng)
+                view = made.operand(np.ascontiguousarray(x).reshape(1, n, 1), broadcast=False, dense=step == 1)
+                prologue = -leaf(0, DType.FLOAT) if seed == 3 else None
+                made.step(Kernel.REDUCE, [view], [made.result((1, 1, 1), DType.FLOAT)], {"op": 5 - op if prologue else op, "axes": 7}, [acc(DType.FLOAT) + acc(DType.FLOAT)], prologue)
+                got = [made.run(threads=t)[0].reshape(()) for t in (1, 2)]
+                want = np.float32((-2 if prologue else 2) * value)
+                np.testing.assert_array_equal(got, [want, want])
+                x[where] = was
+
+
 def test_softmax() -> None:
     for seed in range(120):
         rng = np.random.default_rng(3000 + seed)

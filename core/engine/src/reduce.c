@@ -3,6 +3,7 @@
    How to think
    - Reduced axes are merged where every operand allows. Then either a whole run of the last reduced axis is taken at a time (rows), or, where a kept axis lies denser, up to 512 results
      advance together (columns).
+   - An extreme of everything (what DynamicQuantizeLinear asks for) is taken in parts: which order they come in changes nothing.
    - Floats are summed in float by pieces of at most 1024 and the pieces in double; integers in 64 bits, which wraps alike for every narrower type. The order depends on the shape only. */
 #include "sx_expr.h"
 #include "sx_vec.h"
@@ -11,6 +12,7 @@
 #define COLUMNS 512
 #define FLUSH 32     /* rows of a column block between two flushes into double */
 #define WORK 32768   /* elements a task should read at least */
+#define PARTS 64     /* of an extreme of everything, at most */
 
 enum { SUM, PRODUCT, LEAST, GREATEST, ARG_LEAST, ARG_GREATEST, MEAN };
 
@@ -255,11 +257,6 @@ static void task(void *arg, int64_t number, int worker) {
     }
 }
 
-int64_t SX_NAME(sx_scratch_reduce)(const sx_call *call) {
-    (void)call;
-    return 0;
-}
-
 /* The compute type of a prologue's result, or of x. */
 static int value_type(const sx_call *call) {
     const sx_code *code = call->prologue;
@@ -273,13 +270,48 @@ static int value_type(const sx_call *call) {
     }
 }
 
-int SX_NAME(sx_k_reduce)(const sx_call *call) {
-    for (int d = 0; d < call->out->rank; d++) if (!call->out->dim[d]) return 0;
+static plan plan_of(const sx_call *call) {
     plan p = {.call = call, .op = (int)call->param[0], .last = (int)call->param[2], .result = value_type(call)};
     p.type = p.loaded = p.result == SX_I32 ? SX_I64 : p.result;
     find_operands(&p);
     merge_reduced(&p);
     cut(&p);
-    sx_for(call, up(p.tasks, p.per), task, &p);
+    return p;
+}
+
+/* -- an extreme of everything, in parts ------------------------------------------------------------------------------------------------------------------------------ */
+
+static int in_parts(const plan *p) { return (p->op == LEAST || p->op == GREATEST) && p->type == SX_F32 && p->tasks == 1 && p->cols == 1 && p->rank == 1 && p->count >= 2 * WORK; }
+static int64_t part_length(const plan *p) { return max64(WORK, up(up(p->count, PARTS), PIECE) * PIECE); }
+
+static void part(void *arg, int64_t number, int worker) {
+    (void)worker;
+    plan p = *(const plan *)arg;
+    int64_t length = part_length(&p), at[SX_MAX_OPERANDS] = {0}, position;
+    for (int i = 0; i < p.n_ops; i++) at[i] = number * length * p.stride[i][0];
+    p.dim[0] = p.count = min64(length, p.count - number * length);
+    rows_f32(&p, at, (float *)(void *)p.call->scratch + number, &position);
+}
+
+static void reduce_parts(plan *p) {
+    const float *made = (const float *)(const void *)p->call->scratch;
+    int64_t n = up(p->count, part_length(p)), start[SX_RANK] = {0};
+    sx_for(p->call, n, part, p);
+    float best = made[0];
+    for (int64_t i = 1; i < n; i++) best = (p->op == LEAST ? made[i] < best : made[i] > best) || made[i] != made[i] ? made[i] : best;
+    sx_finish(p->call, &best, p->result, 1, 1, 1, start, -1, p->col_axis);
+}
+
+int64_t SX_NAME(sx_scratch_reduce)(const sx_call *call) {
+    for (int d = 0; d < call->out->rank; d++) if (!call->out->dim[d]) return 0;
+    plan p = plan_of(call);
+    return in_parts(&p) ? 4 * PARTS : 0;
+}
+
+int SX_NAME(sx_k_reduce)(const sx_call *call) {
+    for (int d = 0; d < call->out->rank; d++) if (!call->out->dim[d]) return 0;
+    plan p = plan_of(call);
+    if (in_parts(&p)) reduce_parts(&p);
+    else sx_for(call, up(p.tasks, p.per), task, &p);
     return 0;
 }
