@@ -52,11 +52,11 @@ def tables(forest: Forest, double: bool, only: int | None = None, needs_has: boo
     leaves = number[~inner]
     weights, targets, entry = _weights(forest, leaves, only, needs_has)
     bits = value.view(np.int64 if wide else np.int32).astype(np.int64)
-    bits[~inner] = LEAF_BITS[wide] + entry
+    bits[~inner] = np.int64(LEAF_BITS[wide]) + entry  # NumPy's own integer has 32 bits in Pyodide
     general = bool(missing[inner].any())
     members = None
     if wide:
-        kinds = np.select([mode == EQ, mode == NEQ, mode == MEMBER], [1, 2, 3], 0)
+        kinds = np.select([mode == EQ, mode == NEQ, mode == MEMBER], [1, 2, 3], 0).astype(np.int64)
         general = general or bool(kinds.any())
         if (mode == MEMBER).any():
             members, bits = _members(forest, number, mode, bits)
@@ -147,5 +147,5 @@ def _members(forest: Forest, number: np.ndarray, mode: np.ndarray, bits: np.ndar
     width = max(len(forest.members), 1)
     start, end = np.searchsorted(forest.member_keys, number * width), np.searchsorted(forest.member_keys, (number + 1) * width)
     asked = mode == MEMBER
-    bits = np.where(asked, (end - start) << 32 | start, bits)
+    bits = np.where(asked, (end - start).astype(np.int64) << 32 | start, bits)
     return forest.members[forest.member_keys % width].astype(np.float64), bits

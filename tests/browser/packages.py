@@ -1,4 +1,4 @@
-"""Pyodide with the wheels it loads, in `.cache/pyodide/<version>/`: the core from npm, numpy and micropip as Pyodide's own lock file names and hashes them.
+"""Pyodide with the wheels it loads, in `.cache/pyodide/<version>/`: the core from npm, and the packages of WHEELS as Pyodide's own lock file names and hashes them.
 
 Their place is Pyodide's CDN; where that can not be reached, the same files lie inside the wheel of `open-webui` on PyPI. Whatever the source, a file whose sha256 is not the lock file's
 is refused. `python -m tests.browser.packages` fetches what is missing.
@@ -21,7 +21,7 @@ from tests.models.registry import CACHE
 NPM = CACHE / "npm" / "node_modules"
 #: npm folder → the PyPI package that carries the same wheels, and where.
 LINES = {"pyodide": ("open-webui==0.12.4", "open_webui/frontend/pyodide/")}
-WHEELS = ("numpy", "micropip", "packaging")
+WHEELS = ("numpy", "micropip", "packaging", "pillow")
 #: An npm package of which one file is wanted, without what it depends on: (package, file, sha256).
 TRANSFORMERS = ("@huggingface/transformers@4.3.2", "dist/transformers.js", "f9e04d8c2f7839e32b0b6cf8f63ae1d0e13b06b453fddffdb9a1f595a4c733b1")
 CDN = "https://cdn.jsdelivr.net/pyodide/v{version}/full/{file}"
@@ -35,7 +35,8 @@ def version(line: str = "pyodide") -> str:
 def pyodide(line: str = "pyodide") -> Path:
     """The folder with Pyodide's core and the wheels of WHEELS; fetched if it is not there yet."""
     target = CACHE / "pyodide" / version(line)
-    if (target / ".complete").exists():
+    complete = target / ".complete"
+    if complete.exists() and complete.read_text() == " ".join(WHEELS):
         return target
     target.mkdir(parents=True, exist_ok=True)
     for file in NPM.joinpath(line).iterdir():
@@ -48,7 +49,7 @@ def pyodide(line: str = "pyodide") -> Path:
         if found != wanted[file]:
             raise SystemExit(f"{file} has sha256 {found}, Pyodide's lock file says {wanted[file]}: do not use it")
         (target / file).write_bytes(data)
-    (target / ".complete").touch()
+    complete.write_text(" ".join(WHEELS))
     return target
 
 

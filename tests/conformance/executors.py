@@ -1,7 +1,7 @@
 """The executors that run the suite, by id. Each takes a model converted to `.sdx` once (a cache all executors share) and numpy inputs.
 
 Ids: reference; interpreter (planned programs in NumPy); native (the C engine); wasmtime (the engine as a WebAssembly module);
-chromium-wasm (the JavaScript runtime in Chromium on stored programs); wgpu, chromium-webgpu join as they are built.
+chromium-wasm (the JavaScript runtime in Chromium on stored programs); pyodide (planned and run in Pyodide under node); wgpu, chromium-webgpu join as they are built.
 """
 from __future__ import annotations
 
@@ -91,6 +91,13 @@ def chromium_wasm(case: Case, inputs: list[Any]) -> list[Any]:
     return outputs
 
 
+def pyodide(case: Case, inputs: list[Any]) -> list[Any]:
+    """CPUExecutionProvider in Pyodide under node: planned there, run on the engine's WebAssembly module; nodes without kernels on their NumPy bodies (`PLACES` says so)."""
+    from .pyodide import run
+    outputs, PLACES[case.name] = run(converted(case), inputs)
+    return outputs
+
+
 def _in_segments(case: Case, inputs: list[Any], make: Callable[[Any], Any]) -> list[Any]:
     from sardonyx.model import read_model
     from sardonyx.providers.base import RunContext
@@ -106,7 +113,7 @@ def _in_segments(case: Case, inputs: list[Any], make: Callable[[Any], Any]) -> l
 
 
 EXECUTORS: dict[str, Callable[[Case, list[Any]], list[Any]]] = {"reference": reference, "interpreter": interpreter, "native": native, "wasmtime": wasmtime,
-                                                                  "chromium-wasm": chromium_wasm}
+                                                                  "chromium-wasm": chromium_wasm, "pyodide": pyodide}
 
 
 def known_failures(executor: str) -> dict[str, str]:
