@@ -155,7 +155,11 @@ def test_voice(page: Page, demo: str) -> None:
     page.goto(demo + "voice.html")
     expect(page.locator("#status")).to_contain_text("Ready", timeout=60_000)
     page.get_by_role("button", name="made-up").click()
-    expect(page.locator("#status")).to_contain_text("real time", timeout=60_000)
+    expect(page.locator("#status")).to_contain_text("2 pieces of speech", timeout=60_000)
+    spoken = [(0.6, 1.88), (2.78, 3.9)]  # speak.js: where the two phrases lie
+    for text, (begin, end) in zip(page.locator("#segments li").all_inner_texts(), spoken, strict=True):
+        found = [float(word) for word in text.replace("s to", "").split()[:2]]
+        assert abs(found[0] - begin) < 0.15 and abs(found[1] - end) < 0.25, text
 
 
 def test_python(page: Page, demo: str) -> None:

@@ -1,5 +1,6 @@
 // voice.js: silero-vad. 16 kHz; each chunk of 512 samples goes with the 64 before it; the state of a run goes into the next.
 import { $, dropZone, fail, load, make, ort, place, say } from "./common.js";
+import { speak } from "./speak.js";
 
 const RATE = 16000, CHUNK = 512, CONTEXT = 64;
 const session = await load("silero-vad.sdx").catch((error) => (fail(error), Promise.reject(error)));
@@ -80,22 +81,6 @@ async function decode(file) {
   return (await mono.startRendering()).getChannelData(0);
 }
 
-/** Vowels with pauses: a buzz at the pitch of a voice, through two formants. */
-function madeUp() {
-  const sound = new Float32Array(4 * RATE);
-  let y1 = 0, y2 = 0, z1 = 0, z2 = 0;
-  for (let i = 0; i < sound.length; i++) {
-    const t = i / RATE, on = t % 2 < 1.2 && t > 0.5 ? 1 : 0, pitch = 120 + 15 * Math.sin(7 * t);
-    const buzz = on * ((t * pitch) % 1 < 0.1 ? 1 : 0) + 0.002 * (Math.random() - 0.5);
-    const a = 1.93 * Math.cos((2 * Math.PI * 700) / RATE), b = 1.93 * Math.cos((2 * Math.PI * 1200) / RATE);
-    const y = buzz + a * y1 - 0.931 * y2, z = y + b * z1 - 0.931 * z2;
-    [y2, y1, z2, z1] = [y1, y, z1, z];
-    sound[i] = z;
-  }
-  const top = sound.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
-  return sound.map((v) => (0.5 * v) / top);
-}
-
 let stop;
 async function microphone() {
   if (stop) return stop();
@@ -119,5 +104,5 @@ async function microphone() {
 
 for (const id of ["input", "microphone", "sample"]) $(id).disabled = false;
 dropZone($("drop"), ([file]) => decode(file).then(listen).catch((error) => fail(error.name === "EncodingError" ? new Error(`'${file.name}' is not a sound this browser can read`) : error)));
-$("sample").onclick = () => listen(madeUp()).catch(fail);
+$("sample").onclick = () => listen(speak(RATE)).catch(fail);
 $("microphone").onclick = () => microphone().catch(fail);
