@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from .strip import strip
 from .wheel import build_wheel, dependency_wheel, engine_files
 
 JS = Path(__file__).resolve().parent / "js"
@@ -30,7 +31,10 @@ def _copy(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
     made = []
     for path in [*filter(wanted, sorted(JS.iterdir())), *engine_files().values()]:
         made.append(folder / path.name)
-        shutil.copyfile(path, made[-1])
+        if path.suffix in (".js", ".mjs"):
+            made[-1].write_text(strip(path.read_text()))
+        else:
+            shutil.copyfile(path, made[-1])
     return made
 
 

@@ -49,7 +49,7 @@ def bundle(
     output.mkdir(parents=True, exist_ok=True)
     target = output / "model.sdx"
     if not is_sdx_file(model):
-        sardonyx.convert(model, target)
+        sardonyx.convert(model, target, plan=[{}])  # programs, whatever they add: pages run nothing else
     elif model.resolve() != target.resolve():
         shutil.copyfile(model, target)
     scripts = [path for path in runtime.copy_runtime(output / "sardonyx") if path.suffix == ".js"]

@@ -1,6 +1,7 @@
-"""`python -m tests.bench.web [--only PART] [--seconds S] [--threads N …]`: the yardsticks in Chromium, sardonyx beside onnxruntime-web (wasm), in one worker, in turns; the least time of each.
+"""`python -m tests.bench.web [--only PART] [--seconds S] [--threads N …] [--limit S]`: the yardsticks in Chromium, sardonyx beside onnxruntime-web (wasm), in one worker, in turns; the least time of
+each. Then the cold start (a fresh profile, from navigationStart to MobileNetV2's first result, model included), and what a page downloads (brotli -q 11 -w 24; a minute for onnxruntime-web's).
 
-Then what a page downloads (brotli -q 11 -w 24), and the cold start: a fresh profile, from navigationStart to MobileNetV2's first result, model included. Writes web.json where everything ran.
+Writes web.json row by row; a row that takes longer than --limit is given up and listed there with the reason.
 """
 from __future__ import annotations
 
@@ -15,23 +16,24 @@ from typing import Any
 
 import brotli
 import numpy as np
+import sardonyx
 from playwright.sync_api import Browser, sync_playwright
-from sardonyx.api.loading import read
 from sardonyx.converter.cli.serve import Server
 from sardonyx.types import DType
 from sardonyx.wasm.runtime import copy_runtime
 
 from tests.browser.conftest import ARGUMENTS, CHROMIUM
 from tests.browser.packages import NPM
-from tests.browser.stored import store
 
 from .workloads import MOBILENET, YARDSTICKS, Workload
 
 PAGES = Path(__file__).parent / "pages"
+RESULTS = Path(__file__).with_name("web.json")
 ORT = NPM / "onnxruntime-web" / "dist"
 NAMES = {DType.FLOAT: "float32"}
 IN_WORKER = """(given) => new Promise((resolve, reject) => {
   const worker = new Worker('/worker.js', {type: 'module'});
+  setTimeout(() => { worker.terminate(); reject(new Error(`no answer in ${given.limit} s`)); }, 1000 * given.limit);
   worker.onmessage = ({data}) => { worker.terminate(); data.error ? reject(new Error(data.error)) : resolve(data.result); };
   worker.onerror = (event) => reject(new Error(event.message));
   worker.postMessage(given);
@@ -56,7 +58,8 @@ def prepare(workload: Workload, folder: Path) -> dict[str, Any]:
     """The model in both forms and its inputs, in the served folder; the feeds as the page reads them."""
     source = workload.path()
     (folder / f"{workload.file}.onnx").write_bytes(source.read_bytes())
-    (folder / f"{workload.file}.sdx").write_bytes(store(read(str(source))))
+    if not (folder / f"{workload.file}.sdx").exists():
+        sardonyx.convert(source, folder / f"{workload.file}.sdx", plan=[{}])
     feeds = {}
     for name, value in workload.feed().items():
         array, file = np.ascontiguousarray(value), f"{abs(hash((workload.name, name)))}.bin"
@@ -96,13 +99,21 @@ def cold(address: str, rounds: int) -> dict[str, float]:
     return best
 
 
+def keep(made: dict[str, Any], only: list[str]) -> None:
+    """Write what there is so far, so that a run that is stopped leaves its rows. A part of the rows (--only) is printed, not written."""
+    if not only:
+        RESULTS.write_text(json.dumps(made, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.web", description=__doc__)
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--limit", type=float, default=90, help="seconds a row may take, models' opening included")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
+    made: dict[str, Any] = {"rows": rows, "failed": {}, "page load, bytes": {}, "cold start, ms": {}}
     with tempfile.TemporaryDirectory() as place:
         folder, runtime = Path(place) / "bench", Path(place) / "runtime"
         folder.mkdir()
@@ -117,32 +128,35 @@ def main() -> None:
                     feeds = prepare(workload, folder)
                 except Exception as error:
                     print(f"{workload.name:52} not stored: {type(error).__name__}: {error}"[:200], flush=True)
+                    made["failed"][workload.name] = f"not stored: {error}"[:200]
                     continue
                 for threads in given.threads:
                     with chromium() as browser:
                         page = browser.new_page()
                         page.goto(server.address)
                         try:
-                            found = page.evaluate(IN_WORKER, {"name": workload.file, "threads": threads, "seconds": given.seconds, "feeds": feeds})
+                            found = page.evaluate(IN_WORKER, {"name": workload.file, "threads": threads, "seconds": given.seconds, "limit": given.limit, "feeds": feeds})
                         except Exception as error:
                             print(f"{workload.name:52} {threads}: {str(error)[:200]}", flush=True)
+                            made["failed"][f"{workload.name}, {threads} threads"] = str(error)[:200]
+                            keep(made, given.only)
                             continue
                     rows.append({"what": workload.name, **found})
+                    keep(made, given.only)
                     print(f"{workload.name:52} {threads} threads  ours {found['ours']:9.3f} ms  onnxruntime-web {found['theirs']:9.3f} ms  ratio {found['ours'] / found['theirs']:.2f}"
                           f"  difference {found['difference']:.1e}", flush=True)
             for threads in given.threads:
                 ratios = [row["ours"] / row["theirs"] for row in rows if row["threads"] == threads]
                 if ratios:
                     print(f"{threads} threads: geometric mean {math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f} over {len(ratios)} rows")
-            sizes = downloads(runtime)
-            print("page load, brotli:", sizes)
-            starts = {}
             if not given.only or any(part in MOBILENET.name for part in given.only):
                 prepare(MOBILENET, folder)
-                starts = cold(server.address, 3)
-                print("cold start, ms:", {name: round(ms) for name, ms in starts.items()})
-    if not given.only:
-        Path(__file__).with_name("web.json").write_text(json.dumps({"rows": rows, "page load, bytes": sizes, "cold start, ms": starts}, indent=1) + "\n")
+                made["cold start, ms"] = cold(server.address, 3)
+                print("cold start, ms:", {name: round(ms) for name, ms in made["cold start, ms"].items()})
+                keep(made, given.only)
+            made["page load, bytes"] = downloads(runtime)
+            print("page load, brotli:", made["page load, bytes"])
+    keep(made, given.only)
 
 
 if __name__ == "__main__":
