@@ -22,7 +22,7 @@ def test_backend_suite(executor: str) -> None:
     new = {name: why for name, why in failed.items() if name not in known}
     print(f"{executor}: {len(cases) - len(failed)} of {len(cases)} passed")
     assert not new, f"{len(new)} cases regressed: {dict(list(new.items())[:20])}"
-    stale = sorted(name for name in set(known) - set(failed) if not known[name].startswith("random"))  # a draw may match by chance
+    stale = sorted(name for name in set(known) - set(failed) if not known[name].startswith(("random", "timeout")))  # a draw may match by chance, a quiet machine be quick enough
     assert not stale, f"known failures that pass now (run `make conformance`): {stale}"
 
 

@@ -115,8 +115,8 @@ def test_the_engine_says_what_it_can_not_run() -> None:
     from sardonyx.lowering import KernelCall, Lowering
     k = Lowering()
     a = k.buffer(DType.DOUBLE, (2, 3)).whole()
-    assert accepts([KernelCall(Kernel.MATMUL, [a, a], [a])], []) == "the C engine has no matmul of double"
-    assert accepts([KernelCall(Kernel.TREES, [a], [a])], []) == "the C engine has no trees kernel"
+    assert accepts([KernelCall(Kernel.ATTENTION, [a, a, a], [a])], []) == "the C engine has no attention of double"
+    assert accepts([KernelCall(Kernel.LOOP, [a], [a])], []) == "the C engine has no loop kernel"
     deep = k.buffer(DType.FLOAT, (1,) * 9).whole()
     assert "at most 8 dims" in accepts([KernelCall(Kernel.COPY, [deep, None], [deep])], [])
 
