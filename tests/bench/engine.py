@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -536,11 +536,12 @@ def _public_row(what: str, name: str, path: Path, threads: int, options: Options
     return Row(what, value, unit, None, scaled(peer.median, peer.median)[0], PEER, note=note)
 
 
-def run(options: Options) -> dict[str, list[Row]]:
-    """All four sections, without those that have no row."""
+def run(options: Options) -> Iterator[tuple[str, list[Row]]]:
+    """All four sections as they are measured, without those that have no row."""
     load = os.getloadavg()[0]
     print(f"{processor()}; load {load:.2f}{': other programs are running, these times are not to be trusted' if load > 0.5 else ''}", flush=True)
     sections = {"engine 1 thread": lambda: yardsticks(1, options), "engine 2 threads": lambda: yardsticks(2, options),
                 "fresh process": lambda: fresh_process(options), "public models": lambda: public_models(options)}
-    found = {title: section() for title, section in sections.items()}
-    return {title: rows for title, rows in found.items() if rows}
+    for title, section in sections.items():
+        if rows := section():
+            yield title, rows
