@@ -267,7 +267,9 @@ class _Lower:
         else:                                                                                             # 2
             numbers = spec.constant
             if numbers is not None and not any(isinstance(x, Expr) for x in np.asarray(spec.value, object).ravel()):
-                found = replace(self.k.constant(numbers, spec.dtype), value=spec.value)
+                assert spec.dtype is not None
+                exact = np.asarray(numbers).astype(spec.dtype.numpy, copy=False)  # arithmetic of sizes keeps whole floats as integers
+                found = replace(self.k.constant(exact, spec.dtype), value=spec.value)
             else:
                 assert spec.dtype is not None and spec.shape is not None
                 found = replace(Buffer(value.name, spec.dtype, spec.shape).whole(), value=spec.value)
