@@ -21,7 +21,7 @@ from ..lowering import Axis, Buffer, KernelCall, View
 from ..types import DType
 from .affine import scale_weights
 from .attention import recognise_attention
-from .fold import fold_expressions
+from .fold import fold_expressions, nodes
 from .layout import SPATIAL
 from .lower import Lowered
 from .requantise import repeat_widening, requantise
@@ -158,7 +158,7 @@ def _merge_inputs(call: KernelCall, index: int, extra: list[View | None]) -> lis
 
 
 def _fits(expression: E, operands: int) -> bool:
-    if operands > MAX_OPERANDS or len(_nodes(expression)) > MAX_NODES:
+    if operands > MAX_OPERANDS or len(nodes(expression)) > MAX_NODES:
         return False
     return encode([expression]).registers <= MAX_REGISTERS - 4
 
@@ -173,7 +173,7 @@ def _map_into_map(source: KernelCall, call: KernelCall, index: int) -> bool:    
         if node.op is Op.LOAD:
             return E(Op.LOAD, node.type, tuple(substitute(a, put) for a in node.args), node.data - (node.data > index)) if node.data != index else node
         return None
-    if any(node.op is Op.LOAD and node.data == index for node in _nodes(call.epilogue[0])):
+    if any(node.op is Op.LOAD and node.data == index for node in nodes(call.epilogue[0])):
         return False
     expression = substitute(call.epilogue[0], put)
     inputs = _merge_inputs(call, index, source.inputs)
@@ -206,7 +206,7 @@ def _into_epilogue(lowered: Lowered, source: KernelCall, call: KernelCall, index
         if node.op is Op.LEAF:
             return cast(before, node.type) if node.data == index else E(Op.LEAF, node.type, data=present + node.data - (node.data > index))
         return None
-    if any(node.op in (Op.LOAD, Op.COORD) for node in _nodes(call.epilogue[0])):
+    if any(node.op in (Op.LOAD, Op.COORD) for node in nodes(call.epilogue[0])):
         return False
     expression = substitute(call.epilogue[0], put)
     inputs = source.inputs + _merge_inputs(call, index, [])
@@ -216,17 +216,6 @@ def _into_epilogue(lowered: Lowered, source: KernelCall, call: KernelCall, index
     source.origin = tuple(dict.fromkeys((*source.origin, *call.origin)))
     lowered.calls.remove(call)
     return True
-
-
-def _nodes(root: E) -> list[E]:
-    seen: dict[int, E] = {}
-    stack = [root]
-    while stack:
-        node = stack.pop()
-        if id(node) not in seen:
-            seen[id(node)] = node
-            stack += node.args
-    return list(seen.values())
 
 
 def leaf_views(call: KernelCall) -> list[View | None]:

@@ -19,6 +19,7 @@ from ..expr import Compute, E, Op, cast, const
 from ..kernels import Kernel
 from ..lowering import Buffer, KernelCall, View, root
 from ..types import DType
+from .fold import nodes
 from .lower import Lowered
 
 Interval = tuple[int, int]
@@ -34,7 +35,7 @@ _COMPARE = frozenset({Op.EQ, Op.NE, Op.LT, Op.LE, Op.GT, Op.GE})
 def narrow(lowered: Lowered, ranges: Mapping[str, tuple[int, int | None]]) -> None:
     """Rewrite the Maps of a program in place."""
     if not any(n.type is Compute.I64 and n.op in _ARITHMETIC | _COMPARE or any(a.type is Compute.I64 for a in n.args)
-               for c in lowered.calls if c.kind is Kernel.MAP for e in c.epilogue for n in _nodes(e)):
+               for c in lowered.calls if c.kind is Kernel.MAP for e in c.epilogue for n in nodes(e)):
         return
     known: dict[Buffer, Interval] = {}
     for call in lowered.calls:
@@ -50,17 +51,6 @@ def narrow(lowered: Lowered, ranges: Mapping[str, tuple[int, int | None]]) -> No
             known[base] = _union(known[base], made) if base in known else made
         if work is not None:
             call.epilogue = [work.narrowed(e) for e in call.epilogue]
-
-
-def _nodes(root_: E) -> list[E]:
-    seen: dict[int, E] = {}
-    stack = [root_]
-    while stack:
-        node = stack.pop()
-        if id(node) not in seen:
-            seen[id(node)] = node
-            stack += node.args
-    return list(seen.values())
 
 
 def _union(a: Interval, b: Interval) -> Interval:
