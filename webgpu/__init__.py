@@ -1,5 +1,5 @@
 """sardonyx on WebGPU: `device` (a small API of our own with two backends), `wgsl` (expressions and operands as shader text), `kernels` (one module a kernel kind),
-`executor` (a planned Program as a recorded list of dispatches) and `provider` (what a session sees).
+`recording` (a planned Program as data: shaders, buffers, dispatches), `executor` (plays one) and `provider` (what a session sees).
 
 How to think
 - The same Program the C engine runs is built here into *dispatches*: a WGSL source, the memory it binds, the sizes it reads, how many workgroups it needs. Building needs no device.

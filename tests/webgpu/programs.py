@@ -43,8 +43,8 @@ def both(device: Any, rule: Rule, *inputs: np.ndarray) -> tuple[list[np.ndarray]
     program, constants = planned(rule, [(DType.of(x), x.shape) for x in inputs])
     runner = WebGpuProgram(device, program, constants)
     try:
-        for built in runner.built:
-            assert len(built.bindings) <= 8
+        for d in runner.recording.dispatches:
+            assert len(d.buffers) <= 8
         return runner.run(inputs), Interpreter(program, constants).run(inputs)
     finally:
         runner.close()

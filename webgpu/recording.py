@@ -1,0 +1,301 @@
+"""What a run of a planned Program on a GPU is, as data: `record(program, constants, limits, cpu)` needs no device. `executor.py` plays it on the desktop, wasm/js/gpu-program.js in a page.
+
+A recording is shaders, buffers and dispatches. Whatever depends on sizes is a row of the size table (core/program.py), which recording extends: bind evaluates it (in Python or C), and a player
+only reads: uniforms, workgroup counts, bytes.
+
+Memory (DESIGN "WebGPU": disjoint slabs, because one buffer may not be bound for reading and for writing in a dispatch)
+- Every intermediate lies in a *slab*, a GPU buffer of its own, shared by intermediates whose lifetimes do not meet. The Program's arena offsets are not used: elements have other sizes
+  here (`wgsl/storage.py`), and what a dispatch reads and writes then always lies in different buffers. The price: no in-place Maps.
+- Inputs and outputs have a slab each. Constants above `POOLED` bytes have buffers of their own; the small ones lie together, one buffer a WGSL type, so that a dispatch with many of them binds one.
+- Buffers are numbered: slabs first, then constants, then the status word.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..dim import Dim, Expr, bounds, substitute, symbols
+from ..graph import Tensor
+from ..kernels import Kernel
+from ..lowering import CannotLower
+from ..model.packing import Packing, pack, packed_shape
+from ..program import Home, Program
+from ..types import DType
+from .device.base import Limits
+from .kernels import build
+from .steps import REACH, ProgramSteps, Sizes, assumed, constant_interval
+from .wgsl.shader import STATUS, Built, Context
+from .wgsl.space import Operand, Temporary
+from .wgsl.storage import PACKED, interval, upload, word, word_bytes
+
+#: Constants of at most this many bytes lie together.
+POOLED = 1 << 16
+#: Bytes at which constants of a pool begin.
+PART = 16
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a constant lies: plain, or packed for `group` groups (core/model/packing.py)."""
+
+    packing: Packing = Packing.NONE
+    group: int = 1
+
+    def bytes(self, tensor: Tensor) -> np.ndarray:
+        """What is uploaded."""
+        array = tensor.numpy()
+        if self.packing is not Packing.NONE:
+            array = pack(np.ascontiguousarray(array), self.packing, self.group).view(tensor.dtype.numpy)
+        return upload(array, tensor.dtype)
+
+    def count(self, tensor: Tensor) -> int:
+        """Elements of that."""
+        return tensor.size if self.packing is Packing.NONE else math.prod(packed_shape(self.packing, tensor.dtype.numpy.itemsize, tensor.shape, self.group))
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A buffer that is filled once: one tensor in a form, or a pool of small ones, each at a multiple of PART bytes."""
+
+    parts: tuple[tuple[Tensor, Form], ...]
+    pooled: bool
+
+    @property
+    def key(self) -> Any:
+        """What equal buffers of a session have in common."""
+        return tuple((id(tensor), form) for tensor, form in self.parts)
+
+    def bytes(self) -> np.ndarray:
+        """What is uploaded."""
+        if not self.pooled:
+            return self.parts[0][1].bytes(self.parts[0][0])
+        pieces = [form.bytes(tensor).view(np.uint8).reshape(-1) for tensor, form in self.parts]
+        return np.concatenate([np.concatenate([p, np.zeros(-p.size % PART, np.uint8)]) for p in pieces])
+
+
+@dataclass
+class Slab:
+    """Memory of a run: (row, bytes each) of everything that lies there in turn; `most`: bytes it will ever take, infinity where no size is bounded."""
+
+    most: float
+    tenants: list[tuple[int, int]] = field(default_factory=list)
+
+    def bytes(self, table: Any) -> int:
+        """What it takes at these sizes."""
+        return max(int(table[row]) * each for row, each in self.tenants)
+
+
+@dataclass(frozen=True)
+class Shader:
+    """A WGSL module with the entry point `main`; binding 0 is its uniform block, `writes[i]` says whether storage binding i + 1 is written."""
+
+    source: str
+    writes: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """One dispatch: the size rows of its uniforms, the row of how many workgroups it takes, the buffers it binds in order."""
+
+    shader: int
+    uniforms: tuple[int, ...]
+    groups: int
+    buffers: tuple[int, ...]
+    label: str
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input: its slab (-1: it only decides sizes) and the numbers it may hold (None: any)."""
+
+    slab: int
+    dtype: DType
+    allowed: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output: its slab, and the rows of its dims."""
+
+    slab: int
+    dtype: DType
+    dims: tuple[int, ...]
+
+
+@dataclass
+class Recording:
+    """See the head of this module. `steps`: the nodes of each step, which the status word names."""
+
+    shaders: list[Shader] = field(default_factory=list)
+    slabs: list[Slab] = field(default_factory=list)
+    constants: list[Constant] = field(default_factory=list)
+    dispatches: list[Dispatch] = field(default_factory=list)
+    inputs: list[Input] = field(default_factory=list)
+    outputs: list[Output] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        """The number of the status word's buffer."""
+        return len(self.slabs) + len(self.constants)
+
+
+def record(program: Program, constants: Sequence[Tensor], limits: Limits, cpu: bool, sizes: Sizes | None = None) -> tuple[Recording, Sizes]:
+    """The recording for devices with these limits (`cpu`: a software adapter: kernels without barriers), and the program's sizes with the rows it needs. CannotLower says why there is none."""
+    sizes = sizes or Sizes(program)
+    reach, built = _build(program, constants, sizes, limits, cpu)
+    return _Recorder(program, constants, sizes, reach, [b for step in built for b in step]).recording, sizes
+
+
+class _Recorder:
+    def __init__(self, program: Program, constants: Sequence[Tensor], sizes: Sizes, reach: int, built: list[Built]) -> None:
+        self.program, self.sizes, self.built = program, sizes, built
+        self.recording = made = Recording(steps=[program.strings[s.origin] for s in program.steps])
+        homes = [Home(b[0]) for b in program.buffers]
+        outputs = [program.views[p.view].buffer for p in program.outputs]
+        numbers = self._place(homes, outputs)
+        for key, constant in self._constants(constants).items():
+            numbers[key] = len(made.slabs) + len(made.constants)
+            made.constants.append(constant)
+        numbers[STATUS] = made.status
+        shaders: dict[Shader, int] = {}
+        for b in built:
+            shader = Shader(b.source, tuple(w for _, w in b.bindings))
+            made.dispatches.append(Dispatch(shaders.setdefault(shader, len(shaders)), tuple(sizes.row(d) for d in b.params), sizes.row(b.groups), tuple(numbers[key] for key, _ in b.bindings), b.label))
+        made.shaders = list(shaders)
+        ports = {at: row for row, (home, at, _) in enumerate(program.buffers) if home == Home.INPUT}
+        for i, port in enumerate(program.inputs):
+            wide = port.dtype in (DType.INT64, DType.UINT64)
+            made.inputs.append(Input(numbers.get(ports.get(i), -1), port.dtype, assumed(port.dtype, reach) if wide else None))
+        made.outputs = [Output(numbers[row], port.dtype, port.dims) for row, port in zip(outputs, program.outputs, strict=True)]
+
+    def _place(self, homes: list[Home], outputs: Sequence[int]) -> dict[Any, int]:
+        """Lifetimes, then slabs: greedy by size (shared objects of Pisarchyk & Lee, 2020). Returns buffer → slab."""
+        types: dict[int, DType] = {}
+        for view in self.program.views:
+            types.setdefault(view.buffer, view.dtype)
+        lives: dict[Any, list[int]] = {}
+        for i, b in enumerate(self.built):
+            for key, _ in b.bindings:
+                if isinstance(key, Temporary) or (isinstance(key, int) and homes[key] is not Home.DATA):
+                    lives.setdefault(key, [i, i])[1] = i
+        for row in outputs:
+            lives.setdefault(row, [0, 0])
+        slots = {key: self._slot(key, types, homes) for key in lives}
+        taken: list[list[Any]] = []
+        placed: dict[Any, int] = {}
+        for key, (count, each, own) in sorted(slots.items(), key=lambda item: -_estimate(item[1][0]) * item[1][1]):
+            first, last = lives[key]
+            free = next((i for i, held in enumerate(taken) if not own and not any(slots[o][2] or (lives[o][0] <= last and first <= lives[o][1]) for o in held)), len(taken))
+            if free == len(taken):
+                taken.append([])
+                self.recording.slabs.append(Slab(0.0))
+            taken[free].append(key)
+            placed[key] = free
+            slab, high = self.recording.slabs[free], bounds(count, self.sizes.ranges)[1]
+            slab.most = max(slab.most, math.inf if high is None else float(int(high) * each))
+            if (tenant := (self.sizes.row(count), each)) not in slab.tenants:
+                slab.tenants.append(tenant)
+        return placed
+
+    def _slot(self, key: Any, types: dict[int, DType], homes: list[Home]) -> tuple[Dim, int, bool]:
+        """(elements, bytes each, whether nothing else may lie there) of memory."""
+        if isinstance(key, Temporary):
+            return key.count, 4, False
+        count = self.sizes.dims[self.program.buffers[key][2]] // types[key].numpy.itemsize
+        return count, word_bytes(types[key], homes[key] is Home.INPUT), homes[key] in (Home.INPUT, Home.OUTPUT)
+
+    def _constants(self, constants: Sequence[Tensor]) -> dict[Any, Constant]:
+        """The constants that are bound."""
+        used = {key for b in self.built for key, _ in b.bindings}
+        forms = _forms(self.program)
+        made: dict[Any, Constant] = {}
+        pools: dict[str, list[tuple[Tensor, Form]]] = {}
+        for row, (home, at, _) in enumerate(self.program.buffers):
+            if home != Home.DATA:
+                continue
+            form = forms.get(row, Form())
+            pool = pool_of(constants[at], form)
+            if pool is None and row in used:
+                made[row] = Constant(((constants[at], form),), False)
+            elif pool is not None and pool in used:
+                pools.setdefault(pool, []).append((constants[at], form))
+        return {**made, **{pool: Constant(tuple(parts), True) for pool, parts in pools.items()}}
+
+
+def _estimate(size: Dim) -> float:
+    """A number to order memory by; only how well it is shared depends on it."""
+    return float(substitute(size, {s.name: 64 for s in symbols(size)})) if isinstance(size, Expr) else float(size)
+
+
+def pool_of(tensor: Tensor, form: Form) -> str | None:
+    """The pool a small constant lies in; None for a large one."""
+    if form.count(tensor) * word_bytes(tensor.dtype, True) > POOLED:
+        return None
+    return f"pool {'u32 packed' if tensor.dtype in PACKED else word(tensor.dtype)}"
+
+
+def _forms(program: Program) -> dict[int, Form]:
+    """The forms of packed constants, by buffer row."""
+    found: dict[int, Form] = {}
+    for step in program.steps:
+        view = program.views[step.inputs[1]] if step.kind in (Kernel.MATMUL, Kernel.CONV) and step.inputs[1] >= 0 else None
+        if view is not None and view.packing:
+            group = program.sizes[step.params[1]][1] if step.kind is Kernel.CONV else 1
+            found[view.buffer] = Form(Packing(view.packing), group)
+    return found
+
+
+def _build(program: Program, constants: Sequence[Tensor], sizes: Sizes, limits: Limits, cpu: bool) -> tuple[int, list[list[Built]]]:
+    """Dispatches of every step, with the largest reach of 64-bit inputs for which everything fits."""
+    wide = any(p.dtype in (DType.INT64, DType.UINT64) for p in program.inputs)
+    for reach in REACH if wide else REACH[:1]:
+        context = Context(limits, cpu, uppers=sizes.ranges)
+        for row, (home, at, _) in enumerate(program.buffers):
+            if home == Home.INPUT:
+                dtype = program.inputs[at].dtype
+                context.ranges[row] = assumed(dtype, reach) if dtype in (DType.INT64, DType.UINT64) else interval(dtype)
+        steps = ProgramSteps(program, sizes, _homes(program, constants), context.ranges)
+        try:
+            built = []
+            for number, step in enumerate(program.steps):
+                context.step = number
+                built.append(_labelled(build, steps, step, context))
+            return reach, built
+        except CannotLower:
+            if not wide or reach == REACH[-1]:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _labelled(make: Any, steps: ProgramSteps, record: Any, context: Context) -> list[Built]:
+    step = steps.step(record)
+    try:
+        made: list[Built] = make(step, context)
+        return made
+    except CannotLower as reason:
+        raise CannotLower(f"{step.label}: {reason}") from None
+
+
+def _homes(program: Program, constants: Sequence[Tensor]) -> dict[int, Operand]:
+    """Constants as operands of whole buffers: where they lie, and between which numbers."""
+    homes: dict[int, Operand] = {}
+    offsets: dict[str, int] = {}
+    forms = _forms(program)
+    for row, (home, at, _) in enumerate(program.buffers):
+        if home != Home.DATA:
+            continue
+        tensor = constants[at]
+        low, high = constant_interval(tensor)
+        form = forms.get(row, Form())
+        pool = pool_of(tensor, form)
+        each = word_bytes(tensor.dtype, True)
+        start = offsets.get(pool, 0) // each if pool is not None else 0
+        homes[row] = Operand(pool if pool is not None else row, tensor.dtype, (), (), start, 0, True, low, high)
+        if pool is not None:
+            offsets[pool] = offsets.get(pool, 0) + -(-form.count(tensor) * each // PART) * PART
+    return homes
