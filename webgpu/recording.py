@@ -165,7 +165,8 @@ class _Recorder:
         shaders: dict[Shader, int] = {}
         for b in built:
             shader = Shader(b.source, tuple(w for _, w in b.bindings))
-            made.dispatches.append(Dispatch(shaders.setdefault(shader, len(shaders)), tuple(sizes.row(d) for d in b.params), sizes.row(b.groups), tuple(numbers[key] for key, _ in b.bindings), b.label))
+            buffers = tuple(numbers[key] for key, _ in b.bindings)
+            made.dispatches.append(Dispatch(shaders.setdefault(shader, len(shaders)), tuple(sizes.row(d) for d in b.params), sizes.row(b.groups), buffers, b.label))
         made.shaders = list(shaders)
         ports = {at: row for row, (home, at, _) in enumerate(program.buffers) if home == Home.INPUT}
         for i, port in enumerate(program.inputs):
