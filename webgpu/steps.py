@@ -40,29 +40,39 @@ def constant_interval(tensor: Tensor) -> tuple[float, float]:
 
 
 class Sizes:
-    """A program's size table, which kernels may extend: rows ↔ Dims."""
+    """A program's size table, which kernels may extend: rows ↔ Dims. A row becomes a Dim when it is asked for: where memory lies in the engine's arena (long chains of maxima) never is."""
 
     def __init__(self, program: Program) -> None:
         self.table = Program(sizes=list(program.sizes), guards=program.guards, inputs=program.inputs, strings=program.strings)
-        self.dims: list[Dim] = []
+        self.dims = _Dims(program)
         self.ranges: dict[str, tuple[int, int | None]] = {}
-        for row, (op, a, b, _) in enumerate(program.sizes):
+        for row, (op, _, _, _) in enumerate(program.sizes):
             if op in (SizeOp.DIM, SizeOp.ELEMENT):
-                low = 0 if op == SizeOp.DIM else -(1 << 63)
                 self.table.symbols[f"s{row}"] = row
-                self.ranges[f"s{row}"] = (low, None)
-                self.dims.append(symbol(f"s{row}", low))
-            else:
-                self.dims.append(_OPERATIONS[SizeOp(op)](self.dims, a, b))
+                self.ranges[f"s{row}"] = (0 if op == SizeOp.DIM else -(1 << 63), None)
         for kind, a, b in program.guards:
-            name, bound = f"s{a}", self.dims[b]
-            if name in self.ranges and isinstance(bound, int):
+            name, bound = f"s{a}", self.dims[b] if f"s{a}" in self.ranges else None
+            if isinstance(bound, int):
                 low, high = self.ranges[name]
                 self.ranges[name] = (max(low, bound), high) if kind == Guard.AT_LEAST else (low, bound if high is None else min(high, bound)) if kind == Guard.AT_MOST else (low, high)
 
     def row(self, dim: Dim) -> int:
         """The table row of a Dim."""
         return self.table.size(dim)
+
+
+class _Dims:
+    """Row → Dim, as they are asked for."""
+
+    def __init__(self, program: Program) -> None:
+        self._rows = program.sizes
+        self._made: dict[int, Dim] = {}
+
+    def __getitem__(self, row: int) -> Dim:
+        if row not in self._made:
+            op, a, b, _ = self._rows[row]
+            self._made[row] = symbol(f"s{row}", 0 if op == SizeOp.DIM else -(1 << 63)) if op in (SizeOp.DIM, SizeOp.ELEMENT) else _OPERATIONS[SizeOp(op)](self, a, b)
+        return self._made[row]
 
 
 _OPERATIONS: Mapping[SizeOp, Any] = {

@@ -1,4 +1,5 @@
-"""A device for the tests: a software Vulkan driver (lavapipe) where there is one, with WebGPU's default limits. Everything here is skipped, with the reason, where there is no device."""
+"""The devices of these tests: both software Vulkan drivers there are (lavapipe of Debian's Mesa, SwiftShader of Debian's chromium), opened with WebGPU's default limits (8 storage buffers,
+256 invocations, 128 MiB a binding, 256-byte offsets) whatever more they have. A missing one is skipped with the reason."""
 from __future__ import annotations
 
 import dataclasses
@@ -9,25 +10,33 @@ from typing import Any
 
 import pytest
 
-LAVAPIPE = Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
-if LAVAPIPE.exists():
-    os.environ.setdefault("VK_DRIVER_FILES", str(LAVAPIPE))
+#: Adapter (a part of its name) → the Vulkan driver that makes it.
+DRIVERS = {"llvmpipe": Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json"), "SwiftShader": Path("/usr/lib/chromium/vk_swiftshader_icd.json")}
+if any(path.exists() for path in DRIVERS.values()):
+    os.environ.setdefault("VK_DRIVER_FILES", ":".join(str(path) for path in DRIVERS.values() if path.exists()))
+os.environ.setdefault("SARDONYX_WEBGPU_ADAPTER", "llvmpipe")  # what sessions open by themselves
 
 
-@pytest.fixture(scope="session")
-def device() -> Any:
-    """The shared device."""
-    from sardonyx.webgpu.device import open_device
-    from sardonyx.webgpu.device.base import NoAdapter
+@pytest.fixture(scope="session", params=list(DRIVERS))
+def device(request: Any) -> Iterator[Any]:
+    """One device an adapter, for all tests."""
+    from sardonyx.webgpu.device.base import Limits, NoAdapter
+    from sardonyx.webgpu.device.native import ADAPTER, NativeDevice
+    before = os.environ[ADAPTER]
+    os.environ[ADAPTER] = request.param
     try:
-        return open_device()
+        made = NativeDevice(Limits())
     except NoAdapter as reason:
         pytest.skip(str(reason))
+    finally:
+        os.environ[ADAPTER] = before
+    yield made
+    made.close()
 
 
 @pytest.fixture(params=["barrier-free", "workgroup"])
 def variant(request: Any, device: Any) -> Iterator[Any]:
-    """The shared device as the software adapter it is, and as if it were a GPU (kernels with workgroup memory and barriers)."""
+    """The device as the software adapter it is, and as if it were a GPU (kernels with workgroup memory and barriers)."""
     before = device.adapter
     device.adapter = dataclasses.replace(before, is_cpu=request.param == "barrier-free")
     yield device

@@ -259,7 +259,8 @@ def softmax_of(context: Context, x: Operand, mask: Operand | None, out: Operand,
     with rows.loop(numbers) as (offsets, _):
         s.add(f"{total} += {power(offsets)};")
     total = rows.sum(total)
-    total = s.let(f"max({total}, 1e-38)" if guarded else f"{narrow}({total})" if mode == 0 else f"sx_log({total})", "f32")
+    # A row with anything in it sums to 1 at least; 1e-30 and not the least float, which adapters flush to 0.
+    total = s.let(f"max({total}, 1e-30)" if guarded else f"{narrow}({total})" if mode == 0 else f"sx_log({total})", "f32")
     with rows.loop([0, *numbers]) as (offsets, _):
         s.write(out, offsets[0], real(f"{power(offsets)} / {total}" if mode == 0 else f"{element(offsets)} - {top} - {total}"))
     return rows.dispatch()

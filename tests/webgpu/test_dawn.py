@@ -1,0 +1,71 @@
+"""Every shader compiles in Dawn too, the compiler of Chromium (npm `webgpu` under node, its null backend: Tint's checks and pipeline validation at WebGPU's default limits, no GPU).
+The other tests compile with wgpu's naga, which accepts other things."""
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance.suite import load
+from tests.models.registry import CACHE, MODELS, fetch, light_models
+
+from .paper import built
+
+NPM = CACHE / "npm" / "node_modules"
+
+
+def rejected(sources: Iterable[tuple[str, Any]]) -> tuple[int, list[str]]:
+    """(how many different shaders the models have, Dawn's complaints)."""
+    if not (NPM / "webgpu").exists() or shutil.which("node") is None:
+        pytest.skip("Dawn is not here: .ci/setup test installs the npm package webgpu")
+    found: dict[tuple[str, tuple[bool, ...]], str] = {}
+    for name, source in sources:
+        for cpu in (False, True):
+            for b in built(source, cpu):
+                found.setdefault((b.source, tuple(w for _, w in b.bindings)), f"{name}: {b.label}")
+    shaders = [{"label": label, "source": source, "writes": list(writes)} for (source, writes), label in found.items()]
+    done = subprocess.run(["node", str(Path(__file__).with_name("dawn.mjs")), str(NPM)], input=json.dumps(shaders), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout)
+    assert said["compiled"] == len(shaders)
+    return len(shaders), [f"{shaders[r['index']]['label']}: {r['message'][:500]}" for r in said["rejected"]]
+
+
+def test_dawn_rejects_a_wrong_shader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That this test can fail."""
+    import tests.webgpu.test_dawn as module
+
+    class Wrong:
+        source, bindings, label = "@compute @workgroup_size(1) fn main() { let x: f32 = nothing; }", (), "a wrong one"
+    monkeypatch.setattr(module, "built", lambda *_: [Wrong])
+    count, complaints = rejected([("wrong", b"")])
+    assert count == 1 and len(complaints) == 1 and "unresolved value 'nothing'" in complaints[0] and "a wrong one" in complaints[0]
+
+
+def test_shaders_of_the_suite_compile_in_dawn() -> None:
+    count, complaints = rejected((case.name, case.model) for case in load()[::6])
+    assert complaints == [] and count > 300
+
+
+@pytest.mark.slow
+def test_all_shaders_of_the_suite_compile_in_dawn() -> None:
+    count, complaints = rejected((case.name, case.model) for case in load())
+    assert complaints == [] and count > 1000
+
+
+@pytest.mark.parametrize("name", ["magika", "ocr-cls", "basic-pitch", "silero-vad-ifless", *(pytest.param(n, marks=pytest.mark.slow) for n in sorted(MODELS)
+                                  if MODELS[n].file.endswith(".onnx") and n not in ("magika", "ocr-cls", "basic-pitch", "silero-vad-ifless"))])
+def test_shaders_of_public_models_compile_in_dawn(name: str) -> None:
+    _, complaints = rejected([(name, fetch(name))])
+    assert complaints == []
+
+
+@pytest.mark.slow
+def test_shaders_of_the_light_models_compile_in_dawn() -> None:
+    _, complaints = rejected((name, path) for name, path in light_models().items())
+    assert complaints == []
