@@ -27,6 +27,7 @@ from ..model.packing import Packing, pack
 from ..program import Home, Program
 from .locate import EngineMissing, locate
 from .outputs import LARGE, Outputs
+from .room import Room
 
 #: Numbers of `enum sx_status`.
 UNSUPPORTED, INDEX, DIVISION, SHAPE, MEMORY, FORMAT, TERMINATED, DTYPE, GUARD, ARGUMENT, YIELD = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 100
@@ -37,8 +38,14 @@ _ERRORS: dict[int, type[SardonyxError]] = {
 #: Shapes (with the values of elements that decide sizes) whose bound states are kept.
 KEPT_SHAPES = 64
 Key = tuple[Any, ...]
-#: Where an array lies and how it is packed → the array, held so that nothing else comes to lie there, and its packed form.
-Packed = dict[Key, tuple[np.ndarray, np.ndarray]]
+
+
+class Packed:
+    """The packed constants of a model. `forms`: where an array lies and how it is packed → the array, held so that nothing else comes to lie there, and its packed form."""
+
+    def __init__(self) -> None:
+        self.forms: dict[Key, tuple[np.ndarray, np.ndarray]] = {}
+        self.room = Room()
 
 
 class _Report(Structure):
@@ -371,21 +378,9 @@ def constant(program: Program, number: int, tensor: Tensor, shared: Packed | Non
     if stored is not None and (stored.packing, stored.group) == (packing, group):  # used in place, from the map
         return stored.data
     plain = tensor.numpy()
-    key = (plain.__array_interface__["data"][0], plain.shape, plain.strides, plain.dtype.str, found, group)
     if shared is None:
-        return _aligned(pack(plain, packing, group))
-    if key not in shared:
-        shared[key] = plain, _aligned(pack(plain, packing, group))
-    return shared[key][1]
-
-
-def _aligned(array: np.ndarray) -> np.ndarray:
-    """The same array, dense, from the start of a cache line: no vector or tile of it lies across two."""
-    dense = np.ascontiguousarray(array)
-    if dense.ctypes.data % 64 == 0:
-        return dense
-    store = np.empty(dense.nbytes + 64, np.uint8)
-    start = -store.ctypes.data % 64
-    made = store[start:start + dense.nbytes].view(dense.dtype).reshape(dense.shape)
-    made[...] = dense
-    return made
+        return pack(plain, packing, group)
+    key = (plain.__array_interface__["data"][0], plain.shape, plain.strides, plain.dtype.str, found, group)
+    if key not in shared.forms:
+        shared.forms[key] = plain, pack(plain, packing, group, shared.room.take)
+    return shared.forms[key][1]

@@ -25,6 +25,7 @@ The plain form is recovered exactly (`unpack`). An id never changes its meaning:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from enum import IntEnum
 
 import numpy as np
@@ -83,15 +84,19 @@ def packed_nbytes(packing: Packing, itemsize: int, shape: tuple[int, ...], group
     return math.prod(packed_shape(packing, itemsize, shape, group)) * (4 if packing is Packing.NIBBLES else itemsize)
 
 
-def pack(array: np.ndarray, packing: Packing, group: int = 1) -> np.ndarray:
-    """A plain array → contiguous unsigned integers of the element's size in `packed_shape`; bits are moved, never converted."""
+def pack(array: np.ndarray, packing: Packing, group: int = 1, memory: Callable[[int], np.ndarray] | None = None) -> np.ndarray:
+    """A plain array → contiguous unsigned integers of the element's size in `packed_shape`; bits are moved, never converted. `memory(n)`: n bytes to write them to, if not new ones."""
     bits = _as_bits(array)
+    word = np.dtype(np.uint32) if packing is Packing.NIBBLES else bits.dtype
+    shape = packed_shape(packing, array.dtype.itemsize, array.shape, group)
+    out = (memory or _aligned_memory)(math.prod(shape) * word.itemsize).view(word).reshape(shape)
     if packing is Packing.DEPTHWISE:
-        return np.ascontiguousarray(bits.reshape(array.shape[0], -1).T)
+        out[...] = bits.reshape(array.shape[0], -1).T
+        return out
     rows = _rows(bits, packing, group)
     groups, n, k = rows.shape
-    out = _aligned_zeros(packed_shape(packing, array.dtype.itemsize, array.shape, group), rows.dtype)
     whole = n // PANEL
+    out[:, whole:] = 0
     if _interleaved(packing, array.dtype.itemsize):
         words = -(-k // 4)
         rows = _padded(rows, 2, 4)
@@ -105,11 +110,11 @@ def pack(array: np.ndarray, packing: Packing, group: int = 1) -> np.ndarray:
     return out
 
 
-def _aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Zeros from the start of a cache line: no vector or tile of a packed matrix lies across two."""
-    store = np.zeros(math.prod(shape) * dtype.itemsize + 64, np.uint8)
+def _aligned_memory(nbytes: int) -> np.ndarray:
+    """Bytes from the start of a cache line: no vector or tile of a packed matrix lies across two."""
+    store = np.empty(nbytes + 64, np.uint8)
     start = -store.ctypes.data % 64
-    return store[start:start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+    return store[start:start + nbytes]
 
 
 def unpack(packed: np.ndarray, packing: Packing, dtype: np.dtype, shape: tuple[int, ...], group: int = 1) -> np.ndarray:

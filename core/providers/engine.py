@@ -60,7 +60,7 @@ class EngineExecutor(SegmentedExecutor):
 
     def __init__(self, model: Model, *, threads: int = 0, strict: bool = False, limit: int | None = None, optimized: bool = True) -> None:
         self.threads = threads
-        self.packed: Packed = {}
+        self.packed = Packed()
         super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: accepts, prepare=optimize if optimized else None)
 
     def _make(self, plan: Plan) -> EngineProgram:
@@ -69,4 +69,4 @@ class EngineExecutor(SegmentedExecutor):
     def close(self) -> None:
         """Drop plans and constants."""
         super().close()
-        self.packed = {}
+        self.packed = Packed()
