@@ -1,4 +1,4 @@
-"""The shaders of a model without a device: planned and built for WebGPU's default limits, as a software adapter or as a GPU would get them."""
+"""What a model is on a GPU, without one: planned and recorded for WebGPU's default limits, as a software adapter or as a GPU would get it."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -7,28 +7,21 @@ from typing import Any
 
 from sardonyx.converter.onnx import load_model
 from sardonyx.lowering import CannotLower
-from sardonyx.plan.planner import plan_package
+from sardonyx.plan.planner import Plan, plan_package
 from sardonyx.plan.shapes import infer_plan
 from sardonyx.webgpu.device.base import Adapter, Limits
-from sardonyx.webgpu.executor import _build
 from sardonyx.webgpu.provider import Acceptance
-from sardonyx.webgpu.wgsl.shader import Built
+from sardonyx.webgpu.recording import Recording, record
+from sardonyx.webgpu.steps import Sizes
 
 
-def paper(cpu: bool, limits: Limits | None = None) -> Any:
-    """What kernels ask a device for."""
-    return SimpleNamespace(limits=limits or Limits(), adapter=Adapter("paper", "", "", cpu))
-
-
-def built(source: Any, cpu: bool) -> Iterator[Built]:
-    """The dispatches of a model's programs (ONNX bytes or path), in order. Programs the device refuses as a whole have none."""
-    device = paper(cpu)
+def recorded(source: Any, cpu: bool, limits: Limits | None = None) -> Iterator[tuple[Plan, Recording, Sizes]]:
+    """The programs of a model (ONNX bytes or path) with their recordings, in order. Programs that are refused as a whole have none."""
+    device: Any = SimpleNamespace(limits=limits or Limits(), adapter=Adapter("paper", "", "", cpu))  # what Acceptance asks
     model = load_model(source)
     plan = plan_package(model, infer_plan(model.graph), model.symbols, None, Acceptance(device), host=True)
     for each in plan.plans:
         try:
-            steps = _build(device, each.program, each.constants)[2]
+            yield each, *record(each.program, each.constants, device.limits, cpu)
         except CannotLower:
             continue
-        for step in steps:
-            yield from step

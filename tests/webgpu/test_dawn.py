@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sardonyx.webgpu.recording import Dispatch, Recording, Shader
 
 from tests.conformance.suite import load
 from tests.models.registry import CACHE, MODELS, fetch, light_models
 
-from .paper import built
+from .paper import recorded
 
 NPM = CACHE / "npm" / "node_modules"
 
@@ -23,12 +24,13 @@ def rejected(sources: Iterable[tuple[str, Any]]) -> tuple[int, list[str]]:
     """(how many different shaders the models have, Dawn's complaints)."""
     if not (NPM / "webgpu").exists() or shutil.which("node") is None:
         pytest.skip("Dawn is not here: .ci/setup test installs the npm package webgpu")
-    found: dict[tuple[str, tuple[bool, ...]], str] = {}
+    found: dict[Shader, str] = {}
     for name, source in sources:
         for cpu in (False, True):
-            for b in built(source, cpu):
-                found.setdefault((b.source, tuple(w for _, w in b.bindings)), f"{name}: {b.label}")
-    shaders = [{"label": label, "source": source, "writes": list(writes)} for (source, writes), label in found.items()]
+            for _, recording, _ in recorded(source, cpu):
+                for d in recording.dispatches:
+                    found.setdefault(recording.shaders[d.shader], f"{name}: {d.label}")
+    shaders = [{"label": label, "source": shader.source, "writes": list(shader.writes)} for shader, label in found.items()]
     done = subprocess.run(["node", str(Path(__file__).with_name("dawn.mjs")), str(NPM)], input=json.dumps(shaders), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout)
@@ -39,10 +41,8 @@ def rejected(sources: Iterable[tuple[str, Any]]) -> tuple[int, list[str]]:
 def test_dawn_rejects_a_wrong_shader(monkeypatch: pytest.MonkeyPatch) -> None:
     """That this test can fail."""
     import tests.webgpu.test_dawn as module
-
-    class Wrong:
-        source, bindings, label = "@compute @workgroup_size(1) fn main() { let x: f32 = nothing; }", (), "a wrong one"
-    monkeypatch.setattr(module, "built", lambda *_: [Wrong])
+    wrong = Recording([Shader("@compute @workgroup_size(1) fn main() { let x: f32 = nothing; }", ())], dispatches=[Dispatch(0, (), 0, (), "a wrong one")])
+    monkeypatch.setattr(module, "recorded", lambda *_: [(None, wrong, None)])
     count, complaints = rejected([("wrong", b"")])
     assert count == 1 and len(complaints) == 1 and "unresolved value 'nothing'" in complaints[0] and "a wrong one" in complaints[0]
 

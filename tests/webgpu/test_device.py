@@ -82,3 +82,16 @@ def test_the_shared_device_is_opened_anew_after_loss(device: Any, monkeypatch: p
     second = module.open_device()
     assert second is not first and not second.lost
     second.close()
+
+
+def test_dispatches_recorded_by_the_library_and_by_the_api_agree(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`raw.py` is for tested releases of wgpu-py only; everything else goes through the public API, with the same results."""
+    from sardonyx.webgpu.device import raw
+    assert device._raw is not None, "the pinned wgpu-py is one that raw.py knows"
+    x = np.arange(100, dtype=np.float32)
+    fast = twice(device, x)
+    monkeypatch.setattr(device, "_raw", None)
+    assert np.array_equal(twice(device, x), fast)
+    monkeypatch.setattr(raw, "TESTED", frozenset())
+    import wgpu
+    assert raw.raw_pass(wgpu) is None

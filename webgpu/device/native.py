@@ -1,4 +1,4 @@
-"""The desktop backend: wgpu-py (wgpu-native: Vulkan, Metal, DirectX 12). The only module that imports wgpu.
+"""The desktop backend: wgpu-py (wgpu-native: Vulkan, Metal, DirectX 12). The only module, with `raw`, that imports wgpu.
 
 The adapter is the system's best; `SARDONYX_WEBGPU_ADAPTER` (a part of its name, such as "llvmpipe") picks another. wgpu's calls return when they are done here, so the
 coroutines below never suspend.
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .base import Adapter, Buffer, Device, DeviceLost, Dispatch, LimitExceeded, Limits, MissingFeature, NoAdapter, OutOfDeviceMemory, Pipeline, ShaderRejected, Span
+from .raw import raw_pass
 
 ADAPTER = "SARDONYX_WEBGPU_ADAPTER"
 #: Limits → wgpu's names.
@@ -64,6 +65,7 @@ class NativeDevice(Device):
         self._layouts: dict[tuple[bool, ...], Any] = {}
         self._groups: dict[Any, Any] = {}
         self._staging: NativeBuffer | None = None
+        self._raw = raw_pass(self._wgpu)
 
     # -- memory ------------------------------------------------------------------------------------------------------------------------------
     def buffer(self, nbytes: int, *, uniform: bool = False, label: str = "") -> NativeBuffer:
@@ -139,13 +141,10 @@ class NativeDevice(Device):
         self._alive()
         encoder = self._device.create_command_encoder()
         one_pass = encoder.begin_compute_pass()
-        last: Any = None
-        for step in work:
-            if step.pipeline is not last:
-                one_pass.set_pipeline(step.pipeline.handle)
-                last = step.pipeline
-            one_pass.set_bind_group(0, step.group)
-            one_pass.dispatch_workgroups(step.x, step.y, step.z)
+        if self._raw is not None:
+            self._raw.record(one_pass, work)
+        else:
+            _record(one_pass, work)
         one_pass.end()
         self._device.queue.submit([encoder.finish()])
 
@@ -200,6 +199,17 @@ class NativeDevice(Device):
                 self._staging.destroy()
             self.lost = True
             self._device.destroy()
+
+
+def _record(one_pass: Any, work: Sequence[Dispatch]) -> None:
+    """Dispatches through the public API."""
+    last: Any = None
+    for step in work:
+        if step.pipeline is not last:
+            one_pass.set_pipeline(step.pipeline.handle)
+            last = step.pipeline
+        one_pass.set_bind_group(0, step.group)
+        one_pass.dispatch_workgroups(step.x, step.y, step.z)
 
 
 def _adapter() -> tuple[Any, Any]:
