@@ -8,6 +8,7 @@ from ..graph import Model
 from ..kernels import Kernel
 from ..lowering import CannotLower, KernelCall, View
 from ..plan.planner import Plan
+from ..providers.base import RunContext
 from ..providers.limit import memory_limit
 from ..providers.segmented import SegmentedExecutor
 from .device import open_device, unavailable
@@ -48,10 +49,24 @@ class WebGpuExecutor(SegmentedExecutor):
 
     def __init__(self, device: Device, model: Model, *, strict: bool = False, limit: int | None = None) -> None:
         self.device, self.weights = device, Weights(device)
-        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: Acceptance(device), bounded=True)
+        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: Acceptance(self.device), bounded=True)
 
     def _make(self, plan: Plan) -> WebGpuProgram:
         return WebGpuProgram(self.device, plan.program, plan.constants, self.weights)
+
+    def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
+        """See `Executor.run`. The run in which the device is lost raises DeviceLost; the next one opens a device and makes the programs anew."""
+        if self.device.lost:
+            with self.lock:
+                self._recover()
+        return super().run(inputs, wanted, context)
+
+    def _recover(self) -> None:
+        if not self.device.lost:  # another thread was here first
+            return
+        device = open_device()
+        self.close()
+        self.device, self.weights = device, Weights(device)
 
     def close(self) -> None:
         """Give device memory back."""
