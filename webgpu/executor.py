@@ -15,6 +15,7 @@ from ..errors import InvalidArgument, RuntimeException
 from ..graph import Tensor
 from ..program import Program
 from .device.base import Buffer, Device, Dispatch
+from .kernels.base import LARGEST
 from .recording import Constant, Input, record
 from .wgsl.shader import FAULTS, INDEX
 from .wgsl.storage import download, extent, upload
@@ -120,7 +121,10 @@ class WebGpuProgram:
         """Sizes: uniforms, workgroups, memory."""
         table = np.array(self.sizes.table.bind([x.shape for x in inputs], inputs), np.int64)
         block = np.zeros(self._rows.shape, np.int32)
-        np.copyto(block, table[self._rows], casting="unsafe")
+        values = table[self._rows]
+        if values.size and (values.max() > LARGEST or values.min() < -LARGEST - 1):
+            raise RuntimeException(f"a size or stride of {int(np.abs(values).max())} does not fit the 32 bits WebGPU counts in: use smaller sizes, or CPUExecutionProvider")
+        np.copyto(block, values, casting="unsafe")
         self._decided = None
         if block.size:
             self.device.write(self._uniforms, block)

@@ -1,9 +1,13 @@
 """`WebGpuExecutionProvider`: a session's programs on the shared device."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from ..errors import EPFail
 from ..graph import Model
 from ..kernels import Kernel
 from ..lowering import CannotLower, KernelCall, View
@@ -26,7 +30,7 @@ class Acceptance:
     """Says of a node's kernel calls and outputs, in the graph's order, why they can not run here ("" where they can). The kernels themselves are asked: they are built and thrown away."""
 
     def __init__(self, device: Device) -> None:
-        self.context = Context(device.limits, device.adapter.is_cpu)
+        self.context = Context(device.limits, device.adapter.is_cpu, planning=True)
         self.steps = CallSteps(self.context.ranges)
 
     def __call__(self, calls: Sequence[KernelCall], outputs: Sequence[View]) -> str:
@@ -44,6 +48,24 @@ class Acceptance:
         return ""
 
 
+class Deferred:
+    """A program made when it first runs: the plan for sizes of any kind only says what runs where, and the pipelines of a branch that is not taken are never compiled."""
+
+    def __init__(self, make: Callable[[], WebGpuProgram]) -> None:
+        self.make, self.lock = make, threading.Lock()
+        self.program: WebGpuProgram | None = None
+
+    def run(self, inputs: Sequence[np.ndarray], *, terminated: Callable[[], bool] | None = None) -> list[np.ndarray]:
+        """As WebGpuProgram's. EPFail where a whole program can not be built although its nodes can."""
+        with self.lock:
+            if self.program is None:
+                try:
+                    self.program = self.make()
+                except CannotLower as reason:
+                    raise EPFail(f"{NAME}: {reason}. Run the model on CPUExecutionProvider") from None
+        return self.program.run(inputs, terminated=terminated)
+
+
 class WebGpuExecutor(SegmentedExecutor):
     """Programs on the device, the rest on the NumPy bodies (refused when strict)."""
 
@@ -51,8 +73,8 @@ class WebGpuExecutor(SegmentedExecutor):
         self.device, self.weights = device, Weights(device)
         super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: Acceptance(self.device), bounded=True)
 
-    def _make(self, plan: Plan) -> WebGpuProgram:
-        return WebGpuProgram(self.device, plan.program, plan.constants, self.weights)
+    def _make(self, plan: Plan) -> Deferred:
+        return Deferred(lambda: WebGpuProgram(self.device, plan.program, plan.constants, self.weights))
 
     def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
         """See `Executor.run`. The run in which the device is lost raises DeviceLost; the next one opens a device and makes the programs anew."""

@@ -29,7 +29,7 @@ from .device.base import Limits
 from .kernels import build
 from .steps import REACH, ProgramSteps, Sizes, assumed, constant_interval
 from .wgsl.shader import STATUS, Built, Context
-from .wgsl.space import Operand, Temporary
+from .wgsl.space import Operand, Part, Temporary
 from .wgsl.storage import PACKED, interval, upload, word, word_bytes
 
 #: Constants of at most this many bytes lie together.
@@ -49,30 +49,38 @@ class Form:
         """What is uploaded."""
         array = tensor.numpy()
         if self.packing is not Packing.NONE:
-            array = pack(np.ascontiguousarray(array), self.packing, self.group).view(tensor.dtype.numpy)
+            bits = pack(np.ascontiguousarray(array), self.packing, self.group)
+            array = bits.view(np.uint8 if self.packing is Packing.NIBBLES else tensor.dtype.numpy)
         return upload(array, tensor.dtype)
 
     def count(self, tensor: Tensor) -> int:
         """Elements of that."""
-        return tensor.size if self.packing is Packing.NONE else math.prod(packed_shape(self.packing, tensor.dtype.numpy.itemsize, tensor.shape, self.group))
+        if self.packing is Packing.NONE:
+            return tensor.size
+        return math.prod(packed_shape(self.packing, tensor.dtype.numpy.itemsize, tensor.shape, self.group)) * (4 if self.packing is Packing.NIBBLES else 1)
 
 
 @dataclass(frozen=True)
 class Constant:
-    """A buffer that is filled once: one tensor in a form, or a pool of small ones, each at a multiple of PART bytes."""
+    """A buffer that is filled once: one tensor in a form (of one too large for a binding, `count` elements from `first`), or a pool of small ones, each at a multiple of PART bytes."""
 
     parts: tuple[tuple[Tensor, Form], ...]
     pooled: bool
+    first: int = 0
+    count: int = 0
 
     @property
     def key(self) -> Any:
         """What equal buffers of a session have in common."""
-        return tuple((id(tensor), form) for tensor, form in self.parts)
+        return (self.first, self.count, *((id(tensor), form) for tensor, form in self.parts))
 
     def bytes(self) -> np.ndarray:
         """What is uploaded."""
         if not self.pooled:
-            return self.parts[0][1].bytes(self.parts[0][0])
+            tensor, form = self.parts[0]
+            data = form.bytes(tensor)
+            each = word_bytes(tensor.dtype, True)
+            return data if not self.count else data.view(np.uint8).reshape(-1)[self.first * each:(self.first + self.count) * each]
         pieces = [form.bytes(tensor).view(np.uint8).reshape(-1) for tensor, form in self.parts]
         return np.concatenate([np.concatenate([p, np.zeros(-p.size % PART, np.uint8)]) for p in pieces])
 
@@ -221,8 +229,9 @@ class _Recorder:
                 continue
             form = forms.get(row, Form())
             pool = pool_of(constants[at], form)
-            if pool is None and row in used:
-                made[row] = Constant(((constants[at], form),), False)
+            if pool is None:
+                whole = ((constants[at], form),)
+                made |= {key: Constant(whole, False, *((key.first, key.count) if isinstance(key, Part) else ())) for key in used if (key.whole if isinstance(key, Part) else key) == row}
             elif pool is not None and pool in used:
                 pools.setdefault(pool, []).append((constants[at], form))
         return {**made, **{pool: Constant(tuple(parts), True) for pool, parts in pools.items()}}

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..dim import Dim, ceildiv, dim_max, dim_min, floordiv, mod, symbol
+from ..dim import Dim, Undecidable, ceildiv, dim_max, dim_min, floordiv, mod, symbol
 from ..graph import Tensor
 from ..kernels import FLOATS, RECORDS, Kernel
 from ..lowering import Buffer, CannotLower, KernelCall, View
@@ -44,8 +44,8 @@ class Sizes:
 
     def __init__(self, program: Program) -> None:
         self.table = Program(sizes=list(program.sizes), guards=program.guards, inputs=program.inputs, strings=program.strings)
-        self.dims = _Dims(program)
         self.ranges: dict[str, tuple[int, int | None]] = {}
+        self.dims = _Dims(self)
         for row, (op, _, _, _) in enumerate(program.sizes):
             if op in (SizeOp.DIM, SizeOp.ELEMENT):
                 self.table.symbols[f"s{row}"] = row
@@ -62,16 +62,20 @@ class Sizes:
 
 
 class _Dims:
-    """Row → Dim, as they are asked for."""
+    """Row → Dim, as they are asked for. What is too long to be understood is a symbol: a number of the table."""
 
-    def __init__(self, program: Program) -> None:
-        self._rows = program.sizes
+    def __init__(self, sizes: Sizes) -> None:
+        self._sizes, self._rows = sizes, list(sizes.table.sizes)
         self._made: dict[int, Dim] = {}
 
     def __getitem__(self, row: int) -> Dim:
         if row not in self._made:
             op, a, b, _ = self._rows[row]
-            self._made[row] = symbol(f"s{row}", 0 if op == SizeOp.DIM else -(1 << 63)) if op in (SizeOp.DIM, SizeOp.ELEMENT) else _OPERATIONS[SizeOp(op)](self, a, b)
+            try:
+                self._made[row] = symbol(f"s{row}", 0 if op == SizeOp.DIM else -(1 << 63)) if op in (SizeOp.DIM, SizeOp.ELEMENT) else _OPERATIONS[SizeOp(op)](self, a, b)
+            except Undecidable:
+                self._sizes.table.symbols[f"s{row}"], self._sizes.ranges[f"s{row}"] = row, (-(1 << 63), None)
+                self._made[row] = symbol(f"s{row}", None)
         return self._made[row]
 
 
@@ -114,7 +118,7 @@ class ProgramSteps:
         home = self.homes.get(view.buffer)
         low, high = (home.low, home.high) if home is not None else self.ranges.get(view.buffer, interval(view.dtype))
         return Operand(view.buffer if home is None else home.buffer, view.dtype, tuple(d[i] for i in view.dims), tuple(d[i] for i in view.strides), d[view.start] + (home.start if home else 0),
-                       d[view.extent], Home(self.program.buffers[view.buffer][0]) in (Home.INPUT, Home.DATA), low, high, view.packing)
+                       d[view.extent], Home(self.program.buffers[view.buffer][0]) in (Home.INPUT, Home.DATA), low, high, view.packing, home is not None)
 
     def params(self, record: StepRecord) -> dict[str, Any]:
         """Parameters by name."""

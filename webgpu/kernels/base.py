@@ -52,6 +52,8 @@ class Step:
         return int(value)
 
 
+#: The largest size: 2^31 - 1.
+LARGEST = (1 << 31) - 1
 #: Packings (core/model/packing.py) that MatMul and Conv read.
 READ = frozenset({Packing.NONE, Packing.MATRIX, Packing.MATRIX_T, Packing.CONV, Packing.DEPTHWISE})
 KERNELS: dict[Kernel, Callable[[Step, Context], list[Built]]] = {}
@@ -112,9 +114,9 @@ def strides_of(operands: Sequence[Operand | None], numbers: Sequence[int], dims:
 
 
 def most(context: Context, size: Dim) -> float:
-    """An upper bound of a size; infinity where there is none."""
+    """An upper bound of a size. Sizes are i32 on the GPU (bind refuses others), so there is always one."""
     high = bounds(size, context.uppers)[1]
-    return float("inf") if high is None else float(high)
+    return float(LARGEST if high is None else min(high, LARGEST))
 
 
 def least(context: Context, size: Dim) -> float:

@@ -112,14 +112,14 @@ def product_of(step: Step) -> Product:
         raise CannotLower("zero points a channel of a grouped convolution")
     taps = list(w.dims[2:])
     window = Window(x, [out.dims[a] for a in kept], step.params, transposed, zero_x)
-    weights: Side = Panels(w, taps, _product(taps) * depth, depth) if w.packing == Packing.CONV else Weights(_depthwise(w) if w.packing else w, 1 if transposed else 0, zero_w, per_channel)
+    weights: Side = Panels(w, taps, _product(taps) * depth, depth, zero_w) if w.packing == Packing.CONV else Weights(_depthwise(w) if w.packing else w, 1 if transposed else 0, zero_w, per_channel)
     return Product(step, by_position, (batch, rows, columns), window, weights, taps, depth)
 
 
 def _group_stride(w: Operand, depth: Dim, channels: Dim, transposed: bool) -> Dim:
     """How far apart the weights of two groups lie."""
     if w.packing == Packing.CONV:
-        return ceildiv(channels, PANEL) * PANEL * _product(w.dims[2:]) * depth
+        return ceildiv(channels, PANEL) * Panels(w, (), _product(w.dims[2:]) * depth, depth).panel
     return channels if w.packing else w.strides[0] * (depth if transposed else channels)
 
 

@@ -10,6 +10,7 @@ from ..wgsl.expression import Value
 from ..wgsl.shader import Built, Context, Shader, each, groups
 from ..wgsl.space import Operand, Space, broadcast
 from .base import Step, compute_rep, kernel, offsets_in
+from .split import rows
 
 
 def _without(operand: Operand, axes: Sequence[int]) -> list[Dim]:
@@ -20,11 +21,16 @@ def _without(operand: Operand, axes: Sequence[int]) -> list[Dim]:
 @kernel(Kernel.GATHER)
 def gather(step: Step, context: Context) -> list[Built]:
     """See the GATHER record."""
-    x, indices, out, axis, mode = step.there(0), step.there(1), step.output(), step.whole("axis"), step.whole("mode")
+    mode = step.whole("mode")
+    return [_gather(step, context, mode, *part) for part in rows(step.there(0), step.whole("axis") if mode == 0 else -1, context)]
+
+
+def _gather(step: Step, context: Context, mode: int, x: Operand, first: int, count: int) -> Built:
+    """`x` holds rows `first` … of the table (count 0: all of it); positions that ask for others are left alone."""
+    indices, out, axis = step.there(1), step.output(), step.whole("axis")
     own: list[Dim]
     if mode == 0:
-        count = indices.rank
-        own = [*x.strides[:axis], *[0] * count, *x.strides[axis + 1:]]
+        own = [*x.strides[:axis], *[0] * indices.rank, *x.strides[axis + 1:]]
         place: list[Dim] = [*[0] * axis, *indices.strides, *[0] * (x.rank - axis - 1)]
         reads = [(x.dims[axis], x.strides[axis], 0)]
     elif mode == 1:
@@ -44,9 +50,13 @@ def gather(step: Step, context: Context) -> list[Built]:
     to, source, index = offsets_in(s, space, [out, x, indices], at)
     for size, stride, i in reads:
         found = s.index(indices, index if i == 0 else s.let(f"{index} + {s.size(i * indices.strides[-1])}"), size)
+        if count:
+            low = s.param(first)
+            s.add(f"if ({found} < {low} || {found} - {low} >= {s.param(count)}) {{ return; }}")
+            found = s.let(f"{found} - {low}")
         source = s.let(f"{source} + {found} * {s.size(stride)}")
     s.write(out, to, s.load(x, source))
-    return [s.dispatch(groups(s, space.count))]
+    return s.dispatch(groups(s, space.count))
 
 
 @kernel(Kernel.SCATTER)

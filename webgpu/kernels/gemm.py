@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ...dim import Dim
+from ...dim import Dim, ceildiv
 from ...expr import Compute, Op, cast, compute_type, leaf, substitute
 from ...model.packing import PANEL
 from ...types import DType
@@ -51,12 +51,7 @@ class Lines:
 
     def line(self, s: Shader, batch: str, number: str) -> list[str]:
         """See `Side`."""
-        made = [s.let(f"{batch} + {number} * {s.size(self.stride)}")]
-        if self.zero is not None:
-            one = self.zero.rank == 0 or all(d == 1 for d in self.zero.dims)
-            place = s.size(self.zero.start) if one else f"{s.size(self.zero.start)} + {number} * {s.size(self.zero.strides[-1])}"
-            made.append(as_sum(s, s.load(self.zero, s.let(place))))
-        return made
+        return [s.let(f"{batch} + {number} * {s.size(self.stride)}"), *zero_of(s, self.zero, number)]
 
     def tap(self, s: Shader, line: list[str], kernel: list[str]) -> list[str]:
         """See `Side`."""
@@ -70,28 +65,52 @@ class Lines:
 
 @dataclass
 class Panels:
-    """Packed weights (core/model/packing.py): [groups][columns / 16][depth][16]. Four neighbouring columns lie side by side; `depth`: the whole sum, `inner`: elements of a tap, which come
-    one tap after another. The batch is the group."""
+    """Packed weights (core/model/packing.py): [groups][columns / 16][depth][16], of bytes [groups][columns / 16][depth / 4][16][4]. `depth`: the whole sum, `inner`: elements of a tap, which
+    come one tap after another. The batch is the group. `zero`: a zero point (an operand with one element, or one a column)."""
 
     operand: Operand
     taps: Sequence[Dim]
     depth: Dim
     inner: Dim
+    zero: Operand | None = None
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether four neighbours of the sum lie in one word."""
+        return self.operand.dtype.bits == 8
+
+    @property
+    def panel(self) -> Dim:
+        """Elements of 16 columns."""
+        return (ceildiv(self.depth, 4) * 4 if self.interleaved else self.depth) * PANEL
 
     def line(self, s: Shader, batch: str, number: str) -> list[str]:
-        """See `Side`."""
-        return [s.let(f"{batch} + ({number} >> 4u) * {s.size(self.depth * PANEL)} + ({number} & 15)")]
+        """Where the column begins; the tap's first element; the column's zero point."""
+        column = f"({number} & 15) * 4" if self.interleaved else f"({number} & 15)"
+        return [s.let(f"{batch} + ({number} >> 4u) * {s.size(self.panel)} + {column}"), "0", *zero_of(s, self.zero, number)]
 
     def tap(self, s: Shader, line: list[str], kernel: list[str]) -> list[str]:
         """See `Side`."""
         number = kernel[0]
         for size, k in zip(self.taps[1:], kernel[1:], strict=True):
             number = f"({number} * {s.size(size)} + {k})"
-        return [s.let(f"{line[0]} + {number} * {s.size(self.inner * PANEL)}")]
+        return [line[0], s.let(f"{number} * {s.size(self.inner)}"), *line[2:]]
 
     def read(self, s: Shader, line: list[str], k: str) -> str:
         """See `Side`."""
-        return as_sum(s, s.load(self.operand, s.let(f"{line[0]} + {k} * {PANEL}")))
+        k = k if line[1] == "0" else s.let(f"{line[1]} + {k}")
+        place = f"({k} >> 2u) * {PANEL * 4} + ({k} & 3)" if self.interleaved else f"{k} * {PANEL}"
+        text = as_sum(s, s.load(self.operand, s.let(f"{line[0]} + {place}")))
+        return f"({text} - {line[2]})" if len(line) > 2 else text
+
+
+def zero_of(s: Shader, zero: Operand | None, number: str) -> list[str]:
+    """The zero point of a line, where there is one."""
+    if zero is None:
+        return []
+    one = zero.rank == 0 or all(d == 1 for d in zero.dims)
+    place = s.size(zero.start) if one else f"{s.size(zero.start)} + {number} * {s.size(zero.strides[-1])}"
+    return [as_sum(s, s.load(zero, s.let(place)))]
 
 
 def as_sum(s: Shader, value: Value) -> str:

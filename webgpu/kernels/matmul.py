@@ -7,12 +7,13 @@ from ..wgsl.shader import Built, Context
 from ..wgsl.space import Operand, Space, broadcast
 from .base import Step, elements, kernel
 from .gemm import Lines, Panels, Product, Side, multiply
+from .split import columns
 
 
 @kernel(Kernel.MATMUL)
 def matmul(step: Step, context: Context) -> list[Built]:
     """See the MATMUL record."""
-    return multiply(product_of, step, context)
+    return [built for part in columns(step, context) for built in multiply(product_of, part, context)]
 
 
 def product_of(step: Step) -> Product:
@@ -28,7 +29,7 @@ def product_of(step: Step) -> Product:
     rows = Space.of([out.dims[-2]], [[s[-2]] for s in strides])
     columns = Space.of([out.dims[-1]], [[s[-1]] for s in strides])
     left = Lines(a, a.strides[-2], a.strides[-1], _zero(step, "zero_a"))
-    right: Side = Panels(b, (), a.dims[-1], a.dims[-1]) if b.packing else Lines(b, b.strides[-1], b.strides[-2], _zero(step, "zero_b"))
+    right: Side = Panels(b, (), a.dims[-1], a.dims[-1], _zero(step, "zero_b")) if b.packing else Lines(b, b.strides[-1], b.strides[-2], _zero(step, "zero_b"))
     return Product(step, by_position, (batch, rows, columns), left, right, (), a.dims[-1])
 
 

@@ -51,6 +51,7 @@ class Context:
     uppers: dict[str, tuple[int, int | None]] = field(default_factory=dict)
     step: int = 0
     label: str = ""
+    planning: bool = False    # only asked whether there is a kernel: how constants will lie is not known yet
 
 
 class Shader:

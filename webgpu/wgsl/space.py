@@ -29,6 +29,7 @@ class Operand:
     low: float = -math.inf
     high: float = math.inf
     packing: int = 0
+    constant: bool = False
 
     @property
     def rank(self) -> int:
@@ -56,6 +57,15 @@ class Operand:
     def is_dense(self) -> bool:
         """Whether element numbers in row-major order are positions from `start`."""
         return all(d == 1 or s == t for d, s, t in zip(self.dims, self.strides, dense(self.dims), strict=True))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Elements `first` … of a constant that is too large for one binding: a key of memory."""
+
+    whole: Any
+    first: int
+    count: int
 
 
 class Temporary:
