@@ -220,7 +220,7 @@ class _Recorder:
 
     def _constants(self, constants: Sequence[Tensor]) -> dict[Any, Constant]:
         """The constants that are bound."""
-        used = {key for b in self.built for key, _ in b.bindings}
+        used = dict.fromkeys(key for b in self.built for key, _ in b.bindings)
         forms = _forms(self.program)
         made: dict[Any, Constant] = {}
         pools: dict[str, list[tuple[Tensor, Form]]] = {}
