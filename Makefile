@@ -3,7 +3,7 @@ PY := .venv/bin/python
 export PYTHONDONTWRITEBYTECODE := 1
 export PYTHONWARNINGS := ignore::DeprecationWarning
 
-.PHONY: help wheels demo test test-all bench bench-web site conformance lint generate clean setup-demo setup-test setup-all setup-bench
+.PHONY: help wheels demo test test-all bench bench-web roofline site conformance lint generate clean setup-demo setup-test setup-all setup-bench
 
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,9 @@ test-all: setup-all lint  ## `make test` and the slow extras
 bench: setup-bench ## sardonyx beside its peers; writes tests/bench/results.{json,md}
 	@$(PY) -m tests.models.registry --all >/dev/null
 	@env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(PY) -m tests.bench
+
+roofline: setup-test ## rewrite webgpu/ROOFLINE.md: what the yardstick models cost on a GPU (counted, not timed)
+	@$(PY) -m tests.bench.roofline >/dev/null
 
 bench-web: setup-test ## sardonyx beside onnxruntime-web in one Chromium; writes tests/bench/web.json
 	@$(PY) -m tests.bench.web

@@ -183,7 +183,7 @@ class _Recorder:
         made.outputs = [Output(numbers[row], port.dtype, port.dims) for row, port in zip(outputs, program.outputs, strict=True)]
 
     def _place(self, homes: list[Home], outputs: Sequence[int]) -> dict[Any, int]:
-        """Lifetimes, then slabs: greedy by size (shared objects of Pisarchyk & Lee, 2020). Returns buffer → slab."""
+        """Lifetimes, then slabs: shared objects by size or in the order of first use (Pisarchyk & Lee, 2020), whichever takes less. Returns buffer → slab."""
         types: dict[int, DType] = {}
         for view in self.program.views:
             types.setdefault(view.buffer, view.dtype)
@@ -195,17 +195,13 @@ class _Recorder:
         for row in outputs:
             lives.setdefault(row, [0, 0])
         slots = {key: self._slot(key, types, homes) for key in lives}
-        taken: list[list[Any]] = []
-        placed: dict[Any, int] = {}
-        for key, (count, each, own) in sorted(slots.items(), key=lambda item: -_estimate(item[1][0]) * item[1][1]):
-            first, last = lives[key]
-            free = next((i for i, held in enumerate(taken) if not own and not any(slots[o][2] or (lives[o][0] <= last and first <= lives[o][1]) for o in held)), len(taken))
-            if free == len(taken):
-                taken.append([])
-                self.recording.slabs.append(Slab(0.0))
-            taken[free].append(key)
-            placed[key] = free
-            slab, high = self.recording.slabs[free], bounds(count, self.sizes.ranges)[1]
+        estimates = {key: _estimate(count) * each for key, (count, each, _) in slots.items()}
+        orders = (sorted(slots, key=lambda k: -estimates[k]), sorted(slots, key=lambda k: (lives[k][0], -estimates[k])))
+        placed = min((_share(order, estimates, lives, {k for k in slots if slots[k][2]}, tight) for order in orders for tight in (True, False)), key=lambda found: found[1])[0]
+        self.recording.slabs += [Slab(0.0) for _ in range(len(set(placed.values())))]
+        for key, number in placed.items():
+            count, each, _ = slots[key]
+            slab, high = self.recording.slabs[number], bounds(count, self.sizes.ranges)[1]
             slab.most = max(slab.most, math.inf if high is None else float(int(high) * each))
             if (tenant := (self.sizes.row(count), each)) not in slab.tenants:
                 slab.tenants.append(tenant)
@@ -235,6 +231,25 @@ class _Recorder:
             elif pool is not None and pool in used:
                 pools.setdefault(pool, []).append((constants[at], form))
         return {**made, **{pool: Constant(tuple(parts), True) for pool, parts in pools.items()}}
+
+
+def _share(order: Sequence[Any], estimates: dict[Any, float], lives: dict[Any, list[int]], own: set[Any], tight: bool) -> tuple[dict[Any, int], float]:
+    """Each memory in turn into the slab whose tenants' lives do not meet its own and whose size fits best (not `tight`: that came first), or a new one; (memory → slab, bytes of all slabs)."""
+    tenants: list[list[Any]] = []
+    bytes_of: list[float] = []
+    placed: dict[Any, int] = {}
+    for key in order:
+        (first, last), size = lives[key], estimates[key]
+        free = [] if key in own else [i for i, held in enumerate(tenants) if not any(o in own or (lives[o][0] <= last and first <= lives[o][1]) for o in held)]
+        best = min(free, key=lambda i: (max(size - bytes_of[i], 0.0), abs(size - bytes_of[i]) if tight else i), default=-1)
+        if best < 0:
+            best = len(tenants)
+            tenants.append([])
+            bytes_of.append(0.0)
+        tenants[best].append(key)
+        bytes_of[best] = max(bytes_of[best], size)
+        placed[key] = best
+    return placed, sum(bytes_of)
 
 
 def _estimate(size: Dim) -> float:
