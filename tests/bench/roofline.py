@@ -108,7 +108,8 @@ def row(workload: Workload) -> str:
     operations, moved = sum(c.operations for c in spent), sum(c.bytes for c in spent)
     labels = made.dispatches
     kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(label.split(" ")[0] for label in labels).most_common())
-    cells = [workload.name, f"{len(labels)} ({kinds})", f"{operations / 1e9:.3g}", f"{moved / 1e6:.1f}", f"{made.weights / 1e6:.1f}", f"{made.slabs / 1e6:.2f} / {made.live / 1e6:.2f}", f"{operations / moved:.1f}"]
+    cells = [workload.name, f"{len(labels)} ({kinds})",
+             f"{operations / 1e9:.3g}", f"{moved / 1e6:.1f}", f"{made.weights / 1e6:.1f}", f"{made.slabs / 1e6:.2f} / {made.live / 1e6:.2f}", f"{operations / moved:.1f}"]
     for gpu in GPUS:
         best = sum(max(c.operations / (gpu.tflops * 1e12), c.bytes / (gpu.gbytes * 1e9)) for c in spent) * 1e3
         reach = sum(max(c.operations / (gpu.tflops * 1e12 * ARITHMETIC), c.bytes / (gpu.gbytes * 1e9 * MEMORY)) for c in spent) * 1e3 + len(labels) * gpu.dispatch / 1e3
@@ -127,7 +128,8 @@ def document() -> str:
     titles = ["workload", "dispatches", "GFLOP", "MB moved", "MB weights", "MB memory / live", "FLOP/byte", *(f"{g.name}: bound / reach, ms" for g in GPUS)]
     parts = ["# Roofline of the WebGPU provider", "",
              "Written by `python -m tests.bench.roofline` from the recordings a GPU gets. Nothing here was timed: there is no GPU in our CI. `web-demo`'s benchmark page measures yours.", "",
-             "MB moved: every operand and result of every kernel once. Memory: what the program's buffers take at these sizes, beside the largest live set. *bound*: the longer of arithmetic and memory at "
+             "MB moved: every operand and result of every kernel once. Memory: what the program's buffers take at these sizes, beside the largest live set. "
+             "*bound*: the longer of arithmetic and memory at "
              f"peak, kernel by kernel. *reach*: at {ARITHMETIC:.0%} of the arithmetic and {MEMORY:.0%} of the memory peak, plus the cost of every dispatch; what a tuned kernel set should get.", "",
              f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}", *lines, "", "GPUs:", "",
              *(f"- {g.name}: {g.tflops} TFLOP/s float32, {g.gbytes} GB/s, {g.dispatch} µs a dispatch (assumed). {g.source}." for g in GPUS)]
