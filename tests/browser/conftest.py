@@ -11,7 +11,7 @@ from sardonyx.converter.cli.serve import ISOLATION, Server
 from sardonyx.wasm.runtime import copy_runtime
 from sardonyx.wasm.wheel import build_wheel, dependency_wheel
 
-from tests.browser.packages import NPM, pyodide
+from tests.browser.packages import NPM, OLD, pyodide
 from tests.models.registry import CACHE
 
 CHROMIUM = "/usr/bin/chromium"
@@ -50,7 +50,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def mounts(runtime: Path, wheels: Path, models: Path) -> dict[str, Path]:
     """What the test servers serve."""
-    return {"/": PAGES, "/sardonyx/": runtime, "/wheels/": wheels, "/models/": models, "/pyodide/": pyodide(), "/npm/": NPM, "/cache/": CACHE / "models"}
+    return {"/": PAGES, "/sardonyx/": runtime, "/wheels/": wheels, "/models/": models, "/pyodide/": pyodide(), "/pyodide-old/": pyodide(OLD), "/npm/": NPM, "/cache/": CACHE / "models"}
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Pyodide with the wheels it loads, in `.cache/pyodide/<version>/`: the core from npm, and the packages of WHEELS as Pyodide's own lock file names and hashes them.
+"""Two lines of Pyodide with the wheels they load, in `.cache/pyodide/<version>/`: the core from npm, and the packages of WHEELS as Pyodide's own lock file names and hashes them.
 
 Their place is Pyodide's CDN; where that can not be reached, the same files lie inside the wheel of `open-webui` on PyPI. Whatever the source, a file whose sha256 is not the lock file's
 is refused. `python -m tests.browser.packages` fetches what is missing.
@@ -20,7 +20,9 @@ from tests.models.registry import CACHE
 
 NPM = CACHE / "npm" / "node_modules"
 #: npm folder → the PyPI package that carries the same wheels, and where.
-LINES = {"pyodide": ("open-webui==0.12.4", "open_webui/frontend/pyodide/")}
+LINES = {"pyodide": ("open-webui==0.12.4", "open_webui/frontend/pyodide/"), "pyodide-old": ("open-webui==0.9.6", "open_webui/frontend/pyodide/")}
+#: The line a user has who does not update; a smoke test.
+OLD = "pyodide-old"
 WHEELS = ("numpy", "micropip", "packaging", "pillow")
 #: An npm package of which one file is wanted, without what it depends on: (package, file, sha256).
 TRANSFORMERS = ("@huggingface/transformers@4.3.2", "dist/transformers.js", "f9e04d8c2f7839e32b0b6cf8f63ae1d0e13b06b453fddffdb9a1f595a4c733b1")
@@ -85,3 +87,4 @@ def npm_file(package: str, file: str, sha256: str) -> Path:
 
 if __name__ == "__main__":
     print(pyodide())
+    print(pyodide(OLD))

@@ -14,15 +14,16 @@ import sardonyx as ort
 from playwright.sync_api import Page
 from sardonyx.wasm.wheel import dependency_wheel, write_wheel
 
+from tests.browser.packages import OLD, version
 from tests.models import generated
 from tests.models.registry import fetch, unpack
 
-IN_PAGE = "async ([wheels, code, files]) => (await import('/pyodide.js')).run(wheels, code, files)"
-IN_WORKER = """([wheels, code, files]) => new Promise((resolve, reject) => {
+IN_PAGE = "async ([wheels, code, files, home]) => (await import('/pyodide.js')).run(wheels, code, files, home)"
+IN_WORKER = """([wheels, code, files, home]) => new Promise((resolve, reject) => {
   const worker = new Worker('/pyodide-worker.js', {type: 'module'});
   worker.onmessage = ({data}) => { worker.terminate(); data.error ? reject(new Error(data.error)) : resolve(data.result); };
   worker.onerror = (event) => reject(new Error(event.message));
-  worker.postMessage({wheels, code, files});
+  worker.postMessage({wheels, code, files, home});
 })"""
 CODE = """
 import hashlib, json
@@ -65,6 +66,42 @@ def test_a_model_runs_in_pyodide(page: Page, address: str, wheels: Path, models:
     assert found["providers"] == ["CPUExecutionProvider"] and found["wrong"] == "InvalidArgument"
     assert found["isa"] == "relaxed"
     assert (found["threads"] > 1) == (where == "worker" and "isolated" in request.node.callspec.params["address"] and page.evaluate("navigator.hardwareConcurrency") > 2)
+
+
+OLDER = """
+import sys
+import numpy as np
+import pyodide_js
+import sardonyx as ort
+from sardonyx.wasm import binding
+
+found = {"pyodide": pyodide_js.version, "python": sys.version_info[:2], "isa": binding.isas()[0], "callback": []}
+x = np.random.default_rng(7).normal(size=(1, 3, 224, 224)).astype(np.float32)
+for kind in ("onnx", "sdx"):
+    session = ort.InferenceSession(f"/model.{kind}")
+    found[kind] = session.run(None, {"input": x})[0].ravel().astype(float).tolist()
+session.run_async(None, {"input": x}, lambda results, data, error: found["callback"].append([results[0].ravel().astype(float).tolist(), data, error]), "mine")
+found
+"""
+
+
+@pytest.mark.parametrize("where", ["page", "worker"])
+def test_an_older_pyodide(page: Page, isolated: str, wheels: Path, models: Path, where: str) -> None:
+    """The wheel on the line before (Python 3.13): planning an .onnx, a stored program, run_async; this machine's numbers."""
+    path = models / "mobilenet_v2.onnx"
+    if not path.exists():
+        generated.mobilenet_v2(path)
+    if not path.with_suffix(".sdx").exists():
+        ort.convert(path)
+    page.goto(isolated)
+    files = {f"/model.{kind}": f"/models/mobilenet_v2.{kind}" for kind in ("onnx", "sdx")}
+    found: dict[str, Any] = page.evaluate(IN_PAGE if where == "page" else IN_WORKER, [names(wheels), OLDER, files, "/pyodide-old/"])
+    assert found["pyodide"] == version(OLD) and list(found["python"]) == [3, 13] and found["isa"] == "relaxed"
+    wanted = ort.InferenceSession(str(path)).run(None, {"input": np.random.default_rng(7).normal(size=(1, 3, 224, 224)).astype(np.float32)})[0].ravel()
+    (made, data, error), = found["callback"]
+    assert data == "mine" and error == ""
+    for y in (found["onnx"], found["sdx"], made):
+        np.testing.assert_allclose(y, wanted, rtol=1e-3, atol=1e-4 * float(np.abs(wanted).max()))
 
 
 STORED = """

@@ -1,7 +1,7 @@
 import { run } from "./pyodide.js";
-self.onmessage = async ({ data: { wheels, code, files } }) => {
+self.onmessage = async ({ data: { wheels, code, files, home } }) => {
   try {
-    self.postMessage({ result: await run(wheels, code, files) });
+    self.postMessage({ result: await run(wheels, code, files, home) });
   } catch (error) {
     self.postMessage({ error: String(error) });
   }
