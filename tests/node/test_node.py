@@ -75,10 +75,41 @@ def test_relaxed(package: Path) -> None:
 
 def test_convert(package: Path) -> None:
     node("node_modules/sardonyx/cli.mjs", "convert", "model.onnx", "-o", "made.sdx", "--pyodide", pyodide(), cwd=package)
-    ort.convert(package / "model.onnx", package / "python.sdx")
+    ort.convert(package / "model.onnx", package / "python.sdx", plan=[{}])
     assert (package / "made.sdx").read_bytes() == (package / "python.sdx").read_bytes()
     failed = subprocess.run(["node", "node_modules/sardonyx/cli.mjs", "convert", "none.onnx"], cwd=package, capture_output=True, text=True, timeout=60)
     assert failed.returncode == 2 and "none.onnx" in failed.stderr
+
+
+def test_convert_for_sizes(package: Path) -> None:
+    node("node_modules/sardonyx/cli.mjs", "convert", "model.onnx", "-o", "sized.sdx", "--plan", "batch=1", "--plan", "batch=2..5", "--pyodide", pyodide(), cwd=package)
+    ort.convert(package / "model.onnx", package / "python.sdx", plan=[{"batch": (1, 1)}, {"batch": (2, 5)}])
+    assert (package / "sized.sdx").read_bytes() == (package / "python.sdx").read_bytes()
+    failed = subprocess.run(["node", "node_modules/sardonyx/cli.mjs", "convert", "model.onnx", "--plan", "batch=x"], cwd=package, capture_output=True, text=True, timeout=60)
+    assert failed.returncode == 2 and "batch=x" in failed.stderr
+
+
+PLANNER = """
+import * as ort from "sardonyx";
+import { readFileSync } from "node:fs";
+const [pyodide] = JSON.parse(process.argv[2]);
+ort.env.wasm.numThreads = 1;
+const input = new ort.Tensor("float32", new Float32Array(new Uint8Array(readFileSync("x")).buffer), [2, 3, 224, 224]);
+const missing = await ort.InferenceSession.create("model.onnx", { planner: "pyodide" }).catch((error) => `${error.name}: ${error.message}`);
+ort.env.pyodide.indexURL = pyodide;
+const session = await ort.InferenceSession.create("model.onnx", { planner: "pyodide" });
+const { output } = await session.run({ input });
+await session.release();
+console.log(JSON.stringify({ missing, y: Array.from(output.data) }));
+"""
+
+
+def test_planner(package: Path) -> None:
+    (package / "planner.js").write_text(PLANNER)
+    found = json.loads(node("planner.js", json.dumps([str(pyodide())]), cwd=package).splitlines()[-1])
+    wanted = np.load(package / "y.npy").ravel()
+    np.testing.assert_allclose(found["y"], wanted, rtol=1e-3, atol=1e-4 * float(np.abs(wanted).max()))
+    assert found["missing"].startswith("InvalidArgument") and "npm install pyodide" in found["missing"]
 
 
 def test_types(package: Path) -> None:

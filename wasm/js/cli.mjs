@@ -1,20 +1,21 @@
 #!/usr/bin/env node
 // cli.mjs: `npx sardonyx convert model.onnx [-o model.sdx]`: the converter, which is Python, in Pyodide under node. The wheels lie in ./wheels; Pyodide is the npm package of that name.
-import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-import { basename, dirname, join, resolve } from "node:path";
-import { fileURLToPath, pathToFileURL } from "node:url";
+import { existsSync } from "node:fs";
+import { basename, dirname, resolve } from "node:path";
+import { boot, convertFile } from "./pyodide.js";
 
-const USAGE = `usage: npx sardonyx convert MODEL.onnx [-o MODEL.sdx] [--pyodide FOLDER]
+const USAGE = `usage: npx sardonyx convert MODEL.onnx [-o MODEL.sdx] [--plan SIZE=N,SIZE=LEAST..MOST]… [--pyodide FOLDER]
 
-Converts an ONNX model to the .sdx file that pages run. --pyodide: a folder with Pyodide (default: the npm package 'pyodide';
-its numpy comes from Pyodide's CDN). The Python package does the same, and more: pip install sardonyx[convert]`;
+Converts an ONNX model to the .sdx file that pages run. --plan: programs for these sizes only (a number, a range, or LEAST..), repeated for several.
+--pyodide: a folder with Pyodide (default: the npm package 'pyodide'; its numpy comes from Pyodide's CDN).
+The Python package does the same, and more: pip install sardonyx[convert]`;
 
 function options(words) {
-  const found = { model: undefined, output: undefined, pyodide: process.env.SARDONYX_PYODIDE };
+  const found = { model: undefined, output: undefined, plans: [], pyodide: process.env.SARDONYX_PYODIDE };
   for (let i = 0; i < words.length; i++) {
     if (words[i] === "-o" || words[i] === "--output") found.output = words[++i];
     else if (words[i] === "--pyodide") found.pyodide = words[++i];
+    else if (words[i] === "--plan") found.plans.push(ranges(words[++i] ?? ""));
     else if (words[i].startsWith("-") || found.model) throw new Error(`'${words[i]}' is not understood\n\n${USAGE}`);
     else found.model = words[i];
   }
@@ -24,37 +25,22 @@ function options(words) {
   return found;
 }
 
-function home(folder) {
-  if (folder) return resolve(folder);
-  try {
-    return dirname(createRequire(import.meta.url).resolve("pyodide/pyodide.mjs"));
-  } catch {
-    throw new Error("converting needs Pyodide: npm install pyodide@314.0.3  (or use Python: pip install 'sardonyx[convert]')");
-  }
+/** "n=1,m=1..512,k=2.." → {n: [1, 1], m: [1, 512], k: [2, null]}. */
+function ranges(text) {
+  return Object.fromEntries(text.split(",").map((part) => {
+    const [, name, least, dots, most] = /^\s*([^=]+)=(\d+)(\.\.)?(\d*)\s*$/.exec(part) ?? [];
+    if (!name || (!dots && most)) throw new Error(`--plan: '${part}' is not SIZE=NUMBER, SIZE=LEAST..MOST or SIZE=LEAST..`);
+    return [name, [Number(least), most ? Number(most) : dots ? null : Number(least)]];
+  }));
 }
 
-async function convert({ model, output, pyodide }) {
-  const folder = home(pyodide);
-  const { loadPyodide } = await import(pathToFileURL(join(folder, "pyodide.mjs")).href);
-  const python = await loadPyodide(pyodide ? { indexURL: folder } : {});
-  await python.loadPackage("numpy", { messageCallback: () => {} });
-  const wheels = join(dirname(fileURLToPath(import.meta.url)), "wheels");
-  for (const name of readdirSync(wheels)) python.unpackArchive(new Uint8Array(readFileSync(join(wheels, name))), "wheel");
+async function convert({ model, output, plans, pyodide }) {
+  const booted = await boot({ indexURL: pyodide }), { python } = booted;
   for (const [at, path] of [["/from", dirname(resolve(model))], ["/to", dirname(resolve(output))]]) {
     python.FS.mkdir(at);
     python.mountNodeFS(at, path);
   }
-  python.globals.set("source", `/from/${basename(model)}`);
-  python.globals.set("target", `/to/${basename(output)}`);
-  const failed = await python.runPythonAsync(`
-import sardonyx
-failed = ""
-try:
-    sardonyx.convert(source, target)
-except (sardonyx.errors.SardonyxError, OSError) as error:
-    failed = f"{type(error).__name__}: {error}"
-failed`);
-  if (failed) throw new Error(failed);
+  convertFile(booted, `/from/${basename(model)}`, `/to/${basename(output)}`, plans);
   console.log(`${output}`);
 }
 

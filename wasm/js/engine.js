@@ -154,7 +154,7 @@ export class Engine {
     try {
       words(this.report, text, 1024);
       const said = this.text(text);
-      return new (STATUS[code] ?? RuntimeException)(said || `the engine gives error ${code}`);
+      return Object.assign(new (STATUS[code] ?? RuntimeException)(said || `the engine gives error ${code}`), { status: code });
     } finally {
       this.free(text);
     }

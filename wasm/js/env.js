@@ -22,6 +22,13 @@ export const env = {
     /** What the last session picked: {file, threads, worker}. */
     picked: undefined,
   },
+  /** The planner's Python (`planner: "pyodide"`). Nothing of it is loaded before a model needs it. */
+  pyodide: {
+    /** The folder of Pyodide's files; `sardonyx bundle --pyodide` writes one that is complete. Node: the npm package 'pyodide' by default. */
+    indexURL: undefined,
+    /** URLs of sardonyx's and flatbuffers' wheels, where the folder's lock file does not list sardonyx (Pyodide's own CDN). */
+    wheels: undefined,
+  },
 };
 
 /** Write to the console where env.logLevel asks for it. */

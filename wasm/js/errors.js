@@ -20,7 +20,12 @@ export const Fail = define("Fail", 1);
 export const InvalidArgument = define("InvalidArgument", 2);
 export const NoSuchFile = define("NoSuchFile", 3);
 export const RuntimeException = define("RuntimeException", 6);
-export const InvalidModelFile = define("InvalidModelFile", 7);
+/** Not an ONNX file, or a damaged one (the planner says so). */
+export const InvalidProtobuf = define("InvalidProtobuf", 7);
+/** Not a .sdx file, or a damaged one. */
+export const InvalidModelFile = define("InvalidModelFile", 7, InvalidProtobuf);
+/** A model that breaks ONNX's rules (the planner says so). */
+export const InvalidGraph = define("InvalidGraph", 10);
 export const NotImplemented = define("NotImplemented", 9);
 /** wasm is switched off, has no SIMD, or the page's CSP forbids it. */
 export const EngineUnavailable = define("EngineUnavailable", 5);
@@ -33,7 +38,7 @@ export const Aborted = define("AbortError", 12);
 /** The worker that ran the session ended by itself. Make the session again. */
 export const WorkerCrashed = define("WorkerCrashed", 11);
 
-const KINDS = [SardonyxError, Fail, InvalidArgument, NoSuchFile, RuntimeException, InvalidModelFile, NotImplemented, EngineUnavailable, NetworkError, MemoryLimit, Aborted, WorkerCrashed];
+const KINDS = [SardonyxError, Fail, InvalidArgument, NoSuchFile, RuntimeException, InvalidProtobuf, InvalidModelFile, InvalidGraph, NotImplemented, EngineUnavailable, NetworkError, MemoryLimit, Aborted, WorkerCrashed];
 
 /** What postMessage can carry of an error. */
 export const pack = (error) => ({ kind: error?.name ?? "Error", message: error?.message ?? String(error), stack: error?.stack });

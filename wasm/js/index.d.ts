@@ -45,6 +45,8 @@ export interface SessionOptions {
   integrity?: string;
   /** The file beside a .sdx whose tensor data are not in it. */
   externalData?: readonly (Source | { path?: string; data: Source })[];
+  /** "pyodide": Python in a worker (`env.pyodide`) converts ONNX files, and plans for sizes the file's programs do not cover. It starts when it is needed. */
+  planner?: "pyodide";
   freeDimensionOverrides?: Readonly<Record<string, number>>;
   preferredOutputLocation?: "cpu" | Readonly<Record<string, "cpu">>;
   executionProviders?: readonly (string | { name: string })[];
@@ -101,6 +103,12 @@ export interface Env {
     /** What the last session picked. */
     readonly picked?: { readonly file: string; readonly threads: number; readonly worker: boolean };
   };
+  readonly pyodide: {
+    /** The folder of Pyodide's files for `planner`; `sardonyx bundle --pyodide` writes one. */
+    indexURL?: string;
+    /** URLs of the wheels of sardonyx and flatbuffers, where the folder's lock file does not list them. */
+    wheels?: readonly string[];
+  };
 }
 export const env: Env;
 
@@ -111,7 +119,9 @@ export class Fail extends SardonyxError {}
 export class InvalidArgument extends SardonyxError {}
 export class NoSuchFile extends SardonyxError {}
 export class RuntimeException extends SardonyxError {}
-export class InvalidModelFile extends SardonyxError {}
+export class InvalidProtobuf extends SardonyxError {}
+export class InvalidModelFile extends InvalidProtobuf {}
+export class InvalidGraph extends SardonyxError {}
 export class NotImplemented extends SardonyxError {}
 export class EngineUnavailable extends SardonyxError {}
 export class NetworkError extends SardonyxError {}

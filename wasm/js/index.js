@@ -7,10 +7,11 @@ import { choose, compile, threadsHere } from "./engine.js";
 import { env, log } from "./env.js";
 import { Aborted, checkAborted, InvalidArgument, NotImplemented } from "./errors.js";
 import { RemoteSession } from "./remote.js";
+import { Session } from "./session.js";
 import { lengthOf, NUMBERS, sizeOf, Tensor, TYPES } from "./tensor.js";
 
 export { env, Tensor };
-export { Aborted, EngineUnavailable, Fail, InvalidArgument, InvalidModelFile, MemoryLimit, NetworkError, NoSuchFile, NotImplemented, RuntimeException, SardonyxError, WorkerCrashed } from "./errors.js";
+export { Aborted, EngineUnavailable, Fail, InvalidArgument, InvalidGraph, InvalidModelFile, InvalidProtobuf, MemoryLimit, NetworkError, NoSuchFile, NotImplemented, RuntimeException, SardonyxError, WorkerCrashed } from "./errors.js";
 
 const isPage = typeof document === "object" && typeof Worker === "function";
 
@@ -31,7 +32,7 @@ export class InferenceSession {
 
   /**
    * create(url | Request | Response | Blob | ReadableStream, options?) or create(buffer, byteOffset?, byteLength?, options?).
-   * Options: signal, progress, cache, integrity, externalData, freeDimensionOverrides, preferredOutputLocation, executionProviders.
+   * Options: signal, progress, cache, integrity, externalData, planner, freeDimensionOverrides, preferredOutputLocation, executionProviders.
    */
   static async create(source, ...rest) {
     const options = rest.findLast?.((one) => typeof one === "object" && one !== null) ?? {};
@@ -41,9 +42,12 @@ export class InferenceSession {
     const proxy = env.wasm.proxy ?? isPage;
     const threads = threadsHere(proxy || !isPage ? "worker" : "main");
     const file = choose(threads);
-    const { signal, progress, cache, integrity } = options;
-    const inner = { signal, progress, cache, integrity, externalData: options.externalData };
-    const session = proxy ? await RemoteSession.create(source, inner, { file, threads }) : await here(source, inner, { file, threads });
+    const { signal, progress, cache, integrity, externalData, freeDimensionOverrides } = options;
+    const inner = { signal, progress, cache, integrity, externalData, freeDimensionOverrides, planner: await planner(options.planner) };
+    const session = await (proxy ? RemoteSession : here).create(source, inner, { file, threads }).catch((error) => {
+      inner.planner?.release();
+      throw error;
+    });
     const about = session.describe();
     const engine = { ...about.engine, worker: proxy };
     env.wasm.picked = engine;
@@ -141,11 +145,21 @@ function slice(source, offset, length) {
 }
 
 /** On the caller's own thread. */
-async function here(source, options, { file, threads }) {
-  const module = compile(file, options.progress);
-  module.catch(() => {});
-  const { Session } = await import("./session.js");
-  return Session.create(source, options, { file, module, threads });
+const here = {
+  async create(source, options, { file, threads }) {
+    const module = compile(file, options.progress);
+    module.catch(() => {});
+    return Session.create(source, options, { file, module, threads });
+  },
+};
+
+/** What converts and plans for a session, where it was asked for. */
+async function planner(name) {
+  if (name === undefined || name === null) return undefined;
+  if (name !== "pyodide") throw new InvalidArgument(`planner '${name}' is not known; "pyodide" is the only one`);
+  const { checkPlanner, Planner } = await import("./planner.js");
+  checkPlanner();
+  return new Planner();
 }
 
 function checkOptions({ executionProviders, preferredOutputLocation, freeDimensionOverrides }) {

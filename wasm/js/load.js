@@ -217,6 +217,7 @@ class Source {
       const part = piece.subarray(0, n - done);
       this.rest = part.length < piece.length ? piece.subarray(part.length) : null;
       sink(part, done);
+      this.keep?.(part, this.position);
       done += part.length;
       this.position += part.length;
       this.progress?.({ phase: "download", loaded: this.position, total: this.total });
@@ -227,6 +228,21 @@ class Source {
   async take(n) {
     const made = new Uint8Array(n);
     await this.pour(n, (piece, at) => made.set(piece, at));
+    return made;
+  }
+
+  /** Everything that is still to come, as one array. */
+  async all() {
+    const parts = [];
+    for (let piece = this.rest ?? (await this.#next()); piece; piece = await this.#next()) {
+      parts.push(piece.slice());
+      this.position += piece.length;
+      this.progress?.({ phase: "download", loaded: this.position, total: this.total });
+    }
+    this.rest = null;
+    await this.finish();
+    const made = new Uint8Array(this.position);
+    parts.reduce((at, part) => (made.set(part, at), at + part.length), 0);
     return made;
   }
 

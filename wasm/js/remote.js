@@ -1,7 +1,7 @@
 // remote.js: a session that lives in a worker, with the interface of session.js's Session. Its worker is its own: ending it gives all memory back, and a crash ends no other session.
 import { compile } from "./engine.js";
 import { env } from "./env.js";
-import { Aborted, InvalidArgument, unpack } from "./errors.js";
+import { Aborted, InvalidArgument, pack, unpack } from "./errors.js";
 import { feeder } from "./pipe.js";
 import { spawn } from "./spawn.js";
 
@@ -12,8 +12,9 @@ export class RemoteSession {
   #failed;
 
   static async create(source, options, { file, threads }) {
-    const { signal, progress, ...rest } = options;
+    const { signal, progress, planner, ...rest } = options;
     const session = new RemoteSession();
+    session.planner = planner;
     const module = compile(file, progress); // while the worker starts and the model's first bytes come
     module.catch((error) => session.#fail(error));
     session.#worker = await spawn("worker.js");
@@ -22,7 +23,7 @@ export class RemoteSession {
     module.then((ready) => session.#worker.post({ op: "module", module: ready }), () => {});
     try {
       const settings = { env: { logLevel: env.logLevel, debug: env.debug }, wasm: { wasmPaths: env.wasm.wasmPaths } };
-      session.description = await session.#ask({ op: "create", options: { ...rest, progress: !!progress }, file, threads, settings, ...portable(source) },
+      session.description = await session.#ask({ op: "create", options: { ...rest, progress: !!progress, planner: !!planner }, file, threads, settings, ...portable(source) },
         { signal, progress, pull: portable(source).source.pipe && feeder(pipeable(source)) });
     } catch (error) {
       session.release();
@@ -42,6 +43,7 @@ export class RemoteSession {
   release() {
     this.#fail(new Aborted("the session was released"));
     this.#worker?.terminate();
+    this.planner?.release();
   }
 
   // -- messages ----------------------------------------------------------------------------------------------------------------------------------
@@ -69,7 +71,8 @@ export class RemoteSession {
     }
   }
 
-  async #take({ id, result, error, progress, pull }) {
+  async #take({ id, result, error, progress, pull, plan }) {
+    if (plan) return this.#plan(plan);
     const waiting = this.#waiting.get(id);
     if (!waiting) return;
     if (progress) return waiting.progress?.(progress);
@@ -79,6 +82,17 @@ export class RemoteSession {
     }
     if (error) waiting.reject(unpack(error));
     else waiting.resolve(result);
+  }
+
+  /** The planner is this thread's: all sessions share it. */
+  async #plan({ turn, files, plans }) {
+    const answer = (what, transfer) => this.#worker.post({ op: "planned", turn, ...what }, transfer);
+    try {
+      const result = await this.planner.convert(files, plans, { progress: (progress) => answer({ progress }) });
+      answer({ result }, [result.buffer]);
+    } catch (error) {
+      answer({ error: pack(error) });
+    }
   }
 
   #fail(error) {

@@ -2,6 +2,8 @@
 import { InvalidModelFile, NotImplemented } from "./errors.js";
 
 export const HEADER = 128;
+/** What a file of tensor data alone begins with. */
+export const DATA_HEADER = 64;
 const MAGIC = [0x89, 0x53, 0x44, 0x58, 0x0d, 0x0a, 0x1a, 0x0a];
 const DATA_MAGIC = [0x89, 0x53, 0x44, 0x44, 0x0d, 0x0a, 0x1a, 0x0a];
 const CONVERTER = "npx sardonyx convert model.onnx";
@@ -37,6 +39,9 @@ export function readHeader(bytes, name, type = "") {
 
 const hex = (bytes) => Array.from(bytes, (b) => b.toString(16).padStart(2, "0")).join("");
 
+/** Whether a planner is worth asking what these first bytes are: no .sdx, and not one of the things servers send instead of a file. */
+export const foreign = (bytes, name, type) => bytes.length > 0 && !starts(bytes, MAGIC) && !/web page|Git LFS/.test(notSdx(bytes, name, type).message);
+
 function notSdx(bytes, name, type) {
   const text = new TextDecoder().decode(bytes.subarray(0, 64)).trimStart().toLowerCase();
   if (text.startsWith("<!doctype") || text.startsWith("<html") || (text.startsWith("<") && type.includes("html"))) {
@@ -44,10 +49,13 @@ function notSdx(bytes, name, type) {
   }
   if (text.startsWith("version https://git-lfs")) return new InvalidModelFile(`'${name}' is a Git LFS pointer, not the model; fetch the file itself`);
   if (bytes[0] === 0x08 || /\.onnx($|\?)/.test(name)) {
-    return new NotImplemented(`'${name}' looks like an ONNX file; pages run converted files. Convert it once: ${CONVERTER}  (in a browser: the converter page of the demo site)`);
+    return new NotImplemented(`'${name}' looks like an ONNX file; pages run converted files. Convert it once: ${CONVERTER}  (in a browser: convert.html, the converter page of the demo site; or create it with {planner: "pyodide"})`);
   }
   return new InvalidModelFile(`'${name}' is not a .sdx file (it begins with ${hex(bytes.subarray(0, 8)) || "nothing"}${type ? `, the server calls it ${type}` : ""}); convert the model: ${CONVERTER}`);
 }
+
+/** Whether a programs section can run here at all; what else is wrong with it, `checkPrograms` says. */
+export const runnable = (section, abi) => section.length >= 16 && new DataView(section.buffer, section.byteOffset).getUint16(4, true) === abi;
 
 /** Where the words of the programs section's 16-byte header end. Throws where there are no programs or another ABI. */
 export function checkPrograms(head, length, name, abi) {
@@ -59,6 +67,13 @@ export function checkPrograms(head, length, name, abi) {
   const words = u64(view, 8, "the programs' length");
   if (words > length - 16 || words % 8) throw new InvalidModelFile(`programs section: ${words} bytes of words do not fit into ${length}`);
   return words;
+}
+
+/** Change a header that says "tensor data in another file" to "here, at `offset`". */
+export function embed(file, offset) {
+  const view = new DataView(file.buffer);
+  view.setUint32(12, view.getUint32(12, true) & ~1, true);
+  view.setBigUint64(48, BigInt(offset), true);
 }
 
 /** Check the 64 bytes a data file begins with; returns the bytes of tensor data. */

@@ -2,7 +2,7 @@
 import { Engine, HOST, YIELD } from "./engine.js";
 import { checkAborted, InvalidArgument, NotImplemented, RuntimeException, SardonyxError, MemoryLimit } from "./errors.js";
 import { open } from "./load.js";
-import { checkPrograms, HEADER, readDataHeader, readHeader } from "./sdx.js";
+import { checkPrograms, DATA_HEADER, embed, foreign, HEADER, readDataHeader, readHeader, runnable } from "./sdx.js";
 import { lengthOf, TYPES } from "./tensor.js";
 
 /** Layout of the structs, core/engine/WASM.md. */
@@ -10,41 +10,81 @@ const TENSOR = 80, PORT = 88, DATA = 72, NAME_BYTES = 80;
 const ABI = 2;
 /** A run that can be stopped gives its thread back this often. */
 const SLICE = 20_000_000n; // ns
+/** The engine's number for sizes that no stored program covers. */
+const GUARD = 9;
+/** Sizes a session plans for one by one, where not all can be planned together. */
+const PLANNED = 16;
 
 export class Session {
-  /** `module`: the compiled engine, or a promise of it. Options: signal, progress, cache, integrity, externalData. */
+  /** `module`: the compiled engine, or a promise of it. Options: signal, progress, cache, integrity, externalData, planner, freeDimensionOverrides. */
   static async create(what, options, { file, module, threads }) {
-    const { signal, progress } = options;
     const session = new Session();
+    Object.assign(session, { options, picked: { file, threads }, module, planned: [] });
     const started = Promise.resolve(module).then((ready) => Engine.create(ready, threads));
     started.catch(() => {});
-    const source = await open(what, options);
+    let source = await open(what, options);
     try {
-      const header = readHeader(await source.peek(HEADER), source.name, source.kind);
-      await source.skip(HEADER);
-      source.total ??= header.end;
-      session.engine = await started;
-      session.picked = { file, threads };
-      for (const section of header.order) {
-        await source.skip(section.offset - source.position);
-        if (section === header.graph) await source.skip(section.length);
-        else if (section === header.programs) await session.#open(await source.take(section.length), source.name, progress);
-        else session.data = await session.#load(source, section.length);
-      }
-      if (!session.package) checkPrograms(new Uint8Array(16), 0, source.name, ABI);
-      await source.finish();
-      if (header.external) session.data = await session.#external(header, options);
-      checkAborted(signal);
-      session.#begin(header.data.length);
+      while (source) source = await session.#read(source, started);
+      checkAborted(options.signal);
+      session.#begin();
+      session.options = { planner: options.planner }; // the rest may hold the model's bytes
       return session;
     } catch (error) {
-      await source.cancel();
+      await source?.cancel();
       await started.then((engine) => engine.close(), () => {});
       throw asTyped(error);
     }
   }
 
-  async #open(section, name, progress) {
+  /** Take a file in. Where it has nothing that runs here and there is a planner: gives what the planner made of it, to be read instead. */
+  async #read(source, started) {
+    const { options } = this, { progress } = options, planner = this.converted ? undefined : options.planner;
+    if (planner && foreign(await source.peek(HEADER), source.name, source.kind)) {
+      const files = { "model.onnx": await source.all() };
+      for (const { path, data } of options.externalData ?? []) files[path] = await (await open(data, { ...options, integrity: undefined })).all();
+      return this.#convert(files);
+    }
+    const header = (this.header = readHeader(await source.peek(HEADER), source.name, source.kind));
+    this.front = options.planner && [];
+    source.keep = (bytes, at) => this.front?.push([at, bytes.slice()]);
+    await source.skip(HEADER);
+    source.total ??= header.end;
+    this.engine = await started;
+    for (const section of header.order) {
+      await source.skip(section.offset - source.position);
+      if (section === header.graph) await source.skip(section.length);
+      else if (section === header.programs) await this.#open(await source.take(section.length), source.name, progress, planner);
+      else this.data = await this.#load(source, section.length);
+    }
+    if (!this.package && !planner) checkPrograms(new Uint8Array(16), 0, source.name, ABI);
+    await source.finish();
+    if (header.external) this.data = await this.#external(header, options);
+    if (this.package) return null;
+    const files = this.#files();
+    this.engine.free(this.data);
+    this.data = 0;
+    return this.#convert(files);
+  }
+
+  /** What the planner makes of files, as a source. */
+  async #convert(files) {
+    const { options } = this, fixed = Object.entries(options.freeDimensionOverrides ?? {}).map(([name, size]) => [name, [size, size]]);
+    this.converted = true; // what it made is not asked about again
+    return open(await options.planner.convert(files, [Object.fromEntries(fixed)], options));
+  }
+
+  /** The file as it came, put together again: its tensor data lie in the engine's memory. Where they came from a file beside it, they are in it now. */
+  #files() {
+    const { header, engine } = this, { length } = header.data, offset = header.external ? Math.ceil(header.end / 64) * 64 : header.data.offset;
+    const made = new Uint8Array(Math.max(header.end, offset + length));
+    for (const [at, bytes] of this.front) made.set(bytes, at);
+    made.set(engine.bytes.subarray(this.data, this.data + length), offset);
+    if (header.external) embed(made, offset);
+    return { "model.sdx": made };
+  }
+
+  async #open(section, name, progress, planner) {
+    if (planner && !runnable(section, ABI)) return; // the planner makes what runs
     checkPrograms(section, section.length, name, ABI);
     progress?.({ phase: "plan", loaded: 0, total: 1 });
     const { engine } = this, { c } = engine;
@@ -64,8 +104,10 @@ export class Session {
   async #load(source, length) {
     if (!length) return 0;
     const { engine } = this;
-    const at = engine.alloc(length);
+    const at = engine.alloc(length), { keep } = source;
+    source.keep = undefined;
     await source.pour(length, (piece, offset) => engine.bytes.set(piece, at + offset));
+    source.keep = keep;
     return at;
   }
 
@@ -74,8 +116,8 @@ export class Session {
     if (!given) throw new InvalidArgument("the model's tensor data lie in a file beside it; give it: create(url, {externalData: [{path: 'model.sdx.data', data: url}]})");
     const source = await open(typeof given === "object" && "data" in given ? given.data : given, { ...options, integrity: undefined });
     try {
-      const length = readDataHeader(await source.take(64), header, source.name);
-      source.total ??= length + 64;
+      const length = readDataHeader(await source.take(DATA_HEADER), header, source.name);
+      source.total ??= length + DATA_HEADER;
       const at = await this.#load(source, length);
       await source.finish();
       return at;
@@ -85,17 +127,20 @@ export class Session {
     }
   }
 
-  #begin(length) {
-    const { engine } = this, { c } = engine;
+  #begin() {
+    const { engine } = this, { c } = engine, { length } = this.header.data;
     if (this.data) this.#check(c.sx_package_data(this.package, this.data, BigInt(length), engine.report));
     const cell = engine.alloc(8);
     const code = c.sx_session_open(this.package, cell, engine.report);
     this.handle = engine.words.getUint32(cell, true);
     engine.free(cell);
     this.#check(code);
-    const count = (what) => Number(c.sx_package_count(this.package, what));
-    this.inputs = Array.from({ length: count(0) }, (_, i) => this.#port(0, i));
-    this.outputs = Array.from({ length: count(1) }, (_, i) => this.#port(1, i));
+    this.inputs = Array.from({ length: this.#count(0) }, (_, i) => this.#port(0, i));
+    this.outputs = Array.from({ length: this.#count(1) }, (_, i) => this.#port(1, i));
+  }
+
+  #count(what) {
+    return Number(this.engine.c.sx_package_count(this.package, what));
   }
 
   #port(output, number) {
@@ -110,9 +155,12 @@ export class Session {
 
   /** A size, a symbol's name, or "" for any size. */
   #dim(d) {
-    if (d >= -1) return d < 0 ? "" : d;
+    return d < -1 ? this.#symbol(-2 - d) : d < 0 ? "" : d;
+  }
+
+  #symbol(number) {
     const { engine } = this, cell = engine.alloc(8);
-    const at = engine.c.sx_package_symbol(this.package, BigInt(-2 - d), cell) >>> 0;
+    const at = engine.c.sx_package_symbol(this.package, BigInt(number), cell) >>> 0;
     const name = this.#string(at, Number(engine.words.getBigInt64(cell, true)));
     engine.free(cell);
     return name;
@@ -131,7 +179,51 @@ export class Session {
   }
 
   /** feeds: {type, dims, data} of every input in order; fetches: numbers of outputs. Returns the same of the outputs, with arrays of their own. */
-  async run(feeds, fetches, { signal } = {}) {
+  async run(feeds, fetches, options = {}) {
+    try {
+      return await this.#run(feeds, fetches, options);
+    } catch (error) {
+      if (error.status !== GUARD) throw error;
+      if (!this.options.planner) throw this.#uncovered(feeds, error);
+    }
+    await this.#plan(feeds, options);
+    return this.#run(feeds, fetches, options);
+  }
+
+  /** Sizes that no stored program covers: everything is planned anew for these (and all others, where that is possible), and takes this session's place. */
+  async #plan(feeds, { signal }) {
+    const { options, picked, module } = this;
+    const sizes = Object.fromEntries(Object.entries(this.#sizes(feeds)).map(([name, size]) => [name, [size, size]]));
+    const planned = [sizes, ...this.planned].slice(0, PLANNED);
+    const made = await options.planner.convert(this.#files(), [...planned, {}], { signal });
+    const next = await Session.create(made, { planner: options.planner, signal }, { ...picked, module });
+    if (!this.engine) return next.engine.close(); // released meanwhile
+    this.engine.close();
+    Object.assign(this, next, { options, planned });
+  }
+
+  /** {name: size} of the named sizes of these inputs. */
+  #sizes(feeds) {
+    return Object.fromEntries(this.inputs.flatMap(({ dims }, i) => dims.flatMap((name, axis) => (name && typeof name === "string" ? [[name, feeds[i].dims[axis]]] : []))));
+  }
+
+  /** What the stored programs are for, and the command that makes others. */
+  #uncovered(feeds, error) {
+    const { engine } = this, cell = engine.alloc(16), names = Array.from({ length: this.#count(6) }, (_, k) => this.#symbol(k));
+    const ranges = Array.from({ length: this.#count(5) }, (_, v) => names.map((name, k) => {
+      engine.c.sx_package_range(this.package, BigInt(v), BigInt(k), cell, cell + 8);
+      const [least, most] = [engine.words.getBigInt64(cell, true), engine.words.getBigInt64(cell + 8, true)];
+      return `${name}=${least === most ? least : `${least}..${most < 0 ? "" : most}`}`;
+    }).join(","));
+    engine.free(cell);
+    const asked = Object.entries(this.#sizes(feeds)).map(([name, size]) => `${name}=${size}`).join(",");
+    const why = error.message.startsWith("no plan covers") ? "" : ` (${error.message.split(";")[0]})`;
+    const command = `npx sardonyx convert model.onnx ${[...ranges, asked].filter(Boolean).map((plan) => `--plan ${plan}`).join(" ")}`;
+    return new InvalidArgument(`no stored program covers ${asked || "these sizes"}: they are for ${ranges.filter(Boolean).join(" or ") || "fixed sizes"}${why}. `
+      + `Make programs for them too: ${command}  (or create the session with {planner: "pyodide"}: it plans in the page)`);
+  }
+
+  async #run(feeds, fetches, { signal }) {
     if (!this.engine) throw new InvalidArgument("the session was released");
     const { engine } = this, { c } = engine;
     const lent = [];
@@ -189,6 +281,7 @@ export class Session {
   release() {
     this.engine?.close();
     this.engine = null;
+    this.options.planner?.release();
   }
 }
 

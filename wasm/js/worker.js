@@ -1,6 +1,6 @@
 // worker.js: one session in a worker. Messages are {id, op, …}; answers {id, result} or {id, error}, in between {id, progress} and {id, log}. remote.js is the other side.
 import { env } from "./env.js";
-import { pack } from "./errors.js";
+import { checkAborted, pack, unpack } from "./errors.js";
 import { Session } from "./session.js";
 import { listen } from "./spawn.js";
 import { Pipe } from "./pipe.js";
@@ -9,6 +9,25 @@ let session;
 let arrived;
 const module = new Promise((resolve) => (arrived = resolve)); // compiled by the page, once for all its workers
 const pending = new Map(); // id → {abort, pipe}
+const plans = new Map(); // number of a question to the page's planner → {resolve, reject, progress}
+let asked = 0;
+
+/** The planner of the page, as session.js uses it. */
+const planner = (post) => ({
+  convert: (files, ranges, { signal, progress } = {}) => new Promise((resolve, reject) => {
+    const turn = ++asked;
+    plans.set(turn, { resolve, reject, progress });
+    signal?.addEventListener("abort", () => {
+      try {
+        checkAborted(signal);
+      } catch (error) {
+        reject(error);
+      }
+    });
+    post({ plan: { turn, files, plans: ranges } }, Object.values(files).map((bytes) => bytes.buffer));
+  }),
+  release: () => {}, // the page does, when it ends this worker
+});
 
 const operations = {
   async create({ id, source, options, file, threads, settings }, post) {
@@ -18,7 +37,7 @@ const operations = {
     const pipe = source.pipe && new Pipe(() => post({ id, pull: true }));
     pending.set(id, { abort, pipe });
     session = await Session.create(pipe ? pipe.stream(source.size) : source.value, {
-      ...options, signal: abort.signal, progress: options.progress ? (progress) => post({ id, progress }) : undefined,
+      ...options, signal: abort.signal, planner: options.planner ? planner(post) : undefined, progress: options.progress ? (progress) => post({ id, progress }) : undefined,
     }, { file, module, threads });
     return [session.describe()];
   },
@@ -29,6 +48,13 @@ const operations = {
     return [made, made.map((one) => one?.data?.buffer).filter(Boolean)];
   },
   abort: ({ of, reason }) => pending.get(of)?.abort.abort(reason),
+  planned({ turn, result, error, progress }) {
+    const { resolve, reject, progress: tell } = plans.get(turn);
+    if (progress) return tell?.(progress);
+    plans.delete(turn);
+    if (error) reject(unpack(error));
+    else resolve(result);
+  },
   module: (message) => arrived(message.module),
   chunk: ({ of, ...chunk }) => pending.get(of)?.pipe.push(chunk),
 };

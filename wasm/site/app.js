@@ -1,6 +1,8 @@
 // app.js: the page of `sardonyx bundle`: loads model.sdx with progress, shows its inputs, runs it on random numbers, says where and how long.
 import * as ort from "./sardonyx/index.js";
 
+if ("{{pyodide}}") ort.env.pyodide.indexURL = "{{pyodide}}"; // Python plans for sizes the file has no programs for
+
 const $ = (id) => document.getElementById(id);
 const say = (text) => ($("status").textContent = text);
 const cells = (row, ...texts) => row.append(...texts.map((text) => Object.assign(document.createElement("td"), { textContent: text })));
@@ -30,6 +32,7 @@ function random({ type, shape }) {
 
 try {
   const session = await ort.InferenceSession.create(await fetch("model.sdx"), {
+    planner: ort.env.pyodide.indexURL ? "pyodide" : undefined,
     progress: ({ phase, loaded, total }) => {
       if (phase !== "download") return;
       $("progress").max = total ?? loaded;

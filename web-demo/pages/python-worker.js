@@ -6,8 +6,7 @@ async function start(files) {
   const { loadPyodide } = await import(HOME + "pyodide.mjs");
   const print = (text) => self.postMessage({ print: text + "\n" });
   const python = await loadPyodide({ indexURL: HOME, stdout: print, stderr: print });
-  await python.loadPackage("numpy", { messageCallback: () => {} });
-  for (const name of await (await fetch(HOME + "wheels.json")).json()) python.unpackArchive(await (await fetch(HOME + name)).arrayBuffer(), "wheel");
+  await python.loadPackage("sardonyx", { messageCallback: () => {} });
   for (const [path, url] of Object.entries(files)) python.FS.writeFile(path, new Uint8Array(await (await fetch(url)).arrayBuffer()));
   return python;
 }

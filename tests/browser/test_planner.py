@@ -1,0 +1,195 @@
+"""planner: "pyodide" in the JavaScript runtime: ONNX files and sizes outside the stored programs, converted and planned by Python in a worker; without it, errors that say what to type."""
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import sardonyx as ort
+from onnx import TensorProto, helper, numpy_helper
+from playwright.sync_api import Page, Route
+from sardonyx.converter.cli.serve import ISOLATION, Server
+from sardonyx.errors import InvalidArgument, NoSuchFile
+from sardonyx.wasm.pyodide import write_pyodide
+
+from tests.browser.conftest import mounts
+from tests.browser.packages import OLD, pyodide
+
+#: In the page: a run of both inputs' sizes, as [sum of the outputs of the page, of them all].
+PRELUDE = """async (given) => {
+  const ort = await import('/sardonyx/index.js');
+  ort.env.pyodide.indexURL = '/self/';
+  const x = (n) => new ort.Tensor('float32', Float32Array.from({ length: n * 64 }, (_, i) => Math.sin(i)), [n, 64]);
+  const run = async (session, n) => Array.from((await session.run({ x: x(n) })).y.data);
+  const failure = async (what) => { try { await what(); return ['no error', '']; } catch (error) { return [error.name, error.message, error instanceof ort.SardonyxError]; } };
+  const resources = () => performance.getEntriesByType('resource').map((e) => e.name);
+  %s
+}"""
+
+
+@pytest.fixture(scope="module")
+def product(models: Path) -> Path:
+    """x[n, 64] · w, as .onnx, with programs for n = 0..4, with none, with its weights beside it."""
+    weights = np.random.default_rng(1).normal(size=(64, 64)).astype(np.float32)
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Tanh", ["h"], ["y"])], "product", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 64])], [numpy_helper.from_array(weights, "w")])
+    source = models / "product.onnx"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, source)
+    onnx.save(model, models / "beside.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    ort.convert(source, models / "narrow.sdx", plan=[{"n": (0, 4)}])
+    ort.convert(source, models / "bare.sdx", store=False)
+    ort.convert(source, models / "external.sdx", plan=[{"n": (0, 4)}], external_data=True)
+    return source
+
+
+@pytest.fixture(scope="module")
+def site(runtime: Path, wheels: Path, models: Path, product: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The test server with a folder as `sardonyx bundle --pyodide` writes it."""
+    folder = tmp_path_factory.mktemp("self")
+    write_pyodide(folder, pyodide())
+    with Server({**mounts(runtime, wheels, models), "/self/": folder}, headers=ISOLATION) as server:
+        yield server.address
+
+
+def ask(page: Page, code: str, given: Any = None) -> Any:
+    return page.evaluate(PRELUDE % code, given)
+
+
+def wanted(product: Path, n: int) -> np.ndarray:
+    x = np.sin(np.arange(n * 64)).astype(np.float32).reshape(n, 64)
+    return np.asarray(ort.InferenceSession(str(product)).run(None, {"x": x})[0]).ravel()
+
+
+def close(found: list[float], product: Path, n: int) -> None:
+    np.testing.assert_allclose(found, wanted(product, n), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("proxy", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_onnx_files(page: Page, site: str, product: Path, proxy: bool) -> None:
+    """By URL, as bytes, with weights beside it; all in one Python, which ends with the last session, and nothing is asked of another host."""
+    elsewhere: list[str] = []
+
+    def refuse(route: Route) -> None:
+        elsewhere.append(route.request.url)
+        route.abort()
+
+    page.route(lambda url: not url.startswith(site), refuse)
+    page.goto(site)
+    found = ask(page, """
+      Object.assign(ort.env.wasm, { proxy: given, numThreads: 1 });
+      const phases = new Set(), options = { planner: 'pyodide', progress: ({ phase, loaded }) => phases.add(`${phase} ${loaded > 0}`) };
+      const url = await ort.InferenceSession.create('/models/product.onnx', options);
+      const data = await (await fetch('/models/product.onnx')).arrayBuffer();
+      const bytes = await ort.InferenceSession.create(data, options);
+      const beside = await ort.InferenceSession.create('/models/beside.onnx', { ...options, externalData: [{ path: 'weights.bin', data: '/models/weights.bin' }] });
+      const made = { runs: [await run(url, 3), await run(bytes, 3), await run(beside, 3)], whole: data.byteLength, phases: [...phases], shape: url.inputMetadata[0].shape,
+                     bad: await failure(() => ort.InferenceSession.create(new Uint8Array(500).fill(8), { planner: 'pyodide' })),
+                     page: await failure(() => ort.InferenceSession.create('/index.html', { planner: 'pyodide' })),
+                     starts: resources().filter((name) => name.endsWith('planner-worker.js')).length };
+      for (const session of [url, bytes, beside]) await session.release();
+      return made;
+    """, proxy)
+    for run in found["runs"]:
+        close(run, product, 3)
+    assert found["shape"] == ["n", 64] and found["whole"] == product.stat().st_size
+    assert {"plan true", "download true", "compile true"} <= set(found["phases"])
+    assert found["bad"][0] == "InvalidProtobuf" and found["bad"][2] and found["page"][0] == "InvalidModelFile" and "web page" in found["page"][1]
+    assert found["starts"] == 1 and not elsewhere
+    page.wait_for_timeout(200)
+    assert not page.workers, [worker.url for worker in page.workers]
+
+
+@pytest.mark.parametrize(("name", "proxy"), [("narrow", True), ("external", False), pytest.param("narrow", False, marks=pytest.mark.slow), pytest.param("external", True, marks=pytest.mark.slow)])
+def test_sizes_beyond_the_stored_programs(page: Page, site: str, product: Path, proxy: bool, name: str) -> None:
+    page.goto(site)
+    found = ask(page, """
+      Object.assign(ort.env.wasm, { proxy: given[0], numThreads: 1 });
+      const options = { externalData: [{ path: given[1] + '.sdx.data', data: `/models/${given[1]}.sdx.data` }] };
+      const plain = await ort.InferenceSession.create(`/models/${given[1]}.sdx`, options);
+      const error = await failure(() => run(plain, 7));
+      const session = await ort.InferenceSession.create(`/models/${given[1]}.sdx`, { ...options, planner: 'pyodide' });
+      const before = resources().length, first = await run(session, 4), quiet = resources().length - before;
+      const runs = await Promise.all([run(session, 7), run(session, 2), run(session, 90)]);
+      return { error, first, quiet, runs, still: await run(plain, 4) };
+    """, [proxy, name])
+    kind, text, ours = found["error"]
+    assert kind == "InvalidArgument" and ours and "n=7" in text and "n=0..4" in text
+    assert re.search(r"npx sardonyx convert model.onnx --plan n=0..4 --plan n=7\b", text), text
+    assert found["quiet"] == 0  # Python is not started where a stored program does
+    close(found["first"], product, 4)
+    close(found["still"], product, 4)
+    for run, n in zip(found["runs"], (7, 2, 90), strict=True):
+        close(run, product, n)
+
+
+def test_files_without_programs(page: Page, site: str, product: Path) -> None:
+    page.goto(site)
+    found = ask(page, """
+      const bare = await failure(() => ort.InferenceSession.create('/models/bare.sdx'));
+      const session = await ort.InferenceSession.create('/models/bare.sdx', { planner: 'pyodide', freeDimensionOverrides: { n: 3 } });
+      return { bare, run: await run(session, 3), shape: session.inputMetadata[0].shape };
+    """)
+    assert found["bare"][0] == "NotImplemented" and "npx sardonyx convert" in found["bare"][1]
+    close(found["run"], product, 3)
+    assert found["shape"] == [3, 64]
+
+
+def test_settings(page: Page, site: str, product: Path) -> None:
+    """Nothing is loaded from anywhere unasked; a wrong folder and a wrong name are told; the next session works."""
+    page.goto(site)
+    found = ask(page, """
+      const onnx = (options) => failure(() => ort.InferenceSession.create('/models/product.onnx', options));
+      const errors = { without: await onnx({}), name: await onnx({ planner: 'cloud' }) };
+      ort.env.pyodide.indexURL = undefined;
+      errors.unset = await onnx({ planner: 'pyodide' });
+      ort.env.pyodide.indexURL = '/nowhere/';
+      errors.nowhere = await onnx({ planner: 'pyodide' });
+      ort.env.pyodide.indexURL = '/pyodide/';
+      errors.unlisted = await onnx({ planner: 'pyodide' });
+      const asked = new AbortController();
+      ort.env.pyodide.indexURL = '/self/';
+      setTimeout(() => asked.abort(), 300);
+      errors.abort = await onnx({ planner: 'pyodide', signal: asked.signal });
+      return { errors, works: await run(await ort.InferenceSession.create('/models/product.onnx', { planner: 'pyodide' }), 2) };
+    """)
+    errors = found["errors"]
+    assert errors["without"][0] == "NotImplemented" and all(word in errors["without"][1] for word in ("npx sardonyx convert model.onnx", "convert.html", "planner"))
+    assert errors["name"][0] == errors["unset"][0] == errors["nowhere"][0] == errors["unlisted"][0] == "InvalidArgument", errors
+    assert "env.pyodide.indexURL" in errors["unset"][1] and "/nowhere/" in errors["nowhere"][1] and "sardonyx bundle --pyodide" in errors["unlisted"][1]
+    assert errors["abort"][0] == "AbortError"
+    close(found["works"], product, 2)
+
+
+def test_wheels_by_name(page: Page, site: str, product: Path, wheels: Path) -> None:
+    """A Pyodide whose lock file does not know sardonyx, as on Pyodide's own CDN; here the older line."""
+    page.goto(site)
+    found = ask(page, """
+      Object.assign(ort.env.pyodide, { indexURL: '/pyodide-old/', wheels: given });
+      return run(await ort.InferenceSession.create('/models/product.onnx', { planner: 'pyodide' }), 2);
+    """, [f"/wheels/{path.name}" for path in sorted(wheels.glob("*.whl"))])
+    close(found, product, 2)
+
+
+def test_a_self_hosted_pyodide_of_the_older_line(tmp_path: Path) -> None:
+    """Every file is listed with its hash, and a changed one is refused."""
+    assert write_pyodide(tmp_path / "made", pyodide(OLD)) == "0.28.3"
+    lock = json.loads((tmp_path / "made" / "pyodide-lock.json").read_text())
+    assert set(lock["packages"]) == {"numpy", "micropip", "flatbuffers", "sardonyx"} and lock["packages"]["sardonyx"]["depends"] == ["flatbuffers", "numpy"]
+    for entry in lock["packages"].values():
+        assert hashlib.sha256((tmp_path / "made" / entry["file_name"]).read_bytes()).hexdigest() == entry["sha256"]
+    changed = tmp_path / "changed"
+    shutil.copytree(pyodide(), changed)
+    (changed / "pyodide.asm.wasm").write_bytes((changed / "pyodide.asm.wasm").read_bytes()[:-1] + b"x")
+    with pytest.raises(InvalidArgument, match="pyodide.asm.wasm has sha256"):
+        write_pyodide(tmp_path / "refused", changed)
+    assert not (tmp_path / "refused").exists()
+    with pytest.raises(NoSuchFile, match="not Pyodide"):
+        write_pyodide(tmp_path / "refused", tmp_path)
