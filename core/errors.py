@@ -23,6 +23,10 @@ class InvalidArgument(SardonyxError, ValueError):
     """The caller passed a wrong name, dtype, rank, shape or option."""
 
 
+class NotPlanned(InvalidArgument):
+    """No stored program covers the sizes of a run's inputs (a session that has the graph plans for them then)."""
+
+
 class InvalidGraph(SardonyxError, ValueError):
     """The model is well-formed as a file and wrong as a graph (dangling name, cycle, bad attribute, type or shape conflict)."""
 

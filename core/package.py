@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 
 from .dim import Expr
-from .errors import InvalidArgument, InvalidModelFile
+from .errors import InvalidArgument, InvalidModelFile, NotPlanned
 from .graph import Tensor
 from .kernels import VERSIONS
 from .program import ABI, RANK, Home, Program, SizeOp
@@ -149,7 +149,7 @@ class Package:
 
     # -- use ---------------------------------------------------------------------------------------------------------------------------------
     def variant(self, shapes: Sequence[Sequence[int]]) -> Variant:
-        """The variant for inputs of these shapes; InvalidArgument says which sizes there are plans for."""
+        """The variant for inputs of these shapes; NotPlanned says which sizes there are plans for."""
         if len(shapes) != len(self.inputs) or any(len(s) != len(p.dims) for s, p in zip(shapes, self.inputs, strict=True)):
             raise InvalidArgument(f"the model takes inputs of ranks {[len(p.dims) for p in self.inputs]}, given are shapes {[tuple(s) for s in shapes]}")
         sizes = {d: n for shape, port in reversed(list(zip(shapes, self.inputs, strict=True))) for d, n in reversed(list(zip(port.dims, shape, strict=True))) if isinstance(d, str)}
@@ -157,7 +157,7 @@ class Package:
             if all(n not in sizes or (low <= sizes[n] and (high is None or sizes[n] <= high)) for n, low, high in variant.ranges):
                 return variant
         planned = "; ".join(", ".join(f"{n}={low}..{'' if high is None else high}" for n, low, high in v.ranges) for v in self.variants)
-        raise InvalidArgument(f"no plan covers {', '.join(f'{n}={s}' for n, s in sizes.items())}: planned for {planned or 'nothing'}; plan for it: sardonyx convert --plan")
+        raise NotPlanned(f"no plan covers {', '.join(f'{n}={s}' for n, s in sizes.items())}: planned for {planned or 'nothing'}; plan for it: sardonyx convert --plan")
 
     def forms(self) -> list[tuple[int, int]]:
         """(packing, group) of every constant (Program.form): one for all its uses, so a tensor that is read in two forms is two constants."""

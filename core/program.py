@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from .dim import Call, Dim, Expr, Symbol
-from .errors import InvalidArgument, InvalidModelFile, RuntimeException
+from .errors import InvalidArgument, InvalidModelFile, NotPlanned, RuntimeException
 from .expr import WORDS, Code
 from .kernels import VERSIONS, Kernel
 from .types import DType
@@ -78,6 +78,10 @@ class Guard(enum.IntEnum):
     EQUAL = 0
     AT_LEAST = 1
     AT_MOST = 2
+
+
+#: What it means where sizes that must be equal are not.
+UNEQUAL = "inputs differ in a size that has one name, or a Reshape does not keep the number of elements"
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,7 @@ class Program:
         return [(a, b) for op, a, b, _ in self.sizes if op == SizeOp.ELEMENT]
 
     def bind(self, shapes: Sequence[Sequence[int]], inputs: Sequence[np.ndarray] | None = None) -> list[int]:
-        """The flat table of sizes for inputs of these shapes (what bind does in C); `inputs` are read where elements decide sizes. Raises InvalidArgument where a guard does not hold,
+        """The flat table of sizes for inputs of these shapes (what bind does in C); `inputs` are read where elements decide sizes. Raises InvalidArgument (NotPlanned: of the planned range) where a guard does not hold,
         RuntimeException where sizes overflow, are divided by 0 or an element is not there."""
         table: list[int] = []
         for row, (op, a, b, _) in enumerate(self.sizes):
@@ -222,8 +226,10 @@ class Program:
                     raise InvalidArgument(f"input '{self.strings[port.name]}' has size {shape[axis]} on axis {axis}, the program was planned for {table[index]}")
         for kind, a, b in self.guards:
             holds = {Guard.EQUAL: table[a] == table[b], Guard.AT_LEAST: table[a] >= table[b], Guard.AT_MOST: table[a] <= table[b]}[Guard(kind)]
+            if not holds and kind == Guard.EQUAL:
+                raise InvalidArgument(f"sizes that must be equal are {table[a]} and {table[b]}: {UNEQUAL}")
             if not holds:
-                raise InvalidArgument(f"the program does not cover these sizes: {table[a]} {Guard(kind).name.lower().replace('_', ' ')} {table[b]} does not hold; plan for them (convert --plan)")
+                raise NotPlanned(f"the program does not cover these sizes: {table[a]} {Guard(kind).name.lower().replace('_', ' ')} {table[b]} does not hold; plan for them (convert --plan)")
         arena = table[self.arena] if self.arena >= 0 else 0
         if arena < 0:
             raise RuntimeException(f"the sizes give an arena of {arena} bytes")

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidArgument, InvalidModelFile, MemoryLimit, RuntimeException, SardonyxError, Terminated
+from ..errors import InvalidArgument, InvalidModelFile, MemoryLimit, NotPlanned, RuntimeException, SardonyxError, Terminated
 from ..errors import NotImplemented as NotImplementedHere
 from ..graph import Tensor
 from ..kernels import Kernel
@@ -33,7 +33,7 @@ from .room import Room
 UNSUPPORTED, INDEX, DIVISION, SHAPE, MEMORY, FORMAT, TERMINATED, DTYPE, GUARD, ARGUMENT, YIELD = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 100
 _ERRORS: dict[int, type[SardonyxError]] = {
     UNSUPPORTED: NotImplementedHere, INDEX: RuntimeException, DIVISION: RuntimeException, SHAPE: RuntimeException, MEMORY: MemoryLimit, FORMAT: InvalidModelFile, TERMINATED: Terminated,
-    DTYPE: InvalidModelFile, GUARD: InvalidArgument, ARGUMENT: InvalidArgument,
+    DTYPE: InvalidModelFile, GUARD: NotPlanned, ARGUMENT: InvalidArgument,
 }
 #: Shapes (with the values of elements that decide sizes) whose bound states are kept.
 KEPT_SHAPES = 64

@@ -36,10 +36,15 @@ def _broadcast_sizes(sizes: Sequence[Dim], shapes: Sequence[Shape]) -> Dim:
     if len(distinct) == 1:
         return distinct[0]
     made = dim_max(*distinct)  # equal where the model is right, or one of them is 1
-    if any(s.name.endswith("]") for d in distinct for s in symbols(d)):  # unlike a size that the model names, one that data give is often 0, against which 1 is 0 too
+    if any(map(data_decide, distinct)):  # unlike a size that the model names, one that data give is often 0, against which 1 is 0 too
         for size in distinct:
             made = made * dim_min(size, 1)
     return made
+
+
+def data_decide(size: Dim) -> bool:
+    """Whether a size speaks of an element of a tensor (`?x[0]`) or of a size that a node makes (`?x.0`: what an If's branches or a Compress leave)."""
+    return any(s.name.startswith("?") and (s.name.endswith("]") or s.name.rpartition(".")[2].isdigit()) for s in symbols(size))
 
 
 def same_type(*specs: Spec | None, names: str = "inputs") -> DType | None:
@@ -137,5 +142,5 @@ def as_int64(values: Any) -> np.ndarray:
     return out
 
 
-__all__ = ["Undecidable", "as_int64", "broadcast_shapes", "broadcasting", "check_equal", "comparing", "element_count", "fresh_shape", "known_axes", "like", "negative",
+__all__ = ["Undecidable", "as_int64", "broadcast_shapes", "broadcasting", "check_equal", "comparing", "data_decide", "element_count", "fresh_shape", "known_axes", "like", "negative",
            "normalize_axes", "normalize_axis", "positive_equal", "same_type", "size_of_rank"]

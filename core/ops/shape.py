@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..dim import Dim, Expr, bounds, exact_div, floordiv, fresh, product, provably
+from ..dim import Dim, Expr, Undecidable, bounds, exact_div, floordiv, fresh, product, provably
 from ..dim import Shape as Dims
 from ..expr import Compute, Op, binary, const, select
 from ..lowering import Lowering, View
 from ..types import DType
-from .common import as_int64, broadcast_shapes, fresh_shape, known_axes, normalize_axes, size_of_rank
+from .common import as_int64, broadcast_shapes, data_decide, fresh_shape, known_axes, normalize_axes, size_of_rank
 from .maps import numbers, whole_number
 from .registry import Spec, operator, require
 
@@ -61,14 +61,27 @@ def _(data: Spec, shape: Spec, *, allowzero: int = 0) -> Spec:
     if target is None:
         rank = size_of_rank(shape)
         return data.with_shape((product(data.shape),) if rank == 1 and data.shape is not None else fresh_shape(rank))
-    open_ = _open_axes(target)
+    open_ = _open_axes(target, data.shape, allowzero)
     return data.with_shape(reshape_dims(data.shape, [fresh() if i in open_ else d for i, d in enumerate(target)], allowzero))
 
 
-def _open_axes(target: Sequence[Dim]) -> list[int]:
-    """The axes of which only the run knows the size: where the shape has any number, and then also where it has -1."""
-    unknown = any(any_number(d) for d in target)
-    return [i for i, d in enumerate(target) if unknown and (any_number(d) or (not isinstance(d, Expr) and d == -1))]
+def _open_axes(target: Sequence[Dim], given: Dims | None, allowzero: int) -> list[int]:
+    """The axes of which only the run knows the size: where the shape has any number, or a size that data make 0 ("copy") while there may be elements; and then also where it has -1."""
+    unknown = [any_number(d) or (not allowzero and _may_copy(d, given)) for d in target]
+    return [i for i, d in enumerate(target) if any(unknown) and (unknown[i] or (not isinstance(d, Expr) and d == -1))]
+
+
+def _may_copy(size: Dim, given: Dims | None) -> bool:
+    """Whether a size that data decide may be 0 while the tensor has elements. Where the elements are a multiple of it there are none then, and 0 is the size that is meant."""
+    if not isinstance(size, Expr) or given is None or not data_decide(size) or provably(lambda: size >= 1):
+        return False
+    if _primitive([size])[1][0] in _primitive(given)[1]:
+        return False
+    try:
+        exact_div(product(given), size)
+    except Undecidable:
+        return True
+    return False
 
 
 def any_number(size: Dim) -> bool:
@@ -242,7 +255,7 @@ Flatten.lower(_reshaped)
 @Reshape.lower
 def _(k: Lowering, data: View, shape: View, *, allowzero: int = 0, out: Spec) -> View:
     dims = out.shape or ()
-    open_ = _open_axes([] if shape.value is None else shape.value.ravel().tolist())
+    open_ = _open_axes([] if shape.value is None else shape.value.ravel().tolist(), data.shape, allowzero)
     if open_:  # -1 and 0 are told apart when the program runs, and what comes out decides the sizes
         rank, count = data.rank, len(dims)
         copied = (lambda t: const(0, Compute.I32)) if allowzero else (lambda t: binary(Op.EQ, t, 0))

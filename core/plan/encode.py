@@ -1,7 +1,8 @@
 """Stage 8, encode: kernel calls become a Program. Strides appear here, from each buffer's order.
 
 Rules
-1. Symbols are bound by the inputs' dims, or by elements of inputs (`Lowered.elements`); a size an input fixes becomes a guard, as does each end of the planned range.
+1. Symbols are bound by the inputs' dims, or by elements of inputs (`Lowered.elements`); a size an input fixes becomes a guard, as does each end of the planned range, and that an alias
+   has as many elements as what it re-reads, where that is not the same expression.
 2. A packed constant's view has its packing id and logical dims; its strides mean nothing.
 3. Places without constant offsets lie behind the constant part of the arena; their offsets are sizes that bind computes.
 4. Parameters follow the kind's record; unused positions of a counted parameter are 1 (kernel, strides, dilations) or 0.
@@ -63,6 +64,7 @@ class _Encoder:
         self.buffers: dict[Buffer, int] = {}
         self.places: dict[Stacked, int] = {}   # size indices of their offsets and ends
         self.ends: dict[Stacked, int] = {}
+        self.aliases: set[Buffer] = set()
 
     def port(self, name: str, view: View, home: Home, number: int) -> PortRecord:
         dims = tuple(self.program.size(d) for d in view.shape)
@@ -99,9 +101,17 @@ class _Encoder:
             self.program.buffers.append((int(home), at, self.program.size(nbytes)))
         return self.buffers[base]
 
+    def same_count(self, buffer: Buffer) -> None:                                                         # 1
+        source, target = product(root(buffer).shape), product(buffer.shape)
+        if source != target:
+            self.program.guards.append((int(Guard.EQUAL), self.program.size(source), self.program.size(target)))
+
     def view(self, view: View | None) -> int:
         if view is None:
             return -1
+        if view.buffer.alias is not None and view.buffer not in self.aliases:
+            self.aliases.add(view.buffer)
+            self.same_count(view.buffer)
         steps = strides(view.buffer)
         start: Dim = 0
         for dim, position in view.fixed:

@@ -133,7 +133,8 @@ class _Lower:
     def nested(self, graph: Graph, given: Sequence[View]) -> tuple[list[KernelCall], list[View]]:                                      # 7
         """A nested graph as calls of its own."""
         k = self.k
-        origin, name, calls, sizes, current = k.origin, k.name, k.calls, self.open_sizes(), self.current
+        origin, name, calls, current = k.origin, k.name, k.calls, self.current
+        outer, sizes, count = self.own_sizes(), k.sizes, len(self.known)
         k.calls = []
         try:
             if isinstance(self.specs, GivenSpecs) and id(graph) in self.specs.impossible:
@@ -145,8 +146,20 @@ class _Lower:
             made = k.calls
         finally:
             k.origin, k.name, k.calls, self.current = origin, name, calls, current
-            self.reopen(sizes)
+            inner = set(list(self.known)[count:])
+            self.views = {v: view for v, view in self.views.items() if view.buffer not in inner} | outer
+            self.known = dict(list(self.known.items())[:count])
+            k.sizes = sizes
         return made, outputs
+
+    def own_sizes(self) -> dict[Value, View]:
+        """Sizes nobody has computed so far get buffers for a nested graph alone: what it computes is not there around it, and a buffer is written in one place. The views as they were."""
+        k = self.k
+        before = {value: view for value, view in self.views.items() if view.buffer in k.sizes}
+        own = {b: Buffer(b.name, b.dtype, b.shape) for b in dict.fromkeys(view.buffer for view in before.values())}
+        self.views.update({value: replace(view, buffer=own[view.buffer]) for value, view in before.items()})
+        k.sizes = {**k.sizes, **{own[b]: k.sizes[b] for b in own}}
+        return before
 
     def impossible(self) -> tuple[list[KernelCall], list[View]]:
         """The calls of a branch that is wrong for the shapes planned for: the node itself, whose body says so if the branch is ever taken."""

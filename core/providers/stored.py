@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InvalidArgument
+from ..errors import NotPlanned
 from ..model import StoredModel
 from ..package import Do, Package
 from .base import Executor, Placement, RunContext
@@ -44,9 +44,7 @@ class StoredExecutor:
         rows = np.empty((PROFILED, 4), np.int64) if context.events is not None else None
         try:
             made = self._engine.run(inputs, terminated=context.terminated, rows=rows)
-        except InvalidArgument as reason:
-            if "no plan covers" not in str(reason) and "does not cover" not in str(reason):
-                raise
+        except NotPlanned:
             return self.planned.run(inputs, wanted, context)
         if rows is not None:
             self._report(rows, inputs, context)

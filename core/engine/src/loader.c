@@ -146,12 +146,13 @@ static int evaluate_sizes(const sx_program *p, const int64_t *dims, const void *
 static int check_inputs(const sx_program *p, const int64_t *dims, const int64_t *size, sx_report *report) {
     for (int64_t i = 0; i < p->n_inputs; i++)
         for (int64_t d = 0; d < p->inputs[i].rank; d++, dims++)
-            if (*dims < 0 || *dims > SX_LARGEST || size[p->inputs[i].dim[d]] != *dims) return sx_say(report, SX_E_GUARD, SX_R_INPUT_SIZE, d, i, *dims, size[p->inputs[i].dim[d]]);
+            if (*dims < 0 || *dims > SX_LARGEST || size[p->inputs[i].dim[d]] != *dims) return sx_say(report, SX_E_ARGUMENT, SX_R_INPUT_SIZE, d, i, *dims, size[p->inputs[i].dim[d]]);
     for (int64_t i = 0; i < p->n_guards; i++) {
         const sx_guard *g = p->guards + i;
         int64_t a = size[g->a], b = size[g->b];
         int holds = g->kind == SX_GUARD_EQUAL ? a == b : g->kind == SX_GUARD_AT_LEAST ? a >= b : a <= b;
-        if (!holds) return sx_say(report, SX_E_GUARD, SX_R_GUARD, g->kind, i, a, b);
+        if (!holds && g->kind == SX_GUARD_EQUAL) return sx_say(report, SX_E_ARGUMENT, SX_R_UNEQUAL, -1, i, a, b);
+        if (!holds) return sx_say(report, SX_E_GUARD, SX_R_GUARD, -1, i, a, b);
     }
     return 0;
 }

@@ -31,6 +31,7 @@ typedef struct sx_state sx_state;
 typedef struct sx_package sx_package;
 typedef struct sx_session sx_session;
 
+/* SX_E_GUARD: no plan covers these sizes; who has the graph can plan for them. Nothing else gives it. */
 enum sx_status {
     SX_OK = 0, SX_E_UNSUPPORTED = 1, SX_E_INDEX = 2, SX_E_DIVISION = 3, SX_E_SHAPE = 4, SX_E_MEMORY = 5, SX_E_FORMAT = 6, SX_E_TERMINATED = 7, SX_E_DTYPE = 8, SX_E_GUARD = 9,
     SX_E_ARGUMENT = 10, SX_YIELD = 100, SX_WAIT_HOST = 101
