@@ -212,8 +212,8 @@ class Program:
         return [(a, b) for op, a, b, _ in self.sizes if op == SizeOp.ELEMENT]
 
     def bind(self, shapes: Sequence[Sequence[int]], inputs: Sequence[np.ndarray] | None = None) -> list[int]:
-        """The flat table of sizes for inputs of these shapes (what bind does in C); `inputs` are read where elements decide sizes. Raises InvalidArgument (NotPlanned: of the planned range) where a guard does not hold,
-        RuntimeException where sizes overflow, are divided by 0 or an element is not there."""
+        """The flat table of sizes for inputs of these shapes (what bind does in C); `inputs` are read where elements decide sizes. Raises InvalidArgument where a guard does not hold
+        (NotPlanned: of the planned range), RuntimeException where sizes overflow, are divided by 0 or an element is not there."""
         table: list[int] = []
         for row, (op, a, b, _) in enumerate(self.sizes):
             value = int(shapes[a][b]) if op == SizeOp.DIM else self._element(shapes, inputs, a, b) if op == SizeOp.ELEMENT else _SIZE[SizeOp(op)](table, a, b)
