@@ -6,7 +6,7 @@ A run: sizes bound (skipped when they are the last run's), inputs written, the r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,18 @@ from ..program import Program
 from .device.base import Buffer, Device, Dispatch
 from .kernels.base import LARGEST
 from .recording import Constant, Input, record
+from .resident import GpuTensor, Pool
 from .wgsl.shader import FAULTS, INDEX
-from .wgsl.storage import download, extent, upload
+from .wgsl.storage import PLAIN, download, extent, upload
 
 CLEAR = np.full(1, 0xFFFFFFFF, np.uint32)
 
 
 class Weights:
-    """Constants on the device, each once a session."""
+    """What a session's programs have in common on the device: constants, each once, and the pool of tensors that stay there."""
 
     def __init__(self, device: Device) -> None:
-        self.device = device
+        self.device, self.pool = device, Pool(device)
         self._held: dict[Any, tuple[Constant, Buffer]] = {}
 
     def get(self, constant: Constant) -> Buffer:
@@ -44,15 +45,19 @@ class Weights:
         for _, made in self._held.values():
             made.destroy()
         self._held.clear()
+        self.pool.close()
 
 
 class WebGpuProgram:
     """See the head of this module. CannotLower (at construction) says why a program can not run here; several threads may run one, one after the other."""
 
+    keeps = True   # `run` takes tensors on the device, and has the argument `keep`
+
     def __init__(self, device: Device, program: Program, constants: Sequence[Tensor], weights: Weights | None = None) -> None:
         self.device, self.program = device, program
         self._weights, self._own_weights = weights or Weights(device), weights is None
         self._recorded: list[Dispatch] = []
+        self._active: list[int] = []                 # their numbers in the recording
         self._output_shapes: list[list[int]] = []
         self._decided: tuple[Any, Any] | None = None  # shapes and elements that are bound now
         self._closed = False
@@ -83,30 +88,60 @@ class WebGpuProgram:
         self._rows = np.array(rows, np.int64)
 
     # -- running -----------------------------------------------------------------------------------------------------------------------------
-    def run(self, inputs: Sequence[np.ndarray], *, terminated: Callable[[], bool] | None = None) -> list[np.ndarray]:
-        """The outputs for inputs within the program's sizes (InvalidArgument otherwise). RuntimeException where an index is outside or an integer
-        is divided by zero. A run is one submission: `terminated` is not polled in it."""
-        return self.device.wait(self.run_async(inputs))
+    def run(self, inputs: Sequence[Any], *, terminated: Callable[[], bool] | None = None, keep: Collection[int] = ()) -> list[Any]:
+        """The outputs for inputs (arrays, or tensors on the device) within the program's sizes (InvalidArgument otherwise). RuntimeException where an index is outside or an integer
+        is divided by zero. A run is one submission: `terminated` is not polled in it. `keep`: numbers of outputs that stay on the device, where their type can (`GpuTensor`)."""
+        return self.device.wait(self.run_async(inputs, keep))
 
-    async def run_async(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    async def run_async(self, inputs: Sequence[Any], keep: Collection[int] = ()) -> list[Any]:
         """`run`, awaitable."""
         with self.device.lock:
             if self._closed:
                 raise InvalidArgument("the program was closed")
-            decided = [x.shape for x in inputs], [int(inputs[port].reshape(-1)[at]) for port, at in self.program.elements if at < inputs[port].size]
+            decided = [x.shape for x in inputs], [int(np.asarray(inputs[port]).reshape(-1)[at]) for port, at in self.program.elements if at < inputs[port].size]
             if decided != self._decided:
                 self._bind(inputs)
                 self._decided = decided
-            for x, port, record in zip(inputs, self.program.inputs, self.recording.inputs, strict=True):
-                if x.size and record.slab >= 0:  # the others only decide sizes
-                    check_reach(x, record, self.program.strings[port.name])
-                    self.device.write(self._memory(record.slab), upload(x, port.dtype))
+            elsewhere = self._take_inputs(inputs)
+            kept = {i: self._stay(i) for i in keep if self.recording.outputs[i].dtype in PLAIN}
+            elsewhere |= {self.recording.outputs[i].slab: x.on(self.device, "") for i, x in kept.items()}
             if self._recorded:
-                self.device.submit(self._recorded)
-            spans = [(self._memory(o.slab), 0, 4 * math.prod(shape)) for o, shape in zip(self.recording.outputs, self._output_shapes, strict=True)]
+                self.device.submit(self._rebound(elsewhere) if elsewhere else self._recorded)
+            fetched = [i for i in range(len(self.recording.outputs)) if i not in kept]
+            spans = [(self._memory(self.recording.outputs[i].slab), 0, 4 * math.prod(self._output_shapes[i])) for i in fetched]
             *raw, status = await self.device.read([*spans, (self._status, 0, 4)])
         self._judge(int(np.frombuffer(status, np.uint32)[0]))
-        return [download(data, o.dtype, shape) for data, o, shape in zip(raw, self.recording.outputs, self._output_shapes, strict=True)]
+        return [kept[i] if i in kept else download(raw[fetched.index(i)], o.dtype, shape) for i, (o, shape) in enumerate(zip(self.recording.outputs, self._output_shapes, strict=True))]
+
+    def _take_inputs(self, inputs: Sequence[Any]) -> dict[int, Buffer]:
+        """Write arrays to their slabs; slab → buffer of what is on the device already."""
+        elsewhere = {}
+        for x, port, taken in zip(inputs, self.program.inputs, self.recording.inputs, strict=True):
+            if not x.size or taken.slab < 0:  # it only decides sizes
+                continue
+            name = self.program.strings[port.name]
+            if isinstance(x, GpuTensor):
+                elsewhere[taken.slab] = x.on(self.device, name)
+            else:
+                check_reach(x, taken, name)
+                self.device.write(self._memory(taken.slab), upload(x, port.dtype))
+        return elsewhere
+
+    def _stay(self, i: int) -> GpuTensor:
+        """The tensor output i becomes."""
+        shape = tuple(self._output_shapes[i])
+        return GpuTensor(self._weights.pool, self._weights.pool.take(max(4, 4 * math.prod(shape))), self.recording.outputs[i].dtype, shape)
+
+    def _rebound(self, elsewhere: Mapping[int, Buffer]) -> list[Dispatch]:
+        """The recorded list with some slabs replaced by other buffers. The device keeps bind groups by their buffers: those of a loop over the same tensors exist."""
+        made = []
+        for i, dispatch in zip(self._active, self._recorded, strict=True):
+            buffers = self.recording.dispatches[i].buffers
+            if not elsewhere.keys().isdisjoint(buffers):
+                group = self.device.bind(dispatch.pipeline, (self._uniforms, *self._spans[i]), [elsewhere[b] if b in elsewhere else self._memory(b) for b in buffers])
+                dispatch = Dispatch(dispatch.pipeline, group, dispatch.x, dispatch.y)
+            made.append(dispatch)
+        return made
 
     def _judge(self, status: int) -> None:
         if status == int(CLEAR[0]):
@@ -129,7 +164,7 @@ class WebGpuProgram:
         if block.size:
             self.device.write(self._uniforms, block)
         changed = self._grow(table)
-        recorded = []
+        recorded, self._active = [], []
         for i, (d, pipeline) in enumerate(zip(self.recording.dispatches, self._pipelines, strict=True)):
             count = int(table[d.groups])
             if count <= 0:
@@ -137,6 +172,7 @@ class WebGpuProgram:
             x = min(count, self.device.limits.groups)
             if changed or self._groups[i] is None:
                 self._groups[i] = self.device.bind(pipeline, (self._uniforms, *self._spans[i]), [self._memory(b) for b in d.buffers])
+            self._active.append(i)
             recorded.append(Dispatch(pipeline, self._groups[i], x, -(-count // x)))
         self._recorded = recorded
         self._output_shapes = [[int(table[d]) for d in o.dims] for o in self.recording.outputs]

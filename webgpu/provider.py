@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from .device import open_device, unavailable
 from .device.base import Device
 from .executor import WebGpuProgram, Weights
 from .kernels import build
+from .resident import GpuTensor
 from .steps import CallSteps
 from .wgsl.shader import Context
 
@@ -55,7 +56,9 @@ class Deferred:
         self.make, self.lock = make, threading.Lock()
         self.program: WebGpuProgram | None = None
 
-    def run(self, inputs: Sequence[np.ndarray], *, terminated: Callable[[], bool] | None = None) -> list[np.ndarray]:
+    keeps = True
+
+    def run(self, inputs: Sequence[Any], *, terminated: Callable[[], bool] | None = None, keep: Collection[int] = ()) -> list[Any]:
         """As WebGpuProgram's. EPFail where a whole program can not be built although its nodes can."""
         with self.lock:
             if self.program is None:
@@ -63,11 +66,13 @@ class Deferred:
                     self.program = self.make()
                 except CannotLower as reason:
                     raise EPFail(f"{NAME}: {reason}. Run the model on CPUExecutionProvider") from None
-        return self.program.run(inputs, terminated=terminated)
+        return self.program.run(inputs, terminated=terminated, keep=keep)
 
 
 class WebGpuExecutor(SegmentedExecutor):
     """Programs on the device, the rest on the NumPy bodies (refused when strict)."""
+
+    residents = "webgpu"   # the device whose OrtValues it takes as they are
 
     def __init__(self, device: Device, model: Model, *, strict: bool = False, limit: int | None = None) -> None:
         self.device, self.weights = device, Weights(device)
@@ -104,6 +109,10 @@ class WebGpuProvider:
     def available(self) -> str:
         """Why there is no device here, or ""."""
         return unavailable()
+
+    def upload(self, array: np.ndarray) -> GpuTensor:
+        """A copy of an array on the shared device. Fail for element types that can not stay there."""
+        return GpuTensor.upload(open_device(), array)
 
     def emulated(self) -> bool:
         """Whether the adapter is a processor that plays a GPU (lavapipe, SwiftShader): it works, slower than the CPU provider."""

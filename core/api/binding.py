@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import Fail, InvalidArgument
 from ..types import DType, TensorType
-from .devices import require_host
+from .devices import keeper, require_host
 from .exceptions import InvalidType
 from .values import OrtValue, OrtValueVector, element_dtype, wrap
 
@@ -25,6 +25,7 @@ class IOBinding:
         self._inputs: dict[str, Any] = {}
         self._targets: dict[str, OrtValue | None] = {}
         self._results: dict[str, OrtValue] = {}
+        self._stays: set[str] = set()   # outputs bound to a device
 
     # -- binding -----------------------------------------------------------------------------------------------------------------------------
     def bind_cpu_input(self, name: str, arr_on_cpu: np.ndarray) -> None:
@@ -46,21 +47,29 @@ class IOBinding:
 
     def bind_output(self, name: str, device_type: str = "cpu", device_id: int = 0, element_type: Any = None, shape: Sequence[int] | None = None,
                     buffer_ptr: int | None = None) -> None:
-        """Ask for an output, newly allocated, or written to the memory at an address."""
-        require_host(device_type)
+        """Ask for an output, newly allocated, or written to the memory at an address. `device_type="webgpu"`: it stays on the GPU (float32, int32, uint32), for a session that runs there."""
         target = None
         if buffer_ptr is not None:
+            require_host(device_type)
             if element_type is None or shape is None:
                 raise InvalidArgument("`element_type` and `shape` are to be provided if pre-allocated memory is provided")
             array = _at_address(element_type, shape, buffer_ptr)
             target = OrtValue._of(array, TensorType(DType.of(array), array.shape))
-        self._targets[self._output(name)] = target
+        output = self._output(name)
+        self._stays.discard(output)
+        if keeper(device_type) is not None:
+            self._stays.add(output)
+        self._targets[output] = target
 
     def bind_ortvalue_output(self, name: str, ortvalue: OrtValue) -> None:
         """Ask for an output, written into the OrtValue."""
         if not isinstance(ortvalue, OrtValue):
             raise InvalidType(f"bind_ortvalue_output takes an OrtValue, not {type(ortvalue).__name__}")
-        self._targets[self._output(name)] = ortvalue
+        output = self._output(name)
+        self._stays.discard(output)
+        if ortvalue._on_device():
+            self._stays.add(output)
+        self._targets[output] = ortvalue
 
     def clear_binding_inputs(self) -> None:
         """Forget the bound inputs."""
@@ -70,12 +79,13 @@ class IOBinding:
         """Forget the bound outputs and the results."""
         self._targets.clear()
         self._results.clear()
+        self._stays.clear()
 
     def synchronize_inputs(self) -> None:
-        """Nothing to wait for: memory is the host's."""
+        """Nothing to wait for: uploads, runs and copies are in order."""
 
     def synchronize_outputs(self) -> None:
-        """Nothing to wait for: memory is the host's."""
+        """Nothing to wait for: uploads, runs and copies are in order."""
 
     # -- results -------------------------------------------------------------------------------------------------------------------------------
     def get_outputs(self) -> list[OrtValue]:
@@ -102,19 +112,28 @@ class IOBinding:
 
     def _arrays(self) -> list[Any]:
         """The memory bound for each output, in order; None where the run is to make some."""
-        return [None if target is None or not target.is_tensor() else target._array() for target in self._targets.values()]
+        return [None if target is None or not target.is_tensor() or target._on_device() else target._array() for target in self._targets.values()]
+
+    def _staying(self) -> frozenset[int]:
+        """Positions of the outputs that are to stay on a device."""
+        return frozenset(i for i, name in enumerate(self._targets) if name in self._stays)
 
     def _store(self, values: Sequence[Any]) -> None:
         """Take the results of a run; bound ones are checked before any is written."""
         pairs = list(zip(self._targets.items(), values, strict=True))
         for (name, target), value in pairs:
+            if name in self._stays and not getattr(value, "on_device", False):
+                raise Fail(f"output '{name}' can not stay on the device: it is {_described(value)}, made by a session on {', '.join(self._session.get_providers())}. Float, int32 and uint32 "
+                           "tensors that a WebGpuExecutionProvider's program makes can; bind this one to 'cpu'")
             if target is not None:
                 _check_fits(name, target, value)
         for (name, target), value in pairs:
             if target is None:
                 self._results[name] = wrap(value, self._session._output_types[name])
                 continue
-            if target.is_tensor():
+            if target._on_device():
+                target._data = value
+            elif target.is_tensor():
                 if value is not target._array():  # else the run wrote there
                     np.copyto(target._array(), value)
             else:
@@ -147,12 +166,18 @@ def _at_address(element_type: Any, shape: Sequence[int], address: int) -> np.nda
     return np.frombuffer(memoryview((ctypes.c_char * count).from_address(address)), dtype.numpy).reshape(sizes)
 
 
+def _described(value: Any) -> str:
+    return f"a tensor of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+
+
 def _check_fits(name: str, target: OrtValue, value: Any) -> None:
-    if isinstance(value, np.ndarray) is not target.is_tensor():
-        raise Fail(f"output '{name}' is a {type(value).__name__}; the OrtValue bound for it is a {target.data_type()}")
-    if not isinstance(value, np.ndarray):
+    if target._on_device() and list(value.shape) == target.shape() and value.dtype == target._data.dtype:
         return
-    array = target._array()
+    if not target._on_device() and isinstance(value, np.ndarray) is not target.is_tensor():
+        raise Fail(f"output '{name}' is a {type(value).__name__}; the OrtValue bound for it is a {target.data_type()}")
+    if not target.is_tensor():
+        return
+    array = target._data
     if array.dtype != value.dtype:
         raise Fail(f"Unexpected output data type. Actual: (tensor({DType.of(array).text})) , expected: (tensor({DType.of(value).text})) for output '{name}'")
     if array.shape != value.shape:

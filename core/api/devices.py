@@ -1,4 +1,4 @@
-"""Devices and memory as onnxruntime describes them. In this version every tensor of the API lies in the host's memory."""
+"""Devices and memory as onnxruntime describes them. Tensors lie in the host's memory or, as OrtValues, on the GPU by WebGPU ("webgpu")."""
 from __future__ import annotations
 
 import platform
@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import Fail, InvalidArgument
 from .enums import OrtAllocatorType, OrtDeviceMemoryType, OrtDeviceVendorId, OrtHardwareDeviceType, OrtMemoryInfoDeviceType, OrtMemType
+from .providers import provider, reason_missing
 
 #: device name → (device type, vendor); types: 0 CPU, 1 GPU, 2 FPGA, 3 NPU.
 _DEVICES = {"cpu": (0, OrtDeviceVendorId.NONE), "cuda": (1, OrtDeviceVendorId.NVIDIA), "dml": (1, OrtDeviceVendorId.MICROSOFT), "webgpu": (1, OrtDeviceVendorId.NONE),
@@ -53,11 +54,32 @@ class OrtDevice:
         return self
 
 
+#: device name → the provider that keeps tensors there.
+_KEEPERS = {"webgpu": "WebGpuExecutionProvider"}
+
+
 def require_host(device: OrtDevice | str) -> None:
     """Fail (a RuntimeError) unless the device is the CPU; InvalidArgument where there is no such device."""
     name = OrtDevice(device).name
     if name != "cpu":
-        raise Fail(f"memory of device '{name}' can not be used: this version keeps tensors in the host's memory; use device_type='cpu'")
+        raise Fail(f"memory of device '{name}' can not be used here: use device_type='cpu'{_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    return " or, for an OrtValue's own memory and an output without an address, 'webgpu'" if name == "webgpu" else ""
+
+
+def keeper(device: OrtDevice | str) -> Any:
+    """None for the CPU, else the provider that keeps tensors on the device (its `upload(array)` makes one). Fail where tensors can not be kept there."""
+    name = OrtDevice(device).name
+    if name == "cpu":
+        return None
+    if name not in _KEEPERS:
+        raise Fail(f"memory of device '{name}' can not be used: tensors lie on 'cpu' or {', '.join(repr(k) for k in _KEEPERS)}")
+    missing = reason_missing(_KEEPERS[name])
+    if missing:
+        raise Fail(f"memory of device '{name}' can not be used here: {missing}")
+    return provider(_KEEPERS[name])
 
 
 class OrtMemoryInfo:

@@ -77,6 +77,8 @@ def convert(name: str, kind: ValueType | None, value: Any) -> Any:
         return None if value is None else convert(name, kind.element, value)
     if value is None:
         raise InvalidArgument(f"input '{name}' is None; it must be {_text(kind)}")
+    if getattr(value, "on_device", False):
+        return _resident(name, kind, value)
     if isinstance(kind, SequenceType):
         return _sequence(name, kind, value)
     if isinstance(kind, MapType):
@@ -84,6 +86,15 @@ def convert(name: str, kind: ValueType | None, value: Any) -> Any:
     if isinstance(kind, SparseTensorType) and isinstance(value, SparseTensor):
         value = value.to_dense()
     return _tensor(name, kind, value)
+
+
+def _resident(name: str, kind: Any, value: Any) -> Any:
+    """A tensor on a device, where it is what the input declares."""
+    if not isinstance(kind, TensorType) or value.type is not kind.dtype:
+        raise InvalidArgument(f"Unexpected input data type. Actual: (tensor({value.type.text})) , expected: ({_text(kind)}) for input '{name}'")
+    if kind.shape:
+        _check_shape(name, kind, value)
+    return value
 
 
 def _sequence(name: str, kind: SequenceType, value: Any) -> list[Any]:

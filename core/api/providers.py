@@ -99,6 +99,11 @@ def reason_missing(name: str) -> str:
     return _make(entry).available()
 
 
+def provider(name: str) -> Provider:
+    """The provider of a full name, which must be there (`reason_missing`)."""
+    return _make(REGISTRY[name])
+
+
 def _make(entry: Entry) -> Provider:
     made: Provider = getattr(import_module(entry.module), entry.factory)()
     return made

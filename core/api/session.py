@@ -204,14 +204,14 @@ class InferenceSession:
         """
         wanted = self._all if output_names is None else self._wanted(output_names)
         given = self._plain.collect(input_feed)
-        return self._execute(collect(self._inputs, input_feed) if given is None else given, wanted, run_options)
+        return self._execute(self._collect(input_feed) if given is None else given, wanted, run_options)
 
     def run_with_ort_values(self, output_names: Iterable[str] | None, input_dict_ort_values: dict[str, OrtValue], run_options: RunOptions | None = None) -> list[OrtValue]:
         """As `run`, with OrtValues in and out."""
         for name, value in input_dict_ort_values.items():
             expect(value, OrtValue, f"input '{name}' of run_with_ort_values")
         wanted = self._wanted(output_names)
-        made = self._execute(collect(self._inputs, input_dict_ort_values), wanted, run_options)
+        made = self._execute(self._collect(input_dict_ort_values), wanted, run_options)
         outputs = self._outputs
         return [wrap(value, outputs[index].type) for value, index in zip(made, wanted, strict=True)]
 
@@ -230,7 +230,7 @@ class InferenceSession:
         if iobinding._session is not self:
             raise InvalidArgument("IOBinding must be used with the session that created it.")
         wanted = self._wanted(iobinding._wanted())
-        iobinding._store(self._execute(collect(self._inputs, iobinding._inputs), wanted, run_options, iobinding._arrays()))
+        iobinding._store(self._execute(self._collect(iobinding._inputs), wanted, run_options, iobinding._arrays(), iobinding._staying()))
 
     def run_async(self, output_names: Iterable[str] | None, input_feed: Any, callback: Callable[[list[Any], Any, str], None], user_data: Any,
                   run_options: RunOptions | None = None) -> None:
@@ -261,6 +261,11 @@ class InferenceSession:
         else:
             _pool().submit(work)
 
+    def _collect(self, feed: Any) -> list[Any]:
+        """Feeds as the executor takes them; tensors on a device come to the host unless it runs there."""
+        found = collect(self._inputs, feed)
+        return found if getattr(self._executor, "residents", "") else [x.numpy() if getattr(x, "on_device", False) else x for x in found]
+
     def _wanted(self, output_names: Iterable[str] | None) -> list[int]:
         """Output names → indices."""
         if output_names is None:
@@ -273,11 +278,12 @@ class InferenceSession:
             raise InvalidArgument(f"Invalid output name: {', '.join(wrong)}. The outputs are {', '.join(self._output_index)}")
         return [self._output_index[name] for name in names] or list(range(len(self._args.outputs)))
 
-    def _execute(self, inputs: list[Any], wanted: Sequence[int], run_options: RunOptions | None, into: Sequence[Any] | None = None) -> list[Any]:
+    def _execute(self, inputs: list[Any], wanted: Sequence[int], run_options: RunOptions | None, into: Sequence[Any] | None = None,
+                 stay: frozenset[int] = frozenset()) -> list[Any]:
         if run_options is not None:
             expect(run_options, RunOptions, "run_options")
         profiler = self._profiler
-        context = RunContext(events=[] if profiler else None, seed=self._next_seed(), into=into)
+        context = RunContext(events=[] if profiler else None, seed=self._next_seed(), into=into, stay=stay)
         if run_options is not None:
             context.terminated = lambda: run_options.terminate
         with self._gate.enter(self) as executor:

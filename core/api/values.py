@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import Fail, InvalidArgument
 from ..types import DType, MapType, OptionalType, SequenceType, SparseTensorType, TensorType, ValueType
-from .devices import OrtDevice, OrtMemoryInfo, require_host
+from .devices import OrtDevice, OrtMemoryInfo, keeper
 from .exceptions import InvalidType, expect
 from .sparse import SparseTensor
 
@@ -32,12 +32,12 @@ class OrtValue:
 
     @classmethod
     def ortvalue_from_numpy(cls, numpy_obj: np.ndarray, /, device_type: str = "cpu", device_id: int = 0, vendor_id: int = -1) -> OrtValue:
-        """A value that shares the array's memory; a strided or byte-swapped array is copied. Strings are accepted."""
-        require_host(device_type)
+        """A value that shares the array's memory; a strided or byte-swapped array is copied. Strings are accepted. `device_type="webgpu"`: a copy on the GPU (float32, int32, uint32)."""
+        keep = keeper(device_type)
         if not isinstance(numpy_obj, np.ndarray):
             raise InvalidType(f"an OrtValue is made from a numpy array, not {type(numpy_obj).__name__}; use numpy.asarray(...)")
         array = native(numpy_obj)
-        return cls._of(array, TensorType(DType.of(array), array.shape))
+        return cls._of(array if keep is None else keep.upload(array), TensorType(DType.of(array), array.shape))
 
     @classmethod
     def ortvalue_from_numpy_with_onnx_type(cls, data: np.ndarray, /, onnx_element_type: int) -> OrtValue:
@@ -53,12 +53,12 @@ class OrtValue:
     def ortvalue_from_shape_and_type(cls, shape: Sequence[int], element_type: Any, device_type: str = "cpu", device_id: int = 0, vendor_id: int = -1,
                                      memory_info: OrtMemoryInfo | None = None) -> OrtValue:
         """A tensor of zeros. element_type: a numpy dtype or an ONNX code."""
-        require_host(device_type)
+        keep = keeper(device_type)
         dtype = element_dtype(element_type)
         if any(int(d) < 0 for d in shape):
             raise InvalidArgument(f"shape {list(shape)} has a negative size")
         array = np.zeros([int(d) for d in shape], dtype.numpy) if dtype is not DType.STRING else np.full([int(d) for d in shape], "", object)
-        return cls._of(array, TensorType(dtype, array.shape))
+        return cls._of(array if keep is None else keep.upload(array), TensorType(dtype, array.shape))
 
     @classmethod
     def ort_value_from_sparse_tensor(cls, sparse_tensor: SparseTensor) -> OrtValue:
@@ -80,14 +80,14 @@ class OrtValue:
 
     # -- looking -----------------------------------------------------------------------------------------------------------------------------
     def numpy(self) -> np.ndarray:
-        """The tensor as an array that shares its memory; Fail for what is not a tensor."""
-        return self._array().view()
+        """The tensor as an array that shares its memory (on a device: a copy); Fail for what is not a tensor."""
+        return self._data.numpy() if self._on_device() else self._array().view()
 
     def shape(self) -> list[int]:
         """The sizes of a tensor or sparse tensor."""
         if isinstance(self._data, SparseTensor):
             return self._data.dense_shape()
-        return list(self._array().shape)
+        return list(self._data.shape if self._on_device() else self._array().shape)
 
     def data_type(self) -> str:
         """`tensor(float)`, `seq(map(int64,tensor(float)))` …"""
@@ -100,8 +100,8 @@ class OrtValue:
         return int(self._type.dtype)
 
     def device_name(self) -> str:
-        """`cpu`."""
-        return "cpu"
+        """`cpu` or `webgpu`."""
+        return "webgpu" if self._on_device() else "cpu"
 
     def data_ptr(self) -> int:
         """The address of a tensor's first element."""
@@ -109,7 +109,7 @@ class OrtValue:
 
     def tensor_size_in_bytes(self) -> int:
         """The bytes of a tensor's elements."""
-        return int(self._numeric().nbytes)
+        return int(self._data.nbytes if self._on_device() else self._numeric().nbytes)
 
     def has_value(self) -> bool:
         """False for an empty optional."""
@@ -117,7 +117,7 @@ class OrtValue:
 
     def is_tensor(self) -> bool:
         """Whether it holds a (dense) tensor."""
-        return isinstance(self._data, np.ndarray)
+        return isinstance(self._data, np.ndarray) or self._on_device()
 
     def is_sparse_tensor(self) -> bool:
         """Whether it holds a sparse tensor."""
@@ -136,15 +136,18 @@ class OrtValue:
     # -- writing and sharing --------------------------------------------------------------------------------------------------------------------
     def update_inplace(self, data: np.ndarray | OrtValue) -> None:
         """Overwrite the elements. The dtype and the number of elements must agree."""
-        source = data._array() if isinstance(data, OrtValue) else data
+        source = data.numpy() if isinstance(data, OrtValue) else data
         if not isinstance(source, np.ndarray):
             raise InvalidType("data must be a numpy.ndarray or an OrtValue.")
-        target = self._array()
+        target: Any = self._data if self._on_device() else self._array()
         if source.size != target.size:
             raise Fail(f"The input size of numpy arrays does not match the size of the OrtValue: {source.size} elements, not {target.size}")
-        if DType.of(native(source)) is not DType.of(target):
+        if native(source).dtype != target.dtype:
             raise InvalidArgument(f"an OrtValue of {target.dtype} can not take elements of {source.dtype}; use .astype('{target.dtype}')")
-        target.reshape(-1)[:] = source.reshape(-1)
+        if self._on_device():
+            target.write(native(source))
+        else:
+            target.reshape(-1)[:] = source.reshape(-1)
 
     def __dlpack__(self, **keywords: Any) -> Any:
         """A DLPack capsule of the tensor's memory."""
@@ -165,7 +168,12 @@ class OrtValue:
     def _get_c_value(self) -> OrtValue:
         return self
 
+    def _on_device(self) -> bool:
+        return getattr(self._data, "on_device", False)
+
     def _array(self) -> np.ndarray:
+        if self._on_device():
+            raise Fail(f"this OrtValue lies on device '{self.device_name()}', which has no address here; use .numpy() for a copy")
         if not isinstance(self._data, np.ndarray):
             raise Fail(f"Only OrtValues that are Tensors are convertible to Numpy objects; this one is a {self.data_type()}")
         return self._data
@@ -247,6 +255,8 @@ def wrap(data: Any, declared: ValueType | None) -> OrtValue:
     """A run's output as an OrtValue. Its type is the value's own where it is a tensor, else the declared one."""
     if isinstance(data, np.ndarray):
         return OrtValue._of(data, TensorType(DType.of(data), data.shape))
+    if getattr(data, "on_device", False):
+        return OrtValue._of(data, TensorType(data.type, data.shape))
     return OrtValue._of(data, declared if declared is not None else _type_of(data))
 
 

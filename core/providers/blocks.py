@@ -1,11 +1,12 @@
 """Runs a package's blocks from Python: programs on some runner, control flow here, the host's nodes on their NumPy bodies.
 
-A slot holds an array (or, between nodes of the host, whatever they make); it is emptied after the last segment that reads it.
+A slot holds an array (or, between nodes of the host, whatever they make; or, between programs of a runner that `keeps`, a tensor on its device); it is emptied after the last segment
+that reads it.
 """
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -48,6 +49,7 @@ class Blocks:
         self.runners = [make(p) for p in plan.plans]
         self.hosted = [Compiled(graph, limit) for graph in plan.hosted]
         self._dead: dict[int, list[tuple[int, ...]]] = {}
+        self._residents: dict[int, frozenset[int]] = {}
         root = self.package.blocks[self.package.variants[0].block]
         programs = {s for segment in root.segments if segment.do is Do.PROGRAM and segment.device is not Device.HOST for s in segment.outputs}
         self.owned = [slot in programs for slot in root.outputs]     # whether an output is an array of its own
@@ -59,17 +61,20 @@ class Blocks:
         """Whether no program reads anything but constants and there is no control flow: all is known at planning."""
         return not any(reads_data(p.program) for p in self.plan.plans) and all(s.do is Do.PROGRAM for b in self.package.blocks for s in b.segments)
 
-    def run(self, inputs: Sequence[Any], context: RunContext, generator: Any) -> list[Any]:
-        """The outputs of the root block."""
+    def run(self, inputs: Sequence[Any], context: RunContext, generator: Any, stay: frozenset[int] = frozenset()) -> list[Any]:
+        """The outputs of the root block; those whose numbers are in `stay` remain on the runners' device, where they can."""
         if self.direct is not None and context.events is None:
+            if stay and getattr(self.direct, "keeps", False):
+                return self.direct.run(inputs, terminated=context.terminated, keep=stay)  # type: ignore[call-arg]
             if context.into is not None and len(context.into) == len(self.owned) and getattr(self.direct, "takes_into", False):
                 return self.direct.run(inputs, terminated=context.terminated, into=context.into)  # type: ignore[call-arg]
             return self.direct.run(inputs, terminated=context.terminated)
-        return self._block(self.package.variants[0].block, inputs, _Run(context, generator))
+        return self._block(self.package.variants[0].block, inputs, _Run(context, generator), stay)
 
     # -- blocks ---------------------------------------------------------------------------------------------------------------------------------
-    def _block(self, number: int, inputs: Sequence[Any], run: _Run) -> list[Any]:
+    def _block(self, number: int, inputs: Sequence[Any], run: _Run, stay: frozenset[int] = frozenset()) -> list[Any]:
         block = self.package.blocks[number]
+        resident = self._resident(number) | {block.outputs[i] for i in stay}
         slots: list[Any] = [None] * block.slots
         for slot, value in zip(block.inputs, inputs, strict=True):
             slots[slot] = value
@@ -77,7 +82,7 @@ class Blocks:
             if run.context.terminated():
                 raise Terminated("the run was stopped by RunOptions.terminate")
             given = [None if s < 0 else slots[s] for s in segment.inputs]
-            made = self._segment(segment, given, run)
+            made = self._segment(segment, given, run, resident)
             for slot, value in zip(segment.outputs, made, strict=True):
                 if slot >= 0:
                     slots[slot] = value
@@ -97,7 +102,24 @@ class Blocks:
             found = self._dead[number] = found[::-1]
         return found
 
-    def _segment(self, segment: Segment, given: list[Any], run: _Run) -> list[Any]:
+    def _resident(self, number: int) -> frozenset[int]:
+        """The slots that go from programs to programs only: they may hold tensors of the runners' device. (Outputs of the block are its caller's to decide.)"""
+        found = self._residents.get(number)
+        if found is None:
+            block = self.package.blocks[number]
+            made, taken = set(), set(block.outputs)
+            for segment in block.segments:
+                if segment.do is not Do.PROGRAM or segment.device is Device.HOST or not getattr(self.runners[segment.program], "keeps", False):
+                    taken |= {s for s in segment.inputs if s >= 0}
+                    continue
+                taken |= {segment.inputs[port] for port, _ in self.plan.plans[segment.program].program.elements}   # read by bind
+                made |= set(segment.outputs)
+            found = self._residents[number] = frozenset(made - taken)
+        return found
+
+    def _segment(self, segment: Segment, given: list[Any], run: _Run, resident: Collection[int]) -> list[Any]:
+        if segment.do is not Do.PROGRAM or segment.device is Device.HOST:
+            given = [x.numpy() if getattr(x, "on_device", False) else x for x in given]
         if segment.do is Do.IF:
             return self._block(segment.blocks[0 if _truth(given[0], segment) else 1], given[1:], run)
         if segment.do is Do.LOOP:
@@ -107,6 +129,8 @@ class Blocks:
             with np.errstate(all="ignore"):
                 return self.hosted[segment.program].run(given, context, run.generator)
         runner = self.runners[segment.program]
+        if getattr(runner, "keeps", False) and context.events is None:
+            return runner.run(given, terminated=context.terminated, keep=[i for i, s in enumerate(segment.outputs) if s in resident])  # type: ignore[call-arg]
         return runner.run(given, terminated=context.terminated) if context.events is None else self._profiled(segment.program, runner, given, context)
 
     def _profiled(self, number: int, runner: Runner, given: list[Any], context: RunContext) -> list[Any]:

@@ -157,7 +157,7 @@ class SegmentedExecutor:
         self._latest = variant = self._fixed or self._variant(dict(zip(self.inputs, given, strict=True)))
         if context.into is not None and list(wanted) != list(range(len(variant.blocks.owned))):
             context.into = None
-        made = variant.blocks.run(given, context, generator)
+        made = variant.blocks.run(given, context, generator, frozenset(wanted[i] for i in context.stay))
         owned = variant.blocks.owned
         context.owned = all([owned[i] for i in wanted]) and len(set(wanted)) == len(wanted)
         return [made[i] for i in wanted]

@@ -41,3 +41,16 @@ def variant(request: Any, device: Any) -> Iterator[Any]:
     device.adapter = dataclasses.replace(before, is_cpu=request.param == "barrier-free")
     yield device
     device.adapter = before
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A device all sessions of the test share, which it may break."""
+    from sardonyx.webgpu import device as shared
+    from sardonyx.webgpu.device.base import NoAdapter
+    monkeypatch.setattr(shared, "_shared", [])
+    try:
+        yield shared.open_device()
+    except NoAdapter as reason:
+        pytest.skip(str(reason))
+    shared.open_device().close()

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,6 @@ from sardonyx.webgpu.device.base import DeviceLost, OutOfDeviceMemory
 from sardonyx.webgpu.provider import WebGpuExecutor
 
 from .test_models import check, floats, mlp
-
-
-@pytest.fixture
-def own(device: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A shared device of this test's own, which it may break."""
-    monkeypatch.setattr(shared, "_shared", [])
-    made = shared.open_device()
-    yield made
-    shared.open_device().close()
 
 
 def test_a_device_lost_in_a_run_fails_that_run_only(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
