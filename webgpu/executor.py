@@ -6,6 +6,7 @@ A run: sizes bound (skipped when they are the last run's), inputs written, the r
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,7 @@ class Weights:
 class WebGpuProgram:
     """See the head of this module. CannotLower (at construction) says why a program can not run here; several threads may run one, one after the other."""
 
+    measures_steps = property(lambda self: self.device.timestamps, doc="Whether `run` fills `times`.")
     keeps = True   # `run` takes tensors on the device, and has the argument `keep`
 
     def __init__(self, device: Device, program: Program, constants: Sequence[Tensor], weights: Weights | None = None) -> None:
@@ -88,12 +90,14 @@ class WebGpuProgram:
         self._rows = np.array(rows, np.int64)
 
     # -- running -----------------------------------------------------------------------------------------------------------------------------
-    def run(self, inputs: Sequence[Any], *, terminated: Callable[[], bool] | None = None, keep: Collection[int] = ()) -> list[Any]:
+    def run(self, inputs: Sequence[Any], *, terminated: Callable[[], bool] | None = None, keep: Collection[int] = (),
+            times: np.ndarray | None = None) -> list[Any]:
         """The outputs for inputs (arrays, or tensors on the device) within the program's sizes (InvalidArgument otherwise). RuntimeException where an index is outside or an integer
-        is divided by zero. A run is one submission: `terminated` is not polled in it. `keep`: numbers of outputs that stay on the device, where their type can (`GpuTensor`)."""
-        return self.device.wait(self.run_async(inputs, keep))
+        is divided by zero. A run is one submission: `terminated` is not polled in it. `keep`: numbers of outputs that stay on the device, where their type can (`GpuTensor`).
+        `times` (int64[steps, 2]), where the device has timestamps: filled with each step's start and duration in nanoseconds."""
+        return self.device.wait(self.run_async(inputs, keep, times))
 
-    async def run_async(self, inputs: Sequence[Any], keep: Collection[int] = ()) -> list[Any]:
+    async def run_async(self, inputs: Sequence[Any], keep: Collection[int] = (), times: np.ndarray | None = None) -> list[Any]:
         """`run`, awaitable."""
         with self.device.lock:
             if self._closed:
@@ -105,13 +109,25 @@ class WebGpuProgram:
             elsewhere = self._take_inputs(inputs)
             kept = {i: self._stay(i) for i in keep if self.recording.outputs[i].dtype in PLAIN}
             elsewhere |= {self.recording.outputs[i].slab: x.on(self.device, "") for i, x in kept.items()}
-            if self._recorded:
-                self.device.submit(self._rebound(elsewhere) if elsewhere else self._recorded)
+            work = self._rebound(elsewhere) if elsewhere else self._recorded
+            if work and times is not None:
+                self._sum_up(times, time.perf_counter_ns(), await self.device.timed(work))
+            elif work:
+                self.device.submit(work)
             fetched = [i for i in range(len(self.recording.outputs)) if i not in kept]
             spans = [(self._memory(self.recording.outputs[i].slab), 0, 4 * math.prod(self._output_shapes[i])) for i in fetched]
             *raw, status = await self.device.read([*spans, (self._status, 0, 4)])
         self._judge(int(np.frombuffer(status, np.uint32)[0]))
         return [kept[i] if i in kept else download(raw[fetched.index(i)], o.dtype, shape) for i, (o, shape) in enumerate(zip(self.recording.outputs, self._output_shapes, strict=True))]
+
+    def _sum_up(self, times: np.ndarray, start: int, spans: Sequence[tuple[int, int]]) -> None:
+        """Dispatches' times as their steps'; the device's clock begins anywhere, so the first dispatch begins at `start`."""
+        times[:, 0] = start
+        for i, (begin, duration) in zip(self._active, spans, strict=True):
+            step = self.recording.dispatches[i].step
+            if not times[step, 1]:
+                times[step, 0] = start + begin - spans[0][0]
+            times[step, 1] += duration
 
     def _take_inputs(self, inputs: Sequence[Any]) -> dict[int, Buffer]:
         """Write arrays to their slabs; slab → buffer of what is on the device already."""

@@ -52,13 +52,13 @@ class Acceptance:
 class Deferred:
     """A program made when it first runs: the plan for sizes of any kind only says what runs where, and the pipelines of a branch that is not taken are never compiled."""
 
-    def __init__(self, make: Callable[[], WebGpuProgram]) -> None:
-        self.make, self.lock = make, threading.Lock()
+    def __init__(self, make: Callable[[], WebGpuProgram], timestamps: bool) -> None:
+        self.make, self.measures_steps, self.lock = make, timestamps, threading.Lock()
         self.program: WebGpuProgram | None = None
 
     keeps = True
 
-    def run(self, inputs: Sequence[Any], *, terminated: Callable[[], bool] | None = None, keep: Collection[int] = ()) -> list[Any]:
+    def run(self, inputs: Sequence[Any], *, terminated: Callable[[], bool] | None = None, keep: Collection[int] = (), times: np.ndarray | None = None) -> list[Any]:
         """As WebGpuProgram's. EPFail where a whole program can not be built although its nodes can."""
         with self.lock:
             if self.program is None:
@@ -66,7 +66,7 @@ class Deferred:
                     self.program = self.make()
                 except CannotLower as reason:
                     raise EPFail(f"{NAME}: {reason}. Run the model on CPUExecutionProvider") from None
-        return self.program.run(inputs, terminated=terminated, keep=keep)
+        return self.program.run(inputs, terminated=terminated, keep=keep, times=times)
 
 
 class WebGpuExecutor(SegmentedExecutor):
@@ -79,7 +79,7 @@ class WebGpuExecutor(SegmentedExecutor):
         super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: Acceptance(self.device), bounded=True)
 
     def _make(self, plan: Plan) -> Deferred:
-        return Deferred(lambda: WebGpuProgram(self.device, plan.program, plan.constants, self.weights))
+        return Deferred(lambda: WebGpuProgram(self.device, plan.program, plan.constants, self.weights), self.device.timestamps)
 
     def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
         """See `Executor.run`. The run in which the device is lost raises DeviceLost; the next one opens a device and makes the programs anew."""

@@ -107,13 +107,14 @@ class Shader:
 
 @dataclass(frozen=True)
 class Dispatch:
-    """One dispatch: the size rows of its uniforms, the row of how many workgroups it takes, the buffers it binds in order."""
+    """One dispatch: the size rows of its uniforms, the row of how many workgroups it takes, the buffers it binds in order, and the number of the program's step it belongs to."""
 
     shader: int
     uniforms: tuple[int, ...]
     groups: int
     buffers: tuple[int, ...]
     label: str
+    step: int = 0
 
 
 @dataclass(frozen=True)
@@ -156,12 +157,13 @@ def record(program: Program, constants: Sequence[Tensor], limits: Limits, cpu: b
     """The recording for devices with these limits (`cpu`: a software adapter: kernels without barriers), and the program's sizes with the rows it needs. CannotLower says why there is none."""
     sizes = sizes or Sizes(program)
     reach, built = _build(program, constants, sizes, limits, cpu)
-    return _Recorder(program, constants, sizes, reach, [b for step in built for b in step]).recording, sizes
+    return _Recorder(program, constants, sizes, reach, built).recording, sizes
 
 
 class _Recorder:
-    def __init__(self, program: Program, constants: Sequence[Tensor], sizes: Sizes, reach: int, built: list[Built]) -> None:
-        self.program, self.sizes, self.built = program, sizes, built
+    def __init__(self, program: Program, constants: Sequence[Tensor], sizes: Sizes, reach: int, steps: list[list[Built]]) -> None:
+        self.program, self.sizes = program, sizes
+        self.built = [b for step in steps for b in step]
         self.recording = made = Recording(steps=[program.strings[s.origin] for s in program.steps])
         homes = [Home(b[0]) for b in program.buffers]
         outputs = [program.views[p.view].buffer for p in program.outputs]
@@ -171,10 +173,10 @@ class _Recorder:
             made.constants.append(constant)
         numbers[STATUS] = made.status
         shaders: dict[Shader, int] = {}
-        for b in built:
+        for number, b in ((n, b) for n, step in enumerate(steps) for b in step):
             shader = Shader(b.source, tuple(w for _, w in b.bindings))
             buffers = tuple(numbers[key] for key, _ in b.bindings)
-            made.dispatches.append(Dispatch(shaders.setdefault(shader, len(shaders)), tuple(sizes.row(d) for d in b.params), sizes.row(b.groups), buffers, b.label))
+            made.dispatches.append(Dispatch(shaders.setdefault(shader, len(shaders)), tuple(sizes.row(d) for d in b.params), sizes.row(b.groups), buffers, b.label, number))
         made.shaders = list(shaders)
         ports = {at: row for row, (home, at, _) in enumerate(program.buffers) if home == Home.INPUT}
         for i, port in enumerate(program.inputs):

@@ -32,7 +32,7 @@ class Runner(Protocol):
 
 @runtime_checkable
 class MeasuresSteps(Protocol):
-    """A runner that fills `times` (int64[steps, 2]) with each step's start and duration in nanoseconds."""
+    """A runner that fills `times` (int64[steps, 2]) with each step's start and duration in nanoseconds, if `measures_steps`."""
 
     measures_steps: bool
 
@@ -137,7 +137,7 @@ class Blocks:
         """A run with an event for every step, where the runner measures steps, else one for all."""
         assert context.events is not None
         program, start = self.plan.plans[number].program, time.perf_counter_ns()
-        if not isinstance(runner, MeasuresSteps):
+        if not isinstance(runner, MeasuresSteps) or not runner.measures_steps:
             made = runner.run(given, terminated=context.terminated)
             context.events.append(Event("program", "Node", start, time.perf_counter_ns() - start, {"provider": self.name, "steps": len(program.steps)}))
             return made

@@ -173,3 +173,19 @@ def test_elements_decide_sizes(device: Any) -> None:
         low = min(max(start, 0), 100)
         np.testing.assert_array_equal(executor.run([x, np.array([start, count])])[0], x[low:low + min(max(count, 0), 100)])
     executor.close()
+
+
+def test_profiles_say_which_kernel_took_how_long(device: Any) -> None:
+    from sardonyx.webgpu.provider import WebGpuExecutor
+    executor = WebGpuExecutor(device, load_model(conv()), strict=True)
+    inputs = [floats(2, 3, 12, 12), floats(8, 3, 3, 3), floats(8), floats(8, 1, 3, 3), floats(16, 8, 1, 1)]
+    context = RunContext(events=[])
+    made = executor.run(inputs, [0], context)[0]
+    np.testing.assert_array_equal(made, executor.run(inputs, [0], RunContext())[0])
+    assert context.events
+    assert {"conv", "pool", "reduce"} <= {e.args["kernel"] for e in context.events}
+    for event in context.events:
+        assert event.args["provider"] == "WebGpuExecutionProvider" and event.duration >= 0
+    if device.timestamps:
+        assert sum(e.duration for e in context.events) > 0 and all("gflops" in e.args for e in context.events)
+    executor.close()

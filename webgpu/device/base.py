@@ -119,6 +119,7 @@ class Device(ABC):
     features: frozenset[str]
     preamble: str = ""
     lost: bool = False
+    timestamps: bool = False   # whether there is `timed`
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -144,6 +145,10 @@ class Device(ABC):
     @abstractmethod
     def submit(self, work: Sequence[Dispatch]) -> None:
         """Queue dispatches, each seeing what the ones before it wrote."""
+
+    async def timed(self, work: Sequence[Dispatch]) -> list[tuple[int, int]]:
+        """As `submit`, each dispatch in a pass of its own; (begin, duration) of each in nanoseconds of the device's clock. MissingFeature where it has none."""
+        raise MissingFeature(f"{self.adapter.name} has no timestamps (feature timestamp-query)")
 
     @abstractmethod
     async def read(self, spans: Sequence[Span]) -> list[bytes]:

@@ -14,6 +14,8 @@ from .base import Adapter, Buffer, Device, DeviceLost, Dispatch, LimitExceeded, 
 from .raw import raw_pass
 
 ADAPTER = "SARDONYX_WEBGPU_ADAPTER"
+#: Timestamps a query set holds (WebGPU: 4096).
+QUERIES = 4096
 #: Limits → wgpu's names.
 _NAMES = {
     "storage_buffers": "max-storage-buffers-per-shader-stage", "invocations": "max-compute-invocations-per-workgroup", "workgroup_bytes": "max-compute-workgroup-storage-size",
@@ -56,7 +58,9 @@ class NativeDevice(Device):
             if wanted < has[name] if name == "alignment" else wanted > has[name]:
                 raise LimitExceeded(f"the adapter {adapter.info['device']} has {key} {has[name]}, {wanted} was asked for")
         try:
-            self._device = adapter.request_device_sync(required_features=list(features), required_limits={key: getattr(self.limits, name) for name, key in _NAMES.items()})
+            self.timestamps = "timestamp-query" in adapter.features
+            wanted_features = sorted({*features, *(["timestamp-query"] if self.timestamps else [])})
+            self._device = adapter.request_device_sync(required_features=wanted_features, required_limits={key: getattr(self.limits, name) for name, key in _NAMES.items()})
         except Exception as error:
             raise NoAdapter(f"the adapter {adapter.info['device']} gives no device: {_first_line(error)}; update its driver") from error
         self.adapter = Adapter(str(adapter.info["device"]), str(adapter.info["description"]), str(adapter.info["backend_type"]), adapter.info["adapter_type"] == "CPU")
@@ -147,6 +151,29 @@ class NativeDevice(Device):
             _record(one_pass, work)
         one_pass.end()
         self._device.queue.submit([encoder.finish()])
+
+    async def timed(self, work: Sequence[Dispatch]) -> list[tuple[int, int]]:
+        """See `Device.timed`."""
+        if not self.timestamps:
+            return await super().timed(work)
+        self._alive()
+        found: list[tuple[int, int]] = []
+        usage = self._wgpu.BufferUsage
+        for at in range(0, len(work), QUERIES // 2):
+            part = work[at:at + QUERIES // 2]
+            queries = self._device.create_query_set(type="timestamp", count=2 * len(part))
+            resolved = self._buffer(16 * len(part), usage.QUERY_RESOLVE | usage.COPY_SRC, "timestamps")
+            encoder = self._device.create_command_encoder()
+            for i, step in enumerate(part):
+                one_pass = encoder.begin_compute_pass(timestamp_writes={"query_set": queries, "beginning_of_pass_write_index": 2 * i, "end_of_pass_write_index": 2 * i + 1})
+                _record(one_pass, [step])
+                one_pass.end()
+            encoder.resolve_query_set(queries, 0, 2 * len(part), resolved.handle, 0)
+            self._device.queue.submit([encoder.finish()])
+            ticks = memoryview((await self.read([(resolved, 0, 16 * len(part))]))[0]).cast("Q")
+            resolved.destroy()
+            found += [(ticks[2 * i], max(ticks[2 * i + 1] - ticks[2 * i], 0)) for i in range(len(part))]
+        return found
 
     async def read(self, spans: Sequence[Span]) -> list[bytes]:
         """See `Device.read`."""
