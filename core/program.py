@@ -81,7 +81,7 @@ class Guard(enum.IntEnum):
 
 
 #: What it means where sizes that must be equal are not.
-UNEQUAL = "inputs differ in a size that has one name, or a Reshape does not keep the number of elements"
+UNEQUAL = "inputs differ in a size that has one name, or a Reshape or Squeeze does not keep the number of elements"
 
 
 @dataclass(frozen=True)

@@ -275,6 +275,8 @@ def _(k: Lowering, data: View, shape: View, *, allowzero: int = 0, out: Spec) ->
 @Squeeze.lower
 def _(k: Lowering, data: View, axes: View | None = None, *, out: Spec) -> View:
     dropped = [i for i, d in enumerate(data.shape) if d == 1] if axes is None else normalize_axes([whole_number(a, "axes") for a in numbers(axes, "axes")], data.rank)
+    if any(data.shape[axis] != 1 for axis in dropped):  # what it re-reads has as many elements only where they are 1
+        return k.reshape(data, [d for i, d in enumerate(data.shape) if i not in dropped])
     for axis in sorted(dropped, reverse=True):
         data = data.squeeze(axis)
     return data

@@ -10,6 +10,8 @@ Rules
 4. Nested graphs: rules of If, Loop and Scan call `infer(graph, input specs)`.
 5. For planning (`infer_plan`), a small integer tensor that decides a size (DECIDING_SIZES; through symbolic operators) and whose value is not known gets symbols for its elements,
    `?name[i]`, as its value: so every rule on expressions works with what data decide. Nothing is recorded in the graph then.
+6. For planning, an If that asks whether a size is 1, to drop that axis (torch's squeeze(dim)), leaves a tensor of unknown rank. Where the rest of its graph is right with the axis dropped and wrong
+   with the axis kept, the condition is taken as true: the Squeeze itself refuses other sizes when the program is bound.
 """
 from __future__ import annotations
 
@@ -91,6 +93,7 @@ class GivenSpecs(dict[Value, Spec]):
         super().__init__()
         self.values_given, self.shapes_given, self.derived, self.deciding = values, shapes, set(values), deciding or {}
         self.impossible: set[int] = set()   # ids of branches that are wrong for the given shapes
+        self.trying = False                 # rule 6, while it asks
         self.sizes = {str(said): size for value, shape in shapes.items() for said, size in zip(value.shape or (), shape, strict=False) if isinstance(said, Expr) and _one_symbol(said)}
 
     def input_spec(self, value: Value) -> Spec:
@@ -175,8 +178,62 @@ def check_arity(node: Node, operator: Operator) -> None:
 
 
 def _infer_graph(graph: Graph, specs: Specs) -> None:
-    for node in graph.nodes:
+    for i, node in enumerate(graph.nodes):
+        if node.op_type == "If" and isinstance(specs, GivenSpecs) and not specs.trying:
+            _settle(node, graph.nodes[i + 1:], specs)
         infer_node(node, specs)
+
+
+def _settle(node: Node, rest: Sequence[Node], specs: GivenSpecs) -> None:                                 # 6
+    """Record the condition of an If as true where only that is right."""
+    cond = node.inputs[0]
+    size = None if cond is None or spec_of(cond, specs).value is not None else _asked_for_one(cond, specs)
+    if size is None or cond is None or not (_fits_rest(node, rest, size, True, specs) and not _fits_rest(node, rest, size, False, specs)):
+        return
+    specs[cond] = _truth_of(cond, True, specs)
+
+
+def _truth_of(cond: Value, truth: bool, specs: Specs) -> Spec:
+    shape = spec_of(cond, specs).shape
+    return Spec(DType.BOOL, shape, np.full([int(d) for d in shape or ()], truth))  # type: ignore[call-overload]
+
+
+def _asked_for_one(cond: Value, specs: Specs) -> Expr | None:
+    """The size that a condition compares with 1, if it does."""
+    node = cond.producer
+    while node is not None and node.op_type in ("Identity", "Cast", "Squeeze", "Reshape"):
+        node = node.inputs[0].producer if node.inputs[0] is not None else None
+    if node is None or node.op_type != "Equal" or not is_static(spec_of(cond, specs).shape) or product(spec_of(cond, specs).shape or ()) != 1:
+        return None
+    sides = [np.asarray(s.value, object).ravel().tolist() if (s := spec_of(v, specs)).value is not None else [] for v in node.inputs if v is not None]
+    found = [side[0] for side in sides if len(side) == 1 and isinstance(side[0], Expr)]
+    return found[0] if len(found) == 1 and any(len(side) == 1 and side[0] is not found[0] and side[0] == 1 for side in sides) else None
+
+
+def _fits_rest(node: Node, rest: Sequence[Node], size: Expr, truth: bool, specs: GivenSpecs) -> bool:
+    """Whether an If and what follows it are right with the condition taken so; with it true also whether the branch drops an axis of that size. Nothing stays recorded."""
+    before = dict(specs), set(specs.derived), set(specs.impossible)
+    specs.trying = True
+    assert node.inputs[0] is not None
+    specs[node.inputs[0]] = _truth_of(node.inputs[0], truth, specs)
+    try:
+        for one in (node, *rest):
+            infer_node(one, specs)
+        return not truth or any(_drops(n, size, specs) for n in node.attributes["then_branch"].walk())
+    except InvalidGraph:
+        return False
+    finally:
+        specs.trying = False
+        specs.clear()
+        specs.update(before[0])
+        specs.derived, specs.impossible = before[1:]
+
+
+def _drops(node: Node, size: Expr, specs: Specs) -> bool:
+    if node.op_type != "Squeeze" or node.inputs[0] is None or len(node.inputs) < 2 or node.inputs[1] is None:
+        return False
+    shape, axes = spec_of(node.inputs[0], specs).shape, spec_of(node.inputs[1], specs).ints
+    return shape is not None and axes is not None and any(isinstance(a, int) and -len(shape) <= a < len(shape) and shape[a] == size for a in axes)
 
 
 def spec_of(value: Value, specs: Specs) -> Spec:
