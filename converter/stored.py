@@ -15,6 +15,7 @@ from sardonyx.package import Package, merged
 from sardonyx.plan.planner import given_inputs, plan_package
 from sardonyx.plan.shapes import infer_plan
 from sardonyx.providers.engine import accepts, available
+from sardonyx.providers.segmented import run_plans
 
 Ranges = Mapping[str, tuple[int, int | None]]
 #: How many nodes without kernels a report names.
@@ -35,11 +36,12 @@ def plan_stored(model: Model, plans: Sequence[Ranges] = ()) -> tuple[Package | N
     made = []
     for ranges in plans or ({},):
         try:
-            found = plan_package(model, infer_plan(model.graph), {**model.symbols, **ranges}, None, accepts, host=True)
+            specs = infer_plan(model.graph)
+            found = plan_package(model, specs, {**model.symbols, **ranges}, None, accepts, host=True)
         except SardonyxError as error:
             return None, str(error)
         if found.host:
-            named = [f"{node.label}: {why}" for node, why in list(found.host.items())[:NAMED]]
+            named = [run_plans(node, why, specs) for node, why in list(found.host.items())[:NAMED]]
             more = f" and {len(found.host) - NAMED} more" if len(found.host) > NAMED else ""
             return None, f"{len(found.host)} of its nodes have no kernels ({'; '.join(named)}{more})"
         made.append((found.package, ranges))

@@ -164,7 +164,9 @@ class SegmentedExecutor:
 
     def placements(self) -> list[Placement]:
         """Where each node ran last (before the first run: would run, whatever small inputs say); free nodes (shape arithmetic done at planning) count for the programs."""
-        host = {inner: why for node, why in self.latest.fallbacks.items() for inner in (node, *(n for g in node.subgraphs() for n in g.walk()))}
+        latest = self.latest
+        host = {inner: why if self._latest else run_plans(node, why, latest.specs)
+                for node, why in latest.fallbacks.items() for inner in (node, *(n for g in node.subgraphs() for n in g.walk()))}
         return [Placement(n, REFERENCE, host[n]) if n in host else Placement(n, self.name) for n in self.model.graph.walk()]
 
     def close(self) -> None:
@@ -175,13 +177,19 @@ class SegmentedExecutor:
 
 def structural_inputs(model: Model, specs: Specs, reasons: Mapping[Node, str]) -> list[Value]:
     """Small graph inputs whose values host nodes need before they can be planned: with these given, they may have kernels."""
-    found: dict[Value, None] = {}
-    for node in reasons:
-        operator = lookup(node.domain, node.op_type)
-        for value, name in zip(node.inputs, operator.inputs, strict=False):
-            if value is not None and name in STRUCTURAL:
-                found.update(dict.fromkeys(_sources(value, specs) or ()))
-    return list(found)
+    return list(dict.fromkeys(value for node in reasons for value in structural_of(node, specs)))
+
+
+def structural_of(node: Node, specs: Specs) -> list[Value]:
+    """Those of one node."""
+    named = zip(node.inputs, lookup(node.domain, node.op_type).inputs, strict=False)
+    return list(dict.fromkeys(source for value, name in named if value is not None and name in STRUCTURAL for source in _sources(value, specs) or ()))
+
+
+def run_plans(node: Node, reason: str, specs: Specs) -> str:
+    """Why a node has no kernels before a run; and that a run plans for the values it gives, where those are what is missing."""
+    names = ", ".join(f"'{v.name}'" for v in structural_of(node, specs))
+    return f"{reason}; a run plans for the value of {names} that it gives, for at most {VARIANTS} values a session" if names else reason
 
 
 def _sources(value: Value, specs: Specs) -> list[Value] | None:
