@@ -3,15 +3,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+import sardonyx as ort
+from onnx import TensorProto, helper, numpy_helper
 from sardonyx.converter.cli.serve import ISOLATION, Server
 from sardonyx.wasm.runtime import copy_runtime
 from sardonyx.wasm.wheel import build_wheel, dependency_wheel
 
+from tests.browser.faults import FaultyServer
 from tests.browser.packages import NPM, OLD, pyodide
+from tests.models import generated
 from tests.models.registry import CACHE
 
 CHROMIUM = "/usr/bin/chromium"
@@ -72,6 +79,48 @@ def address(request: pytest.FixtureRequest) -> str:
     """Both servers, one after the other."""
     found: str = request.getfixturevalue(request.param)
     return found
+
+
+@dataclass(frozen=True)
+class Stored:
+    """MobileNetV2 with its input and Python's output, in the models folder."""
+
+    path: Path
+    scale: float
+
+    @property
+    def data(self) -> bytes:
+        return self.path.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def mobilenet(models: Path) -> Stored:
+    source = models / "mobilenet.onnx"
+    generated.mobilenet_v2(source, batch=1)
+    ort.convert(source, models / "mobilenet.sdx")
+    x = np.random.default_rng(3).normal(size=(1, 3, 224, 224)).astype(np.float32)
+    y = ort.InferenceSession(str(source)).run(None, {"input": x})[0]
+    (models / "mobilenet.in").write_bytes(x.tobytes())
+    (models / "mobilenet.out").write_bytes(y.tobytes())
+    return Stored(models / "mobilenet.sdx", float(np.abs(y).max()))
+
+
+@pytest.fixture(scope="session")
+def faulty(runtime: Path, wheels: Path, models: Path, mobilenet: Stored) -> Iterator[str]:
+    with FaultyServer(mounts(runtime, wheels, models)) as server:
+        yield server.address
+
+
+@pytest.fixture(scope="session")
+def small(models: Path) -> str:
+    """A product of 256 × 256: runs in microseconds."""
+    weights = np.random.default_rng(1).normal(size=(256, 256)).astype(np.float32)
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "small", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 256])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 256])], [numpy_helper.from_array(weights, "w")])
+    source = models / "small.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), source)
+    ort.convert(source, models / "small.sdx")
+    return "/models/small.sdx"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

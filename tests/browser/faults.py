@@ -11,9 +11,12 @@ from sardonyx.converter.cli.serve import Handler, Server
 
 class Faulty(Handler):
     """/lose/N/file: the connection ends after N bytes, the first time; ranges work. /lose-plain: the same without ranges. /cut/N/file: the file has N bytes.
-    /change/N/file: like lose, and then it is another file. /slow/file: 64 KB every 20 ms. /gone/file: 404. /page/file: a web page. /broken/file: 500."""
+    /change/N/file: like lose, and then it is another file. /dead/N/file: like lose, and while `dead` counts nothing is answered.
+    /slow/file: 64 KB every 20 ms. /gone/file: 404. /page/file: a web page. /broken/file: 500."""
 
     lost: set[str] = set()
+    dead = 0
+    ranges: list[str] = []  # what was asked for of /dead/
 
     def do_GET(self) -> None:
         """Serve with the fault that the path names."""
@@ -43,6 +46,14 @@ class Faulty(Handler):
         if span:
             return self._send(data[span[0]:span[1]], status=HTTPStatus.PARTIAL_CONTENT, ETag=tag, Content_Range=f"bytes {span[0]}-{span[1] - 1}/{len(data)}")
         return self._send(data, ETag=tag)
+
+    def _dead(self, after: str, name: str) -> None:
+        Faulty.ranges.append(self.headers.get("Range", ""))
+        if self.path in self.lost and Faulty.dead:
+            Faulty.dead -= 1
+            self.close_connection = True
+            return
+        self._lose(after, name)
 
     def _lose_plain(self, after: str, name: str) -> None:
         self._lose(after, name, ranges=False)

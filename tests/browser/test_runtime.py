@@ -2,69 +2,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import pytest
-import sardonyx as ort
-from onnx import TensorProto, helper, numpy_helper
 from playwright.sync_api import Browser, Page
 
-from tests.browser.conftest import mounts
-from tests.browser.faults import Faulty, FaultyServer
-from tests.models import generated
-
-#: In the page before each test: the package, the input and a run.
-PRELUDE = """async (given) => {
-  const ort = await import('/sardonyx/index.js');
-  const bytes = async (name) => (await fetch('/models/' + name)).arrayBuffer();
-  const input = async () => new ort.Tensor('float32', new Float32Array(await bytes('mobilenet.in')), [1, 3, 224, 224]);
-  const difference = async (session) => {
-    const wanted = new Float32Array(await bytes('mobilenet.out'));
-    const { output } = await session.run({ input: await input() });
-    return Math.max(...wanted.map((v, i) => Math.abs(v - output.data[i])));
-  };
-  const failure = async (what) => { try { await what(); return ['no error', '']; } catch (error) { return [error.name, error.message, error instanceof ort.SardonyxError]; } };
-  %s
-}"""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """MobileNetV2 with its input and Python's output, in the models folder."""
-
-    path: Path
-    scale: float
-
-    @property
-    def data(self) -> bytes:
-        return self.path.read_bytes()
-
-
-@pytest.fixture(scope="session")
-def mobilenet(models: Path) -> Stored:
-    source = models / "mobilenet.onnx"
-    generated.mobilenet_v2(source, batch=1)
-    ort.convert(source, models / "mobilenet.sdx")
-    x = np.random.default_rng(3).normal(size=(1, 3, 224, 224)).astype(np.float32)
-    y = ort.InferenceSession(str(source)).run(None, {"input": x})[0]
-    (models / "mobilenet.in").write_bytes(x.tobytes())
-    (models / "mobilenet.out").write_bytes(y.tobytes())
-    return Stored(models / "mobilenet.sdx", float(np.abs(y).max()))
-
-
-@pytest.fixture(scope="session")
-def faulty(runtime: Path, wheels: Path, models: Path, mobilenet: Stored) -> Iterator[str]:
-    with FaultyServer(mounts(runtime, wheels, models)) as server:
-        yield server.address
-
-
-def ask(page: Page, code: str, given: Any = None) -> Any:
-    return page.evaluate(PRELUDE % code, given)
+from tests.browser.asking import ask
+from tests.browser.conftest import Stored
+from tests.browser.faults import Faulty
 
 
 @pytest.mark.parametrize(("proxy", "threads"), [(False, 1), (True, 1), (True, 2)])
@@ -212,7 +157,7 @@ def test_cache_and_offline(browser: Browser, isolated: str, mobilenet: Stored) -
       return { difference: await difference(session), kept: (await (await caches.open('sardonyx-models')).keys()).map((r) => r.url) };
     """
     first = ask(page, code)
-    assert first["difference"] <= 1e-4 * mobilenet.scale and first["kept"] == [isolated + "models/mobilenet.sdx"]
+    assert first["difference"] <= 1e-4 * mobilenet.scale and [url.partition("?")[0] for url in first["kept"]] == [isolated + "models/mobilenet.sdx"] * (-(-len(mobilenet.data) // (1 << 20)) + 1)
     page.route("**/models/mobilenet.sdx", lambda route: route.abort())
     context.route("**/models/mobilenet.sdx", lambda route: route.abort())
     again = ask(page, code)
@@ -252,18 +197,6 @@ def test_hostile_files(page: Page, isolated: str, mobilenet: Stored) -> None:
     assert found["works"] <= 1e-4 * mobilenet.scale and found["seen"].get("InvalidModelFile", 0) > 10, found
 
 
-@pytest.fixture(scope="session")
-def small(models: Path) -> str:
-    """A product of 256 × 256: runs in microseconds."""
-    weights = np.random.default_rng(1).normal(size=(256, 256)).astype(np.float32)
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "small", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 256])],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 256])], [numpy_helper.from_array(weights, "w")])
-    source = models / "small.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), source)
-    ort.convert(source, models / "small.sdx")
-    return "/models/small.sdx"
-
-
 MEMORY = """
   const settle = async () => (await performance.measureUserAgentSpecificMemory()).bytes;
   const x = (n) => new ort.Tensor('float32', new Float32Array(n * 256).fill(1), [n, 256]);
@@ -298,3 +231,28 @@ def test_memory_of_many_sessions(page: Page, isolated: str, small: str, proxy: b
       return { before, after: await settle() };
     """, [small, proxy, 200])
     assert found["after"] - found["before"] < 5_000_000, found
+
+
+@pytest.mark.parametrize("proxy", [False, True])
+def test_profile(page: Page, isolated: str, mobilenet: Stored, proxy: bool) -> None:
+    """Every step of the runs in between, with the names of the model's nodes, on one clock, in order; nothing before and after."""
+    page.goto(isolated)
+    found = ask(page, """
+      ort.env.wasm.proxy = given;
+      const session = await ort.InferenceSession.create('/models/mobilenet.sdx'), none = session.endProfiling();
+      await difference(session);
+      session.startProfiling();
+      const start = performance.now();
+      await difference(session);
+      await difference(session);
+      const took = performance.now() - start, events = session.endProfiling();
+      return { none, events, took, after: session.endProfiling(), works: await difference(session) };
+    """, proxy)
+    events = found["events"]
+    assert found["none"] == found["after"] == [] and len(events) > 60 and len(events) % 2 == 0
+    names = [(e["name"], e["step"]) for e in events]
+    assert names[:len(names) // 2] == names[len(names) // 2:] and len(set(names)) == len(names) // 2
+    nodes = {node.name for node in onnx.load(mobilenet.path.with_suffix(".onnx")).graph.node}
+    assert sum(any(part.strip() in nodes for part in name.replace("+", ",").split(",")) for name, _ in names) > 0.8 * len(names), sorted({name for name, _ in names})[:5]
+    assert all(e["duration"] >= 0 for e in events) and all(a["start"] + a["duration"] <= b["start"] + 1e-3 for a, b in zip(events, events[1:], strict=False))
+    assert 0.2 * found["took"] < sum(e["duration"] for e in events) <= found["took"] and found["works"] <= 1e-4 * mobilenet.scale

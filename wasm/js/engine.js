@@ -16,12 +16,12 @@ const valid = (bytes) => WebAssembly.validate(new Uint8Array(bytes));
 
 /** Threads a session gets here. `caller`: "main" for a page's main thread, which may not wait. */
 export function threadsHere(caller) {
-  const shared = typeof SharedArrayBuffer === "function" && (isNode || globalThis.crossOriginIsolated === true);
+  const shared = typeof SharedArrayBuffer === "function" && (isNode || (globalThis.crossOriginIsolated === true && typeof Worker === "function")); // a service worker has no workers
   const wanted = env.wasm.numThreads;
   if (wanted !== undefined && (!Number.isInteger(wanted) || wanted < 0 || wanted > 64)) throw new InvalidArgument(`env.wasm.numThreads is ${wanted}; it is a whole number from 0 (the runtime chooses) to 64`);
   if (!shared || caller === "main") {
     if (wanted > 1) log("warning", shared ? "on a page's main thread a session has one thread; set env.wasm.proxy = true for more"
-      : `one thread instead of ${wanted}: the page is not cross-origin isolated (serve it with COOP and COEP headers: sardonyx serve)`);
+      : `one thread instead of ${wanted}: ${typeof Worker === "function" ? "the page is not cross-origin isolated (serve it with COOP and COEP headers: sardonyx serve)" : "a service worker has no workers"}`);
     return 1;
   }
   return wanted || Math.min(4, Math.ceil((globalThis.navigator?.hardwareConcurrency ?? 2) / 2));

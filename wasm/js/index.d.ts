@@ -39,7 +39,10 @@ export interface SessionOptions {
   /** Stops loading; the promise is rejected with an AbortError. */
   signal?: AbortSignal;
   progress?(progress: Progress): void;
-  /** Keep the file in Cache Storage: the next visit asks the server only whether it changed, and needs no network if there is none. */
+  /**
+   * Keep the file in Cache Storage: the next visit asks the server only whether it changed, needs no network if there is none, and takes up what is incomplete. With `integrity` the file is known
+   * by its content: once it is here, nothing is asked.
+   */
   cache?: boolean;
   /** The file's sha256: 64 hexadecimal digits, or "sha256-" and base64. */
   integrity?: string;
@@ -71,6 +74,15 @@ export type Feeds = Readonly<Record<string, Tensor>>;
 export type Fetches = readonly string[] | Readonly<Record<string, Tensor | null>>;
 export type Results = Readonly<Record<string, Tensor>>;
 
+/** One step of a run: the names of the model's nodes it came from, and milliseconds on the clock of the thread that ran it. */
+export interface StepTime {
+  readonly name: string;
+  readonly program: number;
+  readonly step: number;
+  readonly start: number;
+  readonly duration: number;
+}
+
 export class InferenceSession {
   private constructor();
   static create(source: Source, options?: SessionOptions): Promise<InferenceSession>;
@@ -79,8 +91,10 @@ export class InferenceSession {
   run(feeds: Feeds, fetches: Fetches, options?: RunOptions): Promise<Results>;
   /** Stop what runs and give all memory back. */
   release(): Promise<void>;
+  /** Note how long each step of the coming runs takes. */
   startProfiling(): void;
-  endProfiling(): void;
+  /** The steps of the runs since then. */
+  endProfiling(): readonly StepTime[];
   readonly inputNames: readonly string[];
   readonly outputNames: readonly string[];
   readonly inputMetadata: readonly ValueMetadata[];

@@ -8,6 +8,7 @@ import { env, log } from "./env.js";
 import { Aborted, checkAborted, InvalidArgument, NotImplemented } from "./errors.js";
 import { RemoteSession } from "./remote.js";
 import { Session } from "./session.js";
+import { isNode } from "./spawn.js";
 import { lengthOf, NUMBERS, sizeOf, Tensor, TYPES } from "./tensor.js";
 
 export { env, Tensor };
@@ -18,6 +19,7 @@ const isPage = typeof document === "object" && typeof Worker === "function";
 export class InferenceSession {
   #session;
   #queue = Promise.resolve();
+  #events; // of the runs since startProfiling
 
   /** Not for callers: see `create`. */
   constructor(session, { inputs, outputs, engine }, overrides) {
@@ -67,10 +69,11 @@ export class InferenceSession {
     const turn = this.#queue.then(() => {
       if (this.#session === null) throw new Aborted("the session was released");
       checkAborted(options.signal);
-      return this.#session.run(given, names.map((name) => this.outputNames.indexOf(name)), { signal: options.signal });
+      return this.#session.run(given, names.map((name) => this.outputNames.indexOf(name)), { signal: options.signal, profile: !!this.#events });
     });
     this.#queue = turn.catch(() => {});
-    const made = await turn;
+    const { outputs: made, events } = await turn;
+    if (events) this.#events?.push(...events);
     return Object.fromEntries(names.map((name, i) => [name, deliver(name, made[i], targets?.[name])]));
   }
 
@@ -81,8 +84,17 @@ export class InferenceSession {
     session?.release();
   }
 
-  startProfiling() {}
-  endProfiling() {}
+  /** Note how long each step of the coming runs takes. */
+  startProfiling() {
+    this.#events ??= [];
+  }
+
+  /** The steps of the runs since `startProfiling`: {name: the model's nodes, program, step, start, duration: ms}. */
+  endProfiling() {
+    const events = this.#events ?? [];
+    this.#events = undefined;
+    return events;
+  }
 
   #areFetches(what) {
     return what !== null && typeof what === "object" && Object.keys(what).length > 0 && Object.entries(what).every(([name, value]) => this.outputNames.includes(name) && (value === null || value instanceof Tensor));
@@ -157,6 +169,7 @@ const here = {
 async function planner(name) {
   if (name === undefined || name === null) return undefined;
   if (name !== "pyodide") throw new InvalidArgument(`planner '${name}' is not known; "pyodide" is the only one`);
+  if (typeof Worker !== "function" && !isNode) throw new NotImplemented("the planner runs in a worker of its own, and there are none here (a service worker); convert the model first: npx sardonyx convert model.onnx");
   const { checkPlanner, Planner } = await import("./planner.js");
   checkPlanner();
   return new Planner();

@@ -3,12 +3,14 @@
 // How to think
 // - A reader asks for exact lengths: `take(n)` gives a small piece as one array, `pour(n, sink)` hands a long one over as it arrives, so that nothing is held twice.
 // - A connection that breaks is taken up again where it broke (Range, checked with the ETag); a server without ranges sends all again and the known part is skipped.
-// - With `cache` the bytes go to Cache Storage while they pass; the next visit asks the server only whether they changed, and needs no network if there is none.
+// - With `cache` the bytes go to Cache Storage while they pass (cache.js); the next visit asks the server only whether they changed, needs no network if there is none, and takes up what is
+//   incomplete where it broke off.
 import { Aborted, checkAborted, InvalidArgument, NetworkError, NoSuchFile } from "./errors.js";
 import { log } from "./env.js";
+import { Kept } from "./cache.js";
+import { Sha256 } from "./sha256.js";
 import { isNode } from "./spawn.js";
 
-const CACHE = "sardonyx-models";
 const RETRIES = 4;
 const PAUSE = 300; // ms before the first retry; doubled each time
 
@@ -17,7 +19,7 @@ export async function open(what, options = {}) {
   const { signal } = options;
   checkAborted(signal);
   const source = new Source(options);
-  if (options.integrity) source.hash = await expected(options.integrity);
+  if (options.integrity) source.hash = expected(options.integrity);
   if (typeof what === "string" || what instanceof URL || isA(what, "Request")) await source.fromUrl(what);
   else if (isA(what, "Response")) source.fromResponse(what);
   else if (isA(what, "Blob")) source.fromStream(what.stream(), what.size);
@@ -46,10 +48,8 @@ class Source {
     this.name = String(what?.url ?? what);
     if (isNode && !/^(https?|data|blob):/.test(this.name)) return this.fromPath(what);
     this.request = isA(what, "Request") ? what : new Request(this.name);
-    if (this.useCache && (await this.fromCache())) return;
-    const response = await this.get({});
-    this.fromResponse(response);
-    if (this.useCache) await this.keep(response);
+    if (this.useCache) return this.fromCache();
+    this.fromResponse(await this.get({}));
   }
 
   fromResponse(response) {
@@ -58,7 +58,7 @@ class Source {
     const encoded = response.headers.get("content-encoding");
     const length = Number(response.headers.get("content-length"));
     if (response.url) this.name = response.url;
-    this.tag = response.headers.get("etag") ?? response.headers.get("last-modified");
+    this.tag = tagOf(response);
     this.ranges = !encoded;
     // The page a server sends instead of a missing file is told by its first bytes, see sdx.js; its type makes the message clearer.
     this.kind = response.headers.get("content-type") ?? "";
@@ -109,45 +109,43 @@ class Source {
 
   // -- cache -------------------------------------------------------------------------------------------------------------------------------------
 
+  /** Take what this device has of the file; the rest comes from the server. */
   async fromCache() {
+    const kept = await Kept.open(this.request.url, this.hash?.wanted);
+    if (!kept) return this.fromResponse(await this.get({}));
+    const { tag } = kept, known = !!this.hash; // by its content
+    if (kept.whole && known) return this.#fromKept(kept);
+    if (!kept.whole && kept.bytes && !(kept.ranges && (tag || known))) await kept.drop();
     try {
-      this.store = await caches.open(CACHE);
-    } catch (error) {
-      log("warning", `no cache for models here (${error.message})`);
-      return false;
-    }
-    const found = await this.store.match(this.request.url);
-    if (!found) return false;
-    const tag = found.headers.get("etag");
-    try {
-      const now = await this.get(tag ? { "If-None-Match": tag } : {});
-      if (now.status !== 304 && !(now.ok && tag && now.headers.get("etag") === tag)) {
-        if (!now.ok) throw refused(now.status, this.name);
-        this.fromResponse(now);
-        await this.keep(now);
-        return true;
+      let now = await this.get(kept.whole ? ifChanged(tag) : kept.bytes ? { Range: `bytes=${kept.bytes}-`, ...(tag && !known ? { "If-Range": tag } : {}) } : {});
+      if (now.status === 416) now = await this.get({}); // no such range: what is here is longer than the file
+      const same = tag && tagOf(now) === tag;
+      if (kept.whole && (now.status === 304 || (now.ok && same))) {
+        await now.body?.cancel();
+        return this.#fromKept(kept);
       }
-      await now.body?.cancel();
+      if (!now.ok) throw refused(now.status, this.name);
+      const goesOn = now.status === 206 && (known || same);
+      if (!goesOn) await kept.drop();
+      this.fromResponse(now);
+      if (goesOn) {
+        log("info", `${this.name}: ${kept.bytes} bytes are here from an earlier visit`);
+        if (this.total !== undefined) this.total += kept.bytes;
+        this.reader = kept.reader(this.reader);
+      } else if (now.status === 206) throw new NetworkError(`'${this.name}' changed on the server; load it again`);
+      kept.begin({ tag: this.tag, ranges: this.ranges });
+      this.kept = kept;
     } catch (error) {
-      if (!(error instanceof NetworkError)) throw error;
+      if (!kept.whole || !(error instanceof NetworkError)) throw error;
       log("info", `offline: ${this.name} is taken from the cache`);
+      this.#fromKept(kept);
     }
-    this.cached = true;
-    this.fromResponse(found);
-    return true;
   }
 
-  /** Copy what passes into the cache; where that fails (quota), go on without. */
-  async keep(response) {
-    if (!this.store) return;
-    const { readable, writable } = new TransformStream();
-    const headers = Object.fromEntries(["etag", "content-type", "last-modified"].map((h) => [h, response.headers.get(h)]).filter(([, v]) => v));
-    this.copy = writable.getWriter();
-    this.copy.closed.catch(() => {});
-    this.kept = this.store.put(this.request.url, new Response(readable, { headers })).catch((error) => {
-      log("warning", `the model is not kept for the next visit: ${error.message}`);
-      this.copy = null;
-    });
+  #fromKept(kept) {
+    this.cached = true;
+    this.total = kept.bytes;
+    this.reader = kept.reader();
   }
 
   // -- reading -----------------------------------------------------------------------------------------------------------------------------------
@@ -158,11 +156,11 @@ class Source {
       checkAborted(this.signal);
       let why;
       try {
-        const { value, done } = await this.reader.read();
+        const { value, done, kept } = await this.reader.read();
         if (!done) {
           this.got = (this.got ?? 0) + value.length;
           this.hash?.update(value);
-          if (this.copy) await Promise.race([this.copy.write(value), this.kept]).catch(() => (this.copy = null));
+          if (!kept) await this.kept?.write(value);
           return value;
         }
         if (this.total === undefined || this.got >= this.total) return null;
@@ -189,7 +187,7 @@ class Source {
   async #resume() {
     const from = this.got ?? 0;
     const response = await this.get(this.ranges && from ? { Range: `bytes=${from}-`, ...(this.tag ? { "If-Range": this.tag } : {}) } : {});
-    const tag = response.headers.get("etag") ?? response.headers.get("last-modified");
+    const tag = tagOf(response);
     if (!response.ok || tag !== this.tag) {
       const error = response.ok ? new NetworkError(`'${this.name}' changed on the server while it was downloaded; load it again`) : refused(response.status, this.name);
       error.final = response.ok || response.status < 500;
@@ -268,7 +266,7 @@ class Source {
 
   /** Read to the end (it may go on after the last section), check the hash, close the copy in the cache. */
   async finish() {
-    if (this.hash || this.copy) {
+    if (this.hash || this.kept) {
       this.rest = null;
       while (await this.#next());
     }
@@ -276,22 +274,25 @@ class Source {
       if (this.hash && !this.hash.matches()) throw new NetworkError(`'${this.name}' is not the file that was asked for: its sha256 is ${this.hash.text()}, expected ${this.hash.wanted}. Load it again, or correct 'integrity'`);
     } catch (error) {
       await this.cancel();
-      await this.store?.delete(this.request.url);
+      await this.kept?.drop();
       throw error;
     }
-    if (this.copy) {
-      await this.copy.close().catch(() => {});
-      await this.kept;
-    }
+    await this.kept?.finish(this.got ?? 0);
     await this.reader.cancel().catch(() => {});
   }
 
   /** Give the source up. */
   async cancel() {
-    await this.copy?.abort("cancelled").catch(() => {});
+    await this.kept?.stop();
     await this.reader?.cancel().catch(() => {});
   }
 }
+
+/** Headers that ask for a file only if it is another version. */
+const ifChanged = (tag) => (!tag ? {} : tag.includes('"') ? { "If-None-Match": tag } : { "If-Modified-Since": tag });
+
+/** What tells one version of a file on a server from another. */
+const tagOf = (response) => response.headers.get("etag") ?? response.headers.get("last-modified");
 
 function refused(status, name) {
   if (status === 404 || status === 410) return new NoSuchFile(`'${name}' does not exist on the server (HTTP ${status}); check the address`);
@@ -299,8 +300,7 @@ function refused(status, name) {
 }
 
 /** "sha256-<base64>" (as in HTML) or hex → a hash that knows what it should become. */
-async function expected(integrity) {
-  const { Sha256 } = await import("./sha256.js");
+function expected(integrity) {
   const hash = new Sha256();
   const hex = /^[0-9a-f]{64}$/i.test(integrity) ? integrity.toLowerCase() : undefined;
   const base = /^sha256-([A-Za-z0-9+/]{43}=)$/.exec(integrity)?.[1];

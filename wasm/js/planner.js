@@ -1,6 +1,6 @@
 // planner.js: this thread's end of the worker with Python in it (planner-worker.js). It starts with the first conversion, serves all sessions, and ends with the last session that used it.
 import { env } from "./env.js";
-import { checkAborted, InvalidArgument, NotImplemented, unpack } from "./errors.js";
+import { checkAborted, InvalidArgument, unpack } from "./errors.js";
 import { isNode, spawn } from "./spawn.js";
 
 let shared; // what `start` gives
@@ -54,7 +54,6 @@ export class Planner {
 
 /** What is wrong with the settings, before anything is loaded. */
 export function checkPlanner() {
-  if (typeof Worker !== "function" && !isNode) throw new NotImplemented("the planner runs in a worker of its own, which a service worker has not; convert the model first: npx sardonyx convert model.onnx");
   if (!isNode && !env.pyodide.indexURL) {
     throw new InvalidArgument("planner 'pyodide' needs env.pyodide.indexURL: the folder of Pyodide's files that 'sardonyx bundle --pyodide' writes (nothing is loaded from elsewhere unasked)");
   }

@@ -12,6 +12,8 @@ const ABI = 2;
 const SLICE = 20_000_000n; // ns
 /** The engine's number for sizes that no stored program covers. */
 const GUARD = 9;
+/** Steps a profile has room for in one run: int64 program, step, start, duration of each. */
+const PROFILED = 1 << 14, ROW = 32;
 /** Sizes a session plans for one by one, where not all can be planned together. */
 const PLANNED = 16;
 
@@ -178,7 +180,7 @@ export class Session {
     return { inputs: this.inputs, outputs: this.outputs, engine: { ...this.picked } };
   }
 
-  /** feeds: {type, dims, data} of every input in order; fetches: numbers of outputs. Returns the same of the outputs, with arrays of their own. */
+  /** feeds: {type, dims, data} of every input in order; fetches: numbers of outputs. Gives {outputs: the same of these, with arrays of their own, events: with `profile`, of every step}. */
   async run(feeds, fetches, options = {}) {
     try {
       return await this.#run(feeds, fetches, options);
@@ -199,7 +201,7 @@ export class Session {
     const next = await Session.create(made, { planner: options.planner, signal }, { ...picked, module });
     if (!this.engine) return next.engine.close(); // released meanwhile
     this.engine.close();
-    Object.assign(this, next, { options, planned });
+    Object.assign(this, next, { options, planned, names: undefined });
   }
 
   /** {name: size} of the named sizes of these inputs. */
@@ -223,7 +225,7 @@ export class Session {
       + `Make programs for them too: ${command}  (or create the session with {planner: "pyodide"}: it plans in the page)`);
   }
 
-  async #run(feeds, fetches, { signal }) {
+  async #run(feeds, fetches, { signal, profile }) {
     if (!this.engine) throw new InvalidArgument("the session was released");
     const { engine } = this, { c } = engine;
     const lent = [];
@@ -235,7 +237,9 @@ export class Session {
         lent.push(engine.put(bytes));
         this.#write(table + TENSOR * i, feed, lent.at(-1));
       }
-      const budget = signal ? SLICE : 0n;
+      const budget = signal ? SLICE : 0n, rows = profile ? engine.alloc(ROW * PROFILED) : 0;
+      lent.push(rows);
+      if (rows) c.sx_session_profile(this.handle, rows, BigInt(PROFILED));
       let code = c.sx_session_run(this.handle, table, BigInt(feeds.length), budget, engine.report);
       while (code === YIELD) {
         await breathe();
@@ -244,12 +248,38 @@ export class Session {
       }
       if (code === HOST) throw new NotImplemented("a part of the model was planned for another device than the wasm engine; convert it again without that device");
       this.#check(code);
-      return fetches.map((number) => this.#output(number));
+      const events = rows ? this.#events(rows, Number(c.sx_session_profile(this.handle, 0, 0n))) : undefined;
+      return { outputs: fetches.map((number) => this.#output(number)), events };
     } catch (error) {
+      if (profile && this.engine) c.sx_session_profile(this.handle, 0, 0n);
       throw asTyped(error);
     } finally {
       if (this.engine) for (const at of lent) engine.free(at);
     }
+  }
+
+  /** What the engine noted of a run's steps, with the names of the model's nodes they came from. */
+  #events(rows, count) {
+    const { words } = this.engine, at = (i, k) => Number(words.getBigInt64(rows + ROW * i + 8 * k, true));
+    return Array.from({ length: count }, (_, i) => ({ program: at(i, 0), step: at(i, 1), start: at(i, 2) / 1e6, duration: at(i, 3) / 1e6 }))
+      .filter(({ program }) => program >= 0).map((one) => ({ name: this.#nodes(one), ...one }));
+  }
+
+  /** The engine names a step's nodes where it reports an error of it. */
+  #nodes({ program, step }) {
+    const key = program * PROFILED + step, { engine } = this;
+    this.names ??= new Map();
+    if (!this.names.has(key)) {
+      const report = engine.alloc(64), text = engine.alloc(1024);
+      engine.bytes.fill(0, report, report + 64);
+      engine.words.setBigInt64(report + 8, BigInt(step), true);
+      engine.words.setInt32(report + 40, program, true);
+      engine.c.sx_package_error_text(report, this.package, text, 1024n);
+      this.names.set(key, /^'([^]*)' \(step \d+\): /.exec(engine.text(text))?.[1] ?? "");
+      engine.free(report);
+      engine.free(text);
+    }
+    return this.names.get(key);
   }
 
   #write(at, { type, dims }, data) {

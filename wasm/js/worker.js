@@ -45,7 +45,7 @@ const operations = {
     const abort = new AbortController();
     pending.set(id, { abort });
     const made = await session.run(feeds, fetches, { ...options, signal: options.signal ? abort.signal : undefined });
-    return [made, made.map((one) => one?.data?.buffer).filter(Boolean)];
+    return [made, made.outputs.map((one) => one.data.buffer)];
   },
   abort: ({ of, reason }) => pending.get(of)?.abort.abort(reason),
   planned({ turn, result, error, progress }) {
