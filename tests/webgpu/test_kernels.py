@@ -243,6 +243,26 @@ def test_attention(variant: Any, causal: int, mask: str) -> None:
     agree(variant, rule, f(2, 4, 5, 8), f(2, 2, 9, 8), f(2, 2, 9, 6), masks[mask], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("queries", "keys", "width", "values"), [(37, 45, 40, 64), (16, 16, 100, 72), (1, 70, 64, 100), (2, 130, 10, 3), (5, 20, 140, 150), (3, 0, 4, 4), (0, 3, 4, 4)])
+def test_attention_of_any_size(variant: Any, queries: int, keys: int, width: int, values: int) -> None:
+    def rule(k: Lowering, q: View, key: View, v: View, m: View) -> View:
+        made = out(k, DType.FLOAT, 1, 4, queries, values)
+        k.call(Kernel.ATTENTION, [q, key, v, m], [made], scale=0.3, softcap=0.0, causal=1, offset=keys - queries)
+        return made
+    agree(variant, rule, f(1, 4, queries, width), f(1, 2, keys, width), f(1, 2, keys, values), f(1, 1, keys), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_attention_of_infinities(variant: Any, value: float) -> None:
+    def rule(k: Lowering, q: View, key: View, v: View, m: View) -> View:
+        made = out(k, DType.FLOAT, 1, 1, 3, 4)
+        k.call(Kernel.ATTENTION, [q, key, v, m], [made], scale=1.0, softcap=0.0, causal=0, offset=0)
+        return made
+    mask = np.zeros((3, 5), np.float32)
+    mask[1, 2] = value
+    agree(variant, rule, f(1, 1, 3, 4), f(1, 1, 5, 4), f(1, 1, 5, 4), mask, rtol=1e-4, atol=1e-5)
+
+
 # -- windows, indices, order ------------------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("op", [0, 1, 2])

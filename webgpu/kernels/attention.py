@@ -1,55 +1,278 @@
-"""Attention as three dispatches over one block of scores: Q times K transposed (scaled, capped, masked), a softmax of rows, times V."""
+"""Attention in one dispatch: scores, softmax and the product with V, without the matrix of scores in memory (online softmax: Milakov & Gimelshein, arXiv:1805.02867; the tiling of
+FlashAttention, Dao et al., arXiv:2205.14135). A query head reads key head h / repeat, so grouped queries are a division.
+
+    m' = max(m, s);  l' = l · exp(m - m') + exp(s - m');  o' = o · exp(m - m') + exp(s - m') · v;  Y = o / l
+
+Variants
+- *block* (GPU): a workgroup of 64 takes 16 queries of a head; K and V pass through workgroup memory 16 keys at a time (8 where heads are wider than 64). Four invocations share a query: each
+  scores a quarter of the tile's keys and holds a quarter of the output's columns in registers.
+- *row* (GPU, few queries, as in decoding): a workgroup takes one query; 64 keys at a time are scored one an invocation, then the invocations are columns of V, read side by side.
+- *serial* (software adapters, and heads wider than 128): an invocation takes four queries (one where there are few) and 64 columns of V. No barriers.
+"""
 from __future__ import annotations
 
-from ...dim import Dim
-from ...expr import Compute, E, Op, binary, const, coord, leaf, select, unary
+from dataclasses import dataclass
+
+from ...dim import Dim, ceildiv
 from ...kernels import Kernel
 from ...lowering import CannotLower
 from ...types import DType
-from ..wgsl.shader import Built, Context
-from ..wgsl.space import Operand, Temporary
-from .base import Step, kernel
-from .map import temporary_map
-from .matmul import matmul
-from .rows import softmax_of
+from ..wgsl.expression import real
+from ..wgsl.shader import Built, Context, Shader, groups
+from ..wgsl.space import Operand
+from .base import Step, kernel, most
+
+#: Queries of a block, invocations of a query, the widest head a block takes, columns of V a serial invocation holds.
+QUERIES, TEAM, WIDEST, COLUMNS = 16, 4, 128, 64
+LANES = 64
+LOWEST = "sx_bits(0xff800000u)"
 
 
 @kernel(Kernel.ATTENTION)
 def attention(step: Step, context: Context) -> list[Built]:
-    """See the ATTENTION record. Query heads are split in (key heads, repeats), so that grouped queries are a broadcast."""
-    q, k, v, mask, out = step.there(0), step.there(1), step.there(2), step.input(3), step.output()
-    heads, shared = q.dims[1], k.dims[1]
-    if not isinstance(heads, int) or not isinstance(shared, int):
-        raise CannotLower("attention whose number of heads only the run knows")
-    if any(o.dtype is not DType.FLOAT and not o.dtype.is_float for o in (q, k, v)):
+    """See the ATTENTION record."""
+    q, k, v, out = step.there(0), step.there(1), step.there(2), step.output()
+    if not all(o.dtype.is_float for o in (q, k, v, out)):
         raise CannotLower("attention of integers")
-    repeat = heads // shared
-    scores = Temporary.operand(DType.FLOAT, (q.dims[0], heads, q.dims[2], k.dims[2]))
-    grouped = scores.split(1, shared, repeat)
-    keys = _repeated(k)
-    keys = keys.pick([0, 1, 2, 4, 3])
-    product = Step(Kernel.MATMUL, [q.split(1, shared, repeat), keys], [grouped], {"zero_a": -1, "zero_b": -1}, None, [], 2, step.label)
-    built = matmul(product, context)
-    built += temporary_map(_masked(step, mask), [scores, *([mask] if mask is not None else [])], (masked := Temporary.operand(DType.FLOAT, scores.dims)), context, step.label)
-    built.append(softmax_of(context, masked, None, masked, 3, 0, 1.0, guarded=True))
-    values = Step(Kernel.MATMUL, [masked.split(1, shared, repeat), _repeated(v)], [out.split(1, shared, repeat)], {"zero_a": -1, "zero_b": -1}, None, [], 2, step.label)
-    return built + matmul(values, context)
+    task = _Attention(step, context, q, k, v, step.input(3), out)
+    wide = [d for d in (q.dims[3], v.dims[3]) if not isinstance(d, int) or d > WIDEST]
+    if context.cpu or wide:
+        return [task.serial()]
+    return [task.row() if most(context, q.dims[2]) <= 2 else task.block()]
 
 
-def _repeated(operand: Operand) -> Operand:
-    """[B, Hk, T, D] as [B, Hk, 1, T, D]."""
-    return Operand(operand.buffer, operand.dtype, (*operand.dims[:2], 1, *operand.dims[2:]), (*operand.strides[:2], 0, *operand.strides[2:]), operand.start, operand.extent, operand.packed)
+@dataclass
+class _Attention:
+    step: Step
+    context: Context
+    q: Operand
+    k: Operand
+    v: Operand
+    mask: Operand | None
+    out: Operand
 
+    # -- what the variants share ---------------------------------------------------------------------------------------------------------------
+    def heads(self, s: Shader, number: str) -> dict[str, str]:
+        """Offsets of batch and head `number` in every operand."""
+        h, b = s.let(f"{number} % {s.param(self.q.dims[1])}"), s.let(f"{number} / {s.param(self.q.dims[1])}")
+        shared = s.let(f"{h} / {s.param(self.q.dims[1] // self.k.dims[1])}")
+        at = {}
+        for name, operand, head in (("q", self.q, h), ("k", self.k, shared), ("v", self.v, shared), ("out", self.out, h), ("mask", self.mask, h)):
+            if operand is not None:
+                steps = self.strides(operand)
+                at[name] = s.let(f"{s.size(operand.start)} + {b} * {s.size(steps[0])} + {head} * {s.size(steps[1])}")
+        return at
 
-def _masked(step: Step, mask: Operand | None) -> E:
-    """scale, softcap, mask and causality of one score."""
-    root: E = leaf(0, DType.FLOAT) * step.params["scale"]
-    if step.params["softcap"]:
-        root = unary(Op.TANH, root / step.params["softcap"]) * step.params["softcap"]
-    nothing = const(float("-inf"), Compute.F32)
-    if mask is not None:
-        root = select(leaf(1, mask.dtype), root, nothing) if mask.dtype is DType.BOOL else root + leaf(1, mask.dtype)
-    if step.whole("causal"):
-        offset: Dim = step.whole("offset")
-        root = select(binary(Op.LE, coord(3), coord(2) + const(offset, Compute.I64)), root, nothing)
-    return root
+    def strides(self, operand: Operand) -> tuple[Dim, ...]:
+        """Strides over four axes; 0 where the mask broadcasts."""
+        if operand is not self.mask:
+            return operand.strides
+        missing = 4 - operand.rank
+        return (0,) * missing + tuple(0 if d == 1 and self.score_dims()[missing + i] != 1 else t for i, (d, t) in enumerate(zip(operand.dims, operand.strides, strict=True)))
+
+    def score_dims(self) -> tuple[Dim, ...]:
+        """[B, H, S, T]."""
+        return (*self.q.dims[:3], self.k.dims[2])
+
+    def score(self, s: Shader, dot: str, at: dict[str, str], query: str, key: str) -> str:
+        """A dot product scaled, capped and masked; both numbers lie within their axes."""
+        text = s.let(f"{dot} * {s.real(self.step.params['scale'])}", "f32")
+        if self.step.params["softcap"]:
+            cap = s.real(self.step.params["softcap"])
+            text = s.let(f"sx_tanh({text} / {cap}) * {cap}", "f32")
+        if self.mask is not None:
+            steps = self.strides(self.mask)
+            m = s.load(self.mask, s.let(f"{at['mask']} + {query} * {s.size(steps[2])} + {key} * {s.size(steps[3])}")).text
+            text = s.let(f"select({LOWEST}, {text}, {m} != 0)" if self.mask.dtype is DType.BOOL else f"{text} + {m}", "f32")
+        if self.step.whole("causal"):
+            text = s.let(f"select({LOWEST}, {text}, {key} <= {query} + {s.size(self.step.params['offset'])})", "f32")
+        return text
+
+    def quad(self, s: Shader, operand: Operand, base: str, row: str, column: str, inside: str) -> str:
+        """Four neighbouring elements of a row as a vec4, zeros outside."""
+        size, step = s.param(operand.dims[3]), s.size(operand.strides[3])
+        place = s.let(f"{base} + {row} * {s.size(operand.strides[2])}")
+        name = s.name("x")
+        s.add(f"var {name} = vec4<f32>();")
+        for i in range(4):
+            whole = isinstance(operand.dims[3], int) and operand.dims[3] % 4 == 0
+            with s.block(f"if ({inside}{'' if whole else f' && {column} + {i} < {size}'})"):
+                s.add(f"{name}[{i}] = {s.load(operand, s.let(f'{place} + ({column} + {i}) * {step}')).text};")
+        return name
+
+    def store(self, s: Shader, at: dict[str, str], query: str, column: str, value: str, total: str) -> None:
+        """One element of the result; a query that sees no key gives 0."""
+        place = s.let(f"{at['out']} + {query} * {s.size(self.out.strides[2])} + {column} * {s.size(self.out.strides[3])}")
+        s.write(self.out, place, real(s.let(f"{value} / select({total}, 1.0, {total} == 0.0)", "f32")))
+
+    # -- variants ------------------------------------------------------------------------------------------------------------------------------
+    def serial(self) -> Built:
+        """An invocation: some queries of a head, some columns of V."""
+        s = Shader(self.context, LANES)
+        count = 1 if most(self.context, self.q.dims[2]) < 4 else 4
+        blocks, slices = ceildiv(self.q.dims[2], count), ceildiv(self.v.dims[3], COLUMNS)
+        all_: Dim = self.q.dims[0] * self.q.dims[1] * blocks * slices
+        item = s.let(f"group * {LANES} + lane")
+        s.add(f"if ({item} >= {s.param(all_)}) {{ return; }}")
+        first = s.let(f"{item} % {s.param(blocks)} * {count}")
+        rest = s.let(f"{item} / {s.param(blocks)}")
+        column = s.let(f"{rest} % {s.param(slices)} * {COLUMNS}")
+        at = self.heads(s, s.let(f"{rest} / {s.param(slices)}"))
+        columns = s.let(f"min({COLUMNS}, {s.param(self.v.dims[3])} - {column})")
+        rows = [s.let(f"min({first} + {i}, {s.param(self.q.dims[2])} - 1)") for i in range(count)]
+        starts = [s.let(f"{at['q']} + {r} * {s.size(self.q.strides[2])}") for r in rows]
+        s.add(f"var o: array<f32, {COLUMNS * count}>;")
+        s.add(f"for (var c = 0; c < {COLUMNS * count}; c += 1) {{ o[c] = 0.0; }}")
+        for i in range(count):
+            s.add(f"var m{i} = {LOWEST};")
+            s.add(f"var l{i} = 0.0;")
+        with s.block(f"for (var t = 0; t < {s.param(self.k.dims[2])}; t += 1)"):
+            for i in range(count):
+                s.add(f"var d{i} = 0.0;")
+            key = s.let(f"{at['k']} + t * {s.size(self.k.strides[2])}")
+            with s.block(f"for (var d = 0; d < {s.param(self.q.dims[3])}; d += 1)"):
+                x = s.load(self.k, s.let(f"{key} + d * {s.size(self.k.strides[3])}")).text
+                for i in range(count):
+                    s.add(f"d{i} = fma({s.read(self.q, s.let(f'{starts[i]} + d * {s.size(self.q.strides[3])}')).text}, {x}, d{i});")
+            for i in range(count):
+                self.online(s, self.score(s, f"d{i}", at, rows[i], "t"), f"m{i}", f"l{i}", f"p{i}", f"f{i}")
+            value = s.let(f"{at['v']} + t * {s.size(self.v.strides[2])}")
+            with s.block(f"for (var c = 0; c < {columns}; c += 1)"):
+                x = s.load(self.v, s.let(f"{value} + ({column} + c) * {s.size(self.v.strides[3])}")).text
+                for i in range(count):
+                    place = f"o[c * {count} + {i}]"
+                    s.add(f"{place} = fma(p{i}, {x}, {place} * f{i});")
+        with s.block(f"for (var c = 0; c < {columns}; c += 1)"):
+            for i in range(count):
+                with s.block(f"if ({first} + {i} < {s.param(self.q.dims[2])})"):
+                    self.store(s, at, s.let(f"{first} + {i}"), s.let(f"{column} + c"), f"o[c * {count} + {i}]", f"l{i}")
+        return s.dispatch(groups(s, all_))
+
+    def online(self, s: Shader, score: str, m: str, total: str, p: str, factor: str) -> None:
+        """One score enters: `p` its power, `factor` what was summed so far is multiplied with."""
+        top = s.let(f"sx_max({m}, {score})", "f32")
+        safe = s.let(f"select({top}, 0.0, {top} == {LOWEST})", "f32")
+        s.add(f"let {factor} = sx_exp({m} - {safe});")
+        s.add(f"let {p} = sx_exp({score} - {safe});")
+        s.add(f"{m} = {top};")
+        s.add(f"{total} = {total} * {factor} + {p};")
+
+    def block(self) -> Built:
+        """A workgroup: 16 queries of a head."""
+        width, value_width = (-(-int(o.dims[3]) // 4) for o in (self.q, self.v))  # type: ignore[call-overload]
+        keys = 16 if max(width, value_width) * 4 <= 64 else 8
+        own = -(-value_width // TEAM)                    # vec4s of the output an invocation holds
+        s = Shader(self.context, LANES)
+        blocks = ceildiv(self.q.dims[2], QUERIES)
+        all_ = self.q.dims[0] * self.q.dims[1] * blocks
+        s.add(f"if (group >= {s.param(all_)}) {{ return; }}")
+        first = s.let(f"group % {s.param(blocks)} * {QUERIES}")
+        at = self.heads(s, s.let(f"group / {s.param(blocks)}"))
+        for name, size in (("tile_q", QUERIES * width), ("tile_k", keys * max(width, value_width))):
+            s.declare(f"var<workgroup> {name}: array<vec4<f32>, {size}>;")
+        s.declare(f"var<workgroup> scores: array<f32, {QUERIES * keys}>;")
+        size, length = s.param(self.q.dims[2]), s.param(self.k.dims[2])
+        with s.block(f"for (var e = lane; e < {QUERIES * width}; e += {LANES})"):
+            row = s.let(f"{first} + e / {width}")
+            s.add(f"tile_q[e] = {self.quad(s, self.q, at['q'], row, s.let(f'e % {width} * 4'), f'{row} < {size}')};")
+        mine, part = s.let(f"lane / {TEAM}"), s.let(f"lane % {TEAM}")
+        query = s.let(f"min({first} + {mine}, {size} - 1)")
+        s.add(f"var o: array<vec4<f32>, {own}>;")
+        s.add(f"for (var c = 0; c < {own}; c += 1) {{ o[c] = vec4<f32>(); }}")
+        s.add(f"var m = {LOWEST};")
+        s.add("var total = 0.0;")
+        with s.block(f"for (var t0 = 0; t0 < {length}; t0 += {keys})"):
+            s.add("workgroupBarrier();")
+            self._tile(s, self.k, at["k"], width, keys, length)
+            s.add("workgroupBarrier();")
+            with s.block(f"for (var j = {part}; j < {keys}; j += {TEAM})"):
+                s.add("var d = 0.0;")
+                s.add(f"for (var c = 0; c < {width}; c += 1) {{ d += dot(tile_q[{mine} * {width} + c], tile_k[j * {width} + c]); }}")
+                s.add(f"var found = {LOWEST};")
+                key = s.let("t0 + j")
+                with s.block(f"if ({key} < {length})"):
+                    s.add(f"found = {self.score(s, 'd', at, query, key)};")
+                s.add(f"scores[{mine} * {keys} + j] = found;")
+            s.add("workgroupBarrier();")
+            self._tile(s, self.v, at["v"], value_width, keys, length)
+            s.add("workgroupBarrier();")
+            s.add("var top = m;")
+            s.add(f"for (var j = 0; j < {keys}; j += 1) {{ top = sx_max(top, scores[{mine} * {keys} + j]); }}")
+            s.add(f"let safe = select(top, 0.0, top == {LOWEST});")
+            s.add("let factor = sx_exp(m - safe);")
+            s.add("m = top;")
+            s.add("total = total * factor;")
+            s.add(f"for (var c = 0; c < {own}; c += 1) {{ o[c] = o[c] * factor; }}")
+            with s.block(f"for (var j = 0; j < {keys}; j += 1)"):
+                with s.block(f"if (t0 + j < {length})"):
+                    s.add(f"let power = sx_exp(scores[{mine} * {keys} + j] - safe);")
+                    s.add("total += power;")
+                    with s.block(f"for (var c = 0; c < {own}; c += 1)"):
+                        s.add(f"let place = c * {TEAM} + {part};")
+                        s.add(f"if (place < {value_width}) {{ o[c] = fma(vec4<f32>(power), tile_k[j * {value_width} + place], o[c]); }}")
+        with s.block(f"if ({first} + {mine} < {size})"):
+            with s.block(f"for (var c = 0; c < {own}; c += 1)"):
+                column = s.let(f"(c * {TEAM} + {part}) * 4")
+                for i in range(4):
+                    with s.block(f"if ({column} + {i} < {s.param(self.v.dims[3])})"):
+                        self.store(s, at, query, s.let(f"{column} + {i}"), f"o[c][{i}]", "total")
+        return s.dispatch(all_)
+
+    def _tile(self, s: Shader, operand: Operand, base: str, width: int, keys: int, length: str) -> None:
+        """Keys t0 … of K or V to workgroup memory."""
+        with s.block(f"for (var e = lane; e < {keys * width}; e += {LANES})"):
+            row = s.let(f"t0 + e / {width}")
+            s.add(f"tile_k[e] = {self.quad(s, operand, base, row, s.let(f'e % {width} * 4'), f'{row} < {length}')};")
+
+    def row(self) -> Built:
+        """A workgroup: one query of a head."""
+        width, values = int(self.q.dims[3]), int(self.v.dims[3])  # type: ignore[call-overload]
+        own = -(-values // LANES)
+        s = Shader(self.context, LANES)
+        all_ = self.q.dims[0] * self.q.dims[1] * self.q.dims[2]
+        s.add(f"if (group >= {s.param(all_)}) {{ return; }}")
+        query = s.let(f"group % {s.param(self.q.dims[2])}")
+        at = self.heads(s, s.let(f"group / {s.param(self.q.dims[2])}"))
+        s.declare(f"var<workgroup> tile_q: array<f32, {width}>;")
+        s.declare(f"var<workgroup> scores: array<f32, {LANES}>;")
+        start = s.let(f"{at['q']} + {query} * {s.size(self.q.strides[2])}")
+        with s.block(f"for (var d = lane; d < {width}; d += {LANES})"):
+            s.add(f"tile_q[d] = {s.load(self.q, s.let(f'{start} + d * {s.size(self.q.strides[3])}')).text};")
+        s.add(f"var o: array<f32, {own}>;")
+        s.add(f"for (var c = 0; c < {own}; c += 1) {{ o[c] = 0.0; }}")
+        s.add(f"var m = {LOWEST};")
+        s.add("var total = 0.0;")
+        length = s.param(self.k.dims[2])
+        with s.block(f"for (var t0 = 0; t0 < {length}; t0 += {LANES})"):
+            s.add("workgroupBarrier();")
+            s.add(f"var found = {LOWEST};")
+            key = s.let("t0 + lane")
+            with s.block(f"if ({key} < {length})"):
+                s.add("var d = 0.0;")
+                place = s.let(f"{at['k']} + {key} * {s.size(self.k.strides[2])}")
+                with s.block(f"for (var c = 0; c < {width}; c += 1)"):
+                    s.add(f"d = fma(tile_q[c], {s.load(self.k, s.let(f'{place} + c * {s.size(self.k.strides[3])}')).text}, d);")
+                s.add(f"found = {self.score(s, 'd', at, query, key)};")
+            s.add("scores[lane] = found;")
+            s.add("workgroupBarrier();")
+            s.add(f"let last = min({LANES}, {length} - t0);")
+            s.add("var top = m;")
+            s.add("for (var j = 0; j < last; j += 1) { top = sx_max(top, scores[j]); }")
+            s.add(f"let safe = select(top, 0.0, top == {LOWEST});")
+            s.add("let factor = sx_exp(m - safe);")
+            s.add("m = top;")
+            s.add("total = total * factor;")
+            s.add(f"for (var c = 0; c < {own}; c += 1) {{ o[c] = o[c] * factor; }}")
+            with s.block("for (var j = 0; j < last; j += 1)"):
+                s.add("let power = sx_exp(scores[j] - safe);")
+                s.add("total += power;")
+                place = s.let(f"{at['v']} + (t0 + j) * {s.size(self.v.strides[2])}")
+                with s.block(f"for (var c = 0; c < {own}; c += 1)"):
+                    column = s.let(f"c * {LANES} + lane")
+                    with s.block(f"if ({column} < {values})"):
+                        s.add(f"o[c] = fma(power, {s.load(self.v, s.let(f'{place} + {column} * {s.size(self.v.strides[3])}')).text}, o[c]);")
+        with s.block(f"for (var c = 0; c < {own}; c += 1)"):
+            column = s.let(f"c * {LANES} + lane")
+            with s.block(f"if ({column} < {values})"):
+                self.store(s, at, query, column, "o[c]", "total")
+        return s.dispatch(all_)

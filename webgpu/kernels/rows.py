@@ -226,18 +226,13 @@ def _arg(rows: Rows, op: int, inside: list[int], value: Callable[[dict[int, str]
 @kernel(Kernel.SOFTMAX)
 def softmax(step: Step, context: Context) -> list[Built]:
     """See the SOFTMAX record. Types narrower than f32 round after every step, as the specification's function body does."""
-    x, mask, out, mode = step.there(0), step.input(1), step.output(), step.whole("mode")
-    return [softmax_of(context, x, mask, out, step.whole("axis"), mode, step.params["scale"])]
-
-
-def softmax_of(context: Context, x: Operand, mask: Operand | None, out: Operand, axis: int, mode: int, scale: float, *, guarded: bool = False) -> Built:
-    """The dispatch. `guarded`: a row of nothing but -inf gives zeros (attention) and not NaN. `out` may be `x` itself."""
+    x, mask, out, mode, axis = step.there(0), step.input(1), step.output(), step.whole("mode"), step.whole("axis")
     operands = [out, x, *([mask] if mask is not None else [])]
     rows = Rows.begin(context, x.dims, [axis], operands, [broadcast(o, x.dims) for o in operands], serial=mode == 2)
     s = rows.shader
     numbers = list(range(1, len(operands)))
-    factor = s.real(scale)
-    narrow = "" if x.dtype is DType.FLOAT or mode != 0 or guarded else "sx_f16" if x.dtype is DType.FLOAT16 else "sx_bf16"
+    factor = s.real(step.params["scale"])
+    narrow = "" if x.dtype is DType.FLOAT or mode != 0 else "sx_f16" if x.dtype is DType.FLOAT16 else "sx_bf16"
 
     def element(offsets: dict[int, str]) -> str:
         v = s.load(x, offsets[1]).text
@@ -245,13 +240,11 @@ def softmax_of(context: Context, x: Operand, mask: Operand | None, out: Operand,
             return s.let(f"{v} * {factor}", "f32")
         return s.let(f"{v} * {factor} + {s.load(mask, offsets[2]).text}", "f32")
     if mode == 2:
-        return _hardmax(rows, element, numbers, out)
+        return [_hardmax(rows, element, numbers, out)]
     top = rows.var("f32", _identity(MAX, "f32"))
     with rows.loop(numbers) as (offsets, _):
         s.add(f"{top} = sx_max({top}, {element(offsets)});")
     top = rows.join(top, "f32", _combined(MAX, "f32"))
-    if guarded:
-        top = s.let(f"select(0.0, {top}, sx_finite({top}))", "f32")
     total = rows.var("f32", "0.0")
 
     def power(offsets: dict[int, str]) -> str:
@@ -259,11 +252,10 @@ def softmax_of(context: Context, x: Operand, mask: Operand | None, out: Operand,
     with rows.loop(numbers) as (offsets, _):
         s.add(f"{total} += {power(offsets)};")
     total = rows.sum(total)
-    # A row with anything in it sums to 1 at least; 1e-30 and not the least float, which adapters flush to 0.
-    total = s.let(f"max({total}, 1e-30)" if guarded else f"{narrow}({total})" if mode == 0 else f"sx_log({total})", "f32")
+    total = s.let(f"{narrow}({total})" if mode == 0 else f"sx_log({total})", "f32")
     with rows.loop([0, *numbers]) as (offsets, _):
         s.write(out, offsets[0], real(f"{power(offsets)} / {total}" if mode == 0 else f"{element(offsets)} - {top} - {total}"))
-    return rows.dispatch()
+    return [rows.dispatch()]
 
 
 def _hardmax(rows: Rows, element: Callable[[dict[int, str]], str], numbers: list[int], out: Operand) -> Built:
