@@ -13,6 +13,7 @@ from ..kernels import Kernel
 from ..lowering import CannotLower, KernelCall, View
 from ..plan.planner import Plan
 from ..providers.base import RunContext
+from ..providers.engine import optimize
 from ..providers.limit import memory_limit
 from ..providers.segmented import SegmentedExecutor
 from .device import open_device, unavailable
@@ -76,7 +77,7 @@ class WebGpuExecutor(SegmentedExecutor):
 
     def __init__(self, device: Device, model: Model, *, strict: bool = False, limit: int | None = None) -> None:
         self.device, self.weights = device, Weights(device)
-        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: Acceptance(self.device), bounded=True)
+        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: Acceptance(self.device), bounded=True, prepare=optimize)
 
     def _make(self, plan: Plan) -> Deferred:
         return Deferred(lambda: WebGpuProgram(self.device, plan.program, plan.constants, self.weights), self.device.timestamps)

@@ -9,6 +9,7 @@ from sardonyx.converter.onnx import load_model
 from sardonyx.lowering import CannotLower
 from sardonyx.plan.planner import Plan, plan_package
 from sardonyx.plan.shapes import infer_plan
+from sardonyx.providers.engine import optimize
 from sardonyx.webgpu.device.base import Adapter, Limits
 from sardonyx.webgpu.provider import Acceptance
 from sardonyx.webgpu.recording import Recording, record
@@ -19,6 +20,7 @@ def recorded(source: Any, cpu: bool, limits: Limits | None = None) -> Iterator[t
     """The programs of a model (ONNX bytes or path) with their recordings, in order. Programs that are refused as a whole have none."""
     device: Any = SimpleNamespace(limits=limits or Limits(), adapter=Adapter("paper", "", "", cpu))  # what Acceptance asks
     model = load_model(source)
+    optimize(model)
     plan = plan_package(model, infer_plan(model.graph), model.symbols, None, Acceptance(device), host=True)
     for each in plan.plans:
         try:

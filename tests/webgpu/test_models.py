@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import gc
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from sardonyx.providers.base import RunContext
 from sardonyx.providers.reference import ReferenceExecutor
 
 from tests.engine.test_sizes import slicing
+from tests.models.generated import bert_layer, mobilenet_v2
+
+from .paper import recorded
 
 RNG = np.random.default_rng(11)
 MLP = """g (float[batch, 20] x) => (float[batch, 5] y) <float[20, 32] w1 = {%s}, float[32] b1 = {%s}, float[32, 5] w2 = {%s}> {
@@ -106,6 +110,15 @@ def test_bert_layer_and_new_sizes_compile_nothing(variant: Any) -> None:
         run(2, seq)
     assert variant.compiled == compiled, "a size of the same bucket compiled a pipeline"
     executor.close()
+
+
+@pytest.mark.parametrize(("build", "most"), [(mobilenet_v2, 56), (bert_layer, 10)], ids=lambda x: getattr(x, "__name__", ""))
+@pytest.mark.parametrize("cpu", [False, True], ids=["gpu", "software"])
+def test_dispatches(build: Any, most: int, cpu: bool, tmp_path: Path) -> None:
+    """Bias, activations, residuals and normalisations are epilogues; transposes and reshapes are views; attention is one dispatch."""
+    build(tmp_path / "model.onnx")
+    labels = [d.label for _, recording, _ in recorded(tmp_path / "model.onnx", cpu) for d in recording.dispatches]
+    assert 0 < len(labels) <= most, "\n".join(labels)
 
 
 def test_runs_leak_no_buffer(device: Any) -> None:

@@ -203,19 +203,17 @@ class _Attention:
             s.add("m = top;")
             s.add("total = total * factor;")
             s.add(f"for (var c = 0; c < {own}; c += 1) {{ o[c] = o[c] * factor; }}")
-            with s.block(f"for (var j = 0; j < {keys}; j += 1)"):
-                with s.block(f"if (t0 + j < {length})"):
-                    s.add(f"let power = sx_exp(scores[{mine} * {keys} + j] - safe);")
-                    s.add("total += power;")
-                    with s.block(f"for (var c = 0; c < {own}; c += 1)"):
-                        s.add(f"let place = c * {TEAM} + {part};")
-                        s.add(f"if (place < {value_width}) {{ o[c] = fma(vec4<f32>(power), tile_k[j * {value_width} + place], o[c]); }}")
-        with s.block(f"if ({first} + {mine} < {size})"):
-            with s.block(f"for (var c = 0; c < {own}; c += 1)"):
-                column = s.let(f"(c * {TEAM} + {part}) * 4")
-                for i in range(4):
-                    with s.block(f"if ({column} + {i} < {s.param(self.v.dims[3])})"):
-                        self.store(s, at, query, s.let(f"{column} + {i}"), f"o[c][{i}]", "total")
+            with s.block(f"for (var j = 0; j < {keys}; j += 1)"), s.block(f"if (t0 + j < {length})"):
+                s.add(f"let power = sx_exp(scores[{mine} * {keys} + j] - safe);")
+                s.add("total += power;")
+                with s.block(f"for (var c = 0; c < {own}; c += 1)"):
+                    s.add(f"let place = c * {TEAM} + {part};")
+                    s.add(f"if (place < {value_width}) {{ o[c] = fma(vec4<f32>(power), tile_k[j * {value_width} + place], o[c]); }}")
+        with s.block(f"if ({first} + {mine} < {size})"), s.block(f"for (var c = 0; c < {own}; c += 1)"):
+            column = s.let(f"(c * {TEAM} + {part}) * 4")
+            for i in range(4):
+                with s.block(f"if ({column} + {i} < {s.param(self.v.dims[3])})"):
+                    self.store(s, at, query, s.let(f"{column} + {i}"), f"o[c][{i}]", "total")
         return s.dispatch(all_)
 
     def _tile(self, s: Shader, operand: Operand, base: str, width: int, keys: int, length: str) -> None:
