@@ -20,7 +20,6 @@ import numpy as np
 
 from ..dim import Dim, Expr, bounds, substitute, symbols
 from ..graph import Tensor
-from ..kernels import Kernel
 from ..lowering import CannotLower
 from ..model.packing import Packing, pack, packed_shape
 from ..program import Home, Program
@@ -270,10 +269,11 @@ def _forms(program: Program) -> dict[int, Form]:
     """The forms of packed constants, by buffer row."""
     found: dict[int, Form] = {}
     for step in program.steps:
-        view = program.views[step.inputs[1]] if step.kind in (Kernel.MATMUL, Kernel.CONV) and step.inputs[1] >= 0 else None
-        if view is not None and view.packing:
-            group = program.sizes[step.params[1]][1] if step.kind is Kernel.CONV else 1
-            found[view.buffer] = Form(Packing(view.packing), group)
+        for number in step.inputs:
+            view = program.views[number] if number >= 0 else None
+            if view is not None and view.packing:
+                group = program.sizes[step.params[1]][1] if view.packing == Packing.CONV else program.sizes[view.dims[0]][1] if view.packing == Packing.SCALES else 1
+                found[view.buffer] = Form(Packing(view.packing), group)
     return found
 
 

@@ -1,0 +1,362 @@
+"""RNN: LSTM, GRU and RNN over time, the whole sequence in one dispatch.
+
+A step of time needs all of the state before it, and only invocations of one workgroup can wait for each other: so a workgroup takes one sequence in one direction, its hidden state lies in
+workgroup memory, and its invocations own hidden units (unit j is owned by invocation j mod 64, 128 or 256; its cell state stays in a register). Two barriers a step, three for GRU. The input's
+share of the gates is a matrix product before it (gemm.py). This is the variant for software adapters too: between two barriers lie a row of multiplications a unit.
+
+With an 8-bit R (DynamicQuantizeLSTM) the state of all sequences is quantised as one tensor at every step, so a workgroup takes a direction with all its sequences; states lie in memory.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...dim import Dim, product
+from ...expr import leaf
+from ...kernels import ACTIVATIONS, Kernel
+from ...lowering import CannotLower
+from ...types import DType
+from ..wgsl.expression import real, whole
+from ..wgsl.shader import INDEX, Built, Context, Shader, TooManyBindings
+from ..wgsl.space import Operand, Temporary, dense
+from .base import Step, kernel
+from .gemm import as_sum
+from .map import temporary_map
+from .matmul import matmul
+
+LSTM, GRU = 0, 1
+GATES = (4, 3, 1)
+#: Functions a direction has.
+FUNCTIONS = (3, 2, 1)
+#: The largest hidden state: two of them fill the 16 KiB of workgroup memory every device has.
+WIDEST = 2048
+
+#: Activations as WGSL of x, with alpha and beta.
+_WGSL = {
+    "Relu": "sx_max(x, 0.0)", "Tanh": "sx_tanh(x)", "Sigmoid": "sx_sigmoid(x)", "Affine": "{a} * x + {b}", "LeakyRelu": "select({a} * x, x, x >= 0.0)",
+    "ThresholdedRelu": "select(0.0, x, x >= {a})", "ScaledTanh": "{a} * sx_tanh({b} * x)", "HardSigmoid": "sx_min(sx_max({a} * x + {b}, 0.0), 1.0)",
+    "Elu": "select({a} * (sx_exp(sx_min(x, 0.0)) - 1.0), x, x >= 0.0)", "Softsign": "x / (1.0 + abs(x))", "Softplus": "sx_max(x, 0.0) + sx_log1p(sx_exp(-abs(x)))",
+}
+
+
+@kernel(Kernel.RNN)
+def rnn(step: Step, context: Context) -> list[Built]:
+    """See the RNN record."""
+    x, w, cell = step.there(0), step.input(1), step.whole("cell")
+    out = next(o for o in step.outputs if o is not None)
+    hidden, directions = out.dims[-1], 2 if step.whole("direction") == 2 else 1
+    if not isinstance(hidden, int) or hidden > WIDEST:
+        raise CannotLower(f"a recurrence of {hidden} hidden units: its state has to fit workgroup memory, {WIDEST} units")
+    built: list[Built] = []
+    if hidden == 0:
+        return built
+    width = GATES[cell] * hidden
+    if w is None:
+        share = replace(x, dims=(x.dims[0], directions, x.dims[1], width), strides=(x.strides[0], x.strides[2] * width, x.strides[1], x.strides[2]))
+    else:
+        share = Temporary.operand(DType.FLOAT, (x.dims[0], directions, x.dims[1], width))
+        left = replace(x, dims=(x.dims[0], 1, *x.dims[1:]), strides=(x.strides[0], 0, *x.strides[1:]))
+        built += matmul(Step(Kernel.MATMUL, [left, w.pick([0, 2, 1])], [share], {"zero_a": -1, "zero_b": -1, "bits": 0}, None, [], 2, step.label), context)
+    shape = (directions, x.dims[1], hidden)
+    if step.input(8) is None:
+        try:
+            return [*built, _Rnn(step, context, share, hidden, directions).floats()]
+        except TooManyBindings:
+            moved, step, _ = _together(step, context, 0)
+            return [*built, *moved, _Rnn(step, context, share, hidden, directions).floats()]
+    moved, step, memory = _together(step, context, product(shape))
+    states = Operand(memory[0], DType.FLOAT, shape, dense(shape))
+    return [*built, *moved, _Rnn(step, context, share, hidden, directions).quantised(states, replace(states, buffer=memory[1], dtype=DType.INT32))]
+
+
+def _together(step: Step, context: Context, states: Dim) -> tuple[list[Built], Step, list[Temporary]]:
+    """The small operands copied into two buffers, floats and integers, for a dispatch may bind 8; before them room for two states in the former, one in the latter."""
+    built: list[Built] = []
+    inputs, made = list(step.inputs), []
+    for dtype, room, numbers in ((DType.FLOAT, 2, (3, 5, 6, 7, 8)), (DType.INT32, 1, (4, 9))):
+        there = {i: o for i in numbers if (o := step.input(i)) is not None}
+        start: Dim = states * room
+        memory = Temporary(dtype, [sum((product(o.dims) for o in there.values()), start)])
+        made.append(memory)
+        for i, operand in there.items():
+            inputs[i] = target = Operand(memory, dtype, operand.dims, dense(operand.dims), start)
+            built += temporary_map(leaf(0, operand.dtype), [operand], target, context, step.label)
+            start = start + product(operand.dims)
+    return built, replace(step, inputs=inputs), made
+
+
+@dataclass
+class _Rnn:
+    """`share` [T, D, B, gates · H]: the input's share of the gates."""
+
+    step: Step
+    context: Context
+    share: Operand
+    hidden: int
+    directions: int
+
+    def __post_init__(self) -> None:
+        self.cell = self.step.whole("cell")
+        self.steps, self.batch = self.share.dims[0], self.share.dims[2]
+        self.r, self.bias, self.lens, self.peephole = self.step.there(2), self.step.input(3), self.step.input(4), self.step.input(7)
+        if self.bias is not None and self.bias.packing or self.r.packing and self.step.input(8) is None:
+            raise CannotLower("packed recurrence weights of floats")
+
+    # -- parts of shaders ------------------------------------------------------------------------------------------------------------------------
+    def functions(self, s: Shader) -> None:
+        """f0, f1, f2: a direction's activation functions; `clip` bounds what enters all but an LSTM's last."""
+        count = FUNCTIONS[self.cell]
+        chosen: list[Any] = list(self.step.params["activations"])
+        clip = self.step.params["clip"]
+        for i in range(count):
+            with s.function(f"f{i}(value: f32, d: i32) -> f32"):
+                limit = s.real(clip) if clip and not (self.cell == LSTM and i == 2) else ""
+                s.add(f"let x = {f'sx_min(sx_max(value, -{limit}), {limit})' if limit else 'value'};")
+                for d in range(self.directions):
+                    text = _WGSL[ACTIVATIONS[int(chosen[d * count + i])]]
+                    a, b = (s.real(self.step.params[name][d * count + i]) for name in ("alpha", "beta")) if "{" in text else ("", "")
+                    s.add(f"{f'if (d == {d}) ' if d + 1 < self.directions else ''}{{ return {text.format(a=a, b=b)}; }}")
+
+    def length(self, s: Shader, b: str) -> str:
+        """Steps of a sequence."""
+        if self.lens is None:
+            return s.param(self.steps)
+        found = s.load(self.lens, s.let(f"{s.size(self.lens.start)} + {b} * {s.size(self.lens.strides[0])}")).text
+        s.fault(f"{found} < 0 || {found} > {s.param(self.steps)}", INDEX)
+        return s.let(f"clamp({found}, 0, {s.param(self.steps)})")
+
+    def time(self, s: Shader, n: str, length: str, d: str) -> str:
+        """The position in time of step n."""
+        return (n, s.let(f"{length} - 1 - {n}"), s.let(f"select({n}, {length} - 1 - {n}, {d} == 1)"))[self.step.whole("direction")]
+
+    def place(self, s: Shader, operand: Operand, *at: str) -> str:
+        """The offset of an element."""
+        terms = "".join(f" + {where} * {s.size(stride)}" for where, stride in zip(at, operand.strides, strict=True) if where != "0")
+        return s.let(s.size(operand.start) + terms)
+
+    def start(self, s: Shader, number: int, d: str, b: str, j: str) -> str:
+        """An element of the first state (5: hidden, 6: cell)."""
+        given = self.step.input(number)
+        return "0.0" if given is None else s.load(given, self.place(s, given, d, b, j)).text
+
+    def entered(self, s: Shader, at: str, gate: int, j: str, d: str, *, state: bool = True) -> str:
+        """What enters a gate besides the state's product: the input's share (its row begins at `at`) and the biases."""
+        text = s.load(self.share, s.let(f"{at} + ({gate * self.hidden} + {j}) * {s.size(self.share.strides[3])}")).text
+        if self.bias is not None:
+            for half in range(2 if state else 1):
+                text = s.let(f"{text} + {self.state_bias(s, gate, j, d, half)}", "f32")
+        return text
+
+    def state_bias(self, s: Shader, gate: int, j: str, d: str, half: int = 1) -> str:
+        """A gate's bias: of the input (half 0) or of the state."""
+        if self.bias is None:
+            return "0.0"
+        return s.load(self.bias, self.place(s, self.bias, d, f"({(half * GATES[self.cell] + gate) * self.hidden} + {j})")).text
+
+    def lstm(self, s: Shader, gates: Sequence[str], c: str, j: str, d: str) -> tuple[str, str]:
+        """(h', c') from what enters i, o, f, c."""
+        def peep(which: int, state: str) -> str:
+            if self.peephole is None:
+                return ""
+            return f" + {s.load(self.peephole, self.place(s, self.peephole, d, f'({which * self.hidden} + {j})')).text} * {state}"
+        i = s.let(f"f0({gates[0]}{peep(0, c)}, {d})", "f32")
+        forget = s.let(f"1.0 - {i}" if self.step.whole("input_forget") else f"f0({gates[2]}{peep(2, c)}, {d})", "f32")
+        new = s.let(f"{forget} * {c} + {i} * f1({gates[3]}, {d})", "f32")
+        return s.let(f"f0({gates[1]}{peep(1, new)}, {d}) * f2({new}, {d})", "f32"), new
+
+    def put(self, s: Shader, number: int, value: str, *at: str) -> None:
+        """An element of an output, where it is wanted."""
+        out = self.step.outputs[number] if number < len(self.step.outputs) else None
+        if out is not None:
+            s.write(out, self.place(s, out, *at), real(value))
+
+    # -- floats ----------------------------------------------------------------------------------------------------------------------------------
+    def floats(self) -> Built:
+        """A workgroup: one sequence in one direction."""
+        hidden, lanes = self.hidden, next(n for n in (64, 128, 256) if n >= min(self.hidden, 256))
+        own = -(-hidden // lanes)
+        s = Shader(self.context, lanes)
+        self.functions(s)
+        count = self.batch * self.directions
+        s.add(f"if (group >= {s.param(count)}) {{ return; }}")
+        b, d = s.let(f"group % {s.param(self.batch)}"), s.let(f"group / {s.param(self.batch)}")
+        length = self.length(s, b)
+        s.declare(f"var<workgroup> h: array<f32, {hidden}>;")
+        s.add(f"var c: array<f32, {own}>;")
+        s.add(f"var new_h: array<f32, {own}>;")
+        if self.cell == GRU:
+            s.declare(f"var<workgroup> reset: array<f32, {hidden}>;")
+
+        def units() -> Any:
+            return s.block(f"for (var i = 0; i < {own}; i += 1)")
+
+        def unit() -> tuple[str, Any]:
+            j = s.let(f"lane + i * {lanes}")
+            return j, s.block(f"if ({j} < {hidden})")
+        with units():
+            j, inside = unit()
+            with inside:
+                s.add(f"h[{j}] = {self.start(s, 5, d, b, j)};")
+                s.add(f"c[i] = {self.start(s, 6, d, b, j)};")
+        s.add("workgroupBarrier();")
+        with s.block(f"for (var n = 0; n < {length}; n += 1)"):
+            t = self.time(s, "n", length, d)
+            at = self.place(s, self.share, t, d, b, "0")
+            if self.cell == GRU:
+                self._gru(s, at, d, units, unit)
+            else:
+                with units():
+                    j, inside = unit()
+                    with inside:
+                        gates = self.products(s, at, d, j, range(GATES[self.cell]))
+                        if self.cell == LSTM:
+                            h, new = self.lstm(s, gates, "c[i]", j, d)
+                            s.add(f"c[i] = {new};")
+                        else:
+                            h = f"f0({gates[0]}, {d})"
+                        s.add(f"new_h[i] = {h};")
+            s.add("workgroupBarrier();")
+            with units():
+                j, inside = unit()
+                with inside:
+                    s.add(f"h[{j}] = new_h[i];")
+                    self.put(s, 0, "new_h[i]", t, d, b, j)
+            s.add("workgroupBarrier();")
+        with units():
+            j, inside = unit()
+            with inside:
+                self.put(s, 1, f"h[{j}]", d, b, j)
+                self.put(s, 2, "c[i]", d, b, j)
+                if self.lens is not None:
+                    with s.block(f"for (var n = {length}; n < {s.param(self.steps)}; n += 1)"):
+                        self.put(s, 0, "0.0", "n", d, b, j)
+        return s.dispatch(count)
+
+    def products(self, s: Shader, at: str, d: str, j: str, gates: Sequence[int], source: str = "h", *, entered: bool = True) -> list[str]:
+        """What enters the gates of unit j: variables."""
+        names, rows = [], []
+        for g in gates:
+            names.append(s.name("g"))
+            s.add(f"var {names[-1]}: f32 = {self.entered(s, at, g, j, d) if entered else '0.0'};")
+            rows.append(self.place(s, self.r, d, f"({g * self.hidden} + {j})", "0"))
+        with s.block(f"for (var q = 0; q < {self.hidden}; q += 1)"):
+            s.add(f"let x = {source}[q];")
+            for name, row in zip(names, rows, strict=True):
+                s.add(f"{name} = fma(x, {s.load(self.r, s.let(f'{row} + q * {s.size(self.r.strides[2])}')).text}, {name});")
+        return names
+
+    def _gru(self, s: Shader, at: str, d: str, units: Any, unit: Any) -> None:
+        """z and r, then the candidate from r · h, or from r times h's product (`linear_before_reset`)."""
+        late = bool(self.step.whole("linear_before_reset"))
+        with units():
+            j, inside = unit()
+            with inside:
+                gates = self.products(s, at, d, j, (0, 1))
+                s.add(f"c[i] = f0({gates[0]}, {d});")                              # z
+                s.add(f"reset[{j}] = f0({gates[1]}, {d}){'' if late else f' * h[{j}]'};")
+        s.add("workgroupBarrier();")
+        with units():
+            j, inside = unit()
+            with inside:
+                if late:
+                    found = self.products(s, at, d, j, (2,), entered=False)[0]
+                    entered = f"{self.entered(s, at, 2, j, d, state=False)} + reset[{j}] * ({found} + {self.state_bias(s, 2, j, d)})"
+                else:
+                    entered = self.products(s, at, d, j, (2,), "reset")[0]
+                s.add(f"new_h[i] = (1.0 - c[i]) * f1({entered}, {d}) + c[i] * h[{j}];")
+
+    # -- 8-bit states ----------------------------------------------------------------------------------------------------------------------------
+    def quantised(self, h: Operand, q: Operand) -> Built:
+        """A workgroup: a direction. LSTM only, as the record says. `h`: memory of the hidden states, the cell states come after them; `q`: of the quantised ones."""
+        hidden, lanes = self.hidden, 256
+        padded = -(-hidden // 16) * 16
+        scales, zeros = self.step.there(8), self.step.input(9)
+        s = Shader(self.context, lanes)
+        self.functions(s)
+        s.add(f"if (group >= {self.directions}) {{ return; }}")
+        d = "group"
+        count: Dim = self.batch * hidden
+        c = replace(h, start=product(h.dims))
+        base = s.let(f"{d} * {s.param(count)}")
+        for name in ("low", "high"):
+            s.declare(f"var<workgroup> {name}: array<f32, {lanes}>;")
+
+        def items(run: str = "lane") -> Any:
+            return s.block(f"for (var e = {run}; e < {s.param(count)}; e += {lanes})")
+
+        def wait() -> None:
+            s.add("storageBarrier();")
+            s.add("workgroupBarrier();")
+        with items():
+            b, j, second = s.let(f"e / {hidden}"), s.let(f"e % {hidden}"), s.let(f"{base} + {s.param(c.start)} + e")
+            s.write(h, f"{base} + e", real(self.start(s, 5, d, b, j)))
+            s.write(c, second, real(self.start(s, 6, d, b, j)))
+        wait()
+        with s.block(f"for (var n = 0; n < {s.param(self.steps)}; n += 1)"):
+            s.add("var least = 0.0;")
+            s.add("var most = 0.0;")
+            with items():
+                v = s.load(h, f"{base} + e").text
+                s.add(f"least = sx_min(least, {v});")
+                s.add(f"most = sx_max(most, {v});")
+            s.add("low[lane] = least;")
+            s.add("high[lane] = most;")
+            s.add("workgroupBarrier();")
+            with s.block(f"for (var k = {lanes // 2}; k > 0; k = k / 2)"):
+                with s.block("if (lane < k)"):
+                    s.add("low[lane] = sx_min(low[lane], low[lane + k]);")
+                    s.add("high[lane] = sx_max(high[lane], high[lane + k]);")
+                s.add("workgroupBarrier();")
+            s.add("let scale = select(1.0, (high[0] - low[0]) / 255.0, high[0] > low[0]);")
+            s.add("let zero = clamp(round(-low[0] / scale), 0.0, 255.0);")
+            with items():
+                v = s.load(h, f"{base} + e").text
+                s.write(q, f"{base} + e", whole(s.let(f"i32(clamp(round({v} / scale) + zero, 0.0, 255.0)) - i32(zero)")))
+            wait()
+            with items():
+                self._unit(s, d, base, h, c, q, padded, scales, zeros)
+            wait()
+        with items():
+            b, j, second = s.let(f"e / {hidden}"), s.let(f"e % {hidden}"), s.let(f"{base} + {s.param(c.start)} + e")
+            self.put(s, 1, s.load(h, f"{base} + e").text, d, b, j)
+            self.put(s, 2, s.load(c, second).text, d, b, j)
+        return s.dispatch(self.directions)
+
+    def _unit(self, s: Shader, d: str, base: str, h: Operand, c: Operand, q: Operand, padded: int, scales: Operand, zeros: Operand | None) -> None:
+        """One hidden unit of one sequence, one step further."""
+        hidden = self.hidden
+        b, j, second = s.let(f"e / {hidden}"), s.let(f"e % {hidden}"), s.let(f"{base} + {s.param(c.start)} + e")
+        length = self.length(s, b)
+        with s.block(f"if (n >= {length})"):
+            self.put(s, 0, "0.0", "n", d, b, j)
+            s.add("continue;")
+        t = self.time(s, "n", length, d)
+        at = self.place(s, self.share, t, d, b, "0")
+        names, columns, zero = [], [], []
+        for g in range(4):
+            names.append(s.name("g"))
+            s.add(f"var {names[-1]} = 0;")
+            columns.append(s.let(f"{d} * {4 * padded} + {g * padded} + {j}"))
+            zero.append("0" if zeros is None else as_sum(s, s.load(zeros, self.place(s, zeros, columns[-1]))))
+        row = s.let(f"{base} + {b} * {hidden}")
+        with s.block(f"for (var k = 0; k < {hidden}; k += 1)"):
+            v = s.load(q, f"{row} + k").text
+            for g in range(4):
+                s.add(f"{names[g]} += {v} * ({as_sum(s, s.load(self.r, self.weight(s, columns[g])))} - {zero[g]});")
+        gates = []
+        for g in range(4):
+            factor = s.load(scales, self.place(s, scales, columns[g])).text
+            gates.append(s.let(f"{self.entered(s, at, g, j, d)} + f32({names[g]}) * (scale * {factor})", "f32"))
+        new_h, new_c = self.lstm(s, gates, s.load(c, second).text, j, d)
+        s.write(h, f"{base} + e", real(new_h))
+        s.write(c, second, real(new_c))
+        self.put(s, 0, new_h, t, d, b, j)
+
+    def weight(self, s: Shader, column: str) -> str:
+        """The offset of R's element (k, column): packed (core/model/packing.py, MATRIX of bytes) or plain [H, columns]."""
+        if self.r.packing:
+            panel = -(-self.hidden // 4) * 64
+            return s.let(f"{s.size(self.r.start)} + ({column} >> 4u) * {panel} + (k >> 2u) * 64 + ({column} & 15) * 4 + (k & 3)")
+        return self.place(s, self.r, "k", column)
+
