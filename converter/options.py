@@ -14,7 +14,7 @@ class ConvertOptions:
     fix_dims: {symbolic size: number}. inputs, outputs: cut the graph at these values (names of any values of the model). fp16: store and compute float32 as
     float16. fold_budget: bytes constant folding may add per node. optimize: False runs no pass. pack: store weights packed. external_data: write tensor data
     to `<file>.data` beside the file. store: also store the model planned for the C engine (stored.py); plan: for which sizes, one or several of
-    {size: (least, most or None)}. progress: called with (what, fraction).
+    {size: (least, most or None)}. webgpu: also store what a page replays on WebGPU. progress: called with (what, fraction).
     """
 
     fix_dims: Mapping[str, int] = field(default_factory=dict)
@@ -27,6 +27,7 @@ class ConvertOptions:
     external_data: bool = False
     store: bool = True
     plan: Sequence[Mapping[str, tuple[int, int | None]]] = ()
+    webgpu: bool = False
     progress: Callable[[str, float], None] | None = None
 
 

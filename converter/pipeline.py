@@ -11,6 +11,7 @@ from typing import Any
 from sardonyx.errors import InvalidArgument
 from sardonyx.graph import Model
 from sardonyx.model import is_sdx, read_model, write_model
+from sardonyx.model.recorded import Recorded
 from sardonyx.package import Package
 from sardonyx.plan.shapes import infer_shapes
 
@@ -77,14 +78,26 @@ def convert(source: Any, destination: Any = None, options: ConvertOptions | None
         package, report.not_stored = plan_stored(model, options.plan)
         if options.plan and package is None:
             raise InvalidArgument(f"convert: nothing can be planned for the engine: {report.not_stored}. Leave --plan out to store the graph alone")
+    recorded = _record(model, options) if options.webgpu else None
     if isinstance(destination, (str, os.PathLike)):
-        _write_path(model, Path(destination), options, report, package)
+        _write_path(model, Path(destination), options, report, package, recorded)
     else:
-        report.file = write_model(model, destination, pack=options.pack, package=package, most_extra=_most_extra(options), progress=_writing(options))
+        report.file = write_model(model, destination, pack=options.pack, package=package, recorded=recorded, most_extra=_most_extra(options), progress=_writing(options))
     if report.file.get("left_out"):
         report.not_stored = f"weights in the form its kernels read would add {report.file['left_out']:,} bytes (--plan stores them all the same)"
     report.seconds = time.perf_counter() - start
     return report
+
+
+def _record(model: Model, options: ConvertOptions) -> Recorded:
+    """The model for WebGPU; InvalidArgument says why there is none. Of several plans the first with ranges counts."""
+    from sardonyx.webgpu.stored import record_package
+    if not options.pack:
+        raise InvalidArgument("convert: programs for WebGPU read packed weights; leave pack=False (--no-pack) out")
+    made, why = record_package(model, next(iter(options.plan), None))
+    if made is None:
+        raise InvalidArgument(f"convert: nothing can be recorded for WebGPU: {why}. Leave --webgpu out to store programs for the CPU alone")
+    return made
 
 
 def _most_extra(options: ConvertOptions) -> float | None:
@@ -98,12 +111,12 @@ def _writing(options: ConvertOptions) -> Callable[[int, int], None] | None:
     return None if report is None else lambda done, total: report("writing", done / total if total else 1.0)
 
 
-def _write_path(model: Model, destination: Path, options: ConvertOptions, report: ConvertReport, package: Package | None) -> None:
+def _write_path(model: Model, destination: Path, options: ConvertOptions, report: ConvertReport, package: Package | None, recorded: Recorded | None) -> None:
     """Write beside the destination and rename, so that a failure leaves an old file as it was."""
     partial = destination.with_name(destination.name + ".partial")
     external = destination.with_name(destination.name + ".data") if options.external_data else None
     try:
-        report.file = write_model(model, partial, pack=options.pack, package=package, most_extra=_most_extra(options), external=external, progress=_writing(options))
+        report.file = write_model(model, partial, pack=options.pack, package=package, recorded=recorded, most_extra=_most_extra(options), external=external, progress=_writing(options))
         partial.replace(destination)
     finally:
         partial.unlink(missing_ok=True)

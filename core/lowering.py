@@ -183,6 +183,7 @@ class KernelCall:
     epilogue: list[E] = field(default_factory=list)
     first_leaf: int = 0
     origin: tuple[str, ...] = ()
+    beside: bool = False   # the device planned for refuses it: it runs on the engine
 
     def __repr__(self) -> str:
         name = self.kind.name.lower() if self.kind is not None else "alias"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..dim import Undecidable
 from ..errors import EPFail
 from ..graph import Model
 from ..kernels import Kernel
@@ -17,7 +18,7 @@ from ..providers.engine import optimize
 from ..providers.limit import memory_limit
 from ..providers.segmented import SegmentedExecutor
 from .device import open_device, unavailable
-from .device.base import Device
+from .device.base import Device, Limits
 from .executor import WebGpuProgram, Weights
 from .kernels import build
 from .resident import GpuTensor
@@ -31,8 +32,8 @@ STRICT = "session.disable_cpu_ep_fallback"
 class Acceptance:
     """Says of a node's kernel calls and outputs, in the graph's order, why they can not run here ("" where they can). The kernels themselves are asked: they are built and thrown away."""
 
-    def __init__(self, device: Device) -> None:
-        self.context = Context(device.limits, device.adapter.is_cpu, planning=True)
+    def __init__(self, limits: Limits, cpu: bool) -> None:
+        self.context = Context(limits, cpu, planning=True)
         self.steps = CallSteps(self.context.ranges)
 
     def __call__(self, calls: Sequence[KernelCall], outputs: Sequence[View]) -> str:
@@ -45,7 +46,7 @@ class Acceptance:
                     build(self.steps.step(call), self.context)
             for view in outputs:
                 self.steps.operand(view)
-        except CannotLower as reason:
+        except (CannotLower, Undecidable) as reason:
             return str(reason)
         return ""
 
@@ -77,7 +78,7 @@ class WebGpuExecutor(SegmentedExecutor):
 
     def __init__(self, device: Device, model: Model, *, strict: bool = False, limit: int | None = None) -> None:
         self.device, self.weights = device, Weights(device)
-        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: Acceptance(self.device), bounded=True, prepare=optimize)
+        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: Acceptance(self.device.limits, self.device.adapter.is_cpu), bounded=True, prepare=optimize)
 
     def _make(self, plan: Plan) -> Deferred:
         return Deferred(lambda: WebGpuProgram(self.device, plan.program, plan.constants, self.weights), self.device.timestamps)

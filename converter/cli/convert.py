@@ -22,6 +22,7 @@ Examples:
   sardonyx convert model.onnx -o small.sdx --fp16          float16 weights and arithmetic
   sardonyx convert model.onnx --fix-dim batch=1            a size gets its number
   sardonyx convert model.onnx --plan batch=1,seq=1..512    programs for these sizes only
+  sardonyx convert model.onnx --webgpu                     and what a page runs on its GPU
   sardonyx convert model.onnx --outputs features           cut: only what `features` needs
   sardonyx convert model.onnx -o optimised.onnx --report   back to ONNX, with a list of what was done"""
 
@@ -52,6 +53,7 @@ def convert(
     external_data: Annotated[bool, typer.Option("--external-data", help="Weights go to OUT.data beside OUT.")] = False,
     plan: Annotated[list[str], typer.Option("--plan", metavar="A=1,B=1..512", help="Sizes the stored programs are for: a number, a range or `1..`. Repeat for several plans.")] = [],  # noqa: B006
     no_plan: Annotated[bool, typer.Option("--no-plan", help="Store no programs: sessions plan when they open.")] = False,
+    webgpu: Annotated[bool, typer.Option("--webgpu", help="Also store what pages run on WebGPU: shaders, and small weights once more.")] = False,
     fold_budget: Annotated[int, typer.Option("--fold-budget", metavar="BYTES", min=0, help="What constant folding may add per node.")] = ConvertOptions.fold_budget,
     report: Annotated[str | None, typer.Option("--report", metavar="[FILE.json]", help="Show what each pass did, sizes and operators; with FILE also write it there.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
@@ -67,7 +69,7 @@ def convert(
     with show.progress(quiet) as progress:
         options = ConvertOptions(fix_dims=parse_sizes(fix_dim, "--fix-dim"), inputs=_names(inputs), outputs=_names(outputs), fp16=fp16, fold_budget=fold_budget,
                                  optimize=not no_optimize, pack=not no_pack, external_data=external_data, store=not no_plan,
-                                 plan=[parse_ranges(p) for p in plan], progress=progress)
+                                 plan=[parse_ranges(p) for p in plan], webgpu=webgpu, progress=progress)
         made = _to_onnx(model, target, options) if target.suffix.lower() == ".onnx" else converter.convert(model, target, options)
     if not quiet:
         _summary(model, target, made)

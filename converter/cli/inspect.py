@@ -82,7 +82,8 @@ def describe(path: Path) -> dict[str, Any]:
 def _sdx_parts(path: Path) -> dict[str, Any]:
     """What only a .sdx has: its version, its id and its sections."""
     header = Header.unpack(memoryview(np.memmap(path, np.uint8, "r")))  # type: ignore[arg-type]
-    sections = {name: {"offset": offset, "bytes": length} for name, (offset, length) in (("graph", header.graph), ("programs", header.programs), ("data", header.data))}
+    places = {"graph": header.graph, "programs": header.programs, "data": header.data} | ({"webgpu": header.webgpu} if header.webgpu[1] else {})
+    sections = {name: {"offset": offset, "bytes": length} for name, (offset, length) in places.items()}
     return {"format": ".".join(map(str, header.version)), "id": header.id.hex(), "external_data": header.external, "sections": sections}
 
 

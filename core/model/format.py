@@ -17,7 +17,7 @@ SDX_MAGIC = b"\x89SDX\r\n\x1a\n"
 DATA_MAGIC = b"\x89SDD\r\n\x1a\n"
 PROGRAM_MAGIC = b"SDXP"
 GRAPH_IDENTIFIER = b"SDXG"
-MAJOR, MINOR = 1, 1  # 1.1: packings 7 and 8
+MAJOR, MINOR = 1, 2  # 1.1: packings 7 and 8; 1.2: the WebGPU section
 #: What to do about a file of another major version.
 REMEDY = "make it again from the original model: `sardonyx convert model.onnx`"
 
@@ -112,7 +112,7 @@ SCALARS: dict[str, np.dtype] = {name: _U4 for name in ("producer_name", "produce
     "ir_version": np.dtype("<i8"), "model_version": np.dtype("<i8")}
 UNKNOWN_RANK = 0xFFFF
 
-_HEADER = struct.Struct("<8sHHIQQQQQQ16s")
+_HEADER = struct.Struct("<8sHHIQQQQQQ16sQQ")
 HEADER_SIZE = 128
 _DATA_HEADER = struct.Struct("<8sHHIQ16s")
 DATA_HEADER_SIZE = 64
@@ -137,7 +137,7 @@ def alignment_of(length: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first 128 bytes. Sections are (offset, length); with `external`, the data section lies in the data file. `id` is a digest of the content."""
+    """The first 128 bytes. Sections are (offset, length), (0, 0) where there is none; with `external`, the data section lies in the data file. `id` is a digest of the content."""
 
     graph: tuple[int, int]
     programs: tuple[int, int]
@@ -145,9 +145,10 @@ class Header:
     id: bytes
     external: bool = False
     version: tuple[int, int] = (MAJOR, MINOR)
+    webgpu: tuple[int, int] = (0, 0)
 
     def pack(self) -> bytes:
-        packed = _HEADER.pack(SDX_MAGIC, *self.version, FLAG_EXTERNAL if self.external else 0, *self.graph, *self.programs, *self.data, self.id)
+        packed = _HEADER.pack(SDX_MAGIC, *self.version, FLAG_EXTERNAL if self.external else 0, *self.graph, *self.programs, *self.data, self.id, *self.webgpu)
         return packed.ljust(HEADER_SIZE, b"\0")
 
     @classmethod
@@ -157,24 +158,25 @@ class Header:
             raise InvalidModelFile(f"header, offset 0: not a .sdx file (it begins with {bytes(file[:8])!r}); {REMEDY}")
         if len(file) < HEADER_SIZE:
             raise InvalidModelFile(f"header, offset {len(file)}: the file ends within the header ({HEADER_SIZE} bytes); copy or download it again")
-        _, major, minor, flags, *numbers, digest = _HEADER.unpack_from(file)
+        _, major, minor, flags, *numbers, digest, at_webgpu, webgpu = _HEADER.unpack_from(file)
         if major != MAJOR:
             raise InvalidModelFile(f"header, offset 8: the file has format {major}.{minor}, this sardonyx reads {MAJOR}.x; {REMEDY}, or install the sardonyx that wrote it")
         if flags & ~FLAG_EXTERNAL and minor <= MINOR:
             raise InvalidModelFile(f"header, offset 12: unknown flags {flags:#x}; {REMEDY}")
         sections = {"graph": tuple(numbers[0:2]), "programs": tuple(numbers[2:4]), "data": tuple(numbers[4:6])}
-        header = cls(**sections, id=digest, external=bool(flags & FLAG_EXTERNAL), version=(major, minor))
+        header = cls(**sections, id=digest, external=bool(flags & FLAG_EXTERNAL), version=(major, minor), webgpu=(at_webgpu, webgpu))
         header._check(len(file))
         return header
 
     def _check(self, size: int) -> None:
-        here = {"graph": self.graph, "programs": self.programs} | ({} if self.external else {"data": self.data})
+        here = {"graph": self.graph, "programs": self.programs} | ({} if self.external else {"data": self.data}) | ({"WebGPU": self.webgpu} if self.webgpu[1] else {})
         for i, (name, (offset, length)) in enumerate(here.items()):
+            place = 80 if name == "WebGPU" else 16 + 16 * i
             if offset + length > size:
-                raise InvalidModelFile(f"header, offset {16 + 16 * i}: the {name} section is [{offset}, {offset + length}) and the file has {size} bytes: "
+                raise InvalidModelFile(f"header, offset {place}: the {name} section is [{offset}, {offset + length}) and the file has {size} bytes: "
                                        "it is truncated; copy or download it again")
             if offset % ALIGNMENT or offset < HEADER_SIZE:
-                raise InvalidModelFile(f"header, offset {16 + 16 * i}: the {name} section begins at {offset}, which is not a multiple of {ALIGNMENT} after the header; {REMEDY}")
+                raise InvalidModelFile(f"header, offset {place}: the {name} section begins at {offset}, which is not a multiple of {ALIGNMENT} after the header; {REMEDY}")
         filled = sorted((offset, length, name) for name, (offset, length) in here.items() if length)
         for (offset, length, name), (begin, _, other) in zip(filled, filled[1:], strict=False):
             if offset + length > begin:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -24,6 +24,7 @@ from .flat import build_graph_section
 from .format import CONSTANT, DATA_HEADER_SIZE, HEADER_SIZE, Header, StorageKind, align, alignment_of, pack_data_header, pack_programs
 from .packing import VERSION, Packing, packed_nbytes, pads_sums
 from .packing import pack as packed_array
+from .recorded import Recorded, pack_recorded
 from .roles import Role, affordable, agreed, fitted, graph_outputs, growth, role_of_use
 
 Progress = Callable[[int, int], None]
@@ -31,33 +32,43 @@ Progress = Callable[[int, int], None]
 SMALL = 1 << 19
 
 
-def write_model(model: Model, destination: str | os.PathLike[str] | BinaryIO, *, pack: bool = True, package: Package | None = None, most_extra: float | None = None,
+def write_model(model: Model, destination: str | os.PathLike[str] | BinaryIO, *, pack: bool = True, package: Package | None = None, most_extra: float | None = None, recorded: Recorded | None = None,
                 external: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> dict[str, Any]:
     """Write `model` as .sdx and return what was done: sizes of the sections, counts of constants by storage and packing, what stayed plain.
 
     destination: a path (written beside and moved into place when complete, so an open model of that name stays valid) or a binary file.
     pack: store right-hand sides of products packed (roles.py has the rule). package: the model, planned: stored in the programs section; the constants it reads lie as it reads them.
+    recorded: the model for WebGPU, stored in a section of its own, with the constants it uploads.
     most_extra: the package is left out where constants only it reads would take more than this share of the other data (and SMALL bytes); the report then says "left_out": their bytes.
     external: path of a second file, in the same folder, for the tensor data. progress: called with (bytes of weights done, of all).
     Raises InvalidGraph for what no file can hold, NoSuchFile where the folder is missing.
     """
     model.graph.verify()
-    plan, left_out = Plan(model.graph, pack, package), 0
+    uploads = [*zip(recorded.package.constants, recorded.package.forms(), strict=True), *recorded.constants] if recorded is not None else []
+    left_out = 0
+    plan = Plan(model.graph, pack, package)
     if package is not None and most_extra is not None:
         extra = sum(p.length for p in plan.extra)
         if extra > most_extra * (plan.length - extra) + SMALL:
             package, left_out, plan = None, extra, Plan(model.graph, pack, None)
+    if recorded is not None:
+        plan = Plan(model.graph, pack, package, uploads)
     encoder = Encoder(plan.number)
     data_file = _data_name(destination, external)
     records = plan.records([encoder.shape(p.shape, "constant") for p in plan.pieces])
     columns, scalars = encoder.columns(model, data_file)
     graph = build_graph_section(columns | {"constants": records}, scalars)
-    words = pack_programs(package.pack(plan.places), ABI) if package is not None else b""
+    lent = len(package.constants) if package is not None else 0
+    words = pack_programs(package.pack(plan.places[:lent]), ABI) if package is not None else b""
+    webgpu = pack_recorded(recorded, plan.places[lent:]) if recorded is not None else b""
     at_programs = align(HEADER_SIZE + len(graph))
-    at_data = DATA_HEADER_SIZE if data_file else align(at_programs + len(words))
-    digest = blake2b(graph + words + b"".join(p.digest for p in (*plan.pieces, *plan.extra)), digest_size=16).digest()
-    header = Header((HEADER_SIZE, len(graph)), (at_programs, len(words)), (at_data, plan.length), digest, bool(data_file))
+    at_webgpu = align(at_programs + len(words))
+    at_data = DATA_HEADER_SIZE if data_file else align(at_webgpu + len(webgpu))
+    digest = blake2b(graph + words + webgpu + b"".join(p.digest for p in (*plan.pieces, *plan.extra)), digest_size=16).digest()
+    header = Header((HEADER_SIZE, len(graph)), (at_programs, len(words)), (at_data, plan.length), digest, bool(data_file), webgpu=(at_webgpu if webgpu else 0, len(webgpu)))
     front = (header.pack() + graph).ljust(at_programs, b"\0") + words
+    if webgpu:
+        front = front.ljust(at_webgpu, b"\0") + webgpu
     if data_file:
         with _sink(external) as out:
             out.write(pack_data_header(plan.length, digest))
@@ -67,7 +78,7 @@ def write_model(model: Model, destination: str | os.PathLike[str] | BinaryIO, *,
         if not data_file:
             out.write(bytes(at_data - len(front)))
             plan.write(out, progress)
-    return {"bytes": len(front) if data_file else at_data + plan.length, "graph_bytes": len(graph), "program_bytes": len(words),
+    return {"bytes": len(front) if data_file else at_data + plan.length, "graph_bytes": len(graph), "program_bytes": len(words), "webgpu_bytes": len(webgpu),
             "data_file": data_file, "id": digest.hex(), "left_out": left_out, **plan.report()}
 
 
@@ -137,16 +148,17 @@ class Piece:
 class Plan:
     """Decides for every constant of a graph how and where it is stored."""
 
-    def __init__(self, graph: Graph, packed: bool, package: Package | None = None) -> None:
+    def __init__(self, graph: Graph, packed: bool, package: Package | None = None, uploads: Sequence[tuple[Tensor, tuple[int, int]]] = ()) -> None:
         self.pieces: list[Piece] = []
         self.extra: list[Piece] = []    # what only a package reads
-        self.places: list[Place] = []   # where each constant of the package lies
+        self.places: list[Place] = []   # where each constant of the package lies, then each of `uploads`
         self._number: dict[int, int] = {}
         self._by_content: dict[Any, int] = {}
         self._outputs = graph_outputs(graph)
         for nested in graph.graphs():
             self._collect(nested)
-        wanted = self._wanted(package) if package is not None else []
+        own = zip(package.constants, package.forms(), strict=True) if package is not None else ()
+        wanted = self._wanted([*own, *uploads])
         if packed:
             decided = {number for number, _, _ in wanted if number >= 0}
             self._assign_roles(decided)
@@ -181,10 +193,10 @@ class Plan:
             self._number[id(tensor)] = number
         self.pieces[self._number[id(tensor)]].roles += roles
 
-    def _wanted(self, package: Package) -> list[tuple[int, Tensor, Role | None]]:
-        """(number of the piece of equal content or -1, tensor, role) of each of the package's constants. A piece that is read packed lies so; which comes first decides."""
+    def _wanted(self, constants: Sequence[tuple[Tensor, tuple[int, int]]]) -> list[tuple[int, Tensor, Role | None]]:
+        """(number of the piece of equal content or -1, tensor, role) of constants in forms. A piece that is read packed lies so; which comes first decides."""
         made = []
-        for tensor, (packing, group) in zip(package.constants, package.forms(), strict=True):
+        for tensor, (packing, group) in constants:
             role = Role(Packing(packing), group) if packing else None
             if id(tensor) not in self._number:
                 piece = _measure(tensor, "of a program")

@@ -5,7 +5,8 @@ Rules
 2. Every call has a level. A kernel call may stand in one program with the calls that write what it reads; a call outside of programs (control flow, a node of the host) may not, and
    neither may a call that uses a symbol with the call that writes the element which decides it: those stand at least a level later. Nodes of the host that feed each other stay together.
 3. Calls that write parts of one buffer stand at one level. Aliases stand wherever a reader of theirs stands.
-4. The kernel calls of a level are one program; so are, as one segment, the host's nodes of a level; each If, Loop and Scan is a segment.
+4. The kernel calls of a level are one program (those that only the engine beside the device takes another one); so are, as one segment, the host's nodes of a level; each If, Loop and
+   Scan is a segment.
 5. What crosses from one segment to another, and what a block gives, is a whole buffer in a slot. A block's output that is none takes a Copy; one that is an input of a nested block is
    that input's slot.
 6. A program gets, besides what it reads, a tensor for each symbol it uses that no dim of its inputs is: one with such a dim, or the one whose element decides it.
@@ -45,17 +46,18 @@ class Cut:
     hosted: list[Graph] = field(default_factory=list)
     types: list[list[tuple[DType, Shape]]] = field(default_factory=list)
     root: int = -1
+    device: Device = Device.ENGINE
 
 
-def cut(lowered: Lowered) -> Cut:
-    """The blocks of a whole graph."""
-    made = Cut()
+def cut(lowered: Lowered, device: Device = Device.ENGINE) -> Cut:
+    """The blocks of a whole graph, its programs for `device`."""
+    made = Cut(device=device)
     inputs = [v.buffer for v in lowered.inputs]
     calls = list(lowered.calls)
     for buffer in inputs:
         buffer.port = None  # the ports of programs are given anew
     made.root = _Cutter(made, lowered.decided).block(Body(inputs, calls, lowered.outputs), {}, {}, inputs, lowered.output_names)
-    if [s.device for s in made.blocks[made.root].segments] == [Device.ENGINE] and len(made.blocks) == 1:
+    if [s.device is not Device.HOST for s in made.blocks[made.root].segments] == [True] and len(made.blocks) == 1:
         _as_graph(made, lowered)
     return made
 
@@ -92,7 +94,7 @@ class _Unit:
 
 
 #: Kinds of units, in the order those of a level run.
-ENGINE, HOST, CONTROL = range(3)
+PLANNED, BESIDE, HOST, CONTROL = range(4)
 
 
 class _Cutter:
@@ -199,8 +201,8 @@ class _Cutter:
         for unit in units:
             groups.setdefault((unit.level, unit.kind), []).append(unit)
         for (_, kind), members in sorted(groups.items(), key=lambda item: item[0]):                       # 4
-            if kind == ENGINE:
-                block.segments.append(self.program(members, scope))
+            if kind in (PLANNED, BESIDE):
+                block.segments.append(self.program(members, scope, self.made.device if kind == PLANNED else Device.ENGINE))
             elif kind == HOST:
                 block.segments.append(self.host(members, scope))
             else:
@@ -252,12 +254,12 @@ class _Cutter:
                 names |= self.symbols_of(call)
             reads = {b for b in reads if b.tensor is None}
             asks = {_source(name, sources, call).buffer for name in names}
-            kept.append(_Unit(call, CONTROL if isinstance(call, Outside) and call.bodies else HOST if isinstance(call, Outside) else ENGINE, reads, asks))
+            kept.append(_Unit(call, (CONTROL if call.bodies else HOST) if isinstance(call, Outside) else BESIDE if call.beside else PLANNED, reads, asks))
             needed |= reads | asks
         return kept[::-1]
 
     # -- segments -------------------------------------------------------------------------------------------------------------------------------
-    def program(self, members: Sequence[_Unit], scope: _Scope) -> Segment:
+    def program(self, members: Sequence[_Unit], scope: _Scope, device: Device) -> Segment:
         """The kernel calls of a level as one program."""
         work = _Program({v.buffer for u in members for v in u.call.outputs}, scope.aliases)
         for unit in members:
@@ -288,7 +290,7 @@ class _Cutter:
         self.made.programs.append(Lowered(
             work.calls, [work.ports[b].whole() for b in ports], [b.whole() for b in outputs], [b.name for b in ports], [b.name for b in outputs],
             elements={name: (ports.index(b), scope.sources[name].number) for name, b in elements.items()}))
-        return Segment(Do.PROGRAM, tuple(scope.slots[b] for b in ports), scope.fill(outputs), Device.ENGINE, len(self.made.programs) - 1)
+        return Segment(Do.PROGRAM, tuple(scope.slots[b] for b in ports), scope.fill(outputs), device, len(self.made.programs) - 1)
 
     def host(self, members: Sequence[_Unit], scope: _Scope) -> Segment:
         """The host's nodes of a level as one graph."""

@@ -7,7 +7,7 @@ Rules
 3. A node whose outputs are all known this way, or unused, is not lowered (shape arithmetic disappears at planning). Where what is known speaks of data (`shapes.py`, rule 5), the node
    is lowered too: its elements decide the sizes, and its numbers may be wanted. What nobody wants in the end, the stage `cut` drops.
 4. A node with no rule, or whose rule raises CannotLower, or whose calls the device does not take, runs on the host: one `Outside` call, and the reason is kept. Without a host, lowering
-   ends with the node's name and the reason.
+   ends with the node's name and the reason. Where a device has the engine `beside` it, calls that only the engine takes are marked for it.
 5. So does a node whose output has a size that neither its inputs' sizes nor an element some call computes (`k.decide`) says.
 6. And a node whose kernels would compute with an element type that is only moved (complex), or, other than in Maps, with a float of 8 bits or fewer.
 7. Nested graphs become bodies: lists of calls of their own, which may read any buffer made around them.
@@ -54,18 +54,19 @@ class Lowered:
     decided: dict[str, tuple[View, int]] = field(default_factory=dict)
     elements: dict[str, tuple[int, int]] = field(default_factory=dict)
     host: dict[Node, str] = field(default_factory=dict)
+    beside: dict[Node, str] = field(default_factory=dict)
 
 
-def lower(inputs: Sequence[Value], nodes: Sequence[Node], outputs: Sequence[Value], specs: Specs, accepts: Accepts | None = None, host: bool = False) -> Lowered:
+def lower(inputs: Sequence[Value], nodes: Sequence[Node], outputs: Sequence[Value], specs: Specs, accepts: Accepts | None = None, host: bool = False, beside: Accepts | None = None) -> Lowered:
     """Lower nodes that make `outputs` from `inputs`. Without a `host` CannotLower names the first node that has no kernels."""
     k = Lowering()
-    work = _Lower(k, specs, accepts, host)
+    work = _Lower(k, specs, accepts, host, beside)
     given = [work.input(value, i) for i, value in enumerate(inputs)]
     for value, view in zip(inputs, given, strict=True):
         work.remember(value, view)
     work.nodes(nodes)
     made = work.results(outputs)
-    return Lowered(k.calls, given, made, [v.name for v in inputs], [v.name for v in outputs], k.decided, host=work.reasons)
+    return Lowered(k.calls, given, made, [v.name for v in inputs], [v.name for v in outputs], k.decided, host=work.reasons, beside=work.away)
 
 
 def problem(value: Value, specs: Specs) -> str:
@@ -87,8 +88,9 @@ def _buffer_of(value: Value, specs: Specs) -> Buffer:
 class _Lower:
     """Lowers nodes in order; `views`: Value → View, nested graphs included."""
 
-    def __init__(self, k: Lowering, specs: Specs, accepts: Accepts | None, host: bool) -> None:
-        self.k, self.specs, self.accepts, self.host = k, specs, accepts, host
+    def __init__(self, k: Lowering, specs: Specs, accepts: Accepts | None, host: bool, beside: Accepts | None = None) -> None:
+        self.k, self.specs, self.accepts, self.host, self.beside = k, specs, accepts, host, beside
+        self.away: dict[Node, str] = {}      # nodes whose calls only the engine takes, and why
         self.views: dict[Value, View] = {}
         self.known: dict[Buffer, Any] = {}   # buffers of `views` that stand for sizes, computed so far or not
         self.reasons: dict[Node, str] = {}
@@ -233,9 +235,14 @@ class _Lower:
         self.compute_sizes(node.label, [v for call in k.calls[before:] for v in call.inputs], before)
         results = list(made) if isinstance(made, tuple) else [made]
         if self.accepts is not None and not nested:
-            refused = self.accepts([c for c in k.calls[before:] if not isinstance(c, Outside)], [v for v in results if v is not None])
-            if refused:
+            asked = [c for c in k.calls[before:] if not isinstance(c, Outside)], [v for v in results if v is not None]
+            refused = self.accepts(*asked)
+            if refused and (self.beside is None or self.beside(*asked)):
                 raise CannotLower(f"{node.label}: {refused}")
+            if refused:
+                self.away[node] = refused
+                for call in asked[0]:
+                    call.beside = True
         for output, view in zip(node.outputs, results, strict=False):
             if output is not None and view is not None:
                 self.remember(output, view)

@@ -9,7 +9,7 @@ from ..dim import Shape
 from ..graph import Graph, Model, Node, Tensor, Value
 from ..kernels import Kernel
 from ..lowering import Buffer, KernelCall
-from ..package import Package, Placed, Port, Variant
+from ..package import Device, Package, Placed, Port, Variant
 from ..program import Program
 from ..types import DType
 from . import memory
@@ -38,11 +38,13 @@ class Plan:
 
 @dataclass
 class PackagePlan:
-    """A package, the graphs its HOST segments' `program` numbers mean, why nodes are there, the plan of each program, and the types of each block's outputs."""
+    """A package, the graphs its HOST segments' `program` numbers mean, why nodes are there (`host`) or on the engine beside the device, the plan of each program, and the types of each block's
+    outputs."""
 
     package: Package
     hosted: list[Graph] = field(default_factory=list)
     host: dict[Node, str] = field(default_factory=dict)
+    beside: dict[Node, str] = field(default_factory=dict)
     plans: list[Plan] = field(default_factory=list)
     types: list[list[tuple[DType, Shape]]] = field(default_factory=list)
 
@@ -54,13 +56,15 @@ def plan(model: Model, ranges: Ranges | None = None, limit: int | None = None) -
     return made.plans[0]
 
 
-def plan_package(model: Model, specs: Specs, ranges: Ranges, limit: int | None = None, accepts: Accepts | None = None, host: bool = False) -> PackagePlan:
-    """Plan a whole model; its package takes `given_inputs`. `host`: nodes without kernels, or whose calls the device does not accept, become HOST segments; without it CannotLower names the first."""
+def plan_package(model: Model, specs: Specs, ranges: Ranges, limit: int | None = None, accepts: Accepts | None = None, host: bool = False, device: Device = Device.ENGINE,
+                 beside: Accepts | None = None) -> PackagePlan:
+    """Plan a whole model; its package takes `given_inputs`. `host`: nodes without kernels, or whose calls the device does not accept, become HOST segments; without it CannotLower names the first.
+    `beside`: says which of the calls the device refuses run on the engine instead."""
     graph = model.graph
-    lowered = lower(given_inputs(graph), graph.nodes, graph.outputs, specs, accepts, host)
+    lowered = lower(given_inputs(graph), graph.nodes, graph.outputs, specs, accepts, host, beside)
     inputs, outputs = ([Port.of(name, v.dtype, v.shape) for name, v in zip(names, views, strict=True)]
                        for names, views in ((lowered.input_names, lowered.inputs), (lowered.output_names, lowered.outputs)))
-    made = cut(lowered)
+    made = cut(lowered, device)
     named = sorted({d for port in inputs for d in port.dims if isinstance(d, str) and d in ranges})
     package = Package(blocks=made.blocks, variants=[Variant(made.root, tuple((n, *ranges[n]) for n in named))], inputs=inputs, outputs=outputs)
     plans = [plan_program(part, ranges, limit) for part in made.programs]
@@ -74,7 +78,7 @@ def plan_package(model: Model, specs: Specs, ranges: Ranges, limit: int | None =
                 package.constants.append(tensor)
             constants.append(numbers[key])
         package.programs.append(Placed(one.program, tuple(constants)))
-    return PackagePlan(package, made.hosted, lowered.host, plans, made.types)
+    return PackagePlan(package, made.hosted, lowered.host, lowered.beside, plans, made.types)
 
 
 def given_inputs(graph: Graph) -> list[Value]:

@@ -22,7 +22,8 @@ from tests.models import generated
 from tests.models.registry import CACHE
 
 CHROMIUM = "/usr/bin/chromium"
-ARGUMENTS = ["--headless=new", "--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
+ARGUMENTS = ["--headless=new", "--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+             "--enable-unsafe-webgpu"]  # navigator.gpu on SwiftShader
 PAGES = Path(__file__).parent / "pages"
 
 

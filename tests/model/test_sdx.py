@@ -221,7 +221,7 @@ def patched(data: bytes, at: int, new: bytes) -> bytes:
 def test_versions() -> None:
     data = written(rich_model())
     assert_same_model(rich_model(), read_model(patched(data, 10, b"\x09\x00")))  # a newer minor version
-    with pytest.raises(InvalidModelFile, match=r"format 2\.1.*sardonyx convert model.onnx"):
+    with pytest.raises(InvalidModelFile, match=r"format 2\.2.*sardonyx convert model.onnx"):
         read_model(patched(data, 8, b"\x02\x00"))
     with pytest.raises(InvalidModelFile, match="not a .sdx file"):
         read_model(b"\x08\x07onnx" * 50)

@@ -29,6 +29,14 @@ export const env = {
     /** URLs of sardonyx's and flatbuffers' wheels, where the folder's lock file does not list sardonyx (Pyodide's own CDN). */
     wheels: undefined,
   },
+  webgpu: {
+    /** "high-performance" or "low-power": which GPU is asked for. */
+    powerPreference: "high-performance",
+    forceFallbackAdapter: undefined,
+    /** A GPUAdapter or GPUDevice of the page's own, to be used by all sessions of this thread (set before the first). */
+    adapter: undefined,
+    device: undefined,
+  },
 };
 
 /** Write to the console where env.logLevel asks for it. */

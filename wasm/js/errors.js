@@ -37,8 +37,21 @@ export const MemoryLimit = define("MemoryLimit", 1);
 export const Aborted = define("AbortError", 12);
 /** The worker that ran the session ended by itself. Make the session again. */
 export const WorkerCrashed = define("WorkerCrashed", 11);
+/** An execution provider can not do what it was asked for. */
+export const EPFail = define("EPFail", 11);
+/** There is no WebGPU adapter here. */
+export const NoAdapter = define("NoAdapter", 11, EPFail);
+/** Something is larger than the GPU's limits allow. */
+export const LimitExceeded = define("LimitExceeded", 11, EPFail);
+/** The GPU has no memory left. */
+export const OutOfDeviceMemory = define("OutOfDeviceMemory", 11, EPFail);
+/** A shader did not compile: the message names the kernel, the node and the WGSL line. */
+export const ShaderRejected = define("ShaderRejected", 11, EPFail);
+/** The GPU device is gone (driver reset, GPU removed, destroyed by the page). The next run opens a new one. */
+export const DeviceLost = define("DeviceLost", 11, EPFail);
 
-const KINDS = [SardonyxError, Fail, InvalidArgument, NoSuchFile, RuntimeException, InvalidProtobuf, InvalidModelFile, InvalidGraph, NotImplemented, EngineUnavailable, NetworkError, MemoryLimit, Aborted, WorkerCrashed];
+const KINDS = [SardonyxError, Fail, InvalidArgument, NoSuchFile, RuntimeException, InvalidProtobuf, InvalidModelFile, InvalidGraph, NotImplemented, EngineUnavailable, NetworkError, MemoryLimit, Aborted, WorkerCrashed,
+  EPFail, NoAdapter, LimitExceeded, OutOfDeviceMemory, ShaderRejected, DeviceLost];
 
 /** What postMessage can carry of an error. */
 export const pack = (error) => ({ kind: error?.name ?? "Error", message: error?.message ?? String(error), stack: error?.stack });

@@ -12,7 +12,10 @@ import { isNode } from "./spawn.js";
 import { lengthOf, NUMBERS, sizeOf, Tensor, TYPES } from "./tensor.js";
 
 export { env, Tensor };
-export { Aborted, EngineUnavailable, Fail, InvalidArgument, InvalidGraph, InvalidModelFile, InvalidProtobuf, MemoryLimit, NetworkError, NoSuchFile, NotImplemented, RuntimeException, SardonyxError, WorkerCrashed } from "./errors.js";
+export {
+  Aborted, DeviceLost, EngineUnavailable, EPFail, Fail, InvalidArgument, InvalidGraph, InvalidModelFile, InvalidProtobuf, LimitExceeded, MemoryLimit, NetworkError, NoAdapter, NoSuchFile, NotImplemented, OutOfDeviceMemory,
+  RuntimeException, SardonyxError, ShaderRejected, WorkerCrashed,
+} from "./errors.js";
 
 const isPage = typeof document === "object" && typeof Worker === "function";
 
@@ -20,15 +23,18 @@ export class InferenceSession {
   #session;
   #queue = Promise.resolve();
   #events; // of the runs since startProfiling
+  #kept; // for each output whether it stays on the GPU
 
   /** Not for callers: see `create`. */
-  constructor(session, { inputs, outputs, engine }, overrides) {
+  constructor(session, { inputs, outputs, engine }, { freeDimensionOverrides: overrides = {}, preferredOutputLocation: place }) {
     this.#session = session;
+    this.#kept = outputs.map(({ name }) => (typeof place === "object" && place ? place[name] : place) === "gpu-buffer");
+    if (this.#kept.includes(true) && (!engine.webgpu || engine.worker)) throw new NotImplemented(`preferredOutputLocation 'gpu-buffer': the session ${engine.worker ? "runs in a worker (env.wasm.proxy)" : "does not run on WebGPU"}; its outputs are in "cpu"`);
     this.inputMetadata = Object.freeze(inputs.map((port) => metadata(port, overrides)));
     this.outputMetadata = Object.freeze(outputs.map((port) => metadata(port, overrides)));
     this.inputNames = Object.freeze(inputs.map((port) => port.name));
     this.outputNames = Object.freeze(outputs.map((port) => port.name));
-    /** What runs it: {file, threads, worker}. */
+    /** What runs it: {file, threads, worker, webgpu: {device, software, dispatches, beside}}. */
     this.engine = Object.freeze(engine);
   }
 
@@ -41,11 +47,12 @@ export class InferenceSession {
     checkOptions(options);
     checkAborted(options.signal);
     if (typeof rest[0] === "number") source = slice(source, rest[0], typeof rest[1] === "number" ? rest[1] : undefined);
-    const proxy = env.wasm.proxy ?? isPage;
+    const webgpu = wantsGpu(options);
+    const proxy = env.wasm.proxy ?? (isPage && !webgpu); // GPU tensors are of the page's own device
     const threads = threadsHere(proxy || !isPage ? "worker" : "main");
     const file = choose(threads);
     const { signal, progress, cache, integrity, externalData, freeDimensionOverrides } = options;
-    const inner = { signal, progress, cache, integrity, externalData, freeDimensionOverrides, planner: await planner(options.planner) };
+    const inner = { signal, progress, cache, integrity, externalData, freeDimensionOverrides, webgpu, planner: await planner(options.planner) };
     const session = await (proxy ? RemoteSession : here).create(source, inner, { file, threads }).catch((error) => {
       inner.planner?.release();
       throw error;
@@ -54,7 +61,12 @@ export class InferenceSession {
     const engine = { ...about.engine, worker: proxy };
     env.wasm.picked = engine;
     log("info", `engine ${engine.file}, ${engine.threads} thread${engine.threads > 1 ? "s" : ""}, ${proxy ? "in a worker" : "on this thread"}`);
-    return new InferenceSession(session, { ...about, engine }, options.freeDimensionOverrides ?? {});
+    try {
+      return new InferenceSession(session, { ...about, engine }, options);
+    } catch (error) {
+      session.release();
+      throw error;
+    }
   }
 
   /**
@@ -69,12 +81,23 @@ export class InferenceSession {
     const turn = this.#queue.then(() => {
       if (this.#session === null) throw new Aborted("the session was released");
       checkAborted(options.signal);
-      return this.#session.run(given, names.map((name) => this.outputNames.indexOf(name)), { signal: options.signal, profile: !!this.#events });
+      return this.#session.run(given, names.map((name) => this.outputNames.indexOf(name)), { signal: options.signal, profile: !!this.#events, ...(this.engine.webgpu ? { keep: this.#kept } : {}) });
     });
     this.#queue = turn.catch(() => {});
     const { outputs: made, events } = await turn;
     if (events) this.#events?.push(...events);
-    return Object.fromEntries(names.map((name, i) => [name, deliver(name, made[i], targets?.[name])]));
+    return Object.fromEntries(names.map((name, i) => [name, made[i].gpu ? this.#onGpu(made[i]) : deliver(name, made[i], targets?.[name])]));
+  }
+
+  #onGpu({ type, dims, gpu }) {
+    const { device } = this.#session.gpu;
+    return Tensor.fromGpuBuffer(gpu, { dataType: TYPES[type][0], dims, download: () => device.download(gpu, (sizeOf(dims) * TYPES[type][2]) >> 3, TYPES[type][1]), dispose: () => device.free(gpu) });
+  }
+
+  /** Where the model runs, and what not on the GPU, with the reasons: {providers, webgpu: {device, software, dispatches, beside: [{node, reason}]}}. */
+  explain() {
+    const { webgpu } = this.engine;
+    return { providers: webgpu ? ["webgpu", "wasm"] : ["wasm"], ...(webgpu ? { webgpu } : {}) };
   }
 
   /** Stop what runs and give all memory back. */
@@ -94,6 +117,11 @@ export class InferenceSession {
     const events = this.#events ?? [];
     this.#events = undefined;
     return events;
+  }
+
+  #takesGpu(port) {
+    if (!this.engine.webgpu || this.engine.worker) throw new InvalidArgument(`input '${port.name}' is on the GPU and the session ${this.engine.worker ? "runs in a worker (env.wasm.proxy)" : "on the wasm engine"}: give its data (await tensor.getData())`);
+    return true;
   }
 
   #areFetches(what) {
@@ -116,20 +144,21 @@ export class InferenceSession {
       if (tensor === undefined) throw new InvalidArgument(`input '${port.name}' is missing in 'feeds'; the model takes ${list(this.inputNames)}`);
       if (!isTensor(tensor)) throw new InvalidArgument(`feeds['${port.name}'] is not a Tensor`);
       check(tensor, port);
+      if (tensor.location === "gpu-buffer") return { type: NUMBERS[tensor.type], dims: [...tensor.dims], gpu: this.#takesGpu(port) && tensor.gpuBuffer };
       return { type: NUMBERS[tensor.type], dims: [...tensor.dims], data: tensor.data };
     });
   }
 }
 
 /** A tensor of this package, or one of onnxruntime-web's, which has the same fields. */
-const isTensor = (what) => what instanceof Tensor || (typeof what === "object" && what !== null && typeof what.type === "string" && Array.isArray(what.dims) && what.data !== undefined);
+const isTensor = (what) => what instanceof Tensor || (typeof what === "object" && what !== null && typeof what.type === "string" && Array.isArray(what.dims) && (what.location === "gpu-buffer" || what.data !== undefined));
 
 function check(tensor, port) {
   if (tensor.type !== port.type) throw new InvalidArgument(`input '${port.name}' takes ${port.type}, given is ${tensor.type}; make it with new Tensor('${port.type}', …)`);
   const fits = tensor.dims.length === port.shape.length && port.shape.every((d, i) => typeof d !== "number" || d === tensor.dims[i]);
   if (!fits) throw new InvalidArgument(`input '${port.name}' takes [${port.shape.join(", ")}], given is [${tensor.dims.join(", ")}]`);
   if (tensor.type === "string") throw new NotImplemented(`input '${port.name}' is of strings: they run in Python only (sardonyx in Pyodide)`);
-  if (lengthOf(NUMBERS[tensor.type], sizeOf(tensor.dims)) !== tensor.data.length) throw new InvalidArgument(`input '${port.name}': ${tensor.data.length} elements do not make [${tensor.dims}]`);
+  if (tensor.location !== "gpu-buffer" && lengthOf(NUMBERS[tensor.type], sizeOf(tensor.dims)) !== tensor.data.length) throw new InvalidArgument(`input '${port.name}': ${tensor.data.length} elements do not make [${tensor.dims}]`);
 }
 
 function metadata({ name, type, dims }, overrides) {
@@ -175,13 +204,21 @@ async function planner(name) {
   return new Planner();
 }
 
+/** What session.js is told where WebGPU is asked for: whether another provider is listed, and whether nothing may run on the CPU. */
+function wantsGpu({ executionProviders, extra }) {
+  const names = (executionProviders ?? []).map(nameOf);
+  if (!names.includes("webgpu")) return undefined;
+  return { fallback: names.includes("wasm") || names.includes("cpu"), strict: String(extra?.session?.disable_cpu_ep_fallback ?? "0") === "1" };
+}
+
+const nameOf = (provider) => (typeof provider === "string" ? provider : provider?.name);
+
 function checkOptions({ executionProviders, preferredOutputLocation, freeDimensionOverrides }) {
-  for (const one of executionProviders ?? []) {
-    const name = typeof one === "string" ? one : one?.name;
-    if (name !== "wasm" && name !== "cpu") log("warning", `the execution provider '${name}' is not in this runtime; the session runs on the wasm engine`);
+  for (const name of (executionProviders ?? []).map(nameOf)) {
+    if (name !== "wasm" && name !== "cpu" && name !== "webgpu") log("warning", `the execution provider '${name}' is not in this runtime; the session runs on the wasm engine`);
   }
   const places = typeof preferredOutputLocation === "object" && preferredOutputLocation ? Object.values(preferredOutputLocation) : [preferredOutputLocation ?? "cpu"];
-  for (const place of places) if (place !== "cpu" && place !== "cpu-pinned") throw new NotImplemented(`preferredOutputLocation '${place}': outputs of the wasm engine are in "cpu"`);
+  for (const place of places) if (!["cpu", "cpu-pinned", "gpu-buffer"].includes(place)) throw new NotImplemented(`preferredOutputLocation '${place}': outputs are in "cpu" or, on WebGPU, in "gpu-buffer"`);
   for (const [name, size] of Object.entries(freeDimensionOverrides ?? {})) {
     if (!Number.isSafeInteger(size) || size < 0) throw new InvalidArgument(`freeDimensionOverrides['${name}'] is ${size}; it is a size`);
   }

@@ -16,7 +16,7 @@ function u64(view, at, what) {
   return Number(value);
 }
 
-/** The sections of a header: {graph, programs, data: {offset, length}, external, id}. `name` and `type` (a server's content type) are for messages. */
+/** The sections of a header: {graph, programs, webgpu, data: {offset, length}, external, id}. `name` and `type` (a server's content type) are for messages. */
 export function readHeader(bytes, name, type = "") {
   if (bytes.length < 8 || !starts(bytes, MAGIC)) throw notSdx(bytes, name, type);
   if (bytes.length < HEADER) throw new InvalidModelFile(`'${name}' is cut off inside its header (${bytes.length} of ${HEADER} bytes)`);
@@ -26,15 +26,15 @@ export function readHeader(bytes, name, type = "") {
   if (flags & ~1) throw new InvalidModelFile(`header: flags ${flags} are not known`);
   const external = (flags & 1) === 1;
   const section = (at, what) => ({ what, offset: u64(view, at, `the ${what} section's offset`), length: u64(view, at + 8, `the ${what} section's length`) });
-  const graph = section(16, "graph"), programs = section(32, "programs"), data = section(48, "tensor data");
-  const inside = [graph, programs, ...(external ? [] : [data])].filter((s) => s.length).sort((a, b) => a.offset - b.offset);
+  const graph = section(16, "graph"), programs = section(32, "programs"), data = section(48, "tensor data"), webgpu = section(80, "WebGPU");
+  const inside = [graph, programs, webgpu, ...(external ? [] : [data])].filter((s) => s.length).sort((a, b) => a.offset - b.offset);
   let end = HEADER;
   for (const s of inside) {
     if (s.offset % 64 || s.offset < end) throw new InvalidModelFile(`header: the ${s.what} section (offset ${s.offset}, ${s.length} bytes) is not at a multiple of 64 behind the others`);
     end = s.offset + s.length;
     if (!Number.isSafeInteger(end)) throw new InvalidModelFile(`header: the ${s.what} section ends beyond what a file can have`);
   }
-  return { graph, programs, data, external, end, order: inside, id: hex(bytes.subarray(64, 80)) };
+  return { graph, programs, webgpu, data, external, end, order: inside, id: hex(bytes.subarray(64, 80)) };
 }
 
 const hex = (bytes) => Array.from(bytes, (b) => b.toString(16).padStart(2, "0")).join("");

@@ -1,6 +1,6 @@
 // session.js: a stored model on an engine, on this thread. It streams a .sdx into the engine's memory, opens its package (sardonyx.h says what these calls do) and runs it.
 import { Engine, HOST, YIELD } from "./engine.js";
-import { checkAborted, InvalidArgument, NotImplemented, RuntimeException, SardonyxError, MemoryLimit } from "./errors.js";
+import { checkAborted, DeviceLost, InvalidArgument, NotImplemented, RuntimeException, SardonyxError, MemoryLimit } from "./errors.js";
 import { open } from "./load.js";
 import { checkPrograms, DATA_HEADER, embed, foreign, HEADER, readDataHeader, readHeader, runnable } from "./sdx.js";
 import { lengthOf, TYPES } from "./tensor.js";
@@ -18,21 +18,27 @@ const PROFILED = 1 << 14, ROW = 32;
 const PLANNED = 16;
 
 export class Session {
-  /** `module`: the compiled engine, or a promise of it. Options: signal, progress, cache, integrity, externalData, planner, freeDimensionOverrides. */
+  /**
+   * `module`: the compiled engine, or a promise of it. Options: signal, progress, cache, integrity, externalData, planner, freeDimensionOverrides, webgpu ({fallback, strict}: run there, see
+   * gpu.js).
+   */
   static async create(what, options, { file, module, threads }) {
     const session = new Session();
     Object.assign(session, { options, picked: { file, threads }, module, planned: [] });
     const started = Promise.resolve(module).then((ready) => Engine.create(ready, threads));
     started.catch(() => {});
+    if (options.webgpu) session.gpu = await (await import("./gpu.js")).Gpu.open(options.webgpu);
     let source = await open(what, options);
     try {
       while (source) source = await session.#read(source, started);
       checkAborted(options.signal);
-      session.#begin();
+      await session.#begin();
+      if (session.gpu && reopens(what)) session.origin = { what, options };
       session.options = { planner: options.planner }; // the rest may hold the model's bytes
       return session;
     } catch (error) {
       await source?.cancel();
+      session.gpu?.release();
       await started.then((engine) => engine.close(), () => {});
       throw asTyped(error);
     }
@@ -52,9 +58,11 @@ export class Session {
     await source.skip(HEADER);
     source.total ??= header.end;
     this.engine = await started;
+    if (this.gpu && !header.webgpu.length) this.gpu = this.gpu.refuse(new NotImplemented(`'${source.name}' holds no programs for WebGPU; convert it with them: npx sardonyx convert model.onnx --webgpu`));
     for (const section of header.order) {
       await source.skip(section.offset - source.position);
-      if (section === header.graph) await source.skip(section.length);
+      if (section === header.graph || section === (this.gpu ? header.programs : header.webgpu)) await source.skip(section.length);
+      else if (section === header.webgpu) await this.#record(await source.take(section.length), source.name, progress);
       else if (section === header.programs) await this.#open(await source.take(section.length), source.name, progress, planner);
       else this.data = await this.#load(source, section.length);
     }
@@ -88,6 +96,16 @@ export class Session {
   async #open(section, name, progress, planner) {
     if (planner && !runnable(section, ABI)) return; // the planner makes what runs
     checkPrograms(section, section.length, name, ABI);
+    this.#package(section, progress);
+  }
+
+  /** The package for the GPU: the engine runs what is between, and evaluates sizes. */
+  async #record(section, name, progress) {
+    this.#package(this.gpu.section(section, name), progress);
+    this.gpu.prepare(this);
+  }
+
+  #package(section, progress) {
     progress?.({ phase: "plan", loaded: 0, total: 1 });
     const { engine } = this, { c } = engine;
     const at = engine.put(section), options = engine.alloc(32);
@@ -105,6 +123,7 @@ export class Session {
   /** Tensor data, straight to where they stay. */
   async #load(source, length) {
     if (!length) return 0;
+    if (this.gpu) return this.gpu.load(source, length);
     const { engine } = this;
     const at = engine.alloc(length), { keep } = source;
     source.keep = undefined;
@@ -129,16 +148,22 @@ export class Session {
     }
   }
 
-  #begin() {
+  async #begin() {
     const { engine } = this, { c } = engine, { length } = this.header.data;
-    if (this.data) this.#check(c.sx_package_data(this.package, this.data, BigInt(length), engine.report));
+    if (this.gpu) await this.gpu.begin(this);
+    else if (this.data) this.#check(c.sx_package_data(this.package, this.data, BigInt(length), engine.report));
     const cell = engine.alloc(8);
     const code = c.sx_session_open(this.package, cell, engine.report);
     this.handle = engine.words.getUint32(cell, true);
     engine.free(cell);
     this.#check(code);
-    this.inputs = Array.from({ length: this.#count(0) }, (_, i) => this.#port(0, i));
-    this.outputs = Array.from({ length: this.#count(1) }, (_, i) => this.#port(1, i));
+    this.inputs = this.ports(0);
+    this.outputs = this.ports(1);
+  }
+
+  /** The inputs (0) or outputs (1) of the model. */
+  ports(output) {
+    return Array.from({ length: this.#count(output) }, (_, i) => this.#port(output, i));
   }
 
   #count(what) {
@@ -176,8 +201,13 @@ export class Session {
     if (code) throw this.engine.error(code, (report, text, size) => this.engine.c.sx_package_error_text(report, this.package ?? 0, text, BigInt(size)));
   }
 
+  /** Throw where a call of the engine did not return 0. */
+  check(code) {
+    this.#check(code);
+  }
+
   describe() {
-    return { inputs: this.inputs, outputs: this.outputs, engine: { ...this.picked } };
+    return { inputs: this.inputs, outputs: this.outputs, engine: { ...this.picked, ...(this.gpu ? { webgpu: this.gpu.describe() } : {}) } };
   }
 
   /** feeds: {type, dims, data} of every input in order; fetches: numbers of outputs. Gives {outputs: the same of these, with arrays of their own, events: with `profile`, of every step}. */
@@ -186,10 +216,17 @@ export class Session {
       return await this.#run(feeds, fetches, options);
     } catch (error) {
       if (error.status !== GUARD) throw error;
-      if (!this.options.planner) throw this.#uncovered(feeds, error);
+      if (!this.options.planner || this.gpu) throw this.#uncovered(feeds, error);
     }
     await this.#plan(feeds, options);
     return this.#run(feeds, fetches, options);
+  }
+
+  async #run(feeds, fetches, options) {
+    if (!this.engine) throw new InvalidArgument("the session was released");
+    if (!this.gpu) return this.engineRun(feeds, fetches, options);
+    if (this.gpu.device.failure) await this.#rebuild(options);
+    return this.gpu.run(this, feeds, fetches, options);
   }
 
   /** Sizes that no stored program covers: everything is planned anew for these (and all others, where that is possible), and takes this session's place. */
@@ -225,8 +262,18 @@ export class Session {
       + `Make programs for them too: ${command}  (or create the session with {planner: "pyodide"}: it plans in the page)`);
   }
 
-  async #run(feeds, fetches, { signal, profile }) {
-    if (!this.engine) throw new InvalidArgument("the session was released");
+  /** The GPU device is gone: load the model onto a new one, in this session's place. */
+  async #rebuild({ signal }) {
+    const { origin } = this;
+    if (!origin) throw new DeviceLost(`${this.gpu.device.failure.message.split(":")[0]}, and the model was not given as a URL, Request or Blob: make the session again`);
+    const made = await Session.create(origin.what, { ...origin.options, signal, progress: undefined }, { ...this.picked, module: this.module });
+    this.gpu.release();
+    this.engine?.close();
+    Object.assign(this, made);
+  }
+
+  /** On the engine; `turn` runs the parts of another device. */
+  async engineRun(feeds, fetches, { signal, profile } = {}, turn = undefined) {
     const { engine } = this, { c } = engine;
     const lent = [];
     try {
@@ -235,14 +282,15 @@ export class Session {
       for (const [i, feed] of feeds.entries()) {
         const bytes = stored(feed);
         lent.push(engine.put(bytes));
-        this.#write(table + TENSOR * i, feed, lent.at(-1));
+        this.writeTensor(table + TENSOR * i, feed, lent.at(-1));
       }
       const budget = signal ? SLICE : 0n, rows = profile ? engine.alloc(ROW * PROFILED) : 0;
       lent.push(rows);
       if (rows) c.sx_session_profile(this.handle, rows, BigInt(PROFILED));
       let code = c.sx_session_run(this.handle, table, BigInt(feeds.length), budget, engine.report);
-      while (code === YIELD) {
-        await breathe();
+      while (code === YIELD || (code === HOST && turn)) {
+        await (code === HOST ? turn() : breathe());
+        if (!this.engine) throw new InvalidArgument("the session was released");
         if (signal?.aborted) c.sx_session_terminate(this.handle);
         code = c.sx_session_continue(this.handle, budget, engine.report);
       }
@@ -282,7 +330,19 @@ export class Session {
     return this.names.get(key);
   }
 
-  #write(at, { type, dims }, data) {
+  /** A tensor's bytes as the engine has them. */
+  bytesOf(feed) {
+    return stored(feed);
+  }
+
+  /** The tensor a struct of the engine's describes; `bytes` are a copy. */
+  tensorAt(at) {
+    const { words } = this.engine, rank = words.getInt32(at + 4, true), type = words.getInt32(at, true), from = words.getUint32(at + DATA, true);
+    const dims = Array.from({ length: rank }, (_, d) => Number(words.getBigInt64(at + 8 + 8 * d, true)));
+    return { type, dims, bytes: this.engine.bytes.slice(from, from + dims.reduce((a, b) => a * b, 1) * Math.max(TYPES[type][2] >> 3, 1)) };
+  }
+
+  writeTensor(at, { type, dims }, data) {
     const { words } = this.engine;
     words.setInt32(at, type, true);
     words.setInt32(at + 4, dims.length, true);
@@ -303,17 +363,27 @@ export class Session {
     return { type, dims, data: bits < 8 ? packed(bytes, bits, kind) : new kind(bytes.buffer, 0, lengthOf(type, size)) };
   }
 
+  /** Bytes as the engine has them as a result. */
+  resultOf({ type, dims, data, gpu }) {
+    const [, kind, bits] = TYPES[type];
+    return gpu ? { type, dims, gpu } : { type, dims, data: bits < 8 ? packed(data, bits, kind) : data };
+  }
+
   /** Bytes of wasm memory: {held: by the page, free: of these unused}. */
   memory() {
     return { held: this.engine.memory.buffer.byteLength, free: this.engine.c.sx_memory_free() };
   }
 
   release() {
+    this.gpu?.release();
     this.engine?.close();
     this.engine = null;
     this.options.planner?.release();
   }
 }
+
+/** Whether a source can be read once more, without its bytes being held. */
+const reopens = (what) => typeof what === "string" || ["URL", "Request", "Blob"].some((name) => typeof globalThis[name] === "function" && what instanceof globalThis[name]);
 
 /** A feed's elements as the engine has them: 4- and 2-bit types one a byte. */
 function stored({ type, dims, data }) {

@@ -55,6 +55,7 @@ function accept(type, number, data) {
 
 export class Tensor {
   #data;
+  #gpu; // {buffer, download, dispose} where the data are on the GPU
 
   /** new Tensor(type, data, dims?) or new Tensor(data, dims?): without dims, one axis. */
   constructor(first, second, third) {
@@ -85,29 +86,66 @@ export class Tensor {
     this.#data = data;
   }
 
-  /** Where the data are: "cpu", or "none" once disposed. */
+  /** A tensor whose data are a GPUBuffer of env.webgpu.device, dense and row-major. Options: dataType, dims, download (async () => data), dispose. */
+  static fromGpuBuffer(buffer, { dataType = "float32", dims, download, dispose } = {}) {
+    const number = NUMBERS[dataType];
+    if (!number || dataType === "string") throw new InvalidArgument(`'${dataType}' is not an element type of a GPU buffer`);
+    if (!Array.isArray(dims)) throw new InvalidArgument("a tensor of a GPU buffer needs its dims: Tensor.fromGpuBuffer(buffer, { dataType, dims })");
+    const bytes = Math.ceil((sizeOf(dims) * TYPES[number][2]) / 8);
+    if (!(buffer?.size >= bytes)) throw new InvalidArgument(`the GPU buffer has ${buffer?.size} bytes, ${dataType}[${dims}] takes ${bytes}`);
+    const made = new Tensor(dataType, new TYPES[number][1](0), [0]);
+    made.dims = Object.freeze([...dims]);
+    made.size = sizeOf(dims);
+    made.#data = undefined;
+    made.#gpu = { buffer, download, dispose };
+    return made;
+  }
+
+  /** Where the data are: "cpu", "gpu-buffer", or "none" once disposed. */
   get location() {
-    return this.#data === undefined ? "none" : "cpu";
+    return this.#gpu ? "gpu-buffer" : this.#data === undefined ? "none" : "cpu";
+  }
+
+  get gpuBuffer() {
+    if (!this.#gpu) throw new InvalidArgument(`the tensor's data are not on the GPU: its location is "${this.location}"`);
+    return this.#gpu.buffer;
   }
 
   get data() {
+    if (this.#gpu) throw new InvalidArgument('the tensor\'s data are on the GPU (location "gpu-buffer"): await tensor.getData()');
     if (this.#data === undefined) throw new InvalidArgument("the tensor is disposed");
     return this.#data;
   }
 
-  /** The data; with `release` the tensor gives them up. */
+  /** The data; from the GPU they stay here afterwards. With `release` the tensor gives up what is on the GPU, or its data. */
   async getData(release = false) {
+    if (this.#gpu) {
+      const { download } = this.#gpu;
+      if (!download) throw new InvalidArgument("the tensor was made of a GPU buffer without a way to download it: Tensor.fromGpuBuffer(buffer, { …, download })");
+      const data = await download();
+      if (release) this.#gpu?.dispose?.();
+      this.#gpu = undefined;
+      this.#data = data;
+      return data;
+    }
     const data = this.data;
     if (release) this.dispose();
     return data;
   }
 
   dispose() {
+    this.#gpu?.dispose?.();
+    this.#gpu = undefined;
     this.#data = undefined;
   }
 
   /** The same data with other dims. */
   reshape(dims) {
+    if (this.#gpu) {
+      if (sizeOf(dims) !== this.size) throw new InvalidArgument(`${this} has ${this.size} elements, [${dims}] has ${sizeOf(dims)}`);
+      const { buffer, download } = this.#gpu;
+      return Tensor.fromGpuBuffer(buffer, { dataType: this.type, dims, download });
+    }
     return new Tensor(this.type, this.data, dims);
   }
 

@@ -376,6 +376,11 @@ int sx_output_shape(const sx_state *s, int64_t number, int64_t *dims) {
     return (int)port->rank;
 }
 
+const int64_t *sx_sizes(const sx_state *s, int64_t *count) {
+    *count = s->program->n_sizes;
+    return s->sizes;
+}
+
 int64_t sx_arena_bytes(const sx_state *s) { return s->arena_bytes; }
 void sx_watch(sx_state *s, int *stop) {
     s->watch = stop;

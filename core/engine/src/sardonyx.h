@@ -60,6 +60,8 @@ SX_API int sx_set_constant(sx_program *program, int64_t number, const void *data
 SX_API int sx_bind(sx_program *program, const int64_t *dims, int64_t count, const void *const *inputs, sx_state **out, sx_report *report);
 /* Sizes of output `number` once bound; returns its rank (at most 8) or -1. */
 SX_API int sx_output_shape(const sx_state *state, int64_t number, int64_t *dims);
+/* The bound size table, which lives as long as the state: for hosts that run a program of another device (core/package.py). */
+SX_API const int64_t *sx_sizes(const sx_state *state, int64_t *count);
 /* Bytes an arena handed to sx_run must have, 64-byte aligned. */
 SX_API int64_t sx_arena_bytes(const sx_state *state);
 /* arena NULL: the engine's own. budget: nanoseconds until SX_YIELD; 0: run to the end. */

@@ -1,0 +1,259 @@
+"""The JavaScript runtime on WebGPU in Chromium (SwiftShader): stored models give Python's numbers, a new size compiles nothing, nothing leaks, loss of the device and what the GPU can not do
+are typed errors, and CPU sessions go on."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sardonyx as ort
+from onnx import parser
+from playwright.sync_api import Page
+from sardonyx.errors import InvalidArgument
+from sardonyx.model.format import Header
+from sardonyx.model.recorded import unpack_recorded
+
+from tests.models import generated, registry
+
+#: In the page before each test. `tensors(name)`: the saved inputs or outputs of a model.
+PRELUDE = """async (given) => {
+  const ort = await import('/sardonyx/index.js');
+  const { openDevice } = await import('/sardonyx/gpu-device.js');
+  const tensors = async (name) => Object.fromEntries(await Promise.all((await (await fetch('/models/' + name + '.json')).json()).map(async ([key, type, dims], i) => {
+    const bytes = await (await fetch(`/models/${name}.${i}`)).arrayBuffer();
+    return [key, new ort.Tensor(type, new (new ort.Tensor(type, [], [0]).data.constructor)(bytes), dims)];
+  })));
+  const difference = (made, wanted) => Math.max(...Object.entries(wanted).map(([name, { data, dims }]) => {
+    if (String(dims) !== String(made[name].dims)) return Infinity;
+    return data.reduce((most, v, i) => Math.max(most, Math.abs(Number(v) - Number(made[name].data[i]))), 0);
+  }));
+  const failure = async (what) => { try { await what(); return ['no error', '']; } catch (error) { return [error.name, error.message, error instanceof ort.SardonyxError]; } };
+  const gpu = { executionProviders: ['webgpu'] };
+  %s
+}"""
+MLP = """<ir_version: 10, opset_import: ["" : 21]>
+g (float[batch, 4] x) => (float[batch, 3] y) <float[4, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, float[3] b = {0.5, -0.5, 0}> { a = MatMul(x, w) y = Add(a, b) }"""
+GATHER = '<ir_version: 10, opset_import: ["" : 21]>\ng (float[5] x, int64[n] i) => (float[n] y) { y = Gather(x, i) }'
+MIXED = '<ir_version: 10, opset_import: ["" : 21]>\ng (float[n] x) => (double[n] y) { a = Exp(x) b = Cast<to = 11>(a) y = Add(b, b) }'
+
+
+def ask(page: Page, code: str, given: Any = None) -> Any:
+    return page.evaluate(PRELUDE % code, given)
+
+
+def save(folder: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
+    """Tensors for the page: names, types and dims as JSON, bytes beside."""
+    import json
+    (folder / f"{name}.json").write_text(json.dumps([[key, str(a.dtype), list(a.shape)] for key, a in arrays.items()]))
+    for i, a in enumerate(arrays.values()):
+        (folder / f"{name}.{i}").write_bytes(np.ascontiguousarray(a).tobytes())
+
+
+Maker = Callable[..., float]
+
+
+@pytest.fixture(scope="session")
+def keep(models: Path) -> Maker:
+    """keep(name, model, **inputs): the model converted with programs for WebGPU; inputs and Python's outputs saved as name.in and name.out; returns the outputs' scale."""
+    def make(name: str, model: Any, tag: str = "", **inputs: np.ndarray) -> float:
+        if not (models / f"{name}.sdx").exists():
+            ort.convert(model, models / f"{name}.sdx", webgpu=True)
+        session = ort.InferenceSession(str(models / f"{name}.sdx"), providers=["CPUExecutionProvider"])
+        outputs = dict(zip([v.name for v in session.get_outputs()], session.run(None, inputs), strict=True))
+        save(models, f"{name}{tag}.in", inputs)
+        save(models, f"{name}{tag}.out", outputs)
+        return max(float(np.abs(a).max()) for a in outputs.values())
+    return make
+
+
+def test_mobilenet(page: Page, isolated: str, keep: Maker, models: Path) -> None:
+    generated.mobilenet_v2(models / "gpu-mobilenet.onnx", batch=1)
+    scale = keep("gpu-mobilenet", models / "gpu-mobilenet.onnx", input=np.random.default_rng(3).normal(size=(1, 3, 224, 224)).astype(np.float32))
+    page.goto(isolated)
+    found = ask(page, """
+      const session = await ort.InferenceSession.create('/models/gpu-mobilenet.sdx', gpu);
+      const made = difference(await session.run(await tensors('gpu-mobilenet.in')), await tensors('gpu-mobilenet.out'));
+      return { made, about: session.explain(), engine: session.engine };
+    """)
+    assert found["made"] <= 1e-4 * scale
+    assert found["about"]["webgpu"]["dispatches"] <= 56 and found["about"]["webgpu"]["beside"] == [] and found["engine"]["worker"] is False
+
+
+@pytest.mark.parametrize("proxy", [False, True])
+def test_bert_layer_of_any_length_compiles_once(page: Page, isolated: str, keep: Maker, models: Path, proxy: bool) -> None:
+    path = models / "gpu-bert.onnx"
+    generated.bert_layer(path, hidden=48, heads=4)
+    names = [v.name for v in ort.InferenceSession(str(path)).get_inputs()]
+    rng = np.random.default_rng(4)
+    scales = []
+    for seq in (7, 13, 5, 40):
+        inputs: dict[str, np.ndarray] = {names[0]: rng.normal(size=(1, seq, 48)).astype(np.float32)}
+        if len(names) > 1:
+            inputs[names[1]] = np.ones((1, seq), np.int64)
+        scales.append(keep("gpu-bert", path, tag=str(seq), **inputs))
+    page.goto(isolated)
+    found = ask(page, """
+      ort.env.wasm.proxy = given[1] || undefined;
+      const session = await ort.InferenceSession.create('/models/gpu-bert.sdx', gpu);
+      const made = [], device = given[1] ? {} : await openDevice();
+      for (const seq of given[0]) made.push([difference(await session.run(await tensors(`gpu-bert${seq}.in`)), await tensors(`gpu-bert${seq}.out`)), device.pipelines]);
+      return made;
+    """, [[7, 13, 5, 40], proxy])
+    assert all(d <= 1e-4 * scale for (d, _), scale in zip(found, scales, strict=True))
+    assert len({compiled for _, compiled in found}) == 1, "a new size compiled a pipeline"
+
+
+def test_magika(page: Page, isolated: str, keep: Maker) -> None:
+    model = registry.CACHE / "models" / "magika.onnx"
+    if not model.exists():
+        pytest.skip("magika is not in the cache: tests/models fetches it")
+    session = ort.InferenceSession(str(model))
+    port = session.get_inputs()[0]
+    x = np.random.default_rng(5).integers(0, 256, (2, *port.shape[1:])).astype(np.int32)
+    scale = keep("gpu-magika", model, **{port.name: x})
+    page.goto(isolated)
+    assert ask(page, """
+      const session = await ort.InferenceSession.create('/models/gpu-magika.sdx', { executionProviders: ['webgpu'], extra: { session: { disable_cpu_ep_fallback: '1' } } });
+      return difference(await session.run(await tensors('gpu-magika.in')), await tensors('gpu-magika.out'));
+    """) <= 1e-4 * scale
+
+
+def mlp(keep: Maker) -> None:
+    keep("gpu-mlp", parser.parse_model(MLP), x=np.arange(8, dtype=np.float32).reshape(2, 4))
+
+
+def test_runs_leak_nothing(page: Page, isolated: str, keep: Maker) -> None:
+    mlp(keep)
+    page.goto(isolated)
+    found = ask(page, """
+      const device = await openDevice();
+      const session = await ort.InferenceSession.create('/models/gpu-mlp.sdx', gpu);
+      const x = (n) => new ort.Tensor('float32', new Float32Array(4 * n).fill(1), [n, 4]);
+      await session.run({ x: x(9) });
+      const before = device.buffers;
+      const started = performance.now();
+      for (let i = 0; i < 500; i++) await session.run({ x: x(1 + (i % 9)) });
+      const after = device.buffers;
+      await session.release();
+      return { before, after, released: device.buffers, engine: session.engine.webgpu.dispatches };
+    """)
+    assert found["after"] == found["before"] and found["released"] <= 1, "only the staging buffer may stay"
+
+
+def test_tensors_on_the_gpu(page: Page, isolated: str, keep: Maker) -> None:
+    mlp(keep)
+    page.goto(isolated)
+    found = ask(page, """
+      const session = await ort.InferenceSession.create('/models/gpu-mlp.sdx', { ...gpu, preferredOutputLocation: 'gpu-buffer' });
+      const { device } = await openDevice(), counted = await openDevice();
+      const buffer = device.createBuffer({ size: 32, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST });
+      device.queue.writeBuffer(buffer, 0, (await tensors('gpu-mlp.in')).x.data);
+      const x = ort.Tensor.fromGpuBuffer(buffer, { dataType: 'float32', dims: [2, 4] });
+      const first = counted.buffers;
+      const { y } = await session.run({ x });
+      const where = [x.location, y.location, (await failure(() => y.data))[0], y.dims, y.gpuBuffer.size];
+      const made = difference({ y: { dims: y.dims, data: await y.getData() } }, await tensors('gpu-mlp.out'));
+      const again = (await session.run({ x })).y;
+      again.dispose();
+      const other = await (await navigator.gpu.requestAdapter()).requestDevice();
+      const foreign = other.createBuffer({ size: 32, usage: GPUBufferUsage.COPY_SRC });
+      const wrong = [await failure(() => ort.Tensor.fromGpuBuffer(buffer, { dims: [3, 4] })), await failure(() => session.run({ x: ort.Tensor.fromGpuBuffer(foreign, { dims: [2, 4] }) }))];
+      const cpu = await ort.InferenceSession.create('/models/gpu-mlp.sdx');
+      wrong.push(await failure(() => cpu.run({ x })), await failure(() => ort.InferenceSession.create('/models/gpu-mlp.sdx', { preferredOutputLocation: 'gpu-buffer' })));
+      return { where, made, wrong, after: difference({ y: { dims: [2, 3], data: await (await session.run({ x })).y.getData() } }, await tensors('gpu-mlp.out')), gone: again.location };
+    """)
+    assert found["where"] == ["gpu-buffer", "gpu-buffer", "InvalidArgument", [2, 3], 24] and found["made"] <= 1e-5 and found["after"] <= 1e-5 and found["gone"] == "none"
+    assert [w[0] for w in found["wrong"]] == ["InvalidArgument", "InvalidArgument", "InvalidArgument", "NotImplemented"]
+    assert "has 32 bytes" in found["wrong"][0][1] and "env.webgpu.device" in found["wrong"][1][1] and "getData" in found["wrong"][2][1]
+
+
+def test_a_lost_device(page: Page, isolated: str, keep: Maker) -> None:
+    mlp(keep)
+    page.goto(isolated)
+    found = ask(page, """
+      const cpu = await ort.InferenceSession.create('/models/gpu-mlp.sdx', { executionProviders: ['wasm'] });
+      const session = await ort.InferenceSession.create('/models/gpu-mlp.sdx', gpu);
+      const bytes = await (await fetch('/models/gpu-mlp.sdx')).arrayBuffer();
+      const other = await ort.InferenceSession.create(bytes, gpu);
+      const feeds = await tensors('gpu-mlp.in'), wanted = await tensors('gpu-mlp.out');
+      const device = await openDevice();
+      const inRun = failure(() => session.run(feeds));
+      device.device.destroy();
+      await device.lost;
+      const raised = await inRun;
+      const again = difference(await session.run(feeds), wanted);
+      return { raised, cpu: difference(await cpu.run(feeds), wanted), again, another: (await openDevice()) !== device, other: await failure(() => other.run(feeds)) };
+    """)
+    assert found["raised"][0] in ("DeviceLost", "no error") and found["cpu"] <= 1e-5 and found["again"] <= 1e-5 and found["another"]
+    assert found["other"][0] == "DeviceLost" and "make the session again" in found["other"][1]
+
+
+def test_faults_of_a_run_and_the_next_one(page: Page, isolated: str, keep: Maker) -> None:
+    keep("gpu-gather", parser.parse_model(GATHER), x=np.arange(5, dtype=np.float32), i=np.array([1, -1]))
+    page.goto(isolated)
+    found = ask(page, """
+      const session = await ort.InferenceSession.create('/models/gpu-gather.sdx', gpu);
+      const feeds = await tensors('gpu-gather.in'), wanted = await tensors('gpu-gather.out');
+      const i = (...at) => new ort.Tensor('int64', BigInt64Array.from(at.map(BigInt)), [at.length]);
+      return [await failure(() => session.run({ ...feeds, i: i(0, 7) })), await failure(() => session.run({ ...feeds, i: i(2 ** 40) })), difference(await session.run(feeds), wanted)];
+    """)
+    assert found[0][0] == "RuntimeException" and "index is outside" in found[0][1] and found[0][2]
+    assert found[1][0] == "RuntimeException" and "1099511627776" in found[1][1] and "32 bits" in found[1][1]
+    assert found[2] == 0
+
+
+def test_what_wgsl_can_not_do_runs_beside(page: Page, isolated: str, keep: Maker) -> None:
+    scale = keep("gpu-mixed", parser.parse_model(MIXED), x=np.linspace(-1, 1, 9, dtype=np.float32))
+    page.goto(isolated)
+    found = ask(page, """
+      const session = await ort.InferenceSession.create('/models/gpu-mixed.sdx', gpu);
+      const made = difference(await session.run(await tensors('gpu-mixed.in')), await tensors('gpu-mixed.out'));
+      const strict = { ...gpu, extra: { session: { disable_cpu_ep_fallback: '1' } } };
+      return { made, beside: session.explain().webgpu.beside, strict: await failure(() => ort.InferenceSession.create('/models/gpu-mixed.sdx', strict)) };
+    """)
+    assert found["made"] <= 1e-5 * scale
+    assert found["beside"] and "double" in found["beside"][0]["reason"]
+    assert found["strict"][0] == "EPFail" and "fallback refused" in found["strict"][1]
+
+
+def test_without_adapter_or_programs(page: Page, isolated: str, keep: Maker, models: Path) -> None:
+    mlp(keep)
+    ort.convert(parser.parse_model(MLP), models / "no-gpu.sdx")
+    page.goto(isolated)
+    found = ask(page, """
+      const warned = [], warn = console.warn;
+      console.warn = (...words) => warned.push(words.join(' '));
+      const both = { executionProviders: ['webgpu', 'wasm'] };
+      Object.defineProperty(navigator, 'gpu', { value: { requestAdapter: async () => null }, configurable: true });
+      const none = [await failure(() => ort.InferenceSession.create('/models/gpu-mlp.sdx', gpu)), (await ort.InferenceSession.create('/models/gpu-mlp.sdx', both)).explain()];
+      delete navigator.gpu;
+      const bare = [await failure(() => ort.InferenceSession.create('/models/no-gpu.sdx', gpu)), (await ort.InferenceSession.create('/models/no-gpu.sdx', both)).explain()];
+      console.warn = warn;
+      return { bare, none, warned };
+    """)
+    assert found["bare"][0][0] == "NotImplemented" and "--webgpu" in found["bare"][0][1] and found["bare"][1] == {"providers": ["wasm"]}
+    assert found["none"][0][0] == "NoAdapter" and found["none"][1] == {"providers": ["wasm"]}
+    assert len(found["warned"]) == 2 and all("not on WebGPU" in w for w in found["warned"])
+
+
+def test_a_rejected_shader_names_kernel_and_line(page: Page, isolated: str, keep: Maker, models: Path) -> None:
+    mlp(keep)
+    data = bytearray((models / "gpu-mlp.sdx").read_bytes())
+    header = Header.unpack(memoryview(bytes(data)))
+    _, package, text = unpack_recorded(memoryview(bytes(data))[header.webgpu[0]:sum(header.webgpu)])
+    at = header.webgpu[0] + 32 + len(package)
+    broken = bytes(text).replace(b"let group =", b"let group -", 1)
+    assert broken != bytes(text)
+    data[at:at + len(text)] = broken
+    (models / "broken-shader.sdx").write_bytes(data)
+    page.goto(isolated)
+    name, message, ours = ask(page, "return failure(() => ort.InferenceSession.create('/models/broken-shader.sdx', gpu));")
+    assert (name, ours) == ("ShaderRejected", True) and "matmul of" in message and "line " in message and "let group -" in message
+
+
+def test_conversion_says_why_there_is_nothing_to_record(models: Path) -> None:
+    strings = parser.parse_model('<ir_version: 10, opset_import: ["" : 21]>\ng (string[n] x) => (string[n] y) { y = Identity(x) }')
+    with pytest.raises(InvalidArgument, match="nothing can be recorded for WebGPU"):
+        ort.convert(strings, models / "strings.sdx", webgpu=True)

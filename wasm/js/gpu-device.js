@@ -1,0 +1,183 @@
+// gpu-device.js: the page's GPU: one device for all sessions of a thread, opened once and again after it was lost; pipelines by source, buffers counted, staging buffers to read back with.
+import { env, log } from "./env.js";
+import { DeviceLost, LimitExceeded, NoAdapter, OutOfDeviceMemory, ShaderRejected } from "./errors.js";
+
+/** What stored kernels rely on (webgpu/device/base.py Limits): what every WebGPU device has. Only sizes are raised to the adapter's. */
+const RAISED = ["maxBufferSize", "maxStorageBufferBindingSize"];
+const SOFTWARE = /swiftshader|llvmpipe|lavapipe/i;
+const STORAGE = 0x80 | 4 | 8, UNIFORM = 0x40 | 8, STAGING = 1 | 8; // GPUBufferUsage: STORAGE | COPY_SRC | COPY_DST, UNIFORM | COPY_DST, MAP_READ | COPY_DST
+
+let shared;
+
+/** The device all sessions share. NoAdapter says why there is none. */
+export function openDevice() {
+  if (!shared) {
+    shared = GpuDevice.open();
+    shared.then((made) => made.lost.then(() => (shared = undefined)), () => (shared = undefined));
+  }
+  return shared;
+}
+
+export class GpuDevice {
+  pipelines = 0; // compiled so far
+  buffers = 0; // alive
+  failure = null; // once lost
+  #made = new Map(); // source → promise of {pipeline, layout}
+  #layouts = new Map();
+  #staging = [];
+
+  static async open() {
+    const { gpu } = globalThis.navigator ?? {};
+    if (!gpu && !env.webgpu.device) throw new NoAdapter("this browser has no WebGPU (navigator.gpu is missing): use Chrome or Edge 113, Safari 26, Firefox 141 or newer, over https or on localhost; or executionProviders: ['wasm']");
+    const made = new GpuDevice();
+    const { powerPreference, forceFallbackAdapter } = env.webgpu;
+    const adapter = env.webgpu.adapter ?? (await gpu?.requestAdapter({ powerPreference, forceFallbackAdapter }));
+    if (!adapter && !env.webgpu.device) throw new NoAdapter("the browser gives no WebGPU adapter: no GPU, a blocked driver, or hardware acceleration is switched off (chrome://gpu says which); or executionProviders: ['wasm']");
+    try {
+      made.device = env.webgpu.device ?? (await adapter.requestDevice({ requiredLimits: Object.fromEntries(RAISED.map((name) => [name, adapter.limits[name]])) }));
+    } catch (error) {
+      throw new NoAdapter(`the adapter gives no device: ${error.message}; reload the page, or executionProviders: ['wasm']`, { cause: error });
+    }
+    const info = made.device.adapterInfo ?? adapter?.info ?? {};
+    made.name = info.description || [info.vendor, info.architecture].filter(Boolean).join(" ") || "the GPU";
+    made.isCpu = Boolean(info.isFallbackAdapter ?? adapter?.isFallbackAdapter) || SOFTWARE.test(`${info.description} ${info.architecture} ${info.device}`);
+    made.limits = made.device.limits;
+    made.alignment = made.limits.minUniformBufferOffsetAlignment;
+    made.lost = made.device.lost.then(({ reason, message }) => {
+      made.failure = new DeviceLost(`${made.name} was lost (${reason === "destroyed" ? "destroyed by the page" : message || reason || "no reason given"}): this run is gone; the session's next run opens a new device`);
+    });
+    made.device.onuncapturederror = ({ error }) => log("error", `WebGPU: ${error.message}`);
+    log("info", `WebGPU on ${made.name}${made.isCpu ? " (a processor that plays a GPU)" : ""}`);
+    return made;
+  }
+
+  /** Throw where the device is gone. */
+  check() {
+    if (this.failure) throw this.failure;
+  }
+
+  // -- memory ------------------------------------------------------------------------------------------------------------------------------------
+
+  /** Storage of at least `bytes`; `mapped`: to be written before its first use. LimitExceeded names `label`. */
+  storage(bytes, label, mapped = false) {
+    return this.#buffer(bytes, STORAGE, label, mapped, Math.min(this.limits.maxBufferSize, this.limits.maxStorageBufferBindingSize));
+  }
+
+  uniform(bytes) {
+    return this.#buffer(bytes, UNIFORM, "sizes", false, this.limits.maxBufferSize);
+  }
+
+  #buffer(bytes, usage, label, mappedAtCreation, most) {
+    this.check();
+    const size = Math.max(16, Math.ceil(bytes / 4) * 4);
+    if (size > most) throw new LimitExceeded(`'${label}' takes ${size.toLocaleString("en")} bytes, a buffer of ${this.name} holds ${most.toLocaleString("en")}: use smaller inputs, or executionProviders: ['wasm']`);
+    let made;
+    try {
+      made = this.device.createBuffer({ size, usage, label, mappedAtCreation });
+    } catch (error) {
+      throw new OutOfDeviceMemory(`${this.name} has no ${size.toLocaleString("en")} bytes for '${label}': ${error.message}; release sessions or use smaller inputs`, { cause: error });
+    }
+    this.buffers++;
+    return made;
+  }
+
+  /** Give a buffer back. */
+  free(buffer) {
+    if (!buffer) return;
+    this.buffers--;
+    buffer.destroy();
+  }
+
+  /** Run `make`, which creates buffers and bind groups; errors the browser reports late become ours. */
+  async guarded(make) {
+    this.device.pushErrorScope("validation");
+    this.device.pushErrorScope("out-of-memory");
+    let made;
+    try {
+      made = make();
+    } finally {
+      const [memory, wrong] = await Promise.all([this.device.popErrorScope(), this.device.popErrorScope()].map((scope) => scope.catch(() => null)));
+      this.check();
+      if (memory) throw new OutOfDeviceMemory(`${this.name} has no memory left: ${memory.message}; release sessions or use smaller inputs`);
+      if (wrong) throw new ShaderRejected(`${this.name} refuses what a recording asks for: ${wrong.message}; please report it with the model, and use executionProviders: ['wasm']`);
+    }
+    return made;
+  }
+
+  /** A staging buffer of at least `bytes` that nobody uses; give it back with `unstage`. */
+  stage(bytes) {
+    const at = this.#staging.findIndex((one) => one.size >= bytes);
+    if (at >= 0) return this.#staging.splice(at, 1)[0];
+    const small = this.#staging.shift();
+    if (small) this.free(small);
+    return this.#buffer(Math.max(1 << 16, 2 ** Math.ceil(Math.log2(bytes))), STAGING, "staging", false, this.limits.maxBufferSize);
+  }
+
+  unstage(buffer) {
+    if (this.#staging.length < 4) this.#staging.push(buffer);
+    else this.free(buffer);
+  }
+
+  /** The bytes of a buffer as an array. */
+  async download(buffer, bytes, Kind) {
+    const staging = this.stage(bytes || 4), encoder = this.device.createCommandEncoder();
+    if (bytes) encoder.copyBufferToBuffer(buffer, 0, staging, 0, Math.ceil(bytes / 4) * 4);
+    this.device.queue.submit([encoder.finish()]);
+    await staging.mapAsync(1).catch((error) => {
+      this.check();
+      throw error;
+    });
+    const made = new Kind(staging.getMappedRange().slice(0, bytes));
+    staging.unmap();
+    this.unstage(staging);
+    return made;
+  }
+
+  /** A buffer with these elements, the caller's. */
+  uploaded(data) {
+    const made = this.storage(data.byteLength, "an output");
+    this.device.queue.writeBuffer(made, 0, data);
+    return made;
+  }
+
+  // -- pipelines ---------------------------------------------------------------------------------------------------------------------------------
+
+  /** The pipeline of a WGSL source and its layout, compiled once a device. `writes`: for each storage binding "1" where it is written. ShaderRejected names `label`. */
+  pipeline(source, writes, label) {
+    const key = `${writes}\n${source}`;
+    let found = this.#made.get(key);
+    if (!found) {
+      this.pipelines++;
+      found = this.#compile(source, writes, label);
+      found.catch(() => this.#made.delete(key));
+      this.#made.set(key, found);
+    }
+    return found;
+  }
+
+  async #compile(source, writes, label) {
+    const layout = this.#layout(writes);
+    this.device.pushErrorScope("validation");
+    const module = this.device.createShaderModule({ code: source, label });
+    const scope = this.device.popErrorScope();
+    try {
+      const pipeline = await this.device.createComputePipelineAsync({ label, layout: this.device.createPipelineLayout({ bindGroupLayouts: [layout] }), compute: { module, entryPoint: "main" } });
+      return { pipeline, layout };
+    } catch (error) {
+      this.check();
+      const wrong = (await module.getCompilationInfo().catch(() => ({ messages: [] }))).messages.find((one) => one.type === "error");
+      const where = wrong ? `${wrong.message}; line ${wrong.lineNum}: ${source.split("\n")[wrong.lineNum - 1]?.trim().slice(0, 200)}` : error.message;
+      throw new ShaderRejected(`${this.name} rejected the shader of ${label}: ${where}; please report it, and use executionProviders: ['wasm']`, { cause: error });
+    } finally {
+      scope.catch(() => {});
+    }
+  }
+
+  #layout(writes) {
+    if (!this.#layouts.has(writes)) {
+      const types = ["uniform", ...Array.from(writes, (w) => (w === "1" ? "storage" : "read-only-storage"))];
+      this.#layouts.set(writes, this.device.createBindGroupLayout({ entries: types.map((type, binding) => ({ binding, visibility: 4, buffer: { type } })) }));
+    }
+    return this.#layouts.get(writes);
+  }
+}

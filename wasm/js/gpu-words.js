@@ -1,0 +1,89 @@
+// gpu-words.js: elements as they lie in GPU memory (webgpu/wgsl/storage.py): inputs and outputs, there and back.
+// Inputs: 32-bit types and the packed ones (8 and 16 bits) keep their bytes, padded to words; 64-bit integers become 32-bit ones where they fit; what is smaller or float8 is widened.
+// Outputs: every element is one word: f32, i32 or u32.
+import { RuntimeException } from "./errors.js";
+import { TYPES } from "./tensor.js";
+
+const PLAIN = new Set([1, 6, 12]);
+const PACKED = new Set([2, 3, 4, 5, 9, 10, 16]);
+/** Types whose elements a GPU buffer holds as the host does: as an input, as an output. */
+export const sameAsInput = (type) => PLAIN.has(type) || PACKED.has(type);
+export const sameAsOutput = (type) => PLAIN.has(type);
+
+/** Floats of 8 bits and fewer: [exponent bits, mantissa bits, bias, infinity, NaN only as the negative zero]. */
+const SMALL = { 17: [4, 3, 7], 18: [4, 3, 8, false, true], 19: [5, 2, 15, true], 20: [5, 2, 16, false, true], 23: [2, 1, 1], 24: [8, 0, 127], 27: [2, 3, 1], 28: [3, 2, 3] };
+
+function valueOf(type, code) {
+  if (type === 24) return code === 255 ? NaN : 2 ** (code - 127);
+  const [e, m, bias, infinite, zeroNan] = SMALL[type];
+  const sign = (code >> (e + m)) & 1, exponent = (code >> m) & ((1 << e) - 1), mantissa = code & ((1 << m) - 1), top = (1 << e) - 1;
+  if (zeroNan && sign && !exponent && !mantissa) return NaN;
+  if (infinite && exponent === top) return mantissa ? NaN : sign ? -Infinity : Infinity;
+  if (type === 17 && exponent === top && mantissa === 7) return NaN;
+  const value = exponent ? (1 + mantissa / (1 << m)) * 2 ** (exponent - bias) : (mantissa / (1 << m)) * 2 ** (1 - bias);
+  return sign ? -value : value;
+}
+
+const tables = {};
+const table = (type) => (tables[type] ??= Float32Array.from({ length: 256 }, (_, code) => valueOf(type, code)));
+
+const view = (Kind, bytes) => {
+  const from = bytes.byteOffset % Kind.BYTES_PER_ELEMENT ? bytes.slice() : bytes;
+  return new Kind(from.buffer, from.byteOffset, from.byteLength / Kind.BYTES_PER_ELEMENT);
+};
+
+/** Elements (the engine's bytes) as what is uploaded, a multiple of 4 bytes. `allowed`: [least, most] of 64-bit integers; RuntimeException names the input. */
+export function toWords(type, bytes, allowed, name) {
+  if (PLAIN.has(type)) return bytes;
+  if (PACKED.has(type)) {
+    if (bytes.byteLength % 4 === 0) return bytes;
+    const made = new Uint8Array(Math.ceil(bytes.byteLength / 4) * 4);
+    made.set(bytes);
+    return made;
+  }
+  if (type === 7 || type === 13) return narrowed(type, view(Int32Array, bytes), allowed, name);
+  if (type in SMALL) return Float32Array.from(bytes, (code) => table(type)[code]);
+  return Int32Array.from(TYPES[type][1] === Int8Array ? view(Int8Array, bytes) : bytes); // 4- and 2-bit integers
+}
+
+function narrowed(type, halves, [least, most], name) {
+  const made = new Int32Array(halves.length / 2), unsigned = new Uint32Array(made.buffer), signed = type === 7;
+  for (let i = 0; i < made.length; i++) {
+    const low = (made[i] = halves[2 * i]), high = halves[2 * i + 1];
+    const value = signed ? low : unsigned[i];
+    if (high !== (signed ? low >> 31 : 0) || value < least || value > most) {
+      throw new RuntimeException(`input '${name}' holds ${(BigInt(high) << 32n) | BigInt(low >>> 0)}; on WebGPU this model's ${TYPES[type][0]} inputs must lie within ${least} … ${most}, for which 32 bits are proved to be enough. Run it with executionProviders: ['wasm']`);
+    }
+  }
+  return made;
+}
+
+/** `size` elements from words (a buffer of its own) as the engine's bytes in the type's array; what is smaller than a byte is one a byte. */
+export function fromWords(type, buffer, size) {
+  const Kind = TYPES[type][1];
+  if (PLAIN.has(type)) return new Kind(buffer, 0, size);
+  if (type === 7 || type === 13) {
+    const words = new Int32Array(buffer, 0, size), made = new Kind(size), halves = new Int32Array(made.buffer);
+    for (let i = 0; i < size; i++) {
+      halves[2 * i] = words[i];
+      halves[2 * i + 1] = type === 7 ? words[i] >> 31 : 0;
+    }
+    return made;
+  }
+  if (type === 16) return Uint16Array.from(new Uint32Array(buffer, 0, size), (bits) => bits >>> 16);
+  if (type === 10) return Kind === Uint16Array ? Uint16Array.from(new Uint32Array(buffer, 0, size), half) : Kind.from(new Float32Array(buffer, 0, size));
+  if (type in SMALL) {
+    const codes = new Map(Array.from(table(type), (value, code) => [Object.is(value, -0) ? "-0" : value, code]).reverse());
+    return Uint8Array.from(new Float32Array(buffer, 0, size), (value) => codes.get(Object.is(value, -0) ? "-0" : value) ?? 0);
+  }
+  return Kind.from(new Int32Array(buffer, 0, size));
+}
+
+/** The bits of a float16 that these bits of a float32 are exactly. */
+function half(bits) {
+  const sign = (bits >>> 16) & 0x8000, exponent = (bits >>> 23) & 255, mantissa = bits & 0x7fffff;
+  if (exponent === 255) return sign | 0x7c00 | (mantissa ? 0x200 | (mantissa >>> 13) : 0);
+  if (exponent > 142) return sign | 0x7c00;
+  if (exponent >= 113) return sign | ((exponent - 112) << 10) | (mantissa >>> 13);
+  return exponent < 102 ? sign : sign | ((mantissa | 0x800000) >>> (126 - exponent));
+}

@@ -1,0 +1,245 @@
+// gpu.js: the WebGPU part of a session (session.js calls it): which device, the file's WebGPU section, weights from the stream into GPU buffers, runs. Shape arithmetic, control flow and what
+// WGSL has no kernels for run on the wasm engine, whose package says when it is the GPU's turn.
+import { log } from "./env.js";
+import { EPFail, InvalidModelFile, NotImplemented, SardonyxError } from "./errors.js";
+import { openDevice } from "./gpu-device.js";
+import { GpuProgram } from "./gpu-program.js";
+import { sameAsInput, sameAsOutput } from "./gpu-words.js";
+import { lengthOf, sizeOf, TYPES } from "./tensor.js";
+
+const VERSION = 1, HEADER = 32, REMEDY = "convert it again: npx sardonyx convert model.onnx --webgpu";
+
+export class Gpu {
+  programs = new Map(); // number in the package → {player, program, key}
+  #targets = []; // {at, bytes, write(piece, offset), done()}: where pieces of the tensor data go
+
+  /** The GPU for a session that asked for it; null where it may run on the CPU instead (a warning says why). `fallback`: another provider is listed; `strict`: nothing may run elsewhere. */
+  static async open({ fallback, strict }) {
+    const made = new Gpu();
+    Object.assign(made, { fallback, strict });
+    try {
+      made.device = await openDevice();
+    } catch (error) {
+      return made.refuse(error);
+    }
+    return made;
+  }
+
+  /** Go on without the GPU, or throw. */
+  refuse(error) {
+    this.release();
+    if (!this.fallback || this.strict || !(error instanceof SardonyxError)) throw error;
+    log("warning", `not on WebGPU: ${error.message}`);
+    return null;
+  }
+
+  // -- loading -----------------------------------------------------------------------------------------------------------------------------------
+
+  /** Take the WebGPU section in; the package for the engine. */
+  section(bytes, name) {
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    if (bytes.length < HEADER || view.getUint32(0, true) !== 0x57584453) throw new InvalidModelFile("WebGPU section: wrong magic");
+    const major = view.getUint16(4, true), size = Number(view.getBigUint64(8, true)), text = Number(view.getBigUint64(16, true));
+    if (major !== VERSION) throw new NotImplemented(`'${name}' holds programs for WebGPU of version ${major}.${view.getUint16(6, true)}, this runtime plays ${VERSION}.x; ${REMEDY}`);
+    if (HEADER + size + text !== bytes.length) throw new InvalidModelFile("WebGPU section: its parts do not fit its length");
+    try {
+      this.stored = JSON.parse(new TextDecoder().decode(bytes.subarray(HEADER + size)));
+    } catch (error) {
+      throw new InvalidModelFile(`WebGPU section: ${error.message}`, { cause: error });
+    }
+    const others = this.stored.beside.filter(([, , shape]) => !shape);
+    if (this.strict && others.length) throw new EPFail(`fallback refused: ${others[0][0]} would run on the CPU: ${others[0][1]}${others.length > 1 ? ` (and ${others.length - 1} more nodes)` : ""}`);
+    return bytes.subarray(HEADER, HEADER + size);
+  }
+
+  /** The package is open: pipelines begin to compile, and it is known where tensor data go. */
+  prepare(session) {
+    const { stored, device } = this, { engine } = session;
+    this.constants = stored.constants.map(([at, bytes, item]) => this.#upload(at, bytes, item));
+    this.compiled = Promise.all(Object.entries(stored.programs).map(async ([number, both]) => {
+      const recording = (device.isCpu && both.cpu) || both.gpu;
+      const names = number === String(stored.direct) ? session.ports(0).map((one) => one.name) : recording.inputs.map((_, i) => `input ${i} of part ${number}`);
+      this.programs.set(Number(number), { player: await GpuProgram.create(device, stored, recording, this.constants, names), recording });
+    }));
+    this.compiled.catch(() => {});
+    this.lent = [];
+    const cells = engine.alloc(16), count = Number(engine.c.sx_package_count(session.package, 2));
+    for (let n = 0; n < count; n++) {
+      const item = Number(engine.c.sx_package_constant(session.package, BigInt(n), cells, cells + 8));
+      this.#lend(engine, n, Number(engine.words.getBigInt64(cells, true)), Number(engine.words.getBigInt64(cells + 8, true)), item);
+    }
+    engine.free(cells);
+    this.#targets.sort((a, b) => a.at - b.at);
+  }
+
+  /** A constant of the GPU: its buffer is written while it is mapped, piece by piece. */
+  #upload(at, bytes, item) {
+    const holder = { buffer: null };
+    let mapped;
+    const begin = () => {
+      holder.buffer = this.device.storage(bytes, "weights", true);
+      mapped = new Uint8Array(holder.buffer.getMappedRange());
+    };
+    if (!bytes) {
+      begin();
+      holder.buffer.unmap();
+      return holder;
+    }
+    this.#targets.push({
+      at, bytes: item || bytes,
+      write: (piece, offset) => {
+        if (!mapped) begin();
+        mapped.set(piece, offset);
+      },
+      done: () => {
+        repeat(mapped, item, bytes);
+        holder.buffer.unmap();
+        mapped = null;
+      },
+    });
+    return holder;
+  }
+
+  /** A constant of a part that runs on the engine. */
+  #lend(engine, number, at, bytes, item) {
+    const place = engine.alloc(Math.max(bytes, 1));
+    this.lent[number] = { place, bytes };
+    if (bytes) this.#targets.push({ at, bytes: item || bytes, write: (piece, offset) => engine.bytes.set(piece, place + offset), done: () => repeat(engine.bytes.subarray(place, place + bytes), item, bytes) });
+  }
+
+  /** Tensor data, from the stream to where they stay. */
+  async load(source, length) {
+    const targets = this.#targets, last = targets.reduce((end, one) => Math.max(end, one.at + one.bytes), 0);
+    if (last > length) throw new InvalidModelFile(`WebGPU section: a constant ends at ${last}, the tensor data have ${length} bytes`);
+    let first = 0;
+    await source.pour(length, (piece, offset) => {
+      const end = offset + piece.length;
+      for (let i = first; i < targets.length && targets[i].at < end; i++) {
+        const one = targets[i], from = Math.max(one.at, offset), to = Math.min(one.at + one.bytes, end);
+        if (to > from) one.write(piece.subarray(from - offset, to - offset), from - one.at);
+        if (to > from && to === one.at + one.bytes) one.done();
+        if (to <= offset && i === first) first++;
+      }
+    });
+    this.#targets = [];
+  }
+
+  /** Everything is there: the engine is told where its constants are; pipelines are waited for. */
+  async begin(session) {
+    const { engine } = session;
+    this.lent.forEach(({ place, bytes }, n) => session.check(engine.c.sx_package_set(session.package, BigInt(n), place, BigInt(bytes), engine.report)));
+    await this.compiled;
+    for (const [number, one] of this.programs) one.program = engine.c.sx_package_program(session.package, BigInt(number));
+  }
+
+  // -- running -----------------------------------------------------------------------------------------------------------------------------------
+
+  /** See Session.run. `keep[i]`: output i of the model stays on the GPU. */
+  async run(session, feeds, fetches, { signal, profile, keep = [] }) {
+    this.device.check();
+    const gpu = feeds.findIndex((feed) => feed.gpu && !sameAsInput(feed.type));
+    if (gpu >= 0) throw new NotImplemented(`input '${session.inputs[gpu].name}': ${TYPES[feeds[gpu].type][0]} is not taken from a GPU buffer; give its data`);
+    const kept = session.outputs.map((port, i) => {
+      if (keep[i] && !sameAsOutput(port.type)) throw new NotImplemented(`output '${port.name}' is ${TYPES[port.type][0]}, which lies on the GPU in words of 32 bits; take it with preferredOutputLocation 'cpu'`);
+      return Boolean(keep[i]) && fetches.includes(i);
+    });
+    const { direct } = this.stored;
+    if (direct >= 0) {
+      const made = await this.#segment(session, direct, feeds.map((feed) => (feed.gpu ? { ...feed, size: bytesOf(feed) } : { ...feed, bytes: session.bytesOf(feed) })), kept);
+      return { outputs: fetches.map((i) => session.resultOf(made[i])) };
+    }
+    const host = await Promise.all(feeds.map(async (feed) => (feed.gpu ? { ...feed, data: await this.device.download(feed.gpu, bytesOf(feed), TYPES[feed.type][1]) } : feed)));
+    const { outputs, events } = await session.engineRun(host, fetches, { signal, profile }, () => this.#turn(session));
+    return { outputs: outputs.map((one, i) => (kept[fetches[i]] ? { type: one.type, dims: one.dims, gpu: this.device.uploaded(one.data) } : one)), events };
+  }
+
+  /** The engine waits: run the part of the package that is the GPU's. */
+  async #turn(session) {
+    const { engine } = session, { c } = engine, at = engine.alloc(96);
+    try {
+      session.check(c.sx_session_waiting(session.handle, at));
+      const number = engine.words.getInt32(at + 8, true), n = engine.words.getInt32(at + 16, true);
+      const inputs = Array.from({ length: n }, (_, i) => {
+        session.check(c.sx_session_input(session.handle, BigInt(i), at));
+        return session.tensorAt(at);
+      });
+      const made = await this.#segment(session, number, inputs);
+      for (const [i, one] of made.entries()) {
+        const place = engine.put(new Uint8Array(one.data.buffer, one.data.byteOffset, one.data.byteLength));
+        session.writeTensor(at, one, place);
+        const code = c.sx_session_put(session.handle, BigInt(i), at, engine.report);
+        engine.free(place);
+        session.check(code);
+      }
+    } finally {
+      engine.free(at);
+    }
+  }
+
+  /** One recorded program on inputs {dims, bytes | gpu}. */
+  async #segment(session, number, inputs, keep) {
+    const one = this.programs.get(number);
+    if (!one) throw new InvalidModelFile(`WebGPU section: part ${number} of the package is not recorded`);
+    const { player, recording } = one;
+    const dims = inputs.flatMap((input) => input.dims);
+    const elements = recording.elements.map(([i, element]) => this.#element(inputs[i], recording.inputs[i][1], element));
+    const key = `${dims}|${elements}`;
+    if (key !== one.key) {
+      one.key = null;
+      await this.#bind(session, one, dims, inputs);
+      one.key = key;
+    }
+    return player.run(inputs, keep);
+  }
+
+  #element({ bytes, gpu }, type, element) {
+    if (gpu) throw new NotImplemented("an input that decides sizes is given on the GPU; give its data");
+    const { BYTES_PER_ELEMENT: item } = TYPES[type][1];
+    return bytes.subarray(element * item, (element + 1) * item).join();
+  }
+
+  /** The engine evaluates the sizes. */
+  async #bind(session, { player, program, recording }, dims, inputs) {
+    const { engine } = session, { c } = engine;
+    const lent = [], take = (n) => (lent.push(engine.alloc(n)), lent.at(-1));
+    try {
+      const table = take(8 * Math.max(dims.length, 1)), cell = take(16), pointers = take(4 * Math.max(inputs.length, 1));
+      const read = new Set(recording.elements.map(([i]) => i));
+      const places = inputs.map(({ bytes }, i) => (read.has(i) ? (lent.push(engine.put(bytes)), lent.at(-1)) : 0));
+      dims.forEach((d, i) => engine.words.setBigInt64(table + 8 * i, BigInt(d), true));
+      places.forEach((place, i) => engine.words.setUint32(pointers + 4 * i, place, true));
+      const code = c.sx_bind(program, table, BigInt(dims.length), pointers, cell, engine.report);
+      session.check(code);
+      const state = engine.words.getUint32(cell, true);
+      const at = c.sx_sizes(state, cell + 8) >>> 0, count = Number(engine.words.getBigInt64(cell + 8, true));
+      const copy = engine.bytes.slice(at, at + 8 * count).buffer;
+      c.sx_unbind(state);
+      await player.bind(new Int32Array(copy), new BigInt64Array(copy));
+    } finally {
+      if (session.engine) for (const at of lent) engine.free(at);
+    }
+  }
+
+  /** What runs where: {device, parts: [{nodes, dispatches}], beside: [{node, reason}]}. */
+  describe() {
+    const { device, stored } = this;
+    return {
+      device: device.name, software: device.isCpu, dispatches: [...this.programs.values()].reduce((sum, { recording }) => sum + recording.dispatches.length, 0),
+      beside: stored.beside.map(([node, reason]) => ({ node, reason })),
+    };
+  }
+
+  release() {
+    for (const { player } of this.programs.values()) player.release();
+    for (const holder of this.constants ?? []) if (holder.buffer) this.device.free(holder.buffer);
+    this.programs.clear();
+    this.constants = [];
+  }
+}
+
+const bytesOf = ({ type, dims }) => (lengthOf(type, sizeOf(dims)) * TYPES[type][2]) >> 3;
+
+/** The first `item` bytes all over `bytes` bytes. */
+function repeat(target, item, bytes) {
+  for (let done = item; item && done < bytes; done *= 2) target.copyWithin(done, 0, Math.min(done, bytes - done));
+}
