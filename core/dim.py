@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import contextmanager
 from contextvars import ContextVar
 from fractions import Fraction
 from typing import Any
@@ -579,14 +578,19 @@ def shape_text(shape: Shape | None) -> str:
 _scope: ContextVar[tuple[str, list[int]] | None] = ContextVar("fresh_scope", default=None)
 
 
-@contextmanager
-def fresh_scope(prefix: str) -> Any:
+class fresh_scope:  # noqa: N801 - used as a function; a class, as every node of every inference takes one
     """Within it, `fresh()` names its symbols `?prefix.0`, `?prefix.1` …: deterministic, unique while prefixes are."""
-    token = _scope.set((prefix, [0]))
-    try:
-        yield
-    finally:
-        _scope.reset(token)
+
+    __slots__ = ("prefix", "token")
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+
+    def __enter__(self) -> None:
+        self.token = _scope.set((self.prefix, [0]))
+
+    def __exit__(self, *_: object) -> None:
+        _scope.reset(self.token)
 
 
 def fresh(lower: int = 0, upper: Any = None) -> Expr:

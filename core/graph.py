@@ -158,12 +158,15 @@ class Node:
             self.set_input(i, None)
 
     def subgraphs(self) -> Iterator[Graph]:
-        """The graphs among the attributes."""
+        """The graphs among the attributes. Every look at a model asks every node, and hardly one has any."""
+        found: list[Graph] = []
         for value in self.attributes.values():
-            if isinstance(value, Graph):
-                yield value
-            elif isinstance(value, list) and value and isinstance(value[0], Graph):  # lists are of one kind, and may be as long as an ensemble has nodes
-                yield from value
+            kind = type(value)
+            if kind is Graph:
+                found.append(value)  # type: ignore[arg-type]
+            elif kind is list and value and type(value[0]) is Graph:  # type: ignore[index]  # lists are of one kind, and may be as long as an ensemble has nodes
+                found += value  # type: ignore[operator]
+        return iter(found)
 
     @property
     def operator(self) -> str:

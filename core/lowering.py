@@ -89,7 +89,13 @@ class View:
     @property
     def is_whole(self) -> bool:
         """Whether this is the whole buffer, axis by axis."""
-        return not self.fixed and self.axes == tuple(Axis(size, dim) for dim, size in enumerate(self.buffer.shape))
+        shape = self.buffer.shape
+        if self.fixed or len(self.axes) != len(shape):
+            return False
+        for dim, axis in enumerate(self.axes):
+            if axis.dim != dim or axis.size != shape[dim] or axis.start != 0 or axis.step != 1:
+                return False
+        return True
 
     def permute(self, order: Sequence[int]) -> View:
         """Axes in another order (Transpose)."""
@@ -184,6 +190,7 @@ class KernelCall:
     first_leaf: int = 0
     origin: tuple[str, ...] = ()
     beside: bool = False   # the device planned for refuses it: it runs on the engine
+    settled: Any = None     # the epilogue and inputs that the stage `fold` has nothing to do for
 
     def __repr__(self) -> str:
         name = self.kind.name.lower() if self.kind is not None else "alias"

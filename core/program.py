@@ -172,7 +172,9 @@ class Program:
     def size(self, value: Dim) -> int:
         """Index of a size: an int or a Dim over bound symbols."""
         if isinstance(value, Expr):
-            total: int | None = None
+            total: int | None = self._interned.get(value)
+            if total is not None:
+                return total
             for monomial, factor in value.terms:
                 row = None
                 for atom in monomial:
@@ -182,6 +184,7 @@ class Program:
                 row = constant if row is None else row if factor == 1 else self.op(SizeOp.MUL, row, constant)
                 total = row if total is None else self.op(SizeOp.ADD, total, row)
             assert total is not None
+            self._interned[value] = total
             return total
         return self._intern(self.sizes, (int(SizeOp.CONST), int(value), 0, 0))
 

@@ -105,21 +105,24 @@ class PassResult:
 def run_passes(model: Model, passes: Sequence[Pass], progress: Callable[[str, float], None] | None = None) -> list[PassResult]:
     """Run the passes in order; `progress` gets (pass name, fraction done)."""
     results: list[PassResult] = []
-    specs: Specs | None = None  # of the model as it is; a pass that rewrites nothing leaves them true
+    specs: Specs | None = None  # of the model as it is; a pass that rewrites nothing leaves them, and the outputs and the number of nodes, true
+    outputs: set[Value] = set()
+    count = 0
     with _defaults_aside(model.graph):
         for i, step in enumerate(passes):
             if progress is not None:
                 progress(step.name, i / len(passes))
-            specs = infer_shapes(model) if specs is None else specs
-            results.append(_run_pass(model, step, specs))
+            if specs is None:
+                specs, outputs, count = infer_shapes(model), all_outputs(model.graph), sum(1 for _ in model.graph.walk())
+            results.append(_run_pass(model, step, specs, set(outputs), count))
             if results[-1].rewrites:
                 specs = None
     return results
 
 
-def _run_pass(model: Model, step: Pass, specs: Specs) -> PassResult:
-    start, before = time.perf_counter(), sum(1 for _ in model.graph.walk())
-    step.specs, step.outputs, step.notes = specs, all_outputs(model.graph), []
+def _run_pass(model: Model, step: Pass, specs: Specs, outputs: set[Value], before: int) -> PassResult:
+    start = time.perf_counter()
+    step.specs, step.outputs, step.notes = specs, outputs, []
     try:
         rewrites = step.run(model)
     except SardonyxError:
@@ -131,7 +134,8 @@ def _run_pass(model: Model, step: Pass, specs: Specs) -> PassResult:
         for graph in model.graph.graphs():
             graph.sort()
         model.graph.verify()
-    return PassResult(step.name, rewrites, before, sum(1 for _ in model.graph.walk()), time.perf_counter() - start, tuple(step.notes))
+    after = sum(1 for _ in model.graph.walk()) if rewrites else before
+    return PassResult(step.name, rewrites, before, after, time.perf_counter() - start, tuple(step.notes))
 
 
 @contextmanager

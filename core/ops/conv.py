@@ -77,7 +77,8 @@ def _grouped(padded: np.ndarray, w: np.ndarray, window: Window, outputs: tuple[i
 def _kernel(w_shape: Sequence[Any], kernel_shape: Sequence[int] | None) -> tuple[Any, ...]:
     kernel = tuple(w_shape[2:])
     if kernel_shape:
-        require(len(kernel_shape) == len(kernel), f"kernel_shape {list(kernel_shape)} does not fit weights {list(w_shape)}")
+        if len(kernel_shape) != len(kernel):
+            require(False, f"kernel_shape {list(kernel_shape)} does not fit weights {list(w_shape)}")
         for given, own in zip(kernel_shape, kernel, strict=True):
             check_equal(given, own, "kernel_shape differs from the weights' kernel")
         return tuple(kernel_shape)
@@ -93,9 +94,10 @@ def _conv_shape(x: Spec, w: Spec, dtype: DType | None, auto_pad: str, dilations:
         return Spec(dtype, fresh_shape(w.rank))
     if w.shape is None and not kernel_shape:
         return Spec(dtype, (x.shape[0], *(fresh_shape(len(x.shape) - 1) or ())))
-    require(len(x.shape) >= 2 and (w.shape is None or len(w.shape) == len(x.shape)), f"input {x} and weights {w} must have one rank of at least 2")
+    if len(x.shape) < 2 or (w.shape is not None and len(w.shape) != len(x.shape)):  # no message is made in vain
+        require(False, f"input {x} and weights {w} must have one rank of at least 2")
     if w.shape is not None:
-        check_equal(x.shape[1], w.shape[1] * group, f"input channels and weights' channels times {group} groups differ")
+        check_equal(x.shape[1], w.shape[1] * group, "input channels and weights' channels times the groups differ")
         require(not isinstance(w.shape[0], int) or w.shape[0] % group == 0, f"{w.shape[0]} output channels are not a multiple of {group} groups")
     kernel = _kernel(w.shape, kernel_shape) if w.shape is not None else tuple(kernel_shape)
     window = make_window(kernel, strides, dilations, pads, auto_pad)

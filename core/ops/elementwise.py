@@ -153,8 +153,8 @@ def Clip(input: np.ndarray, min: np.ndarray | None = None, max: np.ndarray | Non
 @Clip.shape
 def _(input: Spec, min: Spec | None = None, max: Spec | None = None) -> Spec:
     for bound, name in ((min, "min"), (max, "max")):
-        if bound is not None and bound.shape is not None and is_static(bound.shape):
-            require(all(d == 1 for d in bound.shape), f"{name} must be a scalar, not {bound}")
+        if bound is not None and bound.shape and is_static(bound.shape) and any(d != 1 for d in bound.shape):
+            require(False, f"{name} must be a scalar, not {bound}")
     return Spec(same_type(input, min, max), input.shape)
 
 

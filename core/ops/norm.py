@@ -25,7 +25,8 @@ def _check_channels(X: Spec, *vectors: Spec | None) -> None:
     if X.shape is not None and len(X.shape) > 1:
         for v in vectors:
             if v is not None and v.shape is not None:
-                require(len(v.shape) == 1, f"per-channel inputs must be 1-D, not {v}")
+                if len(v.shape) != 1:  # no message is made in vain
+                    require(False, f"per-channel inputs must be 1-D, not {v}")
                 check_equal(v.shape[0], X.shape[1], "a per-channel input does not have one element a channel")
 
 

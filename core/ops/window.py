@@ -43,11 +43,12 @@ def make_window(kernel: Sequence[Any], strides: Sequence[int] | None, dilations:
     n = len(kernel)
     strides, dilations = tuple(strides or [1] * n), tuple(dilations or [1] * n)
     pads = tuple(pads or [0] * (2 * n)) if auto_pad == "NOTSET" else (0,) * (2 * n)
-    require(auto_pad in AUTO_PADS, f"auto_pad '{auto_pad}' is not one of {', '.join(AUTO_PADS)}")
-    require(len(strides) == n and len(dilations) == n and len(pads) == 2 * n,
-            f"strides {list(strides)}, dilations {list(dilations)} and pads {list(pads)} must have {n}, {n} and {2 * n} entries, as the window has {n} axes")
-    require(all(s > 0 for s in strides) and all(d > 0 for d in dilations) and all(p >= 0 for p in pads) and all(not isinstance(k, int) or k > 0 for k in kernel),
-            f"kernel {list(kernel)}, strides {list(strides)} and dilations {list(dilations)} must be positive and pads {list(pads)} not negative")
+    if auto_pad not in AUTO_PADS:  # no message is made in vain
+        require(False, f"auto_pad '{auto_pad}' is not one of {', '.join(AUTO_PADS)}")
+    if not (len(strides) == n and len(dilations) == n and len(pads) == 2 * n):
+        require(False, f"strides {list(strides)}, dilations {list(dilations)} and pads {list(pads)} must have {n}, {n} and {2 * n} entries, as the window has {n} axes")
+    if min(strides, default=1) < 1 or min(dilations, default=1) < 1 or min(pads, default=0) < 0 or not all(not isinstance(k, int) or k > 0 for k in kernel):
+        require(False, f"kernel {list(kernel)}, strides {list(strides)} and dilations {list(dilations)} must be positive and pads {list(pads)} not negative")
     return Window(tuple(kernel), strides, dilations, pads[:n], pads[n:], auto_pad, bool(ceil_mode))
 
 

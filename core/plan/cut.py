@@ -90,6 +90,7 @@ class _Unit:
     kind: int
     reads: set[Buffer]                     # buffers whose content it needs
     asks: set[Buffer]                      # buffers that bind symbols it uses
+    names: set[str]                        # those symbols
     level: int = 0
 
 
@@ -254,7 +255,7 @@ class _Cutter:
                 names |= self.symbols_of(call)
             reads = {b for b in reads if b.tensor is None}
             asks = {_source(name, sources, call).buffer for name in names}
-            kept.append(_Unit(call, (CONTROL if call.bodies else HOST) if isinstance(call, Outside) else BESIDE if call.beside else PLANNED, reads, asks))
+            kept.append(_Unit(call, (CONTROL if call.bodies else HOST) if isinstance(call, Outside) else BESIDE if call.beside else PLANNED, reads, asks, names))
             needed |= reads | asks
         return kept[::-1]
 
@@ -266,7 +267,7 @@ class _Cutter:
             call = unit.call
             call.inputs = [None if v is None else work.view(v) for v in call.inputs]
             work.calls.append(call)
-        used = {name for call in work.calls for name in self.symbols_of(call)}
+        used = {name for unit in members for name in unit.names}
         elements: dict[str, Buffer] = {}
         seen = 0
         bound: set[str] = set()

@@ -65,6 +65,7 @@ class _Encoder:
         self.places: dict[Stacked, int] = {}   # size indices of their offsets and ends
         self.ends: dict[Stacked, int] = {}
         self.aliases: set[Buffer] = set()
+        self.layouts: dict[Buffer, tuple[list[Dim], int]] = {}
 
     def port(self, name: str, view: View, home: Home, number: int) -> PortRecord:
         dims = tuple(self.program.size(d) for d in view.shape)
@@ -106,13 +107,20 @@ class _Encoder:
         if source != target:
             self.program.guards.append((int(Guard.EQUAL), self.program.size(source), self.program.size(target)))
 
+    def layout(self, buffer: Buffer) -> tuple[list[Dim], int]:
+        """A buffer's strides, and the size index of its elements' number."""
+        found = self.layouts.get(buffer)
+        if found is None:
+            found = self.layouts[buffer] = strides(buffer), self.program.size(product(buffer.shape))
+        return found
+
     def view(self, view: View | None) -> int:
         if view is None:
             return -1
         if view.buffer.alias is not None and view.buffer not in self.aliases:
             self.aliases.add(view.buffer)
             self.same_count(view.buffer)
-        steps = strides(view.buffer)
+        steps, extent = self.layout(view.buffer)
         start: Dim = 0
         for dim, position in view.fixed:
             start = start + steps[dim] * position
@@ -121,7 +129,7 @@ class _Encoder:
                 start = start + steps[axis.dim] * axis.start
         size = self.program.size
         record = ViewRecord(self.buffer(view.buffer), view.dtype, tuple(size(a.size) for a in view.axes),
-                            tuple(size(0 if a.dim is None else steps[a.dim] * a.step) for a in view.axes), size(start), size(product(view.buffer.shape)), view.buffer.packing)
+                            tuple(size(0 if a.dim is None else steps[a.dim] * a.step) for a in view.axes), size(start), extent, view.buffer.packing)
         return self.program.view(record)
 
     def step(self, call: KernelCall) -> None:

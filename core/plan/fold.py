@@ -91,8 +91,9 @@ def _compute(call: KernelCall) -> bool:                                         
 def fold_expressions(lowered: Lowered) -> None:
     """Rule 3, in Maps and in the epilogues of products."""
     for call in lowered.calls:
-        if call.kind in (Kernel.MAP, Kernel.MATMUL, Kernel.CONV) and call.epilogue and len(call.inputs) > call.first_leaf:
+        if call.kind in (Kernel.MAP, Kernel.MATMUL, Kernel.CONV) and call.epilogue and len(call.inputs) > call.first_leaf and call.settled != (call.epilogue, call.inputs):
             fold_call(call)
+            call.settled = (list(call.epilogue), list(call.inputs))
 
 
 def fold_call(call: KernelCall) -> None:                                                                  # 3
