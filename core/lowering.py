@@ -92,7 +92,7 @@ class View:
         shape = self.buffer.shape
         if self.fixed or len(self.axes) != len(shape):
             return False
-        return all(not (axis.dim != dim or axis.size != shape[dim] or axis.start != 0 or axis.step != 1) for dim, axis in enumerate(self.axes))
+        return all(axis.dim == dim and axis.size == shape[dim] and axis.start == 0 and axis.step == 1 for dim, axis in enumerate(self.axes))
 
     def permute(self, order: Sequence[int]) -> View:
         """Axes in another order (Transpose)."""
