@@ -581,8 +581,6 @@ _scope: ContextVar[tuple[str, list[int]] | None] = ContextVar("fresh_scope", def
 class fresh_scope:  # noqa: N801 - used as a function; a class, as every node of every inference takes one
     """Within it, `fresh()` names its symbols `?prefix.0`, `?prefix.1` …: deterministic, unique while prefixes are."""
 
-    __slots__ = ("prefix", "token")
-
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
 
@@ -595,8 +593,7 @@ class fresh_scope:  # noqa: N801 - used as a function; a class, as every node of
 
 def fresh(lower: int = 0, upper: Any = None) -> Expr:
     """A new anonymous size, for a dimension that only data decide (NonZero, Compress, a Reshape by a computed tensor)."""
-    scope = _scope.get()
-    if scope is None:
+    if (scope := _scope.get()) is None:
         raise RuntimeError("fresh() outside fresh_scope(): shape inference sets the scope for each node")
     prefix, counter = scope
     counter[0] += 1
