@@ -38,7 +38,7 @@ class View(c.Structure):
 class CallRecord(c.Structure):
     _fields_ = [("kind", c.c_int32), ("n_in", c.c_int32), ("n_out", c.c_int32), ("n_param", c.c_int32), ("inputs", c.POINTER(View)), ("outputs", c.POINTER(View)), ("param", c.POINTER(c.c_int64)),
                 ("prologue", c.c_void_p), ("epilogue", c.c_void_p), ("team", c.c_void_p), ("scratch", c.c_void_p), ("scratch_bytes", c.c_int64), ("fault", c.POINTER(c.c_int64)),
-                ("stop", c.c_void_p), ("sums", c.c_void_p)]
+                ("stop", c.c_void_p), ("sums", c.c_void_p), ("ahead", c.c_void_p), ("ahead_bytes", c.c_int64)]
 
 
 @cache

@@ -306,7 +306,8 @@ static void tile_of(void *arg, int64_t i, int worker) {
     int64_t size = sx_size_of(v->xv->dtype), start[SX_RANK] = {0};
     side sides = {v, group};
     sx_gemm g = j->gemm;
-    g.rows_source = g.panel_source = &sides;
+    sx_coming coming = sx_coming_of(v->call, i, j->planes * v->group * j->down * j->along * j->across);
+    g.rows_source = g.panel_source = &sides, g.coming = &coming;
     g.a = v->xv->data + group * v->cg * size;
     g.b = v->wv->data + (g.b_packed ? group * sx_round_up(g.n, SX_PANEL) * g.k * sx_size_of(g.b_dtype) : 0);
     if (j->flat) {

@@ -19,6 +19,7 @@ typedef struct {
     const int64_t *jump;
     int add, ahead;    /* ahead: rows of A follow one another, so the next tile's can be asked for */
     const sx_end *end; /* what happens to finished sums; NULL: nothing, or they are not finished */
+    sx_coming *coming;
 } part;
 
 #define B_AT(v) ((ptrdiff_t)((v) * SX_GW / SX_PANEL * ps) + (v) * SX_GW % SX_PANEL) /* of a pointer's width, or WebAssembly's loads take no offsets */
@@ -68,7 +69,7 @@ SX_INLINE void micro(const int R, const int V, const part *t, const float *a, co
                 keep += SX_PANEL;
             }
 #ifndef __wasm__ /* which has no such instruction, but would keep the pointer */
-            __builtin_prefetch(next), next += stride;
+            __builtin_prefetch(next, 0, 2), next += stride;
 #endif
             b += bs;
             SX_UNROLL for (int i = 0; i < R; i++) {
@@ -152,7 +153,12 @@ SX_INLINE void tile(const part *t, const float *a, int64_t i, int64_t r, const f
     int v = (int)sx_ceil_div(sx_min64(SX_NR, cols - x), SX_GW), last = (int)(sx_min64(SX_NR, cols - x)) - (v - 1) * SX_GW;
     const float *at[SX_SUM_OPERANDS] = {0, 0}, *rows = a + i * t->rs;
     move(t, op, i, x, at);
-    MICRO_OF[r - 1][v - 1](t, rows, b + x / SX_PANEL * t->ps + x % SX_PANEL, c + i * t->ldc + x, last, at, (const char *)(rows + (ahead ? r * t->rs : 0)), ahead ? 64 : 0);
+    const char *next = (const char *)(rows + (ahead ? r * t->rs : 0));
+    int64_t stride = ahead ? 64 : 0;
+#ifndef __wasm__
+    if (!ahead && t->coming && t->coming->at < t->coming->end) next = t->coming->at, stride = 64, t->coming->at += 64 * t->run * t->runs;
+#endif
+    MICRO_OF[r - 1][v - 1](t, rows, b + x / SX_PANEL * t->ps + x % SX_PANEL, c + i * t->ldc + x, last, at, next, stride);
 }
 
 /* Rows `from` to `rows` of one line in micro-tiles of nearly the same height. op: where the end's operands lie for the line's first element.
@@ -457,7 +463,7 @@ void SX_NAME(sx_gemm_lines)(const sx_gemm *g, const sx_gemm_rows *r, int64_t n0,
         count = sx_min64(block, g->k - at);
         if (block < run) count = sx_min64(count, run - at % run); /* a block lies in one run */
         part t = {.rs = r->a_row, .run = sx_min64(run, count), .runs = sx_max64(1, count / run), .ldc = r->c_row, .jump = jump, .add = g->add || at > 0, .ahead = r->a_row == g->k && count == g->k,
-                  .end = at + count >= g->k ? r->end : 0};
+                  .end = at + count >= g->k ? r->end : 0, .coming = g->coming};
         for (int64_t i = 0; i + 1 < t.runs; i++) jump[i] = r->runs[first + i + 1] - r->runs[first + i] - run;
         here.a = r->a + (r->runs ? r->runs[first] : 0) + at % run;
         k_part(g, &here, &t, at, count, n0, nc, (float *)scratch);
@@ -484,7 +490,7 @@ void SX_NAME(sx_gemm_block)(const sx_gemm *g, int64_t m0, int64_t mc, int64_t n0
     r.a = copied;
     for (int64_t at = 0; at < g->k; at += kc) {
         int64_t count = sx_min64(kc, g->k - at);
-        part t = {.rs = kc + SKEW, .run = count, .runs = 1, .ldc = ldc, .add = g->add || at > 0, .end = at + count >= g->k ? g->end : 0};
+        part t = {.rs = kc + SKEW, .run = count, .runs = 1, .ldc = ldc, .add = g->add || at > 0, .end = at + count >= g->k ? g->end : 0, .coming = g->coming};
         copy_rows(g, m0, mc, at, count, copied, kc + SKEW);
         k_part(g, &r, &t, at, count, n0, nc, (float *)scratch);
     }

@@ -29,6 +29,7 @@ struct sx_gemm {
     int32_t b_packed;
     int32_t add;       /* C += */
     const sx_end *end; /* what becomes of the finished rectangle, placed for its first element; NULL: nothing */
+    sx_coming *coming; /* what to ask for meanwhile; NULL: nothing */
 };
 
 /* Rows of A and C in lines: row i of line l is `a + l * a_line + i * a_row`, contiguous along K, or in runs of `run` elements of which the t-th begins at runs[t] (at most SX_GEMM_RUNS; NULL: one). */

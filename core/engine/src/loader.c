@@ -279,6 +279,22 @@ static void use_sums(const sx_program *shared, sx_call *call, int64_t at) {
     __atomic_clear(&p->deriving, __ATOMIC_RELEASE);
 }
 
+/* Every step's constants are what the products before it may ask for early. */
+static void look_ahead(const sx_program *p, sx_state *s) {
+    enum { LEAST = 16384 }; /* less comes by itself */
+    const char *ahead = NULL;
+    int64_t bytes = 0;
+    for (int64_t i = p->n_steps - 1; i >= 0; i--) {
+        const sx_step_row *row = p->steps + i;
+        sx_call *call = s->calls + i;
+        call->ahead = ahead, call->ahead_bytes = bytes;
+        if ((row->kind != SX_MATMUL && row->kind != SX_CONV) || p->lists[row->inputs + 1] < 0) continue;
+        const sx_view *b = call->in + 1;
+        int64_t length = b->packing ? b->extent : b->extent * sx_item_bytes(b->dtype);
+        if (p->buffers[p->views[p->lists[row->inputs + 1]].buffer].home == SX_HOME_DATA && length >= LEAST) ahead = b->data, bytes = length;
+    }
+}
+
 static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
     sx_view *view = s->operands;
     int64_t *param = s->params;
@@ -314,6 +330,7 @@ static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
         call->scratch_bytes = sx_aligned(need);
         if (call->scratch_bytes > s->scratch_bytes) s->scratch_bytes = call->scratch_bytes;
     }
+    look_ahead(p, s);
     return 0;
 }
 

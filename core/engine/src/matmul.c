@@ -60,6 +60,8 @@ int64_t SX_NAME(sx_scratch_matmul)(const sx_call *call) {
 static void rectangle(const job *j, int64_t index, int64_t tile, char *scratch) {
     const sx_view *a = &j->call->in[0], *b = &j->call->in[1], *y = &j->call->out[0];
     sx_gemm g = j->gemm;
+    sx_coming coming = sx_coming_of(j->call, index * j->cut.down * j->cut.across + tile, j->batch * j->cut.down * j->cut.across);
+    g.coming = &coming;
     int64_t m = tile / j->cut.across * j->cut.mc, n = tile % j->cut.across * j->cut.nc;
     int64_t mc = sx_min64(j->cut.mc, g.m - m), nc = sx_min64(j->cut.nc, g.n - n);
     g.a = a->data + batch_offset(a, y, index) * sx_size_of(a->dtype);

@@ -69,7 +69,18 @@ typedef struct {
     int64_t *fault;           /* 4 words: where the error's operand and values go */
     const int *stop;          /* not 0: the run is to end; sx_for polls it between tiles. May be NULL */
     const int32_t *sums;      /* of the columns of a constant right-hand side, packed bytes, in whole panels (gemm_int.h); NULL: not known */
+    const char *ahead;        /* constants a later step reads, which a product may ask for meanwhile; NULL: none */
+    int64_t ahead_bytes;
 } sx_call;
+
+/* Constants that come soon: a product asks for a line of them now and then, while it computes, so that they lie in a cache when their step begins. Results never depend on it. */
+typedef struct { const char *at, *end; } sx_coming;
+
+/* Tile i's share of n. */
+static inline sx_coming sx_coming_of(const sx_call *call, int64_t i, int64_t n) {
+    int64_t share = (call->ahead_bytes / n + 63) / 64 * 64, from = i * share, to = from + share;
+    return (sx_coming){call->ahead + (from < call->ahead_bytes ? from : call->ahead_bytes), call->ahead + (to < call->ahead_bytes ? to : call->ahead_bytes)};
+}
 
 typedef int (*sx_kernel)(const sx_call *call);
 typedef int64_t (*sx_scratch)(const sx_call *call); /* bytes per worker */

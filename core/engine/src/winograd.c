@@ -210,6 +210,8 @@ static void tile_of(void *arg, int64_t index, int worker) {
     for (int64_t i = 0; i < rows * cols; i++)
         (j->size == 4 ? input_4 : input_2)(v, x, (row + i / cols) * j->size - v->p[1], (col + i % cols) * j->size - v->p[2], inputs + i * v->c, j->plane_v);
     sx_gemm g = gemm_of(j);
+    sx_coming coming = sx_coming_of(v->call, index, v->n * j->row_blocks * j->col_blocks * j->feature_blocks);
+    g.coming = &coming;
     for (int64_t at = 0; at < edge2; at++) {
         g.a = (const char *)(inputs + at * j->plane_v);
         g.b = v->wv->data + 4 * at * sx_round_up(v->m, SX_PANEL) * v->c;
