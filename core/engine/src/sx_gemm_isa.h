@@ -43,11 +43,11 @@
 #define SX_EDGE SX_INLINE
 #endif
 #define SX_UNROLL _Pragma("clang loop unroll(full)")
-/* The outer loop over a square of vectors: 16 registers do not hold it, so a module for the web leaves it rolled. */
-#ifdef __wasm__
-#define SX_SQUARE _Pragma("clang loop unroll(disable)")
-#else
+/* The outer loop over a square of vectors: unrolled where registers hold it. */
+#if defined(__AVX512F__) || defined(__aarch64__)
 #define SX_SQUARE SX_UNROLL
+#else
+#define SX_SQUARE _Pragma("clang loop unroll(disable)")
 #endif
 
 typedef float sx_f __attribute__((vector_size(4 * SX_GW)));
