@@ -114,6 +114,20 @@ def test_shapes_of_real_models(isa: str) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("form", ["packed", "plain"])
+def test_lines_copied_for_all_tasks(isa: str, form: str) -> None:
+    """Small images of many channels, cut into tasks by features: what windows need is copied once, before all of them; rows a power of two apart too."""
+    check(isa, values(1, 1024, 7, 5), values(256, 1024, 1, 1), form=form)
+    check(isa, values(2, 1024, 6, 6), values(130, 1024, 1, 1), form=form, epilogue=True)
+    check(isa, values(2, 512, 7, 7), values(192, 512, 1, 1), strides=[2, 2], form=form)
+    check(isa, values(1, 1024, 9, 8), values(300, 1024, 1, 1), strides=[2, 2], form=form, epilogue=True, extra=3)
+    check(isa, values(1, 160, 7, 7), values(200, 160, 3, 3), pads=[1, 1], form=form)
+    check(isa, values(2, 128, 9, 11), values(260, 128, 3, 3), strides=[2, 2], pads=[1, 0], form=form, epilogue=True)
+    check(isa, values(1, 256, 5, 5, dtype=np.float16), values(192, 256, 1, 1), strides=[2, 1], form=form)
+    check(isa, values(2, 64, 3, 5, 5), values(192, 64, 2, 3, 3), pads=[0, 1, 1], form=form)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("form", ["packed", "plain"])
 def test_depthwise(isa: str, form: str) -> None:
     for width in (3, 5, 7, 2):
         for stride in (1, 2, 3):

@@ -5,7 +5,7 @@
 
    Implicit GEMM: rows are output pixels, columns features of a group, K runs over (kernel…, channel of the group).
    - A pixel's row of A is a few runs of X (a kernel row of all channels), and neighbours' runs lie one step apart: the product reads them where they lie (sx_gemm_lines). Where windows reach
-     outside X, the lines a task needs are copied first, with their padding: once, not once a tap.
+     outside X, the lines a task needs are copied first, with their padding: once, not once a tap; and where several tasks read the same lines of a small image, once for all of them.
    - 1×1 kernels of stride 1 are one matrix product. So is each tap of a transposed convolution whose kernel is its stride: it writes every stride-th pixel.
    - Other transposed convolutions, and kernels of too many runs, gather a row of A tap by tap when its K block is due. */
 #include "conv.h"
@@ -112,6 +112,7 @@ typedef struct {
     sx_gemm gemm;
     sx_sum sum;
     int flat, gathered, copied, in_place;        /* A as one matrix; rows of A gathered tap by tap; a window of X copied first; results stored where they belong, with the sum applied */
+    int shared;                                  /* what is copied is copied before all tasks, for all */
     int spread, narrow;                          /* transposed, kernel and stride are equal: lines and pixels are those of X; few features */
     int even;                                    /* lines of outputs follow one another */
     int64_t planes, lines, width;                /* output planes, each lines × width */
@@ -132,7 +133,10 @@ static void find_runs(job *j, int64_t plane, int64_t line, int64_t pixel) {
     j->a_line = v->s[1] / j->skip[0] * line, j->a_row = v->s[2] / j->skip[1] * pixel;
 }
 
+enum { SHARED = 1 << 18 }; /* floats copied for all tasks, at most: they stay in the second-level cache */
 static int64_t window_floats(const job *j) { return j->copied ? sx_round_up(j->v.k[0] * j->high * j->broad * j->pixel, 16) : 0; }
+static int64_t windows(const job *j) { return j->planes * j->v.group * j->down * j->along; }
+static int64_t shared_floats(const job *j) { return !j->shared ? 0 : j->flat ? j->v.rows * j->pixel : windows(j) * window_floats(j); }
 static int64_t block_floats(const job *j) { return j->in_place ? 0 : sx_round_up(j->tall * j->wide * j->nc * (j->spread ? j->v.taps : 1), 16); }
 static int64_t weight_floats(const job *j) { return j->narrow ? sx_round_up(j->v.mg * j->gemm.k, 16) : 0; }
 
@@ -189,18 +193,20 @@ static job job_of(const sx_conv *v) {
         else break;
     }
     j.down = sx_ceil_div(j.lines, j.tall), j.along = sx_ceil_div(j.width, j.wide), j.across = sx_ceil_div(v->mg, j.nc);
+    j.shared = j.across > 1 && v->group == 1 && (j.flat ? !j.gathered && !j.narrow && v->xv->dtype == SX_FLOAT && v->rows > 1 && v->xs[2] % 1024 == 0 && v->rows * j.pixel <= SHARED : j.copied && windows(&j) * window_floats(&j) <= SHARED);
+    if (j.shared && j.flat) j.gemm.a_row = j.pixel;
     if (!j.flat && !j.spread) find_runs(&j, j.copied ? j.high * j.broad * j.pixel : v->d[0] * v->xs[0], j.copied ? j.broad * j.pixel : v->xs[1], j.copied ? j.pixel : v->xs[2]);
     return j;
 }
 
-/* The window of X that output lines [line, line + tall) and columns [column, column + wide) of a plane read, zeros outside X: [k[0]][high][broad][pixel]. */
-static void copy_window(const job *j, const char *x, int64_t od, int64_t line, int64_t tall, int64_t column, int64_t wide, float *to) {
+/* The window of X that output lines [line, line + tall) and columns [column, column + wide) of a plane read, zeros outside X: [k[0]][high][broad][pixel]. Every `parts`-th line, from `part` on. */
+static void copy_window(const job *j, const char *x, int64_t od, int64_t line, int64_t tall, int64_t column, int64_t wide, int64_t part, int64_t parts, float *to) {
     const sx_conv *v = &j->v;
     int64_t size = sx_size_of(v->xv->dtype), skip = j->skip[1], step = skip * v->xs[2];
     int64_t high = (tall - 1) * (v->s[1] / j->skip[0]) + (v->k[1] - 1) * v->d[1] + 1, broad = (wide - 1) * (v->s[2] / skip) + (v->k[2] - 1) * v->d[2] + 1;
     int64_t first = column * v->s[2] - v->p[2], low = sx_min64(sx_max64(sx_ceil_div(-first, skip), 0), broad), end = sx_max64(low, sx_min64(sx_ceil_div(v->in[2] - first, skip), broad));
     for (int64_t t0 = 0; t0 < v->k[0]; t0++)
-        for (int64_t y = 0; y < high; y++) {
+        for (int64_t y = part; y < high; y += parts) {
             int64_t id = od * v->s[0] - v->p[0] + t0 * v->d[0], ih = line * v->s[1] - v->p[1] + y * j->skip[0];
             float *out = to + (t0 * j->high + y) * j->broad * j->pixel;
             if (id < 0 || id >= v->in[0] || ih < 0 || ih >= v->in[1]) {
@@ -310,11 +316,14 @@ static void tile_of(void *arg, int64_t i, int worker) {
     g.rows_source = g.panel_source = &sides, g.coming = &coming;
     g.a = v->xv->data + group * v->cg * size;
     g.b = v->wv->data + (g.b_packed ? group * sx_round_up(g.n, SX_PANEL) * g.k * sx_size_of(g.b_dtype) : 0);
+    float *shared = (float *)v->call->scratch;
+    scratch += 4 * shared_floats(j);
     if (j->flat) {
+        if (j->shared) g.a = (const char *)shared;
         flat_task(j, &g, group, column, wide, n, nc, scratch);
         return;
     }
-    float *window = (float *)scratch, *block = window + window_floats(j);
+    float *window = j->shared ? shared + i / j->across * window_floats(j) : (float *)scratch, *block = (float *)scratch + (j->shared ? 0 : window_floats(j));
     float *narrow = block + block_floats(j);
     char *own = (char *)(narrow + weight_floats(j));
     if (j->spread) {
@@ -328,10 +337,11 @@ static void tile_of(void *arg, int64_t i, int worker) {
     sx_end end = sx_place_sum(v->call, &j->sum, start, (int)rank_last, v->spatial > 1 ? (int)rank_last - 1 : -1);
     sx_gemm_rows r = {.lines = tall, .width = wide, .a_line = j->a_line, .a_row = j->a_row, .runs = j->run < g.k ? j->runs : 0, .run = j->run, .end = j->in_place && !sx_sum_is_nothing(&j->sum) ? &end : 0};
     r.a = window;
-    if (j->copied) copy_window(j, x, od, line, tall, column, wide, window);
-    else r.a = (const float *)x + od * v->s[0] * v->xs[0] + line * v->s[1] * v->xs[1] + column * v->s[2] * v->xs[2];
+    if (j->copied && !j->shared) copy_window(j, x, od, line, tall, column, wide, 0, 1, window);
+    if (!j->copied) r.a = (const float *)x + od * v->s[0] * v->xs[0] + line * v->s[1] * v->xs[1] + column * v->s[2] * v->xs[2];
     r.c = j->in_place ? place_of(v, start) : block, r.c_line = j->in_place ? v->ys[1] : wide * nc, r.c_row = j->in_place ? v->ys[2] : nc;
-    if (wide == 1) { /* images of one column: lines take its place, so that tiles have several rows */
+    if (r.a_line == wide * r.a_row && r.c_line == wide * r.c_row && end.line[0] == wide * end.row[0] && end.line[1] == wide * end.row[1] && !j->narrow) r.lines = 1, r.width = tall * wide; /* one long line has fuller tiles */
+    else if (wide == 1) { /* images of one column: lines take its place, so that tiles have several rows */
         r.width = tall, r.lines = 1, r.a_row = r.a_line, r.c_row = r.c_line;
         for (int o = 0; o < SX_SUM_OPERANDS; o++) end.row[o] = end.line[o];
     }
@@ -345,6 +355,23 @@ static void tile_of(void *arg, int64_t i, int worker) {
         start_of(v, plane, group * v->mg + n, line + l, column, start);
         sx_finish(v->call, block + l * wide * nc, 0, wide, nc, nc, start, (int)rank_last, 1);
     }
+}
+
+/* What all tasks share, in parts: lines of every window, or rows. */
+enum { PARTS = 8 };
+static void share(void *arg, int64_t i, int worker) {
+    const job *j = arg;
+    const sx_conv *v = &j->v;
+    float *to = (float *)v->call->scratch;
+    int64_t part = i % PARTS, index = i / PARTS, along = index % j->along, down = index / j->along % j->down, plane = index / j->along / j->down;
+    (void)worker;
+    if (j->flat) {
+        for (int64_t row = v->rows * part / PARTS; row < v->rows * (part + 1) / PARTS; row++) sx_widen_row(v->xv->data + row * v->xs[2] * 4, SX_FLOAT, 1, v->cg, to + row * j->pixel);
+        return;
+    }
+    int64_t line = down * j->tall, column = along * j->wide;
+    copy_window(j, v->xv->data + plane / v->out[0] * v->xn * sx_size_of(v->xv->dtype), plane % v->out[0], line, sx_min64(j->tall, j->lines - line), column, sx_min64(j->wide, j->width - column), part, PARTS,
+                to + index * window_floats(j));
 }
 
 /* ---- double: a line of 16 pixels and up to 64 features at a time, every product in order ---- */
@@ -390,7 +417,7 @@ int64_t SX_NAME(sx_scratch_conv)(const sx_call *call) {
     if (v.wv->packing > SX_PACK_WINOGRAD) return SX_NAME(sx_winograd_scratch)(&v);
     job j = job_of(&v);
     sx_gemm lines = {.k = 0, .a_dtype = SX_FLOAT}; /* none of its rows are copied */
-    return SX_NAME(sx_gemm_scratch)(j.flat ? &j.gemm : &lines, j.wide, j.nc) + 4 * (window_floats(&j) + block_floats(&j) + weight_floats(&j));
+    return SX_NAME(sx_gemm_scratch)(j.flat ? &j.gemm : &lines, j.wide, j.nc) + 4 * ((j.shared ? shared_floats(&j) : window_floats(&j)) + block_floats(&j) + weight_floats(&j));
 }
 
 int SX_NAME(sx_k_conv)(const sx_call *call) {
@@ -411,6 +438,7 @@ int SX_NAME(sx_k_conv)(const sx_call *call) {
     if (is_depthwise(&v)) return SX_NAME(sx_depthwise)(&v);
     if (v.wv->packing > SX_PACK_WINOGRAD) return SX_NAME(sx_winograd)(&v);
     job j = job_of(&v);
+    if (j.shared) sx_for(call, (j.flat ? 1 : windows(&j)) * PARTS, share, &j);
     sx_for(call, j.planes * v.group * j.down * j.along * j.across, tile_of, &j);
     return SX_OK;
 }
