@@ -2,7 +2,7 @@
 #include "gemm.h"
 
 #ifdef __wasm__
-#define KC 256      /* K block: SX_PANEL · KC floats of B stay in the first-level cache */
+#define KC 512      /* K block: a panel's, SX_PANEL · KC floats, come from the second-level cache without a pause, and longer rows of A are better foreseen */
 #else
 #define KC 384      /* K block: SX_MR · KC floats of A stay in the first-level cache */
 #endif
@@ -22,7 +22,11 @@ typedef struct {
     sx_coming *coming;
 } part;
 
-#define B_AT(v) ((ptrdiff_t)((v) * SX_GW / SX_PANEL * ps) + (v) * SX_GW % SX_PANEL) /* of a pointer's width, or WebAssembly's loads take no offsets */
+#if SX_NR <= SX_PANEL
+#define B_AT(v, ps) ((v) * SX_GW) /* a plain constant: WebAssembly's loads take it as their offset */
+#else
+#define B_AT(v, ps) ((v) * SX_GW / SX_PANEL * (ps) + (v) * SX_GW % SX_PANEL)
+#endif
 #if defined(__AVX512F__) || defined(__AVX2__)
 #define AHEAD 28 /* steps of K that B is asked for early */
 #else
@@ -38,7 +42,10 @@ typedef struct {
 /* op: where the end's operands lie for the first element. next: what will be needed soon, `stride` bytes a step of K. */
 SX_INLINE void micro(const int R, const int V, const part *t, const float *a, const float *b, float *c, int last, const float *const *op, const char *next, int64_t stride, float *keep, int64_t keep_ps) {
     sx_f acc[SX_MR][SX_NV];
-    const ptrdiff_t rs = (ptrdiff_t)t->rs, ps = (ptrdiff_t)t->ps, bs = (ptrdiff_t)t->bs, ldc = (ptrdiff_t)t->ldc;
+    const ptrdiff_t rs = (ptrdiff_t)t->rs, bs = (ptrdiff_t)t->bs, ldc = (ptrdiff_t)t->ldc;
+#if SX_NR > SX_PANEL
+    const ptrdiff_t ps = (ptrdiff_t)t->ps;
+#endif
     const float *group[(SX_MR + SHARING - 1) / SHARING];
     SX_UNROLL for (int g = 0; g < (R + SHARING - 1) / SHARING; g++) {
         group[g] = a + SHARING * g * rs;
@@ -60,12 +67,12 @@ SX_INLINE void micro(const int R, const int V, const part *t, const float *a, co
             SX_UNROLL for (int v = 0; v < V; v++) __builtin_prefetch(c + i * ldc + v * SX_GW, 1);
     }
     for (int64_t done = 0;;) {
-        _Pragma("clang loop unroll(disable)") for (ptrdiff_t at = (ptrdiff_t)t->run; at > 0; at--) {
+        _Pragma("clang loop unroll(disable)") for (const float *stop = group[0] + t->run; group[0] != stop;) {
             sx_f bv[SX_NV];
-            SX_UNROLL for (int v = 0; v < V; v++) bv[v] = sx_fload(b + B_AT(v));
-            SX_UNROLL for (int v = 0; v < V; v += SX_PANEL / SX_GW > 0 ? SX_PANEL / SX_GW : 1) __builtin_prefetch(b + B_AT(v) + AHEAD * bs);
+            SX_UNROLL for (int v = 0; v < V; v++) bv[v] = sx_fload(b + B_AT(v, ps));
+            SX_UNROLL for (int v = 0; v < V; v += SX_PANEL / SX_GW > 0 ? SX_PANEL / SX_GW : 1) __builtin_prefetch(b + B_AT(v, ps) + AHEAD * bs);
             if (keep) { /* B as it lies becomes the panels the next rows use: stores are free here, a copy before would not be */
-                SX_UNROLL for (int v = 0; v < V; v++) sx_fstore(keep + v * SX_GW / SX_PANEL * keep_ps + v * SX_GW % SX_PANEL, bv[v]);
+                SX_UNROLL for (int v = 0; v < V; v++) sx_fstore(keep + B_AT(v, keep_ps), bv[v]);
                 keep += SX_PANEL;
             }
 #ifndef __wasm__ /* which has no such instruction, but would keep the pointer */

@@ -18,7 +18,11 @@
 #define WIDE (NR > SX_PANEL ? NR : SX_PANEL) /* whole panels a micro-tile needs */
 
 /* ---- micro-tile: R rows of words, V registers of columns. Starts at `base` (one row for all; NULL: 0) or adds to C. `last` lanes of the last register are stored. ---- */
+#if NR <= SX_PANEL
+#define B_AT(v) ((v) * SX_GW) /* a plain constant: WebAssembly's loads take it as their offset */
+#else
 #define B_AT(v) ((v) * SX_GW / SX_PANEL * ps + (v) * SX_GW % SX_PANEL)
+#endif
 SX_INLINE void micro(const int R, const int V, const int S, const uint8_t *a, int64_t rs, const int32_t *b, int64_t ps, int64_t words, int32_t *c, int64_t ldc, const int32_t *base, int add, int last) {
     sx_i acc[MR][NV];
     const uint8_t *group[(MR + SHARING - 1) / SHARING];
