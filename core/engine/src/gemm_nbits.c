@@ -18,9 +18,15 @@ enum { BITS = 2, BLOCK, SCALES, ZEROS, LEVEL }; /* parameters */
 #define TALL 96      /* rows of a tile */
 #if defined(__AVX512VNNI__) || defined(__SSSE3__)
 #define BYTES 1      /* there is a product of unsigned and signed bytes */
+#define PAIRS 0
+#elif defined(__wasm_simd128__)
+#define BYTES 1
+#define PAIRS 1      /* there is one of pairs of 16-bit integers: a block of A becomes such */
 #else
 #define BYTES 0
+#define PAIRS 0
 #endif
+#define A_BYTES (1 + PAIRS) /* of an element of quantised A */
 #define LANES (SX_PANEL / SX_GW) /* registers of a panel */
 
 typedef struct {
@@ -35,7 +41,7 @@ static const sx_view *operand(const sx_call *call, int param) { return call->par
 static job job_of(const sx_call *call) {
     job j = {.call = call, .a = call->in, .b = call->in + 1, .s = operand(call, SCALES), .z = operand(call, ZEROS), .y = call->out, .bits = (int)call->param[BITS], .block = call->param[BLOCK]};
     j.m = j.y->dim[0], j.n = j.y->dim[1], j.k = j.a->dim[1], j.blocks = j.b->dim[1], j.words = j.blocks * j.block * j.bits / 32;
-    j.level4 = call->param[LEVEL] == 4 && BYTES && (SX_DEPTH == 4 || j.bits == 4); /* 8-bit weights would saturate in 16 bits */
+    j.level4 = call->param[LEVEL] == 4 && BYTES && (SX_DEPTH == 4 || PAIRS || j.bits == 4); /* 8-bit weights would saturate in 16 bits */
     j.in_place = !call->epilogue && j.y->dtype == SX_FLOAT && (j.y->stride[1] == 1 || j.n == 1);
     enum { WANTED = 16, LEAST = 1 << 17 };
     int64_t tall = j.level4 || j.m <= FEW ? TALL : 2 * TALL;
@@ -170,21 +176,30 @@ SX_INLINE int32_t lanes_max(sx_i v) {
 #endif
 }
 
-/* One block as bytes: returns its scale; *sum becomes `times` the sum of the bytes. 4-bit weights unpack to even and odd neighbours, so those lie so here. A block that holds infinity or NaN
-   gets a scale of NaN. Magnitudes compare as the integers their bits are. */
+/* One block as bytes: returns its scale; *sum becomes `times` the sum of the bytes. 4-bit weights unpack to even and odd neighbours, so those lie so here; where pairs are multiplied, half a
+   word's neighbours apart. A block that holds infinity or NaN gets a scale of NaN. Magnitudes compare as the integers their bits are. */
 static float quantise(const float *from, int64_t block, int bits, int8_t *to, int32_t *sum, int32_t times) {
     sx_i most = sx_isplat(0), total = sx_isplat(0);
     for (int64_t i = 0; i < block; i += SX_GW) most = larger(most, (sx_i)sx_fload(from + i) & 0x7fffffff);
     union { int32_t i; float f; } top = {lanes_max(most)};
     int good = top.i < 0x7f800000, small = top.f < 1e-36f; /* the inverse would overflow */
     sx_f inverse = sx_fsplat(good && !small ? 127 / top.f : 0);
+#if PAIRS
+    for (int64_t i = 0; i < block; i += 8) {
+        sx_i low = sx_whole(__builtin_elementwise_roundeven(good ? sx_fload(from + i) * inverse : inverse)), high = sx_whole(__builtin_elementwise_roundeven(good ? sx_fload(from + i + 4) * inverse : inverse));
+        sx_h x = (sx_h)wasm_i16x8_narrow_i32x4((v128_t)low, (v128_t)high);
+        total += low + high;
+        sx_istore(to + 2 * i, (sx_i)(bits == 4 ? __builtin_shufflevector(x, x, 0, 4, 1, 5, 2, 6, 3, 7) : __builtin_shufflevector(x, x, 0, 2, 1, 3, 4, 6, 5, 7)));
+    }
+#else
     for (int64_t i = 0; i < block; i += SX_GW) {
         sx_i whole = __builtin_convertvector(__builtin_elementwise_roundeven(good ? sx_fload(from + i) * inverse : inverse), sx_i);
         total += whole;
         *(sx_b_any *)(to + i) = __builtin_convertvector(whole, sx_b);
     }
+#endif
     *sum = lanes_sum(total) * times;
-    if (bits == 4)
+    if (bits == 4 && !PAIRS)
         for (int64_t i = 0; i < block; i += 16) {
             b16 x = *(const b16_any *)(to + i);
             *(b16_any *)(to + i) = __builtin_shufflevector(x, x, 0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
@@ -193,7 +208,13 @@ static float quantise(const float *from, int64_t block, int bits, int8_t *to, in
 }
 
 /* ---- level 4 ---- */
-#if BYTES
+#if PAIRS
+/* acc + products of a word's B-bit numbers with those of A at `a`, pair by pair. */
+SX_INLINE sx_i dot_word(const int B, sx_i acc, sx_i word, const int8_t *a) {
+    SX_UNROLL for (int p = 0; p < 16 / B; p++) acc = sx_dot16(acc, (sx_i)((sx_fu)word >> (B * p)) & (B == 4 ? 0x000f000f : 0x00ff00ff), sx_word_splat(a + 4 * p));
+    return acc;
+}
+#elif BYTES
 /* acc + products of unsigned bytes of B and signed ones of A, four by four. With 4 bits the sum of two is below 2^12: 16 bits hold it. */
 SX_INLINE sx_i dot_bytes(sx_i acc, sx_i b, sx_i a) {
 #if defined(__AVX512VNNI__)
@@ -204,18 +225,23 @@ SX_INLINE sx_i dot_bytes(sx_i acc, sx_i b, sx_i a) {
     return acc + (sx_i)_mm_madd_epi16(_mm_maddubs_epi16((__m128i)b, (__m128i)a), _mm_set1_epi16(1));
 #endif
 }
+#endif
 
+#if BYTES
 /* R rows × one register of columns, all blocks. */
 SX_INLINE void bytes_panel(const int R, const int B, const int Z, const job *j, const int8_t *a, const float *scale, const int32_t *sum, const int32_t *panel, const float *scales, const float *zeros, float *c, int64_t ldc) {
-    int64_t ld = j->blocks * j->block, per = j->words / j->blocks;
+    int64_t ld = j->blocks * j->block * A_BYTES, per = j->words / j->blocks;
     sx_f acc[GROUP];
     SX_UNROLL for (int i = 0; i < R; i++) acc[i] = sx_fsplat(0);
     for (int64_t b = 0; b < j->blocks; b++) {
         sx_i dot[GROUP];
         SX_UNROLL for (int i = 0; i < R; i++) dot[i] = sx_isplat(Z ? 0 : sum[i * j->blocks + b]);
-        const int8_t *at = a + b * j->block;
-        for (int64_t w = 0; w < per; w++, panel += SX_PANEL, at += 32 / B) {
+        const int8_t *at = a + b * j->block * A_BYTES;
+        for (int64_t w = 0; w < per; w++, panel += SX_PANEL, at += 32 / B * A_BYTES) {
             sx_i word = sx_iload(panel);
+#if PAIRS
+            SX_UNROLL for (int i = 0; i < R; i++) dot[i] = dot_word(B, dot[i], word, at + i * ld);
+#else
             __builtin_prefetch(panel + 1024);
             if (B == 8) SX_UNROLL for (int i = 0; i < R; i++) dot[i] = dot_bytes(dot[i], word, sx_isplat(*(const sx_word *)(at + i * ld)));
             else {
@@ -225,6 +251,7 @@ SX_INLINE void bytes_panel(const int R, const int B, const int Z, const job *j, 
                     dot[i] = dot_bytes(dot[i], high, sx_isplat(*(const sx_word *)(at + i * ld + 4)));
                 }
             }
+#endif
         }
         sx_f s = sx_fload(scales + b * SX_PANEL), z = Z ? sx_fload(zeros + b * SX_PANEL) : sx_fsplat(0);
         SX_UNROLL for (int i = 0; i < R; i++) {
@@ -237,7 +264,7 @@ SX_INLINE void bytes_panel(const int R, const int B, const int Z, const job *j, 
 }
 
 static void bytes_rows(const job *j, int64_t rows, const int8_t *a, const float *scale, const int32_t *sum, const int32_t *panel, const float *scales, const float *zeros, float *c, int64_t ldc) {
-    int64_t ld = j->blocks * j->block;
+    int64_t ld = j->blocks * j->block * A_BYTES;
     for (int64_t i = 0; i < rows;) {
         int r = rows - i >= GROUP ? GROUP : rows - i >= 4 ? 4 : rows - i >= 2 ? 2 : 1;
         for (int v = 0; v < SX_PANEL; v += SX_GW) {
@@ -321,7 +348,7 @@ int64_t SX_NAME(sx_nbits_scratch)(const sx_call *call) {
     sx_gemm g = gemm_of(&j);
     if (by_panels(&j)) return size + up(SX_NAME(sx_gemm_scratch)(&g, j.mc, SX_STRIP)) + up(4 * j.mc * SX_STRIP);
     int64_t floats = (j.level4 ? 1 : j.mc) * j.blocks * j.block;
-    return size + up(4 * floats) + up(8 * j.mc * j.blocks) + (j.level4 ? up(j.mc * j.blocks * j.block) : 0);
+    return size + up(4 * floats) + up(8 * j.mc * j.blocks) + (j.level4 ? up(j.mc * j.blocks * j.block * A_BYTES) : 0);
 }
 
 static void deliver(const job *j, const float *block, int64_t row, int64_t rows, int64_t n, int64_t cols, int64_t ld) {
@@ -360,7 +387,7 @@ static void tile_of(void *arg, int64_t index, int worker) {
         for (int64_t i = 0; i < mc; i++) {
             widen(j, m + i, 1, a, 0);
             for (int64_t b = 0; b < j->blocks; b++)
-                scale[i * j->blocks + b] = quantise(a + b * j->block, j->block, j->bits, bytes + i * ld + b * j->block, (int32_t *)sums + i * j->blocks + b, j->z ? 1 : -(1 << (j->bits - 1)));
+                scale[i * j->blocks + b] = quantise(a + b * j->block, j->block, j->bits, bytes + (i * ld + b * j->block) * A_BYTES, (int32_t *)sums + i * j->blocks + b, j->z ? 1 : -(1 << (j->bits - 1)));
         }
     if (!j->z) zeros_of(j, 0, zeros);
     for (int64_t n = n0; n < end; n += SX_PANEL) {

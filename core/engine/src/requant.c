@@ -283,6 +283,8 @@ SX_INLINE sx_f within(sx_f x, float low, float high) {
     sx_f l = sx_fsplat(low), h = sx_fsplat(high);
 #if defined(__AVX512F__)
     return (sx_f)_mm512_min_ps(_mm512_max_ps((__m512)x, (__m512)l), (__m512)h);
+#elif defined(__wasm_simd128__)
+    return (sx_f)wasm_f32x4_pmin((v128_t)h, wasm_f32x4_pmax((v128_t)l, (v128_t)x));
 #else
     x = sx_fselect(x > l, x, l);
     return sx_fselect(x < h, x, h);
@@ -290,7 +292,7 @@ SX_INLINE sx_f within(sx_f x, float low, float high) {
 }
 
 SX_INLINE void store_bytes(uint8_t *to, sx_f x, int n) {
-    sx_b made = __builtin_convertvector(__builtin_convertvector(x, sx_i), sx_b);
+    sx_b made = __builtin_convertvector(sx_whole(x), sx_b);
     if (n >= SX_GW) *(sx_b_any *)to = made;
     else sx_bstore_some(to, made, n);
 }
@@ -309,18 +311,29 @@ SX_INLINE sx_f summed(const sx_requant *q, const columns *k, const int32_t *from
     return q->offset >= 0 ? x + sx_fload(k->offset + j) : x;
 }
 
-/* One row of sums that become bytes. OTHER: -1, or whether the added bytes are signed. */
+/* The bytes, still as floats, of the sums from column j on, n of them. OTHER: -1, or whether the added bytes are signed. */
+SX_INLINE sx_f rounded_sums(const int OTHER, const sx_requant *q, const columns *k, const int32_t *from, const uint8_t *other, int64_t j, int n) {
+    sx_f x = within(__builtin_elementwise_roundeven(summed(q, k, from, j)) + sx_fload(k->zero + j), q->low, q->high);
+    if (OTHER < 0) return x;
+    sx_f own = x * sx_fsplat(q->own), theirs = load_bytes(other + j, OTHER, n) * sx_fsplat(q->theirs);
+    SX_APART(own);
+    SX_APART(theirs);
+    return within(__builtin_elementwise_roundeven(own + theirs + sx_fsplat(q->constant)) + sx_fsplat(q->last_zero), q->last_low, q->last_high);
+}
+
+/* One row of sums that become bytes. */
 SX_INLINE void byte_line(const int OTHER, const sx_requant *q, const columns *k, const int32_t *from, const uint8_t *other, int64_t cols, uint8_t *to) {
-    for (int64_t j = 0; j < cols; j += SX_GW) {
+    int64_t j = 0;
+#if defined(__wasm_simd128__) /* 16 at once: narrowing four vectors takes no more than narrowing one */
+    for (; j + 16 <= cols; j += 16) {
+        v128_t x[4], low = wasm_i32x4_splat(255);
+        SX_UNROLL for (int v = 0; v < 4; v++) x[v] = wasm_v128_and((v128_t)sx_whole(rounded_sums(OTHER, q, k, from, other, j + 4 * v, 4)), low);
+        wasm_v128_store(to + j, wasm_u8x16_narrow_i16x8(wasm_i16x8_narrow_i32x4(x[0], x[1]), wasm_i16x8_narrow_i32x4(x[2], x[3])));
+    }
+#endif
+    for (; j < cols; j += SX_GW) {
         int n = (int)sx_min64(SX_GW, cols - j);
-        sx_f x = within(__builtin_elementwise_roundeven(summed(q, k, from, j)) + sx_fload(k->zero + j), q->low, q->high);
-        if (OTHER >= 0) {
-            sx_f own = x * sx_fsplat(q->own), theirs = load_bytes(other + j, OTHER, n) * sx_fsplat(q->theirs);
-            SX_APART(own);
-            SX_APART(theirs);
-            x = within(__builtin_elementwise_roundeven(own + theirs + sx_fsplat(q->constant)) + sx_fsplat(q->last_zero), q->last_low, q->last_high);
-        }
-        store_bytes(to + j, x, n);
+        store_bytes(to + j, rounded_sums(OTHER, q, k, from, other, j, n), n);
     }
 }
 

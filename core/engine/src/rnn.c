@@ -305,9 +305,20 @@ static void dot_rows(const float *restrict r, const float *restrict x, int64_t k
         const float *rows = r + part * k;
         int64_t at = 0;
         SX_UNROLL for (int j = 0; j < TOGETHER; j++) acc[part + j] = sx_fsplat(0);
+#if SX_GW == 4 /* four sums alone would wait for one another: twice as many */
+        sx_f more[4];
+        SX_UNROLL for (int j = 0; j < 4; j++) more[j] = sx_fsplat(0);
+        for (; at + 8 <= k; at += 8)
+            SX_UNROLL for (int j = 0; j < 4; j++) {
+                acc[j] += sx_fload(x + at) * sx_fload(rows + j * k + at);
+                more[j] += sx_fload(x + at + 4) * sx_fload(rows + j * k + at + 4);
+            }
+        SX_UNROLL for (int j = 0; j < 4; j++) acc[j] += more[j];
+#else
         for (; at + 4 * SX_GW <= k; at += 4 * SX_GW)
             SX_UNROLL for (int j = 0; j < TOGETHER; j++)
                 SX_UNROLL for (int u = 0; u < 4; u++) acc[part + j] += sx_fload(x + at + u * SX_GW) * sx_fload(rows + j * k + at + u * SX_GW);
+#endif
         for (; at + SX_GW <= k; at += SX_GW)
             SX_UNROLL for (int j = 0; j < TOGETHER; j++) acc[part + j] += sx_fload(x + at) * sx_fload(rows + j * k + at);
         if (at < k) {

@@ -8,9 +8,7 @@
 #ifndef SX_INT_ISA_H
 #define SX_INT_ISA_H
 #include "sx_gemm_isa.h"
-#if defined(__wasm_simd128__)
-#include <wasm_simd128.h>
-#elif !defined(__AVX2__) && defined(__SSE2__)
+#if !defined(__AVX2__) && defined(__SSE2__)
 #include <tmmintrin.h>
 #endif
 
@@ -41,6 +39,15 @@ SX_INLINE sx_i sx_word_splat(const void *p) {
 }
 SX_INLINE void sx_istore_part(int32_t *p, sx_i v, int n) { sx_fstore_part((float *)p, (sx_f)v, n); }
 SX_INLINE sx_i sx_iload_part(const int32_t *p, int n) { return (sx_i)sx_fload_part((const float *)p, n); }
+
+/* Whole numbers below 2^22 in magnitude as integers. A conversion that saturates, as WebAssembly's does, takes eight instructions. */
+SX_INLINE sx_i sx_whole(sx_f x) {
+#if defined(__wasm_simd128__)
+    return (sx_i)(x + sx_fsplat(0x1.8p23f)) - 0x4b400000;
+#else
+    return __builtin_convertvector(x, sx_i);
+#endif
+}
 
 /* SX_GW bytes as 32-bit numbers. */
 SX_INLINE sx_i sx_widen_bytes(const uint8_t *p, int is_signed) {
@@ -99,6 +106,8 @@ SX_INLINE sx_i sx_dot(sx_i acc, sx_i a, sx_i b, const int b_signed) {
 #define SX_APART(v) __asm__("" : "+x"(v))
 #elif defined(__aarch64__)
 #define SX_APART(v) __asm__("" : "+w"(v))
+#elif defined(__wasm_relaxed_simd__)
+#define SX_APART(v) __asm__("" : "+r"(v))
 #else
 #define SX_APART(v) (void)(v)
 #endif

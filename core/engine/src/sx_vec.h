@@ -34,6 +34,10 @@ static inline sx_v32 sx_vat_most(sx_v32 v, sx_v32 most) { return (sx_v32)_mm256_
 #include <immintrin.h>
 static inline sx_v32 sx_vat_least(sx_v32 v, sx_v32 least) { return (sx_v32)_mm_max_ps((__m128)least, (__m128)v); }
 static inline sx_v32 sx_vat_most(sx_v32 v, sx_v32 most) { return (sx_v32)_mm_min_ps((__m128)most, (__m128)v); }
+#elif defined(__wasm_simd128__)
+#include <wasm_simd128.h>
+static inline sx_v32 sx_vat_least(sx_v32 v, sx_v32 least) { return (sx_v32)wasm_f32x4_pmax((v128_t)v, (v128_t)least); }
+static inline sx_v32 sx_vat_most(sx_v32 v, sx_v32 most) { return (sx_v32)wasm_f32x4_pmin((v128_t)v, (v128_t)most); }
 #else
 static inline sx_v32 sx_vat_least(sx_v32 v, sx_v32 least) { sx_m32 below = (sx_m32)(v < least); return (sx_v32)(((sx_m32)least & below) | ((sx_m32)v & ~below)); }
 static inline sx_v32 sx_vat_most(sx_v32 v, sx_v32 most) { sx_m32 above = (sx_m32)(v > most); return (sx_v32)(((sx_m32)most & above) | ((sx_m32)v & ~above)); }
