@@ -21,12 +21,12 @@ from .machine import BUILDS, WasmProgram
 Arrays = dict[str, np.ndarray]
 
 
-def model(op: str, inputs: Arrays, constants: Arrays, outputs: int, opset: int = 21, **attributes: Any) -> bytes:
+def model(op: str, inputs: Arrays, constants: Arrays, outputs: int, opset: int = 21, domain: str = "", **attributes: Any) -> bytes:
     """One node on inputs of these shapes; inputs come first, in order, "" is an absent one."""
-    node = helper.make_node(op, [*inputs, *constants], [f"y{i}" for i in range(outputs)], **attributes)
+    node = helper.make_node(op, [*inputs, *constants], [f"y{i}" for i in range(outputs)], domain=domain, **attributes)
     graph = helper.make_graph([node], "one", [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for n, x in inputs.items()],
                               [helper.make_tensor_value_info(n, TensorProto.UNDEFINED, None) for n in node.output], [numpy_helper.from_array(c, n) for n, c in constants.items() if n])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)])
     return bytes(onnx.shape_inference.infer_shapes(made, data_prop=True).SerializeToString())
 
 
@@ -85,6 +85,20 @@ def test_integer_matmul(m: int, n: int, k: int) -> None:
             for za, zb in ((0, 0), (np.iinfo(left).max, np.iinfo(right).min), (3, 7)):
                 check("MatMulInteger", {"a": a}, {"b": b, "za": np.array(za, left), "zb": np.array(zb, right)})
             check("MatMulInteger", {"a": a, "b": b}, {"za": np.array(5, left), "zb": whole(rng, right, n)})
+
+
+@pytest.mark.parametrize("m,n,k,block", [(1, 40, 96, 32), (3, 17, 100, 16), (7, 33, 64, 64)])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_blocked_weights(m: int, n: int, k: int, block: int, bits: int) -> None:
+    """MatMulNBits with and without zero points; at level 4 rows are quantised as natively."""
+    rng = np.random.default_rng(m * 31 + bits)
+    blocks, packed = -(-k // block), block * bits // 8
+    weights = {"b": whole(rng, np.uint8, n, blocks, packed), "scales": rng.uniform(0.01, 0.1, (n, blocks)).astype("f4")}
+    zeros = {"zeros": whole(rng, np.uint8, n, -(-blocks * bits // 8))}
+    for level in (0, 4):
+        for special in (False, True):
+            for constants in (weights, weights | zeros):
+                check("MatMulNBits", {"a": floats(rng, m, k, special=special)}, constants, domain="com.microsoft", K=k, N=n, bits=bits, block_size=block, accuracy_level=level)
 
 
 @pytest.mark.parametrize("c,m,kernel,size,group,strides,pads,dilations", [
