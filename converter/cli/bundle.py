@@ -29,7 +29,7 @@ Examples:
   sardonyx serve site
   sardonyx bundle model.onnx -o site --pyodide       and Python in the page: site/pyodide/"""
 #: Scripts that a page does not load by itself: a worker does, or they are for rare cases.
-LATER = ("worker.js", "thread.js", "planner.js", "planner-worker.js", "pyodide.js")
+LATER = ("worker.js", "thread.js", "planner.js", "planner-worker.js", "pyodide.js", "gpu.js", "gpu-device.js", "gpu-program.js", "gpu-words.js")
 SNIPPET = """<script type="module">
   import * as ort from "./sardonyx/index.js";
   const session = await ort.InferenceSession.create("model.sdx");
@@ -42,6 +42,7 @@ def bundle(
     model: Annotated[Path, typer.Argument(help="The model: .onnx or .sdx.", metavar="MODEL")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; it may exist.")] = Path("site"),
     title: Annotated[str, typer.Option(help="The page's title; default: the file's name.")] = "",
+    webgpu: Annotated[bool, typer.Option("--webgpu", help="Run on the visitor's GPU where there is one (and on the CPU where not): adds shaders, 0.1 to 0.4 MB.")] = False,
     pyodide: Annotated[bool, typer.Option("--pyodide", help=f"Add Python for pages: Pyodide {self_hosted.VERSION} with numpy and sardonyx, from Pyodide's CDN, checked.")] = False,
     pyodide_from: Annotated[Path | None, typer.Option("--pyodide-from", metavar="FOLDER", help="The same from a folder with Pyodide's files: nothing is fetched that is there.")] = None,
 ) -> None:
@@ -53,7 +54,7 @@ def bundle(
     output.mkdir(parents=True, exist_ok=True)
     target = output / "model.sdx"
     if not is_sdx_file(model):
-        sardonyx.convert(model, target, plan=[{}])  # programs, whatever they add: pages run nothing else
+        sardonyx.convert(model, target, plan=[{}], webgpu=webgpu)  # programs, whatever they add: pages run nothing else
     elif model.resolve() != target.resolve():
         shutil.copyfile(model, target)
     scripts = [path for path in runtime.copy_runtime(output / "sardonyx") if path.suffix == ".js"]
@@ -61,20 +62,20 @@ def bundle(
     if python:
         version = self_hosted.write_pyodide(output / "pyodide", pyodide_from)
         show.note(f"pyodide/: Pyodide {version} (MPL-2.0) with numpy and sardonyx; loadPyodide({{indexURL: 'pyodide/'}}), then loadPackage('sardonyx')")
-    write_pages(output, title or model.stem, target, scripts, python)
+    write_pages(output, title or model.stem, target, scripts, python, webgpu)
     write_headers(output)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     print(f"{output}  {size / 1e6:.1f} MB; look at it: sardonyx serve {output}")
 
 
-def write_pages(output: Path, title: str, model: Path, scripts: list[Path], python: bool) -> None:
+def write_pages(output: Path, title: str, model: Path, scripts: list[Path], python: bool, webgpu: bool) -> None:
     """index.html with preloads and the snippet for this model, app.js and sw.js."""
     graph = read(str(model)).graph
     feeds = ", ".join(f"{json.dumps(v.name)}: new ort.Tensor(…)" for v in graph.inputs if v.const is None)
     names = [v.name for v in graph.outputs]
     snippet = SNIPPET.format(feeds=feeds, output=", ".join(n if n.isidentifier() else f"{json.dumps(n)}: y{i}" for i, n in enumerate(names)))
     preload = "\n".join(f'<link rel="modulepreload" href="sardonyx/{path.name}">' for path in scripts if path.name not in LATER)
-    values = {"title": html.escape(title), "preload": preload, "snippet": html.escape(snippet), "version": str(model.stat().st_mtime_ns), "pyodide": "pyodide/" if python else ""}
+    values = {"title": html.escape(title), "preload": preload, "snippet": html.escape(snippet), "version": str(model.stat().st_mtime_ns), "pyodide": "pyodide/" if python else "", "webgpu": "webgpu" if webgpu else ""}
     for path in sorted(runtime.SITE.iterdir()):
         text = path.read_text()
         for name, value in values.items():

@@ -147,7 +147,7 @@ def test_tensors_on_the_gpu(page: Page, isolated: str, keep: Maker) -> None:
     page.goto(isolated)
     found = ask(page, """
       const session = await ort.InferenceSession.create('/models/gpu-mlp.sdx', { ...gpu, preferredOutputLocation: 'gpu-buffer' });
-      const { device } = await openDevice(), counted = await openDevice();
+      const { device } = ort.env.webgpu, counted = await openDevice();
       const buffer = device.createBuffer({ size: 32, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST });
       device.queue.writeBuffer(buffer, 0, (await tensors('gpu-mlp.in')).x.data);
       const x = ort.Tensor.fromGpuBuffer(buffer, { dataType: 'float32', dims: [2, 4] });

@@ -1,4 +1,5 @@
-"""The suite's cases in Chromium: the model's stored programs through the JavaScript runtime, in one page a process. Strict by nature: there is no NumPy to fall back to.
+"""The suite's cases in Chromium: the model's stored programs through the JavaScript runtime, in one page a process. Strict by nature: there is no NumPy to fall back to. On WebGPU nodes may
+run on the wasm engine instead, which is said.
 
 What the JavaScript API can not express (strings, sequences, maps, optionals) and what has no kernels fails with that reason.
 """
@@ -17,8 +18,8 @@ from sardonyx.converter import convert
 from sardonyx.model import read_model
 from sardonyx.types import DType
 
-#: In the page: {model, feeds: {name: [type, dims, base64]}} → [[type, dims, base64] of each output].
-RUN = """async ({ model, feeds }) => {
+#: In the page: {model, feeds: {name: [type, dims, base64]}, providers} → {made: [[type, dims, base64] of each output], about: where it ran}.
+RUN = """async ({ model, feeds, providers }) => {
   const ort = await import('/sardonyx/index.js');
   Object.assign(ort.env.wasm, { proxy: false, numThreads: 1 });
   const tensor = ([type, dims, text]) => {
@@ -26,10 +27,11 @@ RUN = """async ({ model, feeds }) => {
     const empty = new ort.Tensor(type, [], [0]).data.constructor;
     return new ort.Tensor(type, new empty(bytes.buffer), dims);
   };
-  const session = await ort.InferenceSession.create(Uint8Array.fromBase64(model));
+  const session = await ort.InferenceSession.create(Uint8Array.fromBase64(model), { executionProviders: providers });
   try {
     const made = await session.run(Object.fromEntries(Object.entries(feeds).map(([name, one]) => [name, tensor(one)])));
-    return session.outputNames.map((name) => [made[name].type, made[name].dims, new Uint8Array(made[name].data.buffer).toBase64()]);
+    const outputs = session.outputNames.map((name) => [made[name].type, made[name].dims, new Uint8Array(made[name].data.buffer).toBase64()]);
+    return { outputs, about: session.explain() };
   } finally {
     await session.release();
   }
@@ -57,10 +59,10 @@ def page() -> Any:
     return made
 
 
-def stored(model: Any) -> bytes:
+def stored(model: Any, webgpu: bool) -> bytes:
     """What `sardonyx convert` stores of the model as it is; InvalidArgument where a node has no kernels."""
     file = io.BytesIO()
-    convert(model, file, optimize=False, plan=[{}])
+    convert(model, file, optimize=False, **({"store": False, "webgpu": True} if webgpu else {"plan": [{}]}))
     return file.getvalue()
 
 
@@ -87,8 +89,8 @@ def unpacked(data: bytes, dtype: DType, dims: list[int]) -> np.ndarray:
     return (flat.view(dtype.numpy) if dtype.is_float else flat.astype(dtype.numpy)).reshape(dims)
 
 
-def run(sdx: bytes, inputs: list[Any]) -> list[Any]:
-    """The outputs of a converted model in the page."""
+def run(sdx: bytes, inputs: list[Any], webgpu: bool = False) -> tuple[list[Any], str]:
+    """The outputs of a converted model in the page, and where it ran ("strict": on the engine alone, or on the GPU but for shape arithmetic; "no kernel"; else why not)."""
     model = read_model(sdx)
     given = list(inputs) + [None] * (len(model.graph.inputs) - len(inputs))
     feeds = {}
@@ -100,6 +102,8 @@ def run(sdx: bytes, inputs: list[Any]) -> list[Any]:
             if dtype is DType.STRING:
                 raise NotImplementedError("strings stay in Python: programs have none")
             feeds[value.name] = [NAMES.get(dtype, dtype.text), list(np.shape(x)), base64.b64encode(packed(np.asarray(x), dtype)).decode()]
-    made = page().evaluate(RUN, {"model": base64.b64encode(stored(model)).decode(), "feeds": feeds})
+    made = page().evaluate(RUN, {"model": base64.b64encode(stored(model, webgpu)).decode(), "feeds": feeds, "providers": ["webgpu" if webgpu else "wasm"]})
     numbers = {**{t.text: t for t in DType}, "float32": DType.FLOAT, "float64": DType.DOUBLE}
-    return [unpacked(base64.b64decode(text), numbers[kind], dims) for kind, dims, text in made]
+    about = made["about"].get("webgpu", {"beside": [], "dispatches": 1})
+    place = next((b["reason"] for b in about["beside"] if not b["shape"]), "strict" if about["dispatches"] else "no kernel")
+    return [unpacked(base64.b64decode(text), numbers[kind], dims) for kind, dims, text in made["outputs"]], place

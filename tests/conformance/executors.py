@@ -1,7 +1,7 @@
 """The executors that run the suite, by id. Each takes a model converted to `.sdx` once (a cache all executors share) and numpy inputs.
 
 Ids: reference; interpreter (planned programs in NumPy); native (the C engine); wasmtime (the engine as a WebAssembly module);
-chromium-wasm (the JavaScript runtime in Chromium on stored programs); pyodide (planned and run in Pyodide under node); wgpu, chromium-webgpu join as they are built.
+chromium-wasm (the JavaScript runtime in Chromium on stored programs); pyodide (planned and run in Pyodide under node); chromium-webgpu (recordings in Chromium on SwiftShader, the wasm engine beside); wgpu joins as it is built.
 """
 from __future__ import annotations
 
@@ -86,8 +86,14 @@ def wasmtime(case: Case, inputs: list[Any]) -> list[Any]:
 def chromium_wasm(case: Case, inputs: list[Any]) -> list[Any]:
     """The JavaScript runtime in Chromium on the case's stored programs."""
     from .chromium import run
-    outputs = run(converted(case), inputs)
-    PLACES[case.name] = "strict"
+    outputs, PLACES[case.name] = run(converted(case), inputs)
+    return outputs
+
+
+def chromium_webgpu(case: Case, inputs: list[Any]) -> list[Any]:
+    """The JavaScript runtime in Chromium on recordings, on SwiftShader; what WGSL has no kernels for runs on the wasm engine (`PLACES` says so)."""
+    from .chromium import run
+    outputs, PLACES[case.name] = run(converted(case), inputs, webgpu=True)
     return outputs
 
 
@@ -113,7 +119,7 @@ def _in_segments(case: Case, inputs: list[Any], make: Callable[[Any], Any]) -> l
 
 
 EXECUTORS: dict[str, Callable[[Case, list[Any]], list[Any]]] = {"reference": reference, "interpreter": interpreter, "native": native, "wasmtime": wasmtime,
-                                                                  "chromium-wasm": chromium_wasm, "pyodide": pyodide}
+                                                                  "chromium-wasm": chromium_wasm, "chromium-webgpu": chromium_webgpu, "pyodide": pyodide}
 
 
 def known_failures(executor: str) -> dict[str, str]:

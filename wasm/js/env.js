@@ -33,7 +33,7 @@ export const env = {
     /** "high-performance" or "low-power": which GPU is asked for. */
     powerPreference: "high-performance",
     forceFallbackAdapter: undefined,
-    /** A GPUAdapter or GPUDevice of the page's own, to be used by all sessions of this thread (set before the first). */
+    /** A GPUAdapter or GPUDevice of the page's own, to be used by all sessions of this thread (set before the first). `device`: the one in use, once a session runs on it. */
     adapter: undefined,
     device: undefined,
   },

@@ -28,13 +28,14 @@ export class GpuDevice {
 
   static async open() {
     const { gpu } = globalThis.navigator ?? {};
-    if (!gpu && !env.webgpu.device) throw new NoAdapter("this browser has no WebGPU (navigator.gpu is missing): use Chrome or Edge 113, Safari 26, Firefox 141 or newer, over https or on localhost; or executionProviders: ['wasm']");
+    const given = env.webgpu.device;
+    if (!gpu && !given) throw new NoAdapter("this browser has no WebGPU (navigator.gpu is missing): use Chrome or Edge 113, Safari 26, Firefox 141 or newer, over https or on localhost; or executionProviders: ['wasm']");
     const made = new GpuDevice();
     const { powerPreference, forceFallbackAdapter } = env.webgpu;
     const adapter = env.webgpu.adapter ?? (await gpu?.requestAdapter({ powerPreference, forceFallbackAdapter }));
-    if (!adapter && !env.webgpu.device) throw new NoAdapter("the browser gives no WebGPU adapter: no GPU, a blocked driver, or hardware acceleration is switched off (chrome://gpu says which); or executionProviders: ['wasm']");
+    if (!adapter && !given) throw new NoAdapter("the browser gives no WebGPU adapter: no GPU, a blocked driver, or hardware acceleration is switched off (chrome://gpu says which); or executionProviders: ['wasm']");
     try {
-      made.device = env.webgpu.device ?? (await adapter.requestDevice({ requiredLimits: Object.fromEntries(RAISED.map((name) => [name, adapter.limits[name]])) }));
+      made.device = given ?? (await adapter.requestDevice({ requiredLimits: Object.fromEntries(RAISED.map((name) => [name, adapter.limits[name]])) }));
     } catch (error) {
       throw new NoAdapter(`the adapter gives no device: ${error.message}; reload the page, or executionProviders: ['wasm']`, { cause: error });
     }
@@ -43,7 +44,9 @@ export class GpuDevice {
     made.isCpu = Boolean(info.isFallbackAdapter ?? adapter?.isFallbackAdapter) || SOFTWARE.test(`${info.description} ${info.architecture} ${info.device}`);
     made.limits = made.device.limits;
     made.alignment = made.limits.minUniformBufferOffsetAlignment;
+    env.webgpu.device = made.device;
     made.lost = made.device.lost.then(({ reason, message }) => {
+      if (env.webgpu.device === made.device) env.webgpu.device = env.webgpu.adapter = undefined; // an adapter gives one device
       made.failure = new DeviceLost(`${made.name} was lost (${reason === "destroyed" ? "destroyed by the page" : message || reason || "no reason given"}): this run is gone; the session's next run opens a new device`);
     });
     made.device.onuncapturederror = ({ error }) => log("error", `WebGPU: ${error.message}`);

@@ -220,12 +220,12 @@ export class Gpu {
     }
   }
 
-  /** What runs where: {device, parts: [{nodes, dispatches}], beside: [{node, reason}]}. */
+  /** What runs where: {device, software, dispatches, beside: [{node, reason, shape: integers that only say sizes}]}. */
   describe() {
     const { device, stored } = this;
     return {
       device: device.name, software: device.isCpu, dispatches: [...this.programs.values()].reduce((sum, { recording }) => sum + recording.dispatches.length, 0),
-      beside: stored.beside.map(([node, reason]) => ({ node, reason })),
+      beside: stored.beside.map(([node, reason, shape]) => ({ node, reason, shape: Boolean(shape) })),
     };
   }
 

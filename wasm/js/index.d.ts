@@ -12,6 +12,12 @@ export interface DataTypes {
   float6e3m2: Uint8Array; uint4: Uint8Array; int4: Int8Array; uint2: Uint8Array; int2: Int8Array;
 }
 
+/** What is asked of a GPUBuffer here, so that these types need none of WebGPU's. */
+export interface GpuBuffer {
+  readonly size: number;
+  destroy(): void;
+}
+
 /** An array of elements with dims. Data are dense and row-major. */
 export class Tensor<T extends Type = Type> {
   constructor(type: T, data: DataTypes[T] | readonly number[] | readonly bigint[] | readonly string[] | readonly boolean[], dims?: readonly number[]);
@@ -20,8 +26,11 @@ export class Tensor<T extends Type = Type> {
   readonly dims: readonly number[];
   readonly size: number;
   readonly data: DataTypes[T];
-  /** "cpu", or "none" once disposed. */
-  readonly location: "cpu" | "none";
+  /** A tensor whose data are a GPUBuffer of env.webgpu.device (or the device sardonyx opened), dense and row-major. */
+  static fromGpuBuffer<T extends Type = "float32">(buffer: GpuBuffer, options: { dataType?: T; dims: readonly number[]; download?(): Promise<DataTypes[T]>; dispose?(): void }): Tensor<T>;
+  readonly gpuBuffer: GpuBuffer;
+  /** "cpu", "gpu-buffer", or "none" once disposed. */
+  readonly location: "cpu" | "gpu-buffer" | "none";
   getData(release?: boolean): Promise<DataTypes[T]>;
   dispose(): void;
   reshape(dims: readonly number[]): Tensor<T>;
@@ -51,8 +60,12 @@ export interface SessionOptions {
   /** "pyodide": Python in a worker (`env.pyodide`) converts ONNX files, and plans for sizes the file's programs do not cover. It starts when it is needed. */
   planner?: "pyodide";
   freeDimensionOverrides?: Readonly<Record<string, number>>;
-  preferredOutputLocation?: "cpu" | Readonly<Record<string, "cpu">>;
+  /** "gpu-buffer": outputs stay on the GPU (float32, int32 and uint32); dispose them. */
+  preferredOutputLocation?: "cpu" | "gpu-buffer" | Readonly<Record<string, "cpu" | "gpu-buffer">>;
+  /** ["webgpu"]: on the GPU, or an error. ["webgpu", "wasm"]: on the GPU where there is one, with a warning else. Files need programs for it: sardonyx convert --webgpu. */
   executionProviders?: readonly (string | { name: string })[];
+  /** {session: {disable_cpu_ep_fallback: "1"}}: refuse a model of which anything but shape arithmetic would not run on the GPU. */
+  extra?: Readonly<Record<string, unknown>>;
   [other: string]: unknown;
 }
 
@@ -99,7 +112,19 @@ export class InferenceSession {
   readonly outputNames: readonly string[];
   readonly inputMetadata: readonly ValueMetadata[];
   readonly outputMetadata: readonly ValueMetadata[];
-  readonly engine: { readonly file: string; readonly threads: number; readonly worker: boolean };
+  readonly engine: { readonly file: string; readonly threads: number; readonly worker: boolean; readonly webgpu?: WebGpuPlace };
+  /** Where the model runs, and what not on the GPU, with the reasons. */
+  explain(): { readonly providers: readonly string[]; readonly webgpu?: WebGpuPlace };
+}
+
+export interface WebGpuPlace {
+  /** The adapter's name; `software`: a processor plays the GPU. */
+  readonly device: string;
+  readonly software: boolean;
+  /** Dispatches of a run. */
+  readonly dispatches: number;
+  /** Nodes that run on the wasm engine, and why; `shape`: small integers that only say sizes. */
+  readonly beside: readonly { readonly node: string; readonly reason: string; readonly shape: boolean }[];
 }
 
 export interface Env {
@@ -116,6 +141,13 @@ export interface Env {
     proxy?: boolean;
     /** What the last session picked. */
     readonly picked?: { readonly file: string; readonly threads: number; readonly worker: boolean };
+  };
+  readonly webgpu: {
+    powerPreference?: "high-performance" | "low-power";
+    forceFallbackAdapter?: boolean;
+    /** A GPUAdapter or GPUDevice of the page's own, for all sessions of this thread: set before the first. `device` is the device in use once a session runs on it. */
+    adapter?: object;
+    device?: object;
   };
   readonly pyodide: {
     /** The folder of Pyodide's files for `planner`; `sardonyx bundle --pyodide` writes one. */
@@ -142,3 +174,9 @@ export class NetworkError extends SardonyxError {}
 export class MemoryLimit extends SardonyxError {}
 export class Aborted extends SardonyxError {}
 export class WorkerCrashed extends SardonyxError {}
+export class EPFail extends SardonyxError {}
+export class NoAdapter extends EPFail {}
+export class LimitExceeded extends EPFail {}
+export class OutOfDeviceMemory extends EPFail {}
+export class ShaderRejected extends EPFail {}
+export class DeviceLost extends EPFail {}

@@ -33,6 +33,7 @@ function random({ type, shape }) {
 try {
   const session = await ort.InferenceSession.create(await fetch("model.sdx"), {
     planner: ort.env.pyodide.indexURL ? "pyodide" : undefined,
+    executionProviders: "{{webgpu}}" && !location.search.includes("cpu") ? ["webgpu", "wasm"] : ["wasm"],
     progress: ({ phase, loaded, total }) => {
       if (phase !== "download") return;
       $("progress").max = total ?? loaded;
@@ -40,7 +41,7 @@ try {
       say(`Loading the model: ${(loaded / 1e6).toFixed(1)} of ${((total ?? loaded) / 1e6).toFixed(1)} MB`);
     },
   });
-  const { file, threads, worker } = session.engine;
+  const { threads, worker, webgpu } = session.engine, file = webgpu ? `WebGPU on ${webgpu.device}` : session.engine.file;
   $("progress").hidden = true;
   say(`Ready: ${file}, ${threads} thread${threads > 1 ? "s" : ""}, ${worker ? "in a worker" : "in the page"}.`);
   rows("inputs", session.inputMetadata.map(({ name, type, shape }) => [name, type, `[${shape.map((d) => d || "?").join(", ")}]`]));
