@@ -1,7 +1,8 @@
 """The executors that run the suite, by id. Each takes a model converted to `.sdx` once (a cache all executors share) and numpy inputs.
 
 Ids: reference; interpreter (planned programs in NumPy); native (the C engine); wasmtime (the engine as a WebAssembly module);
-chromium-wasm (the JavaScript runtime in Chromium on stored programs); pyodide (planned and run in Pyodide under node); chromium-webgpu (recordings in Chromium on SwiftShader, the wasm engine beside); wgpu joins as it is built.
+chromium-wasm (the JavaScript runtime in Chromium on stored programs); chromium-webgpu (the same on recordings for SwiftShader, with the wasm engine beside); pyodide (planned and run in Pyodide
+under node); wgpu joins as it is built.
 """
 from __future__ import annotations
 
