@@ -45,7 +45,7 @@ class Kernel(enum.IntEnum):
 
 
 #: Version of each kind's argument record in a stored program. A reader runs equal versions only.
-VERSIONS: dict[Kernel, int] = {kind: 1 for kind in Kernel}
+VERSIONS: dict[Kernel, int] = {kind: 1 for kind in Kernel} | {Kernel.ATTENTION: 2}
 
 #: There may be at most this many kinds (DESIGN.md, "Two levels, and only two").
 LIMIT = 28
@@ -88,8 +88,9 @@ RECORDS: dict[Kernel, Record] = {
     # mode 0 layer norm (mean and variance over dims axis…), 1 RMS norm, 2 variance only per (N, group) for group/instance norm (`groups`). scale, bias broadcast to X. `skip`: X + skip is
     # normalised (and written to `sum` where wanted).
     Kernel.NORM: Record(("x", "scale?", "bias?", "skip?"), ("y", "mean?", "inverse?", "sum?"), ("mode", "axis", "groups", "epsilon")),
-    # Q[B, H, S, D], K[B, Hk, T, D], V[B, Hk, T, Dv], Y[B, H, S, Dv]; mask broadcasts to [B, H, S, T] (bool: keep; float: added). causal: query s sees keys ≤ s + offset.
-    Kernel.ATTENTION: Record(("q", "k", "v", "mask?"), ("y",), ("scale", "softcap", "causal", "offset")),
+    # Q[B, H, S, D], K[B, Hk, T, D], V[B, Hk, T, Dv], Y[B, H, S, Dv]; mask[B, H, S, T] (bool: keep; float: added). causal: query s sees keys ≤ s + offset.
+    # With past_k[B, Hk, P, D] and past_v[B, Hk, P, Dv] (both or none, of k's and v's types) keys and values are those and k's and v's behind them, T in all: present_k and present_v hold them.
+    Kernel.ATTENTION: Record(("q", "k", "v", "mask?", "past_k?", "past_v?"), ("y", "present_k?", "present_v?"), ("scale", "softcap", "causal", "offset")),
     # Y = X[.., indices, ..] along `axis`; X[a…, n, b…], indices[i…], Y[a…, i…, b…]. Negative indices count from the end;
     # outside is an error. mode 0 Gather, 1 GatherElements, 2 GatherND (batch_dims in axis).
     Kernel.GATHER: Record(("x", "indices"), ("y",), ("axis", "mode")),

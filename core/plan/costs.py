@@ -91,7 +91,7 @@ def _pool(sizes: _Sizes, step: StepRecord, x: list[int], y: list[int]) -> int:
 
 
 def _attention(sizes: _Sizes, step: StepRecord, x: list[int], y: list[int]) -> int:
-    p, keys = sizes.params(step), sizes.dims(step.inputs[1])[2]
+    p, keys = sizes.params(step), sizes.dims(step.inputs[1])[2] + (sizes.dims(step.inputs[4])[2] if len(step.inputs) > 4 else 0)
     seen = sum(min(max(s + p["offset"][0] + 1, 0), keys) for s in range(x[2])) if p["causal"][0] else x[2] * keys
     return 2 * (x[3] + y[3]) * seen * x[0] * x[1]
 

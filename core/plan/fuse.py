@@ -6,7 +6,7 @@ Rules
    (again and again: bias, activation, residual add).
 3. Written in place: where a whole result is read only by a Copy, its kernel writes where the Copy would (a part of a Concat, a transposed graph output), and the Copy goes. Axes may change
    places for Maps, Copies and Reduces; for other kinds the last must stay the last, and a Conv's or Pool's all, because they write runs of it.
-4. Attention that is spelled out becomes one call (attention.py).
+4. Attention that is spelled out becomes one call (attention.py), which reads a cache and what is added to it where they lie (past.py).
 A result that is a graph output is never fused away, nor one whose element type is narrower than it is computed in (storing rounds, and fusion must not
 change results), unless it is saturated to that type: then storing changes nothing. An expression stays below MAX_REGISTERS and MAX_NODES, a call below MAX_OPERANDS.
 """
@@ -24,6 +24,7 @@ from .attention import recognise_attention
 from .fold import fold_expressions, nodes
 from .layout import SPATIAL
 from .lower import Lowered
+from .past import join_past
 from .requantise import repeat_widening, requantise
 
 #: Kinds that run an epilogue on a finished block.
@@ -44,6 +45,7 @@ def fuse(lowered: Lowered) -> None:
         scale_weights(lowered)
         fold_expressions(lowered)
     recognise_attention(lowered)                                                                          # 4
+    join_past(lowered)
 
 
 def _sweep(lowered: Lowered, epilogues: bool) -> bool:

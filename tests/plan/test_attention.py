@@ -1,12 +1,18 @@
 """Attention that is spelled out becomes one kernel call, and gives what the operators give one by one."""
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import sardonyx
 from onnx import TensorProto, helper, numpy_helper
+from sardonyx.converter.onnx import load_model
 from sardonyx.errors import SardonyxError
 from sardonyx.kernels import Kernel
+from sardonyx.plan.shapes import infer_plan
+
+from .invariants import checked_package
 
 FLOAT = TensorProto.FLOAT
 
@@ -77,3 +83,71 @@ def test_a_mask_with_a_length_of_its_own() -> None:
     np.testing.assert_allclose(ours.run(None, repeated)[0], reference.run(None, repeated)[0], rtol=1e-4, atol=1e-5)
     with pytest.raises(SardonyxError):
         ours.run(None, given | {"mask": given["mask"][:, :4].copy()})
+
+
+def cached(axis: int = 2, layers: int = 1, kept: bool = True, early: bool = False, heads: int = 3) -> bytes:
+    """Decoder layers as exporters write them: Concat of past and new along `axis` (2: [b, h, t, d]; 3: keys transposed, [b, h, d, t]), products and Softmax; `early`: the new keys are read before."""
+    nodes, inputs, outputs = [], [], []
+    for i in range(layers):
+        shapes = {"q": ["b", heads, "s", 8], "k": ["b", heads, "s", 8] if axis == 2 else ["b", heads, 8, "s"], "v": ["b", heads, "s", 5],
+                  "pk": ["b", heads, "p", 8] if axis == 2 else ["b", heads, 8, "p"], "pv": ["b", heads, "p", 5]}
+        inputs += [helper.make_tensor_value_info(f"{n}{i}", FLOAT, s) for n, s in shapes.items()]
+        nodes += [helper.make_node("Mul", [f"k{i}", f"k{i}"], [f"kk{i}"]), helper.make_node("Concat", [f"pk{i}", f"kk{i}"], [f"K{i}"], axis=axis),
+                  helper.make_node("Concat", [f"pv{i}", f"v{i}"], [f"V{i}"], axis=2)]
+        if early:
+            nodes.append(helper.make_node("Mul", [f"q{i}", f"mean{i}"], [f"q'{i}"]))
+            nodes.insert(-1, helper.make_node("ReduceMean", [f"K{i}"], [f"mean{i}"], keepdims=0))
+        if axis == 2:
+            nodes.append(helper.make_node("Transpose", [f"K{i}"], [f"kt{i}"], perm=[0, 1, 3, 2]))
+        nodes += [helper.make_node("MatMul", [f"q'{i}" if early else f"q{i}", f"kt{i}" if axis == 2 else f"K{i}"], [f"raw{i}"]), helper.make_node("Softmax", [f"raw{i}"], [f"w{i}"], axis=-1),
+                  helper.make_node("MatMul", [f"w{i}", f"V{i}"], [f"y{i}"])]
+        outputs += [helper.make_tensor_value_info(f"{n}{i}", FLOAT, None) for n in ("y", *("K", "V") * kept)]
+    graph = helper.make_graph(nodes, "g", inputs, outputs)
+    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+
+
+def cache_feed(session: sardonyx.InferenceSession, past: int, new: int, seed: int = 3) -> dict[str, np.ndarray]:
+    sizes = {"b": 2, "s": new, "p": past}
+    rng = np.random.default_rng(seed)
+    return {v.name: rng.standard_normal([sizes[d] if isinstance(d, str) else d for d in v.shape]).astype(np.float32) for v in session.get_inputs()}
+
+
+@pytest.mark.parametrize("options", [dict(), dict(axis=3), dict(kept=False), dict(layers=3)])
+def test_a_cache_is_read_in_pieces(options: dict[str, Any]) -> None:
+    """No Copy is left: ATTENTION reads past and new, and writes what is kept. Any past, none too."""
+    ours, reference = sessions(cached(**options))
+    for past, new in ((6, 1), (0, 4), (300, 2), (20, 30)):
+        given = cache_feed(ours, past, new)
+        for a, e in zip(ours.run(None, given), reference.run(None, given), strict=True):
+            np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
+    assert kinds(ours) == {Kernel.ATTENTION, Kernel.MAP}
+    steps = [step for runner in ours._executor.latest.blocks.runners for step in runner.program.steps if step.kind is Kernel.ATTENTION]
+    assert all(len(step.inputs) == 6 and len(step.outputs) == (1 if options.get("kept") is False else 3) for step in steps)
+    assert {name for node in ours.explain() for name in [node.provider]} == {"CPUExecutionProvider"}
+
+
+def test_a_cache_that_is_read_before_stays_whole() -> None:
+    ours, reference = sessions(cached(early=True))
+    given = cache_feed(ours, 5, 2)
+    for a, e in zip(ours.run(None, given), reference.run(None, given), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
+    assert Kernel.ATTENTION in kinds(ours) and Kernel.COPY in kinds(ours)
+
+
+def test_the_operator_with_a_cache() -> None:
+    """Attention with past keys and values: one kernel and nothing else."""
+    node = helper.make_node("Attention", ["q", "k", "v", "", "pk", "pv"], ["y", "K", "V"], is_causal=1, q_num_heads=4, kv_num_heads=2)
+    shapes = {"q": ["b", "s", 32], "k": ["b", "s", 16], "v": ["b", "s", 16], "pk": ["b", 2, "p", 8], "pv": ["b", 2, "p", 8]}
+    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info(n, FLOAT, s) for n, s in shapes.items()], [helper.make_tensor_value_info(n, FLOAT, None) for n in ("y", "K", "V")])
+    ours, reference = sessions(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10).SerializeToString())
+    for past, new in ((6, 1), (0, 4), (40, 9)):
+        given = cache_feed(ours, past, new)
+        for a, e in zip(ours.run(None, given), reference.run(None, given), strict=True):
+            np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
+    assert kinds(ours) == {Kernel.ATTENTION}
+
+
+def test_stages_hold_with_caches() -> None:
+    for options in (dict(), dict(axis=3), dict(kept=False, layers=2), dict(early=True)):
+        model = load_model(cached(**options))
+        checked_package(model, infer_plan(model.graph), model.symbols, {"b": 2, "s": 3, "p": 4})

@@ -263,6 +263,15 @@ def test_attention_of_infinities(variant: Any, value: float) -> None:
     agree(variant, rule, f(1, 1, 3, 4), f(1, 1, 5, 4), f(1, 1, 5, 4), mask, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_attention_in_pieces(variant: Any, kept: bool) -> None:
+    def rule(k: Lowering, q: View, key: View, v: View, past_key: View, past_value: View) -> list[View]:
+        made = [out(k, DType.FLOAT, 2, 4, 3, 6), *([out(k, DType.FLOAT, 2, 2, 9, 8), out(k, DType.FLOAT, 2, 2, 9, 6)] if kept else [])]
+        k.call(Kernel.ATTENTION, [q, key.permute((0, 2, 1, 3)), v, None, past_key, past_value], made, scale=0.3, softcap=0.0, causal=1, offset=6)
+        return made
+    agree(variant, rule, f(2, 4, 3, 8), f(2, 3, 2, 8), f(2, 2, 3, 6), f(2, 2, 6, 8), f(2, 2, 6, 6), rtol=1e-4, atol=1e-5)
+
+
 # -- windows, indices, order ------------------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("op", [0, 1, 2])

@@ -1,5 +1,6 @@
 """Attention in one dispatch: scores, softmax and the product with V, without the matrix of scores in memory (online softmax: Milakov & Gimelshein, arXiv:1805.02867; the tiling of
-FlashAttention, Dao et al., arXiv:2205.14135). A query head reads key head h / repeat, so grouped queries are a division.
+FlashAttention, Dao et al., arXiv:2205.14135). A query head reads key head h / repeat, so grouped queries are a division. Keys and values in two pieces are put together before, where the
+present is wanted there.
 
     m' = max(m, s);  l' = l · exp(m - m') + exp(s - m');  o' = o · exp(m - m') + exp(s - m') · v;  Y = o / l
 
@@ -11,7 +12,7 @@ Variants
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...dim import Dim, ceildiv
 from ...kernels import Kernel
@@ -19,8 +20,9 @@ from ...lowering import CannotLower
 from ...types import DType
 from ..wgsl.expression import real
 from ..wgsl.shader import Built, Context, Shader, groups
-from ..wgsl.space import Operand
+from ..wgsl.space import Operand, Temporary
 from .base import Step, kernel, most
+from .map import copy
 
 #: Queries of a block, invocations of a query, the widest head a block takes, columns of V a serial invocation holds.
 QUERIES, TEAM, WIDEST, COLUMNS = 16, 4, 128, 64
@@ -34,11 +36,27 @@ def attention(step: Step, context: Context) -> list[Built]:
     q, k, v, out = step.there(0), step.there(1), step.there(2), step.output()
     if not all(o.dtype.is_float for o in (q, k, v, out)):
         raise CannotLower("attention of integers")
+    built: list[Built] = []
+    k, v = (_joined(step, context, new, step.input(3 + i), step.outputs[i] if len(step.outputs) > i else None, built) for i, new in ((1, k), (2, v)))
     task = _Attention(step, context, q, k, v, step.input(3), out)
     wide = [d for d in (q.dims[3], v.dims[3]) if not isinstance(d, int) or d > WIDEST]
     if context.cpu or wide:
-        return [task.serial()]
-    return [task.row() if most(context, q.dims[2]) <= 2 else task.block()]
+        return [*built, task.serial()]
+    return [*built, task.row() if most(context, q.dims[2]) <= 2 else task.block()]
+
+
+def _joined(step: Step, context: Context, new: Operand, past: Operand | None, present: Operand | None, built: list[Built]) -> Operand:
+    """`past` and `new` behind it, in `present` or in memory between the dispatches."""
+    if past is None and present is None:
+        return new
+    held: Dim = 0 if past is None else past.dims[2]
+    dims = (*new.dims[:2], held + new.dims[2], new.dims[3])
+    made = Temporary.operand(new.dtype, dims) if present is None else present
+    for part, at in ((past, 0), (new, held)):
+        if part is not None:
+            target = replace(made, dims=part.dims, start=made.start + made.strides[2] * at)
+            built += copy(Step(Kernel.COPY, [part, None], [target], {"mode": 0}, label=step.label), context)
+    return made
 
 
 @dataclass

@@ -1,49 +1,76 @@
 /* attention.c: Y = softmax(scale · Q Kᵀ + mask) V (kind ATTENTION), float types.
 
    Q[B, H, S, D], K[B, Hk, T, D], V[B, Hk, T, Dv], Y[B, H, S, Dv]: any strides, H a multiple of Hk. The mask's dims are those of [B, H, S, T] or 1.
+   Keys and values may lie in two pieces, what a cache held and what is new; where the cache is to be kept (present), it is written while it is read.
    Keys are taken in blocks; running maximum and sum of each row are corrected from block to block (Milakov and Gimelshein 2018; Dao et al. 2022), so scores never leave the cache.
-   The rows of a tile are queries of all heads that share a key head: a decoding step of grouped heads reads each key once. A row that sees no key gives zeros. */
+   The rows of a tile are queries of all heads that share a key head: a decoding step of grouped heads reads each key once. A row that sees no key gives zeros.
+   - Many rows: both products are gemm.c's, a block of keys becomes panels.
+   - FEW rows or less (decoding): memory is the limit. Keys and values are read once, in order, as they lie: four dot products at a time, then sums of rows by weight. What is read goes on to
+     `present` from the registers, past the caches if it is large. 12 heads × 512 keys of 64, one thread, 4 KiB pages: READ GB/s; with present WRITTEN. */
 #include "gemm.h"
 #include "sx_math.h"
 #include "sx_vec.h"
 
 #define ROWS 192 /* of a tile */
 #define KEYS 256 /* of a block */
+#define FEW 8    /* rows that are taken as they come */
+#define SUB 16   /* keys whose values are added at once */
+#define STREAM (1 << 20) /* bytes of a present tensor from which it is written past the caches */
+
+/* Keys that lie together: rows [from, from + count) of all keys. */
+typedef struct { const sx_view *k, *v; int64_t from, count; } piece;
 
 typedef struct {
     const sx_call *call;
-    const sx_view *q, *k, *v, *mask, *y;
-    int64_t s, t, d, dv, heads, rows, tile, blocks; /* heads that share a key head, their queries, queries of a tile, tiles of a key head */
-    int64_t keys, ld, gemm;                         /* keys of a block, stride of a row of scores, bytes the products need */
+    const sx_view *q, *mask, *y;
+    const sx_view *present[2]; /* of keys and values; NULL: not wanted */
+    piece piece[2];
+    int64_t s, t, d, dv, hk, heads, rows, tile, blocks; /* heads that share a key head, their queries, queries of a tile, tiles of a key head */
+    int64_t keys, ld, gemm;                             /* keys of a block, stride of a row of scores, bytes the products need */
     float scale, softcap;
     int64_t offset;
-    int causal;
+    int causal, pieces, few, past_caches;
 } job;
 
 typedef struct { float *q, *scores, *sums, *top, *total; char *gemm; } memory;
 
-static sx_gemm scores_of(const job *j, const float *q) {
-    return (sx_gemm){.n = j->t, .k = j->d, .a = (const char *)q, .a_row = j->d, .a_col = 1, .a_dtype = SX_FLOAT, .b_row = j->k->stride[3], .b_col = j->k->stride[2], .b_dtype = j->k->dtype};
+static sx_gemm scores_of(const job *j, const piece *p, const float *q) {
+    return (sx_gemm){.n = p->count, .k = j->d, .a = (const char *)q, .a_row = j->d, .a_col = 1, .a_dtype = SX_FLOAT, .b_row = p->k->stride[3], .b_col = p->k->stride[2], .b_dtype = p->k->dtype};
 }
 
-static sx_gemm values_of(const job *j, const float *scores) {
-    return (sx_gemm){.n = j->dv, .a = (const char *)scores, .a_row = j->ld, .a_col = 1, .a_dtype = SX_FLOAT, .b_row = j->v->stride[2], .b_col = j->v->stride[3], .b_dtype = j->v->dtype};
+static sx_gemm values_of(const job *j, const piece *p, const float *scores) {
+    return (sx_gemm){.n = j->dv, .a = (const char *)scores, .a_row = j->ld, .a_col = 1, .a_dtype = SX_FLOAT, .b_row = p->v->stride[2], .b_col = p->v->stride[3], .b_dtype = p->v->dtype};
 }
+
+static int dense(const sx_view *v) { return v->dtype == SX_FLOAT && v->stride[3] == 1 && v->dim[3] % SX_GW == 0; }
 
 static job job_of(const sx_call *call) {
     enum { SCALE, SOFTCAP, CAUSAL, OFFSET };
-    job j = {.call = call, .q = &call->in[0], .k = &call->in[1], .v = &call->in[2], .y = &call->out[0], .mask = call->n_in > 3 && call->in[3].data ? &call->in[3] : 0,
+    job j = {.call = call, .q = &call->in[0], .y = &call->out[0], .mask = call->n_in > 3 && call->in[3].dtype ? &call->in[3] : 0,
              .scale = (float)sx_param_float(call->param[SCALE]), .softcap = (float)sx_param_float(call->param[SOFTCAP]), .causal = call->param[CAUSAL] != 0, .offset = call->param[OFFSET]};
-    j.s = j.q->dim[2], j.d = j.q->dim[3], j.t = j.k->dim[2], j.dv = j.v->dim[3];
-    j.heads = j.q->dim[1] / sx_max64(1, j.k->dim[1]);
+    if (call->n_in > 5 && call->in[4].dtype) {
+        j.t = call->in[4].dim[2];
+        if (j.t) j.piece[j.pieces++] = (piece){&call->in[4], &call->in[5], 0, j.t};
+    }
+    j.piece[j.pieces++] = (piece){&call->in[1], &call->in[2], j.t, call->in[1].dim[2]};
+    j.t += call->in[1].dim[2];
+    for (int i = 0; i < 2; i++) j.present[i] = call->n_out > 1 + i && call->out[1 + i].dtype ? &call->out[1 + i] : 0;
+    j.s = j.q->dim[2], j.d = j.q->dim[3], j.hk = call->in[1].dim[1], j.dv = call->in[2].dim[3];
+    j.heads = j.q->dim[1] / sx_max64(1, j.hk);
     j.rows = j.heads * j.s;
     j.blocks = sx_max64(1, sx_ceil_div(j.rows, ROWS));
     j.tile = j.blocks == 1 ? j.rows : sx_min64(ROWS, sx_round_up(sx_ceil_div(j.rows, j.blocks), SX_MR));
     j.blocks = sx_max64(1, sx_ceil_div(j.rows, sx_max64(1, j.tile)));
     j.keys = sx_min64(KEYS, j.t), j.ld = sx_round_up(j.keys, 16) + 16;
-    sx_gemm scores = scores_of(&j, 0), values = values_of(&j, 0);
-    values.k = j.keys;
-    j.gemm = sx_round_up(sx_max64(SX_NAME(sx_gemm_scratch)(&scores, j.tile, j.keys), SX_NAME(sx_gemm_scratch)(&values, j.tile, j.dv)), 64);
+    j.few = j.rows <= FEW, j.past_caches = j.q->dim[0] * j.hk * j.t * j.d >= STREAM / 4;
+    for (int i = 0; i < j.pieces; i++) {
+        j.few &= dense(j.piece[i].k) && dense(j.piece[i].v);
+        sx_gemm scores = scores_of(&j, j.piece + i, 0), values = values_of(&j, j.piece + i, 0);
+        values.k = j.keys;
+        j.gemm = sx_max64(j.gemm, sx_max64(SX_NAME(sx_gemm_scratch)(&scores, j.tile, j.keys), SX_NAME(sx_gemm_scratch)(&values, j.tile, j.dv)));
+    }
+    for (int i = 0; i < 2; i++) j.few &= !j.present[i] || dense(j.present[i]);
+    j.gemm = j.few ? 0 : sx_round_up(j.gemm, 64);
     return j;
 }
 
@@ -103,11 +130,164 @@ static void soften(float *x, int64_t n, int64_t whole, float *top, float *total,
     *top = largest, *total = sum;
 }
 
+/* ---- few rows ---- */
+#if SX_GW == 16 || defined(__aarch64__)
+#define GROUP 4 /* rows whose sums stay in registers */
+#elif defined(__wasm__)
+#define GROUP 1
+#else
+#define GROUP 2
+#endif
+#define ACROSS 4 /* registers of a value */
+
+/* What is read goes on to `to` (NULL: not). past_caches: `to` is aligned. */
+SX_INLINE void pass_on(float *to, sx_f x, int past_caches) {
+    if (past_caches) __builtin_nontemporal_store(x, (sx_f *)to);
+    else sx_fstore(to, x);
+}
+
+/* to[r * ld + j] = q[r] · k[j], r < R, j < J. */
+SX_INLINE void dots(const int R, const int J, const float *q, int64_t d, const float *k, int64_t k_row, float *to, int64_t ld, float *copy, int64_t copy_row, int past_caches) {
+    sx_f acc[GROUP][4];
+    SX_UNROLL for (int r = 0; r < R; r++)
+        SX_UNROLL for (int j = 0; j < J; j++) acc[r][j] = sx_fsplat(0);
+    for (int64_t i = 0; i < d; i += SX_GW) {
+        sx_f x[4];
+        SX_UNROLL for (int j = 0; j < J; j++) x[j] = sx_fload(k + j * k_row + i);
+        if (copy) {
+            SX_UNROLL for (int j = 0; j < J; j++) pass_on(copy + j * copy_row + i, x[j], past_caches);
+        }
+        SX_UNROLL for (int r = 0; r < R; r++) {
+            sx_f y = sx_fload(q + r * d + i);
+            SX_UNROLL for (int j = 0; j < J; j++) acc[r][j] += y * x[j];
+        }
+    }
+    SX_UNROLL for (int r = 0; r < R; r++) {
+        if (J == 4) *(sx_f4_any *)(to + r * ld) = sx_fsum4(acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
+        else to[r * ld] = sx_fsum(acc[r][0]);
+    }
+}
+
+/* sums[r] += Σ weight[r][t] · v[t] of V registers, r < R, t < n. */
+SX_INLINE void weigh(const int R, const int V, const float *weight, int64_t ld, const float *v, int64_t v_row, int64_t n, float *sums, int64_t dv, float *copy, int64_t copy_row, int past_caches) {
+    sx_f acc[GROUP][ACROSS];
+    SX_UNROLL for (int r = 0; r < R; r++)
+        SX_UNROLL for (int i = 0; i < V; i++) acc[r][i] = sx_fload(sums + r * dv + i * SX_GW);
+    for (int64_t t = 0; t < n; t++) {
+        sx_f x[ACROSS];
+        SX_UNROLL for (int i = 0; i < V; i++) x[i] = sx_fload(v + t * v_row + i * SX_GW);
+        if (copy) {
+            SX_UNROLL for (int i = 0; i < V; i++) pass_on(copy + t * copy_row + i * SX_GW, x[i], past_caches);
+        }
+        SX_UNROLL for (int r = 0; r < R; r++) {
+            sx_f w = sx_fsplat(weight[r * ld + t]);
+            SX_UNROLL for (int i = 0; i < V; i++) acc[r][i] += w * x[i];
+        }
+    }
+    SX_UNROLL for (int r = 0; r < R; r++)
+        SX_UNROLL for (int i = 0; i < V; i++) sx_fstore(sums + r * dv + i * SX_GW, acc[r][i]);
+}
+
+#if GROUP == 4
+#define BY_ROWS(R, CALL) if (R == 4) CALL(4); else if (R == 3) CALL(3); else if (R == 2) CALL(2); else CALL(1)
+#elif GROUP == 2
+#define BY_ROWS(R, CALL) if (R == 2) CALL(2); else CALL(1)
+#else
+#define BY_ROWS(R, CALL) CALL(1)
+#endif
+
+/* Scores of n keys for all rows. */
+static void score_few(int64_t rows, const float *q, int64_t d, const float *k, int64_t k_row, int64_t n, float *scores, int64_t ld, float *copy, int64_t copy_row, int past_caches) {
+    for (int64_t t = 0; t < n; t += 4)
+        for (int64_t r = 0; r < rows; r += GROUP) {
+            int64_t left = sx_min64(GROUP, rows - r), last = sx_min64(n, t + 4);
+            float *to = copy && r == 0 ? copy + t * copy_row : 0;
+#define FOUR(R) dots(R, 4, q + r * d, d, k + t * k_row, k_row, scores + r * ld + t, ld, to, copy_row, past_caches)
+#define ONE(R) dots(R, 1, q + r * d, d, k + i * k_row, k_row, scores + r * ld + i, ld, to ? copy + i * copy_row : 0, copy_row, past_caches)
+            if (t + 4 <= n) { BY_ROWS(left, FOUR); }
+            else for (int64_t i = t; i < last; i++) { BY_ROWS(left, ONE); }
+        }
+}
+
+/* The values of n keys, by weight, are added to the sums of all rows. */
+static void weigh_few(int64_t rows, const float *weights, int64_t ld, const float *v, int64_t v_row, int64_t n, float *sums, int64_t dv, float *copy, int64_t copy_row, int past_caches) {
+    for (int64_t t = 0; t < n; t += SUB)
+        for (int64_t i = 0; i < dv; i += dv - i >= ACROSS * SX_GW ? ACROSS * SX_GW : SX_GW)
+            for (int64_t r = 0; r < rows; r += GROUP) {
+                int64_t left = sx_min64(GROUP, rows - r), count = sx_min64(SUB, n - t);
+                float *to = copy && r == 0 ? copy + t * copy_row + i : 0;
+#define WIDE(R) weigh(R, ACROSS, weights + r * ld + t, ld, v + t * v_row + i, v_row, count, sums + r * dv + i, dv, to, copy_row, past_caches)
+#define NARROW(R) weigh(R, 1, weights + r * ld + t, ld, v + t * v_row + i, v_row, count, sums + r * dv + i, dv, to, copy_row, past_caches)
+                if (dv - i >= ACROSS * SX_GW) { BY_ROWS(left, WIDE); }
+                else { BY_ROWS(left, NARROW); }
+            }
+}
+
+/* ---- present ---- */
+
+/* Rows [begin, end) of all keys (or values, `which` 1) of one head go to `present`. */
+static void keep(const job *j, int which, int64_t b, int64_t head, int64_t begin, int64_t end) {
+    const sx_view *to = j->present[which];
+    if (!to) return;
+    int64_t item = sx_size_of(to->dtype), d = to->dim[3];
+    for (int i = 0; i < j->pieces; i++) {
+        const piece *p = j->piece + i;
+        const sx_view *from = which ? p->v : p->k;
+        for (int64_t t = sx_max64(begin, p->from); t < sx_min64(end, p->from + p->count); t++) {
+            const char *x = from->data + (b * from->stride[0] + head * from->stride[1] + (t - p->from) * from->stride[2]) * item;
+            char *y = to->data + (b * to->stride[0] + head * to->stride[1] + t * to->stride[2]) * item;
+            if (from->stride[3] == 1 && to->stride[3] == 1) __builtin_memcpy(y, x, (uint64_t)(d * item));
+            else if (item == 4) for (int64_t c = 0; c < d; c++) ((uint32_t *)y)[c * to->stride[3]] = ((const uint32_t *)x)[c * from->stride[3]];
+            else for (int64_t c = 0; c < d; c++) ((uint16_t *)y)[c * to->stride[3]] = ((const uint16_t *)x)[c * from->stride[3]];
+        }
+    }
+}
+
+/* Where row t of one head lies in `present` for the kernels of few rows; NULL where none is wanted. Clears *past_caches where it is not aligned. */
+static float *kept_at(const sx_view *to, int64_t b, int64_t head, int64_t t, int *past_caches) {
+    if (!to) return 0;
+    float *at = (float *)to->data + b * to->stride[0] + head * to->stride[1] + t * to->stride[2];
+    if (((uintptr_t)at | (uintptr_t)(4 * to->stride[2])) % (4 * SX_GW)) *past_caches = 0;
+    return at;
+}
+
+/* ---- tiles ---- */
+
+static const char *of_head(const sx_view *v, int64_t b, int64_t head, int64_t at) { return v->data + (b * v->stride[0] + head * v->stride[1] + at * v->stride[2]) * sx_size_of(v->dtype); }
+
+/* One block: keys [at, at + n) of a piece. */
+static void block_of(const job *j, const memory *m, const piece *p, int64_t b, int64_t head, int64_t row, int64_t rows, int64_t at, int64_t n) {
+    int first = p->from + at == 0, beyond_k = j->past_caches, beyond_v = j->past_caches;
+    const char *key = of_head(p->k, b, head, j->few ? at : 0), *value = of_head(p->v, b, head, at);
+    if (j->few) {
+        float *to = kept_at(j->present[0], b, head, p->from + at, &beyond_k);
+        score_few(rows, m->q, j->d, (const float *)key, p->k->stride[2], n, m->scores, j->ld, to, to ? j->present[0]->stride[2] : 0, beyond_k);
+    } else {
+        sx_gemm scores = scores_of(j, p, m->q);
+        scores.m = rows, scores.b = key;
+        SX_NAME(sx_gemm_block)(&scores, 0, rows, at, n, m->scores, j->ld, m->gemm);
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t h = head * j->heads + (row + r) / j->s, s = (row + r) % j->s;
+        int64_t seen = j->causal ? sx_max64(0, sx_min64(n, s + j->offset + 1 - p->from - at)) : n;
+        prepare(j, b, h, s, p->from + at, seen, m->scores + r * j->ld);
+        soften(m->scores + r * j->ld, seen, n, m->top + r, m->total + r, m->sums + r * j->dv, j->dv, first);
+    }
+    if (j->few) {
+        float *to = kept_at(j->present[1], b, head, p->from + at, &beyond_v);
+        for (int64_t i = 0; first && i < rows * j->dv; i++) m->sums[i] = 0;
+        weigh_few(rows, m->scores, j->ld, (const float *)value, p->v->stride[2], n, m->sums, j->dv, to, to ? j->present[1]->stride[2] : 0, beyond_v);
+    } else {
+        sx_gemm values = values_of(j, p, m->scores);
+        values.m = rows, values.k = n, values.add = !first, values.b = value;
+        SX_NAME(sx_gemm_block)(&values, 0, rows, 0, j->dv, m->sums, j->dv, m->gemm);
+    }
+}
+
 static void tile_of(void *arg, int64_t index, int worker) {
     const job *j = arg;
-    int64_t hk = j->k->dim[1], b = index / j->blocks / hk, head = index / j->blocks % hk, row = index % j->blocks * j->tile, rows = sx_min64(j->tile, j->rows - row);
+    int64_t b = index / j->blocks / j->hk, head = index / j->blocks % j->hk, number = index % j->blocks, row = number * j->tile, rows = sx_min64(j->tile, j->rows - row);
     memory m = memory_of(j, j->call->scratch + worker * j->call->scratch_bytes);
-    const char *key = j->k->data + (b * j->k->stride[0] + head * j->k->stride[1]) * sx_size_of(j->k->dtype), *value = j->v->data + (b * j->v->stride[0] + head * j->v->stride[1]) * sx_size_of(j->v->dtype);
     int64_t visible = 0; /* keys any query of the tile sees */
     for (int64_t r = 0; r < rows; r++) {
         int64_t h = head * j->heads + (row + r) / j->s, s = (row + r) % j->s, at = b * j->q->stride[0] + h * j->q->stride[1] + s * j->q->stride[2];
@@ -116,21 +296,15 @@ static void tile_of(void *arg, int64_t index, int worker) {
         visible = sx_max64(visible, j->causal ? sx_min64(j->t, s + j->offset + 1) : j->t);
         m.total[r] = 0;
     }
-    for (int64_t i = 0; visible <= 0 && i < rows * j->dv; i++) m.sums[i] = 0;
-    for (int64_t at = 0; at < visible; at += j->keys) {
-        int64_t n = sx_min64(j->keys, visible - at);
-        sx_gemm scores = scores_of(j, m.q), values = values_of(j, m.scores);
-        scores.m = values.m = rows, scores.b = key, values.k = n, values.add = at > 0;
-        values.b = value + at * j->v->stride[2] * sx_size_of(j->v->dtype);
-        SX_NAME(sx_gemm_block)(&scores, 0, rows, at, n, m.scores, j->ld, m.gemm);
-        for (int64_t r = 0; r < rows; r++) {
-            int64_t h = head * j->heads + (row + r) / j->s, s = (row + r) % j->s;
-            int64_t seen = j->causal ? sx_max64(0, sx_min64(n, s + j->offset + 1 - at)) : n;
-            prepare(j, b, h, s, at, seen, m.scores + r * j->ld);
-            soften(m.scores + r * j->ld, seen, n, m.top + r, m.total + r, m.sums + r * j->dv, j->dv, at == 0);
-        }
-        SX_NAME(sx_gemm_block)(&values, 0, rows, 0, j->dv, m.sums, j->dv, m.gemm);
+    visible = sx_max64(0, visible);
+    for (int64_t i = 0; !visible && i < rows * j->dv; i++) m.sums[i] = 0;
+    for (int i = 0; i < j->pieces; i++) {
+        const piece *p = j->piece + i;
+        int64_t end = sx_min64(p->count, visible - p->from);
+        for (int64_t at = 0; at < end; at += j->keys) block_of(j, &m, p, b, head, row, rows, at, sx_min64(j->keys, end - at));
     }
+    for (int i = 0; i < 2; i++) /* each tile its share; of few rows, what no query saw */
+        keep(j, i, b, head, j->few ? visible : number * j->t / j->blocks, j->few ? j->t : (number + 1) * j->t / j->blocks);
     int in_place = !j->call->epilogue && j->y->dtype == SX_FLOAT && j->y->stride[3] == 1;
     for (int64_t r = 0; r < rows; r++) {
         float total = m.total[r], *sum = m.sums + r * j->dv, *to = sum;
@@ -147,11 +321,8 @@ static void tile_of(void *arg, int64_t index, int worker) {
 
 int SX_NAME(sx_k_attention)(const sx_call *call) {
     job j = job_of(call);
-    int64_t hk = j.k->dim[1];
-    if (hk == 0 || j.q->dim[1] % hk || j.k->dim[3] != j.d || j.v->dim[2] != j.t || j.v->dim[1] != hk) return sx_fail(call, SX_E_SHAPE, 1, j.q->dim[1], hk);
-    if (!sx_is_float(j.q->dtype) || !sx_is_float(j.k->dtype) || !sx_is_float(j.v->dtype)) return sx_fail(call, SX_E_DTYPE, 0, j.q->dtype, j.k->dtype);
     if (j.mask && !sx_is_float(j.mask->dtype) && j.mask->dtype != SX_BOOL) return sx_fail(call, SX_E_DTYPE, 3, j.mask->dtype, 0);
-    if (j.rows == 0 || j.dv == 0) return SX_OK;
-    sx_for(call, j.q->dim[0] * hk * j.blocks, tile_of, &j);
+    if ((j.rows == 0 || j.dv == 0) && !j.present[0]) return SX_OK;
+    sx_for(call, j.q->dim[0] * j.hk * j.blocks, tile_of, &j);
     return SX_OK;
 }

@@ -197,6 +197,14 @@ static int check_norm(const sx_call *c, int64_t step, sx_report *report) {
     return 0;
 }
 
+/* Keys or values: what is new, what was there before and what is kept, one behind the other along axis 2. */
+static int pieces_fit(const sx_call *c, int now, int past, int present) {
+    const sx_view *v = c->in + now, *p = has(c, past) ? c->in + past : 0, *to = present < c->n_out && c->out[present].dtype ? c->out + present : 0;
+    if (p && (p->rank != 4 || p->dtype != v->dtype || p->dim[0] != v->dim[0] || p->dim[1] != v->dim[1] || p->dim[3] != v->dim[3])) return 0;
+    if (to && (to->rank != 4 || to->dtype != v->dtype || to->dim[0] != v->dim[0] || to->dim[1] != v->dim[1] || to->dim[3] != v->dim[3])) return 0;
+    return !to || to->dim[2] == v->dim[2] + (p ? p->dim[2] : 0);
+}
+
 static int check_attention(const sx_call *c, int64_t step, sx_report *report) {
     const sx_view *q = c->in, *k = c->in + 1, *v = c->in + 2, *y = c->out;
     if (q->rank != 4 || k->rank != 4 || v->rank != 4 || y->rank != 4) REFUSE(0, q->rank, k->rank);
@@ -205,7 +213,10 @@ static int check_attention(const sx_call *c, int64_t step, sx_report *report) {
     if (y->dim[0] != q->dim[0] || y->dim[1] != q->dim[1] || y->dim[2] != q->dim[2] || y->dim[3] != v->dim[3]) REFUSE(0, y->dim[2], q->dim[2]);
     for (int i = 0; i < 3; i++) if (sx_compute_of(c->in[i].dtype) != SX_F32) REFUSE_TYPE(i, c->in[i].dtype, y->dtype);
     if (sx_compute_of(y->dtype) != SX_F32) REFUSE_TYPE(0, q->dtype, y->dtype);
-    if (has(c, 3) && (c->in[3].rank != 4 || c->in[3].dim[0] != q->dim[0] || c->in[3].dim[1] != q->dim[1] || c->in[3].dim[2] != q->dim[2] || c->in[3].dim[3] != k->dim[2])) REFUSE(3, c->in[3].rank, 0);
+    if (has(c, 4) != has(c, 5) || !pieces_fit(c, 1, 4, 1)) REFUSE(4, k->dim[1], k->dim[2]);
+    if (!pieces_fit(c, 2, 5, 2) || (has(c, 4) && c->in[4].dim[2] != c->in[5].dim[2])) REFUSE(5, v->dim[1], v->dim[2]);
+    int64_t keys = k->dim[2] + (has(c, 4) ? c->in[4].dim[2] : 0);
+    if (has(c, 3) && (c->in[3].rank != 4 || c->in[3].dim[0] != q->dim[0] || c->in[3].dim[1] != q->dim[1] || c->in[3].dim[2] != q->dim[2] || c->in[3].dim[3] != keys)) REFUSE(3, c->in[3].rank, keys);
     return 0;
 }
 

@@ -165,11 +165,14 @@ static int check_codes(const sx_program *p, sx_report *report) {
 typedef struct { int8_t least_in, most_in, least_out, most_out, params, epilogue; } sx_shape_rule;
 static const sx_shape_rule RULES[SX_KINDS] = {
     [SX_MAP] = {0, SX_MAX_OPERANDS, 1, 4, 0, 2}, [SX_REDUCE] = {1, SX_MAX_OPERANDS, 1, 1, 3, 1}, [SX_MATMUL] = {2, SX_MAX_OPERANDS, 1, 1, 7, 1}, [SX_CONV] = {2, SX_MAX_OPERANDS, 1, 1, 17, 1},
-    [SX_POOL] = {1, 1, 1, 2, 20, 0}, [SX_SOFTMAX] = {1, 2, 1, 1, 3, 0}, [SX_NORM] = {1, 4, 1, 4, 4, 0}, [SX_ATTENTION] = {3, 4, 1, 1, 4, 0}, [SX_GATHER] = {2, 2, 1, 1, 2, 0},
+    [SX_POOL] = {1, 1, 1, 2, 20, 0}, [SX_SOFTMAX] = {1, 2, 1, 1, 3, 0}, [SX_NORM] = {1, 4, 1, 4, 4, 0}, [SX_ATTENTION] = {3, 6, 1, 3, 4, 0}, [SX_GATHER] = {2, 2, 1, 1, 2, 0},
     [SX_COPY] = {1, 2, 1, 1, 9, 0}, [SX_SCAN] = {1, 6, 1, 2, 5, 0}, [SX_SCATTER] = {3, 3, 1, 1, 3, 0}, [SX_RESIZE] = {1, 1, 1, 1, 31, 0}, [SX_SAMPLE] = {2, 3, 1, 1, 7, 0},
     [SX_SORT] = {1, 1, 1, 2, 2, 0}, [SX_RNN] = {3, 10, 0, 3, 23, 0}, [SX_FFT] = {1, 1, 1, 1, 4, 0}, [SX_LINALG] = {1, 1, 1, 1, 1, 0},
     [SX_TREES] = {5, 7, 1, 2, 3, 0}, [SX_COMPACT] = {1, 5, 2, 4, 3, 0}, [SX_RANDOM] = {1, 1, 1, 1, 3, 0},
 };
+
+/* The version of each kind's record (core/kernels.py, VERSIONS). */
+static int version_of(int64_t kind) { return kind == SX_ATTENTION ? 2 : 1; }
 
 static int check_leaves(const sx_program *p, const sx_step_row *s, int64_t code) {
     const sx_code_row *c = p->codes + code;
@@ -212,7 +215,7 @@ static int is_narrow(int64_t dtype) { return (dtype >= 17 && dtype <= 20) || dty
 
 static int check_step(const sx_program *p, int64_t i, sx_report *report) {
     const sx_step_row *s = p->steps + i;
-    if (!within(s->kind, SX_KINDS) || s->kind == 0 || s->version != 1) return sx_say(report, SX_E_FORMAT, SX_R_KIND, i, -1, s->kind, s->version);
+    if (!within(s->kind, SX_KINDS) || s->kind == 0 || s->version != version_of(s->kind)) return sx_say(report, SX_E_FORMAT, SX_R_KIND, i, -1, s->kind, s->version);
     if (!RULES[s->kind].most_out || !p->table->kernels[s->kind].run) return sx_say(report, SX_E_UNSUPPORTED, SX_R_KERNEL, i, -1, s->kind, 0);
     const sx_shape_rule *r = RULES + s->kind;
     if (!within(s->origin, p->n_offsets - 1) || s->n_in < r->least_in || s->n_in > r->most_in || s->n_out < r->least_out || s->n_out > r->most_out || s->n_param != r->params)

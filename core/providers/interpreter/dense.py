@@ -80,6 +80,12 @@ def _transposed(call: Call, x: np.ndarray, w: np.ndarray) -> np.ndarray:
 def _attention(call: Call) -> None:
     q, key, v, mask = call.wide(0), call.wide(1), call.wide(2), call.input(3)
     p = call.params
+    for i, past in ((1, call.input(4)), (2, call.input(5))):
+        new = call.input(i)
+        assert new is not None
+        call.put(new if past is None else np.concatenate([past, new], 2), i)
+    if call.input(4) is not None:
+        key, v = np.concatenate([call.wide(4), key], 2), np.concatenate([call.wide(5), v], 2)
     repeat = q.shape[1] // key.shape[1]
     key, v = np.repeat(key, repeat, 1), np.repeat(v, repeat, 1)
     scores = np.matmul(q, np.swapaxes(key, 2, 3)) * p["scale"]
