@@ -83,7 +83,8 @@ def _pieces(lowered: Lowered, call: KernelCall, position: int, operand: int, kep
 def _permutes(view: View) -> bool:
     """Whether a view is all of its buffer, its axes in any order, with axes of size 1 put in."""
     dims = sorted(a.dim for a in view.axes if a.dim is not None)
-    return not view.fixed and dims == list(range(len(view.buffer.shape))) and all(a.size == 1 if a.dim is None else a.start == 0 and a.step == 1 and a.size == view.buffer.shape[a.dim] for a in view.axes)
+    shape = view.buffer.shape
+    return not view.fixed and dims == list(range(len(shape))) and all(a.size == 1 if a.dim is None else a.start == 0 and a.step == 1 and a.size == shape[a.dim] for a in view.axes)
 
 
 def _starts(out: View, along: int | None) -> bool:

@@ -169,8 +169,8 @@ def test_pieces_in_the_engine(dense: bool) -> None:
         made.check(1e-5, 1e-6)
 
 
-@pytest.mark.parametrize("wrong", [dict(past_v=(1, 2, 4, 16)), dict(past_k=(1, 1, 5, 16)), dict(past_k=(1, 2, 5, 8)), dict(present_k=(1, 2, 7, 16)), dict(present_v=(1, 2, 6, 8)), dict(mask=(1, 2, 1, 1)),
-                                   dict(past_k=None), dict(past_v=None)])
+@pytest.mark.parametrize("wrong", [dict(past_v=(1, 2, 4, 16)), dict(past_k=(1, 1, 5, 16)), dict(past_k=(1, 2, 5, 8)), dict(present_k=(1, 2, 7, 16)), dict(present_v=(1, 2, 6, 8)),
+                                   dict(mask=(1, 2, 1, 1)), dict(past_k=None), dict(past_v=None)])
 def test_pieces_that_do_not_fit(wrong: dict[str, Any]) -> None:
     shapes = {"q": (1, 2, 1, 16), "k": (1, 2, 1, 16), "v": (1, 2, 1, 16), "mask": (1, 2, 1, 6), "past_k": (1, 2, 5, 16), "past_v": (1, 2, 5, 16), "present_k": (1, 2, 6, 16),
               "present_v": (1, 2, 6, 16)} | wrong
