@@ -6,13 +6,13 @@ Rules
 3. In place: a Map may write over an input that dies there, if that input is whole, of the same bytes and order, read position by position, and every other operand is another buffer.
    So may a Scatter write over the tensor it updates.
 4. Where every size has an upper bound: constant offsets by greedy best fit, largest first (Pisarchyk & Lee, 2020: "Efficient memory management for deep neural net inference"), 64-byte aligned.
-5. Where one has none, or one beyond FAR (sizes without a range, or that data decide): all are placed likewise at sizes where every symbol is TYPICAL; of two buffers that live at once
+5. Where one has none, or one beyond FAR (sizes without a range, or that data decide): all are placed likewise at sizes where every symbol is one of TYPICAL; of two buffers that live at once
    the one that lies lower there lies lower at all sizes: an offset is the greatest end of what lies below, an expression that bind computes.
 Best fit tries the orders of ORDERS and keeps the smallest arena.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ..dim import Dim, bounds, is_static, product, substitute, symbols
@@ -23,8 +23,8 @@ from .layout import same_order
 from .lower import Lowered
 
 ALIGN = 64
-#: What a size without a bound is taken for where buffers are compared.
-TYPICAL = 97
+#: What sizes without a bound are taken for where buffers are compared: the first that leaves none empty (97 samples of sound are no frame).
+TYPICAL = (97, 577, 4099, 16411)
 #: Bytes from which on a symbolic size is placed as one without a bound.
 FAR = 1 << 30
 
@@ -114,20 +114,28 @@ def _far(buffer: Buffer, ranges: Mapping[str, tuple[int, int | None]]) -> bool:
     return not is_static(buffer.shape) and (upper_bytes(buffer, ranges) or 0) > FAR
 
 
-def _typical(size: Dim) -> int:
-    return size if isinstance(size, int) else int(substitute(size, {s.name: TYPICAL for s in symbols(size)}))
+def typical(sizes: Iterable[Dim]) -> dict[Dim, int]:
+    """What sizes are where every symbol is one of TYPICAL."""
+    sizes = list(dict.fromkeys(sizes))
+
+    def at(number: int) -> dict[Dim, int]:
+        return {size: size if isinstance(size, int) else int(substitute(size, {s.name: number for s in symbols(size)})) for size in sizes}
+    tried = map(at, TYPICAL)
+    return next((found for found in tried if all(n > 0 for size, n in found.items() if not isinstance(size, int))), None) or at(TYPICAL[0])
 
 
-def typical_bytes(buffer: Buffer) -> int:
-    """Bytes where every symbol is TYPICAL."""
-    return _typical(_bytes(buffer))
+def typical_bytes(buffers: Iterable[Buffer]) -> dict[Buffer, int]:
+    """Bytes there."""
+    sizes = {buffer: _bytes(buffer) for buffer in buffers}
+    known = typical(sizes.values())
+    return {buffer: known[size] for buffer, size in sizes.items()}
 
 
 def _stack(lives: Mapping[Buffer, tuple[int, int]], groups: Mapping[Buffer, list[Buffer]]) -> dict[Buffer, Stacked]:
     """Places of buffers that live from the first to the last of two calls, lower ones first."""
     sizes = {head: list(dict.fromkeys(map(_bytes, groups[head]))) for head in lives}
-    typical: dict[Dim, int] = {size: _typical(size) for many in sizes.values() for size in many}
-    offsets, _ = best_fit({head: (*lives[head], max(typical[s] for s in sizes[head])) for head in lives})
+    known = typical(size for many in sizes.values() for size in many)
+    offsets, _ = best_fit({head: (*lives[head], max(known[s] for s in sizes[head])) for head in lives})
     made: dict[Buffer, Stacked] = {}
     reach: dict[Buffer, set[Buffer]] = {}      # all that lies below, directly or not
     for head in sorted(lives, key=lambda h: (offsets[h], lives[h])):

@@ -3,7 +3,7 @@
 Rules
 1. A call stands after all calls that write what it reads.
 2. Of the calls that are ready, next is the one after which the fewest bytes are alive (what it writes less what dies with it), the earliest of equals: a branch is finished before another
-   is begun, and what makes small things of large ones comes first. Sizes are compared with every symbol at memory.TYPICAL.
+   is begun, and what makes small things of large ones comes first. Sizes are compared with every symbol at one of memory.TYPICAL.
 3. The order found is taken where it lowers the peak; otherwise the calls stay as they were. Programs of more than MOST calls are left alone.
 """
 from __future__ import annotations
@@ -27,7 +27,8 @@ def schedule(lowered: Lowered) -> None:
     after = _dependencies(reads, writes)
     if all(len(after[i]) and max(after[i]) == i - 1 for i in range(1, len(calls))):
         return  # a chain
-    sizes = {b: 0 if b.port is not None else typical_bytes(b) for part in (*reads, *writes) for b in part}
+    moved = {b for part in (*reads, *writes) for b in part}
+    sizes = {**dict.fromkeys(moved, 0), **typical_bytes(b for b in moved if b.port is None)}
     order = _greedy(reads, writes, after, sizes)
     if peak(reads, writes, sizes, order) < peak(reads, writes, sizes, range(len(calls))):                 # 3
         lowered.calls = [calls[i] for i in order]
