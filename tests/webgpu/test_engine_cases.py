@@ -9,24 +9,27 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
+from sardonyx.errors import RuntimeException
 from sardonyx.lowering import CannotLower
 
 from tests.engine import against as against_module
-from tests.engine import one_step, test_rnn
+from tests.engine import one_step, test_resize, test_rnn, test_sample, test_trees
 from tests.engine.one_step import OneStep, compare
 
 #: Module → tests. Only those that run steps by `OneStep` and `against`.
 CASES: dict[Any, tuple[str, ...]] = {
     test_rnn: ("test_random", "test_float_types", "test_activations", "test_many_blocks_and_chunks", "test_empty", "test_nan_stays_in_its_sequence", "test_input_share_given",
                "test_eight_bit_recurrence"),
+    test_resize: ("test_random", "test_images", "test_same_size_and_empty", "test_zero_weights_leave_infinities_alone"),
+    test_sample: ("test_grid_sample", "test_grid_sample_of_integers_and_nothing", "test_roi_align", "test_max_roi_pool", "test_wrong_images_raise"),
+    test_trees: ("test_modes", "test_one_target_of_several", "test_edges", "test_strings_of_nodes"),
 }
 #: WGSL's functions are within a few ulp; sums go in another order.
-RTOL, ATOL = 4e-6, 1e-6
-
-
-class Refused(Exception):
-    """The device does not take the step."""
+RTOL, ATOL = 4e-6, 2e-6
+#: What int64 arrays hold between the elements of a view.
+HOLE = np.full(8, one_step.CANARY, np.uint8).view(np.int64)[0]
 
 
 @pytest.fixture
@@ -42,7 +45,11 @@ def on_device(device: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         try:
             program = WebGpuProgram(device, made.program, made.constants)
             try:
-                outputs = program.run(made.arrays)
+                outputs = program.run([np.where(x == HOLE, 0, x) if x.dtype == np.int64 else x for x in made.arrays])
+            except RuntimeException as reason:
+                if "32 bits" in str(reason):
+                    raise CannotLower(str(reason)) from None
+                raise
             finally:
                 program.close()
             return [r.window(y).copy() for r, y in zip(made.results, outputs, strict=True)]
@@ -54,7 +61,7 @@ def on_device(device: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         try:
             for cpu in (True, False):
                 for w, found in zip(want, run(made, cpu), strict=True):
-                    compare(found, w, max(rtol, RTOL), max(atol, ATOL), f"{'barrier-free' if cpu else 'workgroup'}: {made.program.steps[0].kind.name}")
+                    compare(found, w, max(rtol, RTOL), max(atol, ATOL, ATOL * _scale(w)), f"{'barrier-free' if cpu else 'workgroup'}: {made.program.steps[0].kind.name}")
             ran.append(made)
         except CannotLower as reason:
             refused.append(str(reason))
@@ -63,17 +70,20 @@ def on_device(device: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         try:
             return run(made)
         except CannotLower as reason:
-            raise Refused(str(reason)) from None
+            pytest.skip(str(reason))
     monkeypatch.setattr(OneStep, "check", check)
     monkeypatch.setattr(OneStep, "run", run_where_taken)
     for module in (against_module, one_step):
         monkeypatch.setattr(module, "engines", lambda: ["the device"])
-    try:
-        yield
-    except Refused as reason:
-        pytest.skip(str(reason))
+    yield
     if refused and not ran:
         pytest.skip(f"refused: {refused[0]}")
+
+
+def _scale(array: np.ndarray) -> float:
+    """The largest magnitude of finite floats: sums of large numbers that cancel leave errors of their size."""
+    numbers = np.abs(array.astype(np.float64)) if array.dtype.kind not in "iub" else np.zeros(0)
+    return float(numbers[np.isfinite(numbers)].max(initial=0))
 
 
 def _moved(original: Any) -> Callable[..., None]:
