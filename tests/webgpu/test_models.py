@@ -16,11 +16,24 @@ from sardonyx.providers.base import RunContext
 from sardonyx.providers.reference import ReferenceExecutor
 
 from tests.engine.test_sizes import slicing
+from tests.models import test_public_models as public
 from tests.models.generated import bert_layer, mobilenet_v2
+from tests.models.inputs import SCRIPTS, play
+from tests.models.registry import light_models
 
 from .paper import recorded
 
 RNG = np.random.default_rng(11)
+
+
+@pytest.fixture
+def lavapipe(device: Any) -> Any:
+    """Sessions open the process's own device, which is lavapipe whatever this parameter is: once is enough."""
+    if device.adapter.name.startswith("SwiftShader"):
+        pytest.skip("sessions open lavapipe")
+    return device
+
+
 MLP = """g (float[batch, 20] x) => (float[batch, 5] y) <float[20, 32] w1 = {%s}, float[32] b1 = {%s}, float[32, 5] w2 = {%s}> {
     a = MatMul(x, w1) b = Add(a, b1) c = Gelu(b) d = MatMul(c, w2) y = Softmax<axis = 1>(d) }"""
 CONV = """g (float[batch, 3, 12, 12] x, float[8, 3, 3, 3] w, float[8] b, float[8, 1, 3, 3] v, float[16, 8, 1, 1] u) => (float[batch, 16] y) {
@@ -110,6 +123,27 @@ def test_bert_layer_and_new_sizes_compile_nothing(variant: Any) -> None:
         run(2, seq)
     assert variant.compiled == compiled, "a size of the same bucket compiled a pipeline"
     executor.close()
+
+
+#: Public models that take a few seconds on a software adapter; `make test-all` runs the others too.
+QUICK = ("magika", "ocr-cls", "silero-vad-half", "silero-vad-op15", "tashkeel-rawi", "romanizer-encoder", "romanizer-decoder", "surfaces-gradient-boosting", "surfaces-k-neighbors",
+         "surfaces-k-neighbors-validity")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in (*SCRIPTS, *sorted(light_models()))])
+def test_public_model_with_fallback_disabled(lavapipe: Any, name: str) -> None:
+    """From a session, strict: no node runs on NumPy, but integer shape tensors of at most 64 elements."""
+    options = sardonyx.SessionOptions()
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    with sardonyx.InferenceSession(public._path(name), options, providers=["WebGpuExecutionProvider"]) as session:
+        found, wanted = play(public._script(name, session), lambda feed: session.run(None, feed)), public.expected(name)
+        assert session.get_providers()[0] == "WebGpuExecutionProvider"
+    bound, decide = public.QUANTISED.get(name, (1e-3, None))
+    public._compare(found, wanted, bound)
+    if decide:
+        for got, want in zip(found, wanted, strict=True):
+            clear = public._clear(want[0])
+            np.testing.assert_array_equal(decide(got[0])[clear], decide(want[0])[clear])
 
 
 @pytest.mark.parametrize(("build", "most"), [(mobilenet_v2, 56), (bert_layer, 10)], ids=lambda x: getattr(x, "__name__", ""))
