@@ -70,7 +70,7 @@ class WebGpuProgram:
         self._groups: list[Any] = [None] * len(made.dispatches)
         self._lay_out_uniforms()
         with device.lock:
-            compiled = [device.wait(device.pipeline(s.source, s.writes, next(d.label for d in made.dispatches if d.shader == i))) for i, s in enumerate(made.shaders)]
+            compiled = device.wait(device.pipelines([(s.source, s.writes, next(d.label for d in made.dispatches if d.shader == i)) for i, s in enumerate(made.shaders)]))
             self._pipelines = [compiled[d.shader] for d in made.dispatches]
             self._uniforms = device.buffer(max(16, self._rows.size * 4), uniform=True, label="sizes")
             self._status = device.buffer(4, label="status")

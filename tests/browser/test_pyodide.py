@@ -276,3 +276,47 @@ session.run(None, {name: x})[0].astype(float).tolist()
     session = ort.InferenceSession(str(path))
     x = np.random.default_rng(1).integers(0, 257, size=(3, 2048)).astype(np.int32)
     np.testing.assert_allclose(np.array(found), session.run(None, {session.get_inputs()[0].name: x})[0], rtol=1e-3, atol=1e-5)
+
+
+GPU = """
+import numpy as np
+import sardonyx as ort
+from sardonyx.webgpu.device import open_device
+
+options = ort.SessionOptions()
+options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+session = ort.InferenceSession("/model", options, providers=["WebGpuExecutionProvider"])
+names = [v.name for v in session.get_inputs()]
+device, made, compiled, buffers = open_device(), [], [], []
+for seq in (9, 16, 11, 16, 9):
+    x = np.random.default_rng(seq).normal(size=(1, seq, 48)).astype(np.float32)
+    feeds = {names[0]: x, **({names[1]: np.ones((1, seq), np.int64)} if len(names) > 1 else {})}
+    made.append(session.run(None, feeds)[0].ravel().astype(float).tolist())
+    compiled.append(device.compiled)
+    buffers.append(device.buffers)
+device._gpu.device.destroy()
+device._run_sync(device._gpu.lost)
+again = session.run(None, feeds)[0].ravel().astype(float).tolist()
+{"device": device.adapter.name, "made": made, "compiled": compiled, "buffers": buffers, "again": again, "another": open_device() is not device,
+ "placements": sorted({row.provider for row in session.explain()})}
+"""
+
+
+@pytest.mark.parametrize("where", ["page", "worker"])
+def test_webgpu(page: Page, isolated: str, wheels: Path, models: Path, where: str) -> None:
+    """WebGpuExecutionProvider in the page and in a worker: this machine's numbers, a new size compiles nothing, a lost device is replaced."""
+    path = models / "bert-gpu.onnx"
+    if not path.exists():
+        generated.bert_layer(path, hidden=48, heads=4)
+    page.goto(isolated)
+    found: dict[str, Any] = page.evaluate(IN_PAGE if where == "page" else IN_WORKER, [names(wheels), GPU, {"/model": "/models/bert-gpu.onnx"}])
+    session = ort.InferenceSession(str(path))
+    ports = [v.name for v in session.get_inputs()]
+    wanted = []
+    for seq in (9, 16, 11, 16, 9):
+        x = np.random.default_rng(seq).normal(size=(1, seq, 48)).astype(np.float32)
+        wanted.append(session.run(None, {ports[0]: x, **({ports[1]: np.ones((1, seq), np.int64)} if len(ports) > 1 else {})})[0].ravel())
+    for y, right in zip([*found["made"], found["again"]], [*wanted, wanted[-1]], strict=True):
+        np.testing.assert_allclose(y, right, rtol=1e-3, atol=1e-4)
+    assert len(set(found["compiled"])) == 1 and len(set(found["buffers"][1:])) == 1 and found["another"]
+    assert "swiftshader" in found["device"].lower() and found["placements"] == ["WebGpuExecutionProvider"]

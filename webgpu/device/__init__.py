@@ -1,6 +1,7 @@
-"""The device layer: `base` is the API (start there), `native` the desktop backend. `open_device` gives the one device all sessions of a process share."""
+"""The device layer: `base` is the API (start there), `native` the desktop backend, `page` the browser's. `open_device` gives the one device all sessions of a process share."""
 from __future__ import annotations
 
+import sys
 import threading
 
 from .base import Device, NoAdapter
@@ -20,8 +21,11 @@ def unavailable() -> str:
 
 def open_device() -> Device:
     """The shared device, opened at the first call and again after it was lost. Raises NoAdapter with the reason."""
-    from .native import NativeDevice
     with _lock:
         if not _shared or _shared[0].lost:
-            _shared[:] = [NativeDevice()]
+            if sys.platform == "emscripten":
+                from .page import PageDevice as Backend
+            else:
+                from .native import NativeDevice as Backend
+            _shared[:] = [Backend()]
         return _shared[0]

@@ -9,7 +9,7 @@ How to think
 - `Limits` are those the device was opened with. A backend raises them to the adapter's only for sizes (buffer, binding), never for what kernels rely on, unless told to.
 - Errors are the typed ones below, always with the remedy; a backend translates its library's errors, and nothing of that library leaks.
 
-To add a backend (a page's navigator.gpu): subclass `Device`, fill the abstract methods, give `adapter`, `limits`, `features`; `preamble` is what its WGSL dialect wants before a
+To add a backend: subclass `Device`, fill the abstract methods, give `adapter`, `limits`, `features`; `preamble` is what its WGSL dialect wants before a
 shader (FACTS.md: `enable subgroups;`). Nothing else in this package may know which backend runs.
 """
 from __future__ import annotations
@@ -137,6 +137,10 @@ class Device(ABC):
     @abstractmethod
     async def pipeline(self, source: str, writes: tuple[bool, ...], label: str) -> Pipeline:
         """The pipeline of a WGSL source, compiled once a device. ShaderRejected names `label`."""
+
+    async def pipelines(self, wanted: Sequence[tuple[str, tuple[bool, ...], str]]) -> list[Pipeline]:
+        """The pipelines of (source, writes, label), which a backend that can compiles all at once."""
+        return [await self.pipeline(*one) for one in wanted]
 
     @abstractmethod
     def bind(self, pipeline: Pipeline, uniform: Span, storage: Sequence[Buffer]) -> Any:
