@@ -2,139 +2,7 @@
 
    Memory: tensors are counted; a block of memory nobody holds is kept for later tensors until two runs did without it. Inputs of a run, and slices of a tensor along its first axis, are read
    where they lie. One arena serves all programs: only one runs at a time. Bound states are kept by program, dims and the elements that decide sizes. */
-#include "sx_package.h"
-
-#define SPARES 24
-#define UNBOUNDED ((int64_t)1 << 62)
-
-/* The memory of tensors; the tensor's bytes follow. */
-typedef struct { _Alignas(64) int64_t bytes; int64_t refs; struct sx_session *owner; } sx_memory;
-typedef struct { sx_memory *memory; int64_t stamp; } sx_kept;
-/* memory NULL: lent by the caller. */
-typedef struct { sx_tensor t; sx_memory *memory; int32_t filled; } sx_slot;
-typedef struct { sx_state *state; int64_t program, hash, stamp; int64_t *key; } sx_bound;
-
-typedef struct {
-    int64_t block, next;   /* the segment that runs */
-    sx_slot *slots;
-    int64_t n_slots;
-    /* the LOOP that runs, if one does */
-    int looping, go;
-    int64_t round, rounds;
-    sx_slot *carried;      /* carried, then stacks */
-    int64_t n_carried;
-} sx_frame;
-
-struct sx_session {
-    sx_package *package;
-    sx_frame frames[SX_MAX_DEPTH + 1];
-    int depth;             /* frames open */
-    sx_slot *outputs;
-    sx_kept spare[SPARES];
-    sx_bound *bound;
-    int64_t ways, stamp, run;
-    char *arena;
-    int64_t arena_bytes, held;
-    sx_state *running;
-    int64_t running_program, until;
-    int waiting, stop, moved; /* moved: this call has got on */
-    sx_memory **fresh;     /* memory of the running program's outputs */
-    int64_t *rows, *times;
-    int64_t n_rows, most_rows, n_times;
-    int64_t most_in, most_out, most_key;
-    int64_t *dims;         /* room for a key */
-};
-
-/* -- memory ----------------------------------------------------------------------------------------------------------------------------------------- */
-
-static void drop(sx_session *s, sx_memory *m) {
-    s->held -= m->bytes;
-    sx_host_free(m, m->bytes + (int64_t)sizeof *m);
-}
-
-static sx_memory *take_memory(sx_session *s, int64_t bytes, sx_report *report) {
-    int best = -1;
-    int64_t want = sx_aligned(bytes ? bytes : 1);
-    for (int64_t step = 1 << 10; want > step * 8; step *= 2) want = (want + step - 1) & ~(step - 1); /* rounded up by at most an eighth, so that sizes that grow fit again */
-    for (int i = 0; i < SPARES; i++) {
-        const sx_memory *m = s->spare[i].memory;
-        if (m && m->bytes >= bytes && m->bytes <= 4 * want && (best < 0 || m->bytes < s->spare[best].memory->bytes)) best = i;
-    }
-    if (best >= 0) {
-        sx_memory *m = s->spare[best].memory;
-        s->spare[best].memory = NULL;
-        m->refs = 1;
-        return m;
-    }
-    int64_t limit = s->package->memory_limit;
-    for (int i = 0; limit && i < SPARES && s->held + want > limit; i++)
-        if (s->spare[i].memory) drop(s, s->spare[i].memory), s->spare[i].memory = NULL;
-    sx_memory *m = limit && s->held + want > limit ? NULL : sx_host_alloc(want + (int64_t)sizeof *m);
-    if (!m) {
-        sx_say(report, SX_E_MEMORY, SX_R_MEMORY, -1, -1, s->held + want, limit);
-        return NULL;
-    }
-    m->bytes = want, m->refs = 1, m->owner = s;
-    s->held += want;
-    return m;
-}
-
-static void release_memory(sx_session *s, sx_memory *m) {
-    if (!m || --m->refs) return;
-    int place = 0;
-    for (int i = 0; i < SPARES; i++) {
-        if (!s->spare[i].memory) {
-            s->spare[i] = (sx_kept){m, s->run};
-            return;
-        }
-        if (s->spare[i].memory->bytes < s->spare[place].memory->bytes) place = i;
-    }
-    if (s->spare[place].memory->bytes < m->bytes) {
-        sx_memory *was = s->spare[place].memory;
-        s->spare[place] = (sx_kept){m, s->run};
-        m = was;
-    }
-    drop(s, m);
-}
-
-static void release(sx_session *s, sx_slot *slot) {
-    if (slot->filled) release_memory(s, slot->memory);
-    *slot = (sx_slot){0};
-}
-
-static sx_slot shared(const sx_slot *slot) {
-    if (slot->memory) slot->memory->refs++;
-    return *slot;
-}
-
-static int64_t bytes_of(const sx_tensor *t) {
-    int64_t n = sx_count_of(t->dim, t->rank);
-    return n < 0 ? -1 : n * sx_item_bytes(t->dtype);
-}
-
-/* A tensor with memory of its own. */
-static int make(sx_session *s, int64_t dtype, int64_t rank, const int64_t *dim, sx_slot *out, sx_report *report) {
-    sx_slot made = {.t = {.dtype = (int32_t)dtype, .rank = (int32_t)rank}, .filled = 1};
-    for (int64_t d = 0; d < rank; d++) made.t.dim[d] = dim[d];
-    int64_t bytes = bytes_of(&made.t);
-    if (bytes < 0 || bytes > SX_LARGEST) return sx_say(report, SX_E_SHAPE, SX_R_OVERFLOW, -1, -1, bytes, 0);
-    if (!(made.memory = take_memory(s, bytes, report))) return SX_E_MEMORY;
-    made.t.data = made.memory + 1;
-    *out = made;
-    return 0;
-}
-
-static int copied(sx_session *s, const sx_tensor *t, sx_slot *out, sx_report *report) {
-    int code = make(s, t->dtype, t->rank, t->dim, out, report);
-    if (!code) sx_copy(out->t.data, t->data, bytes_of(t));
-    return code;
-}
-
-void sx_tensor_free(void *data) {
-    if (!data) return;
-    sx_memory *m = (sx_memory *)data - 1;
-    sx_host_free(m, m->bytes + (int64_t)sizeof *m);
-}
+#include "sx_session.h"
 
 /* -- programs --------------------------------------------------------------------------------------------------------------------------------------- */
 
@@ -217,7 +85,7 @@ static int end_program(sx_session *s, sx_frame *f, const sx_segment_row *g, int 
     for (int64_t i = 0; i < p->n_outputs; i++) {
         int64_t slot = s->package->lists[g->outputs + i];
         if (code || slot < 0) {
-            release_memory(s, s->fresh[i]);
+            sx_s_give_back(s, s->fresh[i]);
             continue;
         }
         sx_slot made = {.t = {.dtype = (int32_t)p->outputs[i].dtype, .data = s->fresh[i] + 1}, .memory = s->fresh[i], .filled = 1};
@@ -250,11 +118,11 @@ static int start_program(sx_session *s, sx_frame *f, const sx_segment_row *g, sx
     for (; !code && made < p->n_outputs; made++) {
         sx_tensor t = {.dtype = (int32_t)p->outputs[made].dtype};
         t.rank = sx_output_shape(state, made, t.dim);
-        if (!(s->fresh[made] = take_memory(s, bytes_of(&t), report))) code = SX_E_MEMORY;
+        if (!(s->fresh[made] = sx_s_take(s, sx_s_bytes(&t), report))) code = SX_E_MEMORY;
         else state->output[made] = s->fresh[made] + 1;
     }
     if (code) {
-        for (made--; made--;) release_memory(s, s->fresh[made]);
+        for (made--; made--;) sx_s_give_back(s, s->fresh[made]);
         return code;
     }
     s->running = state, s->running_program = g->program;
@@ -264,189 +132,23 @@ static int start_program(sx_session *s, sx_frame *f, const sx_segment_row *g, sx
     return code == SX_YIELD ? code : end_program(s, f, g, code, report);
 }
 
-/* -- frames --------------------------------------------------------------------------------------------------------------------------------------------- */
-
-static void close_loop(sx_session *s, sx_frame *f) {
-    for (int64_t i = 0; i < f->n_carried; i++) release(s, f->carried + i);
-    if (f->carried) sx_host_free(f->carried, (f->n_carried + 1) * (int64_t)sizeof(sx_slot));
-    f->carried = NULL, f->n_carried = 0, f->looping = 0;
-}
-
-static void pop(sx_session *s) {
-    sx_frame *f = s->frames + --s->depth;
-    close_loop(s, f);
-    for (int64_t i = 0; i < f->n_slots; i++) release(s, f->slots + i);
-    if (f->slots) sx_host_free(f->slots, f->n_slots * (int64_t)sizeof(sx_slot));
-    *f = (sx_frame){0};
-}
-
-static int push(sx_session *s, int64_t block, sx_report *report) {
-    if (s->depth > SX_MAX_DEPTH) return sx_say(report, SX_E_FORMAT, SX_R_BLOCK, -1, block, SX_MAX_DEPTH, 0); /* verified; a second lock */
-    sx_frame *f = s->frames + s->depth;
-    *f = (sx_frame){.block = block, .n_slots = s->package->blocks[block].slots};
-    if (f->n_slots && !(f->slots = sx_cleared(f->n_slots * (int64_t)sizeof(sx_slot)))) return sx_say(report, SX_E_MEMORY, SX_R_MEMORY, -1, -1, f->n_slots, 0);
-    s->depth++;
-    return 0;
-}
-
-static sx_slot *input_slot(const sx_session *s, sx_frame *f, int64_t number) { return f->slots + s->package->lists[s->package->blocks[f->block].inputs + number]; }
+/* -- blocks -------------------------------------------------------------------------------------------------------------------------------------------- */
 
 /* Slots nobody reads any more. */
 static void retire(sx_session *s, sx_frame *f, const sx_segment_row *g) {
     const sx_slot_type *types = s->package->types + s->package->first_type[f->block];
     const int64_t *lists = s->package->lists;
-    for (int64_t i = 0; i < g->n_in; i++) if (lists[g->inputs + i] >= 0 && types[lists[g->inputs + i]].last == f->next) release(s, f->slots + lists[g->inputs + i]);
-    for (int64_t i = 0; i < g->n_out; i++) if (lists[g->outputs + i] >= 0 && types[lists[g->outputs + i]].last == f->next) release(s, f->slots + lists[g->outputs + i]);
+    for (int64_t i = 0; i < g->n_in; i++) if (lists[g->inputs + i] >= 0 && types[lists[g->inputs + i]].last == f->next) sx_s_release(s, f->slots + lists[g->inputs + i]);
+    for (int64_t i = 0; i < g->n_out; i++) if (lists[g->outputs + i] >= 0 && types[lists[g->outputs + i]].last == f->next) sx_s_release(s, f->slots + lists[g->outputs + i]);
     f->next++;
-}
-
-/* A condition or trip count: the one element of a slot. */
-static int scalar(const sx_slot *slot, int64_t number, int64_t *value, sx_report *report) {
-    int64_t n = sx_count_of(slot->t.dim, slot->t.rank);
-    if (n != 1) return sx_say(report, SX_E_SHAPE, SX_R_SCALAR, -1, number, n, 0);
-    *value = slot->t.dtype == SX_INT64 ? *(const int64_t *)slot->t.data : *(const uint8_t *)slot->t.data != 0;
-    return 0;
 }
 
 static int start_if(sx_session *s, sx_frame *f, const sx_segment_row *g, sx_report *report) {
     const int64_t *lists = s->package->lists;
     int64_t cond;
-    int code = scalar(f->slots + lists[g->inputs], 0, &cond, report);
-    if (!code) code = push(s, lists[g->blocks + !cond], report);
-    for (int64_t i = 1; !code && i < g->n_in; i++) *input_slot(s, f + 1, i - 1) = shared(f->slots + lists[g->inputs + i]);
-    return code;
-}
-
-/* -- loops ------------------------------------------------------------------------------------------------------------------------------------------------ */
-
-static int start_loop(sx_session *s, sx_frame *f, const sx_segment_row *g, sx_report *report) {
-    sx_loop l = sx_loop_of(s->package, g);
-    const int64_t *in = s->package->lists + g->inputs;
-    int64_t rounds = UNBOUNDED, cond = 1;
-    int code = l.counts && in[0] >= 0 ? scalar(f->slots + in[0], 0, &rounds, report) : 0;
-    if (!code && l.counts && in[1] >= 0) code = scalar(f->slots + in[1], 1, &cond, report);
-    if (code) return code;
-    for (int64_t i = 0; i < l.scanned; i++) {
-        int64_t length = f->slots[in[2 + l.carried + i]].t.dim[l.pairs[2 * i]], first = f->slots[in[2 + l.carried]].t.dim[l.pairs[0]];
-        if (length != first) return sx_say(report, SX_E_SHAPE, SX_R_ROUNDS, -1, i, length, first);
-        rounds = length < rounds ? length : rounds;
-    }
-    f->n_carried = l.carried + l.stacked;
-    if (!(f->carried = sx_cleared((f->n_carried + 1) * (int64_t)sizeof(sx_slot)))) {
-        f->n_carried = 0;
-        return sx_say(report, SX_E_MEMORY, SX_R_MEMORY, -1, -1, l.carried, 0);
-    }
-    for (int64_t i = 0; i < l.carried; i++) f->carried[i] = shared(f->slots + in[2 + i]);
-    f->looping = 1, f->round = 0, f->rounds = rounds > 0 ? rounds : 0, f->go = (int)cond;
-    return 0;
-}
-
-/* Dims before and behind an axis: how many parts, and the bytes of one. */
-static void around(const sx_tensor *t, int64_t axis, int64_t *outer, int64_t *inner) {
-    *outer = 1, *inner = sx_item_bytes(t->dtype);
-    for (int64_t d = 0; d < t->rank; d++) *(d < axis ? outer : inner) *= d == axis ? 1 : t->dim[d];
-}
-
-/* One place of a scanned input, its axis gone: read where it lies, or copied together. */
-static int slice(sx_session *s, const sx_slot *from, int64_t axis, int64_t place, sx_slot *out, sx_report *report) {
-    int64_t outer, inner, dim[SX_RANK];
-    around(&from->t, axis, &outer, &inner);
-    for (int64_t d = 0, k = 0; d < from->t.rank; d++) if (d != axis) dim[k++] = from->t.dim[d];
-    if (outer == 1) {
-        *out = shared(from);
-        out->t.rank--;
-        for (int64_t d = 0; d < out->t.rank; d++) out->t.dim[d] = dim[d];
-        out->t.data = (char *)from->t.data + place * inner;
-        return 0;
-    }
-    int code = make(s, from->t.dtype, from->t.rank - 1, dim, out, report);
-    for (int64_t i = 0; !code && i < outer; i++) sx_copy((char *)out->t.data + i * inner, (const char *)from->t.data + (i * from->t.dim[axis] + place) * inner, inner);
-    return code;
-}
-
-static int number(sx_session *s, int64_t dtype, int64_t value, sx_slot *out, sx_report *report) {
-    int code = make(s, dtype, 0, NULL, out, report);
-    if (!code && dtype == SX_INT64) *(int64_t *)out->t.data = value;
-    else if (!code) *(uint8_t *)out->t.data = value != 0;
-    return code;
-}
-
-static int start_round(sx_session *s, sx_frame *f, const sx_segment_row *g, sx_report *report) {
-    sx_loop l = sx_loop_of(s->package, g);
-    const int64_t *in = s->package->lists + g->inputs;
-    sx_frame *child = f + 1;
-    int code = push(s, s->package->lists[g->blocks], report);
-    int64_t at = 0;
-    if (!code && l.counts) code = number(s, SX_INT64, f->round, input_slot(s, child, at++), report);
-    if (!code && l.counts) code = number(s, SX_BOOL, f->go, input_slot(s, child, at++), report);
-    for (int64_t i = 0; !code && i < l.carried; i++) {
-        *input_slot(s, child, at++) = f->carried[i]; /* moved */
-        f->carried[i] = (sx_slot){0};
-    }
-    for (int64_t i = 0; !code && i < l.scanned; i++) {
-        const sx_slot *from = f->slots + in[2 + l.carried + i];
-        int64_t axis = l.pairs[2 * i], place = l.pairs[2 * i + 1] ? from->t.dim[axis] - 1 - f->round : f->round;
-        code = slice(s, from, axis, place, input_slot(s, child, at++), report);
-    }
-    for (int64_t i = 2 + l.carried + l.scanned; !code && i < g->n_in; i++) *input_slot(s, child, at++) = shared(f->slots + in[i]);
-    return code;
-}
-
-/* What a round gives for one stack. Its memory grows by doubling, at most to all rounds. */
-static int stack(sx_session *s, sx_frame *f, sx_slot *to, const sx_slot *part, int64_t output, int64_t axis, int reverse, int counts, sx_report *report) {
-    int64_t dim[SX_RANK], outer, inner;
-    for (int64_t d = 0, k = 0; d <= part->t.rank; d++) dim[d] = d == axis ? 0 : part->t.dim[k++];
-    int64_t have = to->filled ? to->t.dim[axis] : 0;
-    for (int64_t d = 0; to->filled && d <= part->t.rank; d++)
-        if (d != axis && to->t.dim[d] != dim[d]) return sx_say(report, SX_E_SHAPE, SX_R_STACK, -1, output, dim[d], to->t.dim[d]);
-    if (f->round >= have) {
-        sx_slot grown;
-        int64_t want = have ? 2 * have : counts ? 4 : f->rounds;
-        dim[axis] = want < f->rounds ? want : f->rounds;
-        int code = make(s, part->t.dtype, part->t.rank + 1, dim, &grown, report);
-        if (code) return code;
-        if (to->filled) sx_copy(grown.t.data, to->t.data, bytes_of(&to->t)); /* axis 0: only loops that count do not know their rounds */
-        release(s, to);
-        *to = grown;
-    }
-    around(&to->t, axis, &outer, &inner);
-    int64_t place = reverse ? f->rounds - 1 - f->round : f->round;
-    for (int64_t i = 0; i < outer; i++) sx_copy((char *)to->t.data + (i * to->t.dim[axis] + place) * inner, (const char *)part->t.data + i * inner, inner);
-    return 0;
-}
-
-static int end_round(sx_session *s, sx_frame *f, const sx_segment_row *g, sx_report *report) {
-    sx_loop l = sx_loop_of(s->package, g);
-    sx_frame *child = f + 1;
-    const int64_t *out = s->package->lists + s->package->blocks[child->block].outputs;
-    int64_t go = 1;
-    int code = l.counts ? scalar(child->slots + out[0], 0, &go, report) : 0;
-    out += l.counts ? 1 : 0;
-    for (int64_t i = 0; !code && i < l.carried; i++) f->carried[i] = shared(child->slots + out[i]);
-    for (int64_t i = 0; !code && i < l.stacked; i++)
-        code = stack(s, f, f->carried + l.carried + i, child->slots + out[l.carried + i], l.carried + i, l.pairs[2 * (l.scanned + i)], (int)l.pairs[2 * (l.scanned + i) + 1], (int)l.counts, report);
-    pop(s);
-    f->round++, f->go = (int)go;
-    return code;
-}
-
-static int end_loop(sx_session *s, sx_frame *f, const sx_segment_row *g, sx_report *report) {
-    sx_loop l = sx_loop_of(s->package, g);
-    int code = 0;
-    for (int64_t i = 0; !code && i < g->n_out; i++) {
-        int64_t slot = s->package->lists[g->outputs + i];
-        if (i >= l.carried && !f->carried[i].filled && slot >= 0) {
-            const sx_slot_type *t = s->package->types + s->package->first_type[f->block] + slot;
-            int64_t dim[SX_RANK], axis = l.pairs[2 * (l.scanned + i - l.carried)];
-            for (int64_t d = 0; d < t->rank; d++) dim[d] = d == axis || t->dim[d] < 0 ? 0 : t->dim[d];
-            code = make(s, t->dtype, t->rank, dim, f->carried + i, report);
-        } else if (i >= l.carried && f->carried[i].filled && l.counts) f->carried[i].t.dim[0] = f->round;
-        if (!code && slot >= 0) {
-            f->slots[slot] = f->carried[i];
-            f->carried[i] = (sx_slot){0};
-        }
-    }
-    close_loop(s, f);
+    int code = sx_s_scalar(f->slots + lists[g->inputs], 0, &cond, report);
+    if (!code) code = sx_s_push(s, lists[g->blocks + !cond], report);
+    for (int64_t i = 1; !code && i < g->n_in; i++) *sx_s_input(s, f + 1, i - 1) = sx_s_shared(f->slots + lists[g->inputs + i]);
     return code;
 }
 
@@ -462,20 +164,20 @@ static int end_block(sx_session *s, sx_report *report) {
         int code = 0;
         for (int64_t i = 0; !code && i < s->package->n_outputs; i++) {
             const sx_slot *from = f->slots + out[i];
-            if (from->memory) s->outputs[i] = shared(from);
-            else code = copied(s, &from->t, s->outputs + i, report); /* an input given out */
+            if (from->memory) s->outputs[i] = sx_s_shared(from);
+            else code = sx_s_copied(s, &from->t, s->outputs + i, report); /* an input given out */
         }
-        pop(s);
+        sx_s_pop(s);
         return code;
     }
     sx_frame *parent = f - 1;
     const sx_segment_row *g = segment_of(s, parent);
-    if (g->kind == SX_DO_LOOP) return end_round(s, parent, g, report);
+    if (g->kind == SX_DO_LOOP) return sx_s_end_round(s, parent, g, report);
     for (int64_t i = 0; i < g->n_out; i++) {
         int64_t slot = s->package->lists[g->outputs + i];
-        if (slot >= 0) parent->slots[slot] = shared(f->slots + out[i]);
+        if (slot >= 0) parent->slots[slot] = sx_s_shared(f->slots + out[i]);
     }
-    pop(s);
+    sx_s_pop(s);
     retire(s, parent, segment_of(s, parent));
     return 0;
 }
@@ -500,10 +202,10 @@ static int step(sx_session *s, sx_report *report) {
         if (code) return code;
     } else if (g->kind == SX_DO_IF) return start_if(s, f, g, report);
     else {
-        int code = f->looping ? 0 : start_loop(s, f, g, report);
+        int code = f->looping ? 0 : sx_s_start_loop(s, f, g, report);
         if (code) return code;
-        if (f->go && f->round < f->rounds) return start_round(s, f, g, report);
-        if ((code = end_loop(s, f, g, report))) return code;
+        if (f->go && f->round < f->rounds) return sx_s_start_round(s, f, g, report);
+        if ((code = sx_s_end_loop(s, f, g, report))) return code;
     }
     retire(s, f, g);
     return 0;
@@ -511,7 +213,7 @@ static int step(sx_session *s, sx_report *report) {
 
 static void abandon(sx_session *s) {
     if (s->running) end_program(s, s->frames + s->depth - 1, segment_of(s, s->frames + s->depth - 1), SX_E_TERMINATED, NULL);
-    while (s->depth) pop(s);
+    while (s->depth) sx_s_pop(s);
     s->waiting = 0;
 }
 
@@ -519,7 +221,7 @@ static void abandon(sx_session *s) {
 static int finish(sx_session *s, int code) {
     abandon(s);
     for (int i = 0; i < SPARES; i++)
-        if (s->spare[i].memory && s->spare[i].stamp < s->run - 1) drop(s, s->spare[i].memory), s->spare[i].memory = NULL;
+        if (s->spare[i].memory && s->spare[i].stamp < s->run - 1) sx_s_drop(s, s->spare[i].memory), s->spare[i].memory = NULL;
     return code;
 }
 
@@ -546,7 +248,7 @@ static int check_inputs(sx_session *s, const sx_tensor *inputs, int64_t count, i
     for (int64_t i = 0; i < count; i++) {
         const sx_tensor *t = inputs + i;
         if (t->rank != p->inputs[i].rank || t->dtype != p->inputs[i].dtype) return sx_say(report, SX_E_ARGUMENT, SX_R_TENSOR, -1, i, t->rank, t->dtype);
-        int64_t bytes = bytes_of(t);
+        int64_t bytes = sx_s_bytes(t);
         int item = sx_item_bytes(t->dtype);
         if (bytes < 0) return sx_say(report, SX_E_SHAPE, SX_R_OVERFLOW, -1, i, bytes, 0);
         if ((uintptr_t)t->data % (item > 8 ? 8 : item) || (!t->data && bytes)) return sx_say(report, SX_E_ARGUMENT, SX_R_POINTER, -1, i, item, 0);
@@ -564,14 +266,14 @@ int sx_session_run(sx_session *s, const sx_tensor *inputs, int64_t count, int64_
     sx_report unused;
     report = report ? report : &unused;
     abandon(s);
-    for (int64_t i = 0; i < s->package->n_outputs; i++) release(s, s->outputs + i);
+    for (int64_t i = 0; i < s->package->n_outputs; i++) sx_s_release(s, s->outputs + i);
     s->run++;
     __atomic_store_n(&s->stop, 0, __ATOMIC_RELAXED);
     int64_t variant;
     int code = check_inputs(s, inputs, count, &variant, report);
-    if (!code) code = push(s, s->package->variants[variant].block, report);
+    if (!code) code = sx_s_push(s, s->package->variants[variant].block, report);
     if (code) return code;
-    for (int64_t i = 0; i < count; i++) *input_slot(s, s->frames, i) = (sx_slot){.t = inputs[i], .filled = 1};
+    for (int64_t i = 0; i < count; i++) *sx_s_input(s, s->frames, i) = (sx_slot){.t = inputs[i], .filled = 1};
     return go_on(s, budget, report);
 }
 
@@ -596,9 +298,9 @@ int sx_session_take(sx_session *s, int64_t i, sx_tensor *out) {
     sx_slot *slot = s->outputs + i;
     if (slot->memory->refs > 1 || slot->t.data != slot->memory + 1) { /* another output is the same memory, or this is a part of it */
         sx_slot own;
-        int code = copied(s, &slot->t, &own, NULL);
+        int code = sx_s_copied(s, &slot->t, &own, NULL);
         if (code) return code;
-        release(s, slot);
+        sx_s_release(s, slot);
         *slot = own;
     }
     s->held -= slot->memory->bytes;
@@ -630,10 +332,10 @@ int sx_session_put(sx_session *s, int64_t i, const sx_tensor *value, sx_report *
     sx_frame *f = s->frames + s->depth - 1;
     int64_t slot = s->package->lists[g->outputs + i];
     const sx_port *port = s->package->programs[g->program]->outputs + i;
-    if (value->rank != port->rank || value->dtype != port->dtype || bytes_of(value) < 0 || (!value->data && bytes_of(value))) return sx_say(report, SX_E_ARGUMENT, SX_R_HOST, -1, i, value->rank, value->dtype);
+    if (value->rank != port->rank || value->dtype != port->dtype || sx_s_bytes(value) < 0 || (!value->data && sx_s_bytes(value))) return sx_say(report, SX_E_ARGUMENT, SX_R_HOST, -1, i, value->rank, value->dtype);
     if (slot < 0) return 0;
-    release(s, f->slots + slot);
-    return copied(s, value, f->slots + slot, report);
+    sx_s_release(s, f->slots + slot);
+    return sx_s_copied(s, value, f->slots + slot, report);
 }
 
 int64_t sx_session_profile(sx_session *s, int64_t *rows, int64_t capacity) {
@@ -678,8 +380,8 @@ void sx_session_close(sx_session *s) {
     if (!s) return;
     const sx_package *p = s->package;
     abandon(s);
-    for (int64_t i = 0; s->outputs && i < p->n_outputs; i++) release(s, s->outputs + i);
-    for (int i = 0; i < SPARES; i++) if (s->spare[i].memory) drop(s, s->spare[i].memory);
+    for (int64_t i = 0; s->outputs && i < p->n_outputs; i++) sx_s_release(s, s->outputs + i);
+    for (int i = 0; i < SPARES; i++) if (s->spare[i].memory) sx_s_drop(s, s->spare[i].memory);
     for (int64_t i = 0; s->bound && i < p->n_programs * s->ways; i++) {
         if (s->bound[i].state) sx_unbind(s->bound[i].state);
         if (s->bound[i].key) sx_host_free(s->bound[i].key, (p->programs[s->bound[i].program]->n_dims + p->programs[s->bound[i].program]->n_elements + 1) * 8);
