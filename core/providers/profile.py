@@ -17,12 +17,23 @@ def step_events(program: Program, inputs: Sequence[np.ndarray], times: Sequence[
     return [step_event(program, i, start, duration, provider, cost) for i, ((start, duration), cost) in enumerate(zip(times, costs(program, table), strict=True))]
 
 
-def step_event(program: Program, number: int, start: int, duration: int, provider: str, cost: Cost | None = None) -> Event:
-    """The event of one step. Without a cost (its sizes are not known here) the rates are left out."""
+def costs_of(program: Program, bound: Sequence[int]) -> list[Cost]:
+    """The cost of every step; `bound`: the sizes of all inputs, one after the other, then the elements that decide sizes."""
+    shapes, at = [], 0
+    for port in program.inputs:
+        shapes.append(tuple(bound[at:at + len(port.dims)]))
+        at += len(port.dims)
+    inputs: list[np.ndarray] = [np.zeros(shape, np.int64) if any(port == i for port, _ in program.elements) else np.empty(0) for i, shape in enumerate(shapes)]
+    for (port, element), value in zip(program.elements, bound[at:], strict=True):
+        inputs[port].reshape(-1)[element] = value
+    return costs(program, program.bind(shapes, inputs))
+
+
+def step_event(program: Program, number: int, start: int, duration: int, provider: str, cost: Cost) -> Event:
+    """The event of one step."""
     step = program.steps[number]
     nodes, kernel = program.strings[step.origin], step.kind.name.lower()
-    args: dict[str, Any] = {"provider": provider, "kernel": kernel, "op_name": kernel}
-    if cost is not None:
-        seconds = max(duration, 1) * 1e-9
-        args |= {"operations": cost.operations, "bytes": cost.bytes, "gflops": round(cost.operations / seconds / 1e9, 3), "gbytes_per_second": round(cost.bytes / seconds / 1e9, 3)}
+    seconds = max(duration, 1) * 1e-9
+    args: dict[str, Any] = {"provider": provider, "kernel": kernel, "op_name": kernel, "operations": cost.operations, "bytes": cost.bytes,
+                            "gflops": round(cost.operations / seconds / 1e9, 3), "gbytes_per_second": round(cost.bytes / seconds / 1e9, 3)}
     return Event(f"{nodes or kernel}_kernel_time", "Node", start, duration, args)

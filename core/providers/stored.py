@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import NotPlanned
 from ..model import StoredModel
-from ..package import Do, Package
+from ..package import Package
 from .base import Executor, Placement, RunContext
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class StoredExecutor:
         except NotPlanned:
             return self.planned.run(inputs, wanted, context)
         if rows is not None:
-            self._report(rows, inputs, context)
+            self._report(rows, context)
         context.owned = len(set(wanted)) == len(wanted)
         return [made[i] for i in wanted]
 
@@ -60,21 +60,22 @@ class StoredExecutor:
                 self._planned = EngineExecutor(self.model, **self._options)
             return self._planned
 
-    def _report(self, rows: np.ndarray, inputs: Sequence[np.ndarray], context: RunContext) -> None:
-        """An event for every step; rates where a program reads the model's inputs themselves: the sizes of other programs' inputs stay in the engine."""
-        from ..plan.costs import costs
-        from .profile import step_event
+    def _report(self, rows: np.ndarray, context: RunContext) -> None:
+        """An event for every step, with its rates; the rows before a program's steps say for which sizes it was bound."""
+        from .profile import costs_of, step_event
         if self._package is None:
             self._package = Package.unpack(self.model.stored.packed)
-        blocks = [self._package.blocks[v.block] for v in self._package.variants]
-        direct = {b.segments[0].program for b in blocks if len(b.segments) == 1 and b.segments[0].do is Do.PROGRAM and b.segments[0].inputs == b.inputs}
         assert context.events is not None
-        known: dict[int, list[Cost]] = {}
-        for number, step, start, duration in rows[rows[:, 0] >= 0].tolist():
-            program = self._package.programs[number].program
-            if number in direct and number not in known:
-                known[number] = costs(program, program.bind([x.shape for x in inputs], inputs))
-            context.events.append(step_event(program, step, start, duration, NAME, known[number][step] if number in known else None))
+        given: dict[int, dict[int, int]] = {}
+        known: dict[tuple[int, tuple[int, ...]], list[Cost]] = {}
+        for number, step, start, duration in rows[rows[:, 0] != -1].tolist():
+            if number < 0:
+                given.setdefault(-2 - number, {})[step] = start
+                continue
+            program, sizes = self._package.programs[number].program, tuple(given.get(number, {}).values())
+            if (number, sizes) not in known:
+                known[number, sizes] = costs_of(program, sizes)
+            context.events.append(step_event(program, step, start, duration, NAME, known[number, sizes][step]))
 
     def placements(self) -> list[Placement]:
         """Where each node runs: all in programs."""

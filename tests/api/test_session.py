@@ -412,6 +412,27 @@ def test_profile_of_the_engine_names_kernels_and_rates(stored: bool, tmp_path: P
     assert args["gflops"] > 0 and args["gbytes_per_second"] > 0
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_profile_of_sizes_that_data_decide(stored: bool, tmp_path: Path) -> None:
+    """Rates of the program behind a NonZero are those of what it found: 3 places, then 5."""
+    options = sardonyx.SessionOptions()
+    options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "engine")
+    nodes = [onnx.helper.make_node("NonZero", ["x"], ["places"]), onnx.helper.make_node("Transpose", ["places"], ["rows"]), onnx.helper.make_node("Cast", ["rows"], ["numbers"], to=TensorProto.FLOAT),
+             onnx.helper.make_node("MatMul", ["numbers", "w"], ["y"], name="product")]
+    graph = onnx.helper.make_graph(nodes, "g", [onnx.helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])], [onnx.helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+                                   [onnx.numpy_helper.from_array(np.ones((1, 8), np.float32), "w")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)]).SerializeToString()
+    if stored:
+        sardonyx.convert(model, file := io.BytesIO())
+        model = file.getvalue()
+    session = sardonyx.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    for count in (3, 5):
+        session.run(None, {"x": (np.arange(9) < count).astype(np.float32)})
+    steps = [e["args"] for e in json.loads(Path(session.end_profiling()).read_text()) if e["cat"] == "Node"]
+    assert [a["operations"] for a in steps if a["kernel"] == "matmul"] == [2 * 3 * 8, 2 * 5 * 8]
+    assert all("gbytes_per_second" in a for a in steps)
+
+
 # -- the process ----------------------------------------------------------------------------------------------------------------------------------
 
 def test_environment(capsys: Any) -> None:

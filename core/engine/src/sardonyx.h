@@ -135,7 +135,8 @@ SX_API void sx_tensor_free(void *data);
 SX_API int sx_session_waiting(const sx_session *session, sx_waiting *out);
 SX_API int sx_session_input(const sx_session *session, int64_t number, sx_tensor *out);
 SX_API int sx_session_put(sx_session *session, int64_t number, const sx_tensor *value, sx_report *report);
-/* Rows (program, step, start, duration in nanoseconds) of the coming runs, at most `capacity`; NULL: off. Returns how many were written since the last call. */
+/* Rows (program, step, start, duration in nanoseconds) of the coming runs, at most `capacity`; NULL: off. Before the steps of a program stand rows (-2 - program, number, value, 0): the sizes of
+   its inputs, one after the other, then the elements that decide sizes. Returns how many were written since the last call. */
 SX_API int64_t sx_session_profile(sx_session *session, int64_t *rows, int64_t capacity);
 SX_API int64_t sx_session_memory(const sx_session *session); /* bytes it holds now */
 SX_API void sx_session_close(sx_session *session);

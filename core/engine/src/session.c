@@ -70,12 +70,18 @@ static int need_arena(sx_session *s, int64_t bytes, sx_report *report) {
     return 0;
 }
 
+static void row(sx_session *s, int64_t program, int64_t number, int64_t a, int64_t b) {
+    if (s->n_rows >= s->most_rows) return;
+    int64_t *row = s->rows + 4 * s->n_rows++;
+    row[0] = program, row[1] = number, row[2] = a, row[3] = b;
+}
+
+/* What the running program was bound for (s->dims still holds it), then its steps. */
 static void record(sx_session *s) {
     if (!s->rows || !s->times) return;
-    for (int64_t i = 0; i < s->package->programs[s->running_program]->n_steps && s->n_rows < s->most_rows; i++) {
-        int64_t *row = s->rows + 4 * s->n_rows++;
-        row[0] = s->running_program, row[1] = i, row[2] = s->times[2 * i], row[3] = s->times[2 * i + 1];
-    }
+    const sx_program *p = s->package->programs[s->running_program];
+    for (int64_t i = 0; i < p->n_dims + p->n_elements; i++) row(s, -2 - s->running_program, i, s->dims[i], 0);
+    for (int64_t i = 0; i < p->n_steps; i++) row(s, s->running_program, i, s->times[2 * i], s->times[2 * i + 1]);
 }
 
 /* After the program of a segment has come to an end, well or not: its outputs into slots. */
