@@ -388,7 +388,7 @@ def test_profile() -> None:
     ran = rows[rows[:, 0] >= 0]
     assert [made_program for made_program, *_ in ran.tolist()] == [1, 2, 0] and (ran[:, 2] > 0).all()
     bound = rows[rows[:, 0] < -1].tolist()
-    assert [(-2 - program, number, value) for program, number, value, _ in bound][0] == (1, 0, 4) and list(dict.fromkeys(-2 - program for program, *_ in bound)) == [1, 2, 0], "the sizes before the steps"
+    assert [(-2 - program, number, value) for program, number, value, _ in bound][0] == (1, 0, 4) and list(dict.fromkeys(-2 - program for program, *_ in bound)) == [1, 2, 0]
 
 
 def test_merged() -> None:
