@@ -1,4 +1,4 @@
-/* What the float kernels take from the rest of the engine, as simply as it can be said, so that they can be tested alone: sx_for on `stub_workers` threads, and an sx_finish whose epilogue,
+/* What the float kernels take from the rest of the engine, as simply as it can be said, so that they can be tested alone: sx_for and sx_tiles on `stub_workers` threads, and an sx_finish whose epilogue,
    where the call has one, is 2 · acc + Σ (axis + 1) · position: a misplaced block shows. */
 #include "sx_kernel.h"
 #include "sx_sum.h"
@@ -25,6 +25,8 @@ void sx_for(const sx_call *call, int64_t n, void (*body)(void *, int64_t, int), 
     work(&lanes[0]);
     for (int w = 1; w < stub_workers; w++) pthread_join(threads[w], NULL);
 }
+
+int sx_tiles(const sx_call *call, int64_t n, void (*body)(void *, int64_t, int), void *arg) { return sx_for(call, n, body, arg), 1; }
 
 /* No epilogue is a sum without operands; the stub's is none. */
 int sx_sum_of(const sx_call *call, int col_axis, sx_sum *made) {

@@ -115,14 +115,14 @@ class OneStep:
         made = Interpreter(self.program, self.constants).run(self.arrays)
         return [r.window(y).copy() for r, y in zip(self.results, made, strict=True)]
 
-    def run(self, isa: str | None = None, threads: int = 1) -> list[np.ndarray]:
-        """The engine's outputs; nothing outside them may have been written."""
+    def run(self, isa: str | None = None, threads: int = 1, **how: Any) -> list[np.ndarray]:
+        """The engine's outputs; nothing outside them may have been written. `how`: for EngineProgram.run."""
         engine = opened(self.program, self.constants, isa, threads)
         outputs = []
         for r, port in zip(self.results, self.program.outputs, strict=True):
             raw = np.full((int(np.prod(r.shape)) * port.dtype.numpy.itemsize,), CANARY, np.uint8)
             outputs.append(raw.view(port.dtype.numpy).reshape(r.shape))
-        engine.run(self.arrays, outputs=outputs)
+        engine.run(self.arrays, outputs=outputs, **how)
         found = []
         for r, y in zip(self.results, outputs, strict=True):
             found.append(r.window(y).copy())
@@ -139,6 +139,9 @@ class OneStep:
             for w, a, b in zip(want, one, two, strict=True):
                 assert a.tobytes() == b.tobytes(), f"{isa}: one and two threads differ"
                 compare(a, w, rtol, atol, f"{isa}: {self.program.steps[0].kind.name}")
+            if "@" not in isa:
+                for a, b in zip(one, self.run(isa, 2, terminated=lambda: False, budget=1), strict=True):
+                    assert a.tobytes() == b.tobytes(), f"{isa}: a run left after every tile differs"
 
 
 def compare(found: np.ndarray, want: np.ndarray, rtol: float, atol: float, what: str) -> None:

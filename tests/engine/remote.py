@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from sardonyx.engine.binding import EngineProgram, constant, error_of, isas
@@ -26,6 +26,8 @@ _AARCH64 = replace(TARGETS["linux", "aarch64"], triple="aarch64-linux-musl")  # 
 #: Build → (target, flags for every unit, linker options, command in front of the program).
 BUILDS: dict[str, tuple[Target, tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "aarch64": (_AARCH64, (), ("-static", "-s"), ("qemu-aarch64", "-cpu", "max")),
+    "cortex-a72": (_AARCH64, (), ("-static", "-s"), ("qemu-aarch64", "-cpu", "cortex-a72")),   # NEON only
+    "neoverse-n1": (_AARCH64, (), ("-static", "-s"), ("qemu-aarch64", "-cpu", "neoverse-n1")),  # and dotprod
     "ubsan": (host_target(), ("-fsanitize=undefined", "-fno-sanitize=alignment", "-fsanitize-trap=undefined"), ("-lpthread",), ()),
     "tsan": (host_target(), ("-fsanitize=thread",), ("-fsanitize=thread", "-lpthread"), ()),
 }
@@ -34,8 +36,8 @@ BUILDS: dict[str, tuple[Target, tuple[str, ...], tuple[str, ...], tuple[str, ...
 class Runs(Protocol):
     """A program that can run."""
 
-    def run(self, inputs: Sequence[np.ndarray], *, outputs: Sequence[np.ndarray]) -> object:
-        """Writes the outputs."""
+    def run(self, inputs: Sequence[np.ndarray], *, outputs: Sequence[np.ndarray], **how: Any) -> object:
+        """Writes the outputs. `how`: EngineProgram's."""
 
 
 @cache
@@ -109,7 +111,7 @@ class RemoteProgram:
         self.process.send(b"O", *_block(packed), struct.pack("<iiI", self.names.index(isa) + 1, threads, len(data)), *(part for x in data for part in _block(x)))
         self.process.status()
 
-    def run(self, inputs: Sequence[np.ndarray], *, outputs: Sequence[np.ndarray]) -> None:
+    def run(self, inputs: Sequence[np.ndarray], *, outputs: Sequence[np.ndarray], **how: Any) -> None:
         """Writes the outputs, whose memory goes to the runner and back."""
         dims = [d for x in inputs for d in x.shape]
         self.process.send(b"R", struct.pack("<I", len(dims)), struct.pack(f"<{len(dims)}q", *dims), struct.pack("<I", len(inputs)), *(p for x in inputs for p in _block(x)),

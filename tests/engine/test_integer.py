@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sardonyx.engine.binding import EngineProgram
 from sardonyx.expr import Compute, E, Op, acc, cast, leaf, saturate, unary
 from sardonyx.graph import Tensor
 from sardonyx.kernels import Kernel
@@ -19,7 +18,7 @@ from sardonyx.program import Home, ViewRecord
 from sardonyx.providers.interpreter import Interpreter
 from sardonyx.types import DType
 
-from .one_step import CANARY, OneStep
+from .one_step import OneStep
 
 BYTES = (np.uint8, np.int8)
 
@@ -42,19 +41,6 @@ class Step(OneStep):
     def expected(self) -> list[np.ndarray]:
         made = Interpreter(self.program, self.constants).run(self.arrays)
         return [r.window(y).copy() for r, y in zip(self.results, made, strict=True)]
-
-    def run(self, isa: str | None = None, threads: int = 1) -> list[np.ndarray]:
-        engine = EngineProgram(self.program, self.constants, isa=isa, threads=threads)
-        outputs = [np.full(int(np.prod(r.shape)) * port.dtype.numpy.itemsize, CANARY, np.uint8).view(port.dtype.numpy).reshape(r.shape)
-                   for r, port in zip(self.results, self.program.outputs, strict=True)]
-        engine.run(self.arrays, outputs=outputs)
-        found = []
-        for r, y in zip(self.results, outputs, strict=True):
-            found.append(r.window(y).copy())
-            if found[-1].size:
-                r.window(y.view(f"V{y.itemsize}"))[...] = np.void(bytes([CANARY] * y.itemsize))
-            assert (y.reshape(-1).view(np.uint8) == CANARY).all(), "the engine wrote outside its output"
-        return found
 
 
 def some(rng: np.random.Generator, shape: Sequence[int], dtype: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The kernel tests on builds Python can not load: aarch64 under qemu-user (NEON, dotprod, i8mm), this machine's with undefined-behaviour traps and with the thread sanitizer."""
+"""The kernel tests on builds Python can not load: aarch64 under qemu-user (NEON, dotprod, i8mm, and processors that have only some of them), this machine's with undefined-behaviour traps and with the thread sanitizer."""
 from __future__ import annotations
 
 import os
@@ -16,7 +16,14 @@ from .remote import BUILDS, RemoteProgram, process
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Test modules whose programs go through tests/engine/remote.py.
-MODULES = ("map", "math", "reductions", "movement", "scatter", "sort", "scan", "fft", "linalg", "resize", "sample", "rnn", "trees", "compact", "random")
+MODULES = ("map", "math", "reductions", "movement", "scatter", "sort", "scan", "fft", "linalg", "resize", "sample", "rnn", "trees", "compact", "random", "integer", "nbits", "requantise")
+
+
+@pytest.mark.slow
+def test_what_processors_have() -> None:
+    """Instruction sets are found by what the processor says it has."""
+    for build, isas in (("cortex-a72", ["neon"]), ("neoverse-n1", ["dotprod", "neon"]), ("aarch64", ["i8mm", "dotprod", "neon"])):
+        assert process(build).isas == isas
 
 
 @pytest.mark.slow

@@ -76,18 +76,85 @@ def test_fork_after_use() -> None:
     child = os.fork()
     if child == 0:
         os._exit(0 if all(engine.run(made.arrays)[0].tobytes() == want for _ in range(5)) else 3)
-    deadline = time.time() + 20
+    assert wait_for(child) == 0
+    assert engine.run(made.arrays)[0].tobytes() == want
+
+
+def wait_for(child: int) -> int:
+    """The exit code of a forked child; one that hangs is killed."""
+    deadline = time.time() + 30
     while time.time() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            assert os.waitstatus_to_exitcode(status) == 0
-            break
+            return os.waitstatus_to_exitcode(status)
         time.sleep(0.02)
-    else:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-        raise AssertionError("the forked child hangs")
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    raise AssertionError("the forked child hangs")
+
+
+def test_fork_while_runs_go_on() -> None:
+    """Children forked while another thread has the pool: each has a pool of its own, which works, and so has the parent afterwards."""
+    made = wide_map()
+    engine = EngineProgram(made.program, [], threads=3)
+    want = engine.run(made.arrays)[0].tobytes()
+    ended = threading.Event()
+
+    def go() -> None:
+        while not ended.is_set():
+            engine.run(made.arrays)
+    thread = threading.Thread(target=go)
+    thread.start()
+    for _ in range(8):
+        time.sleep(0.01)
+        child = os.fork()
+        if child == 0:
+            own = EngineProgram(made.program, [], threads=3)  # the other's locks may be held by a thread that is not here
+            os._exit(0 if all(own.run(made.arrays)[0].tobytes() == want for _ in range(3)) else 3)
+        assert wait_for(child) == 0
+    ended.set()
+    thread.join()
     assert engine.run(made.arrays)[0].tobytes() == want
+
+
+def test_a_session_in_forked_processes() -> None:
+    """A session opened and used by the parent, then by worker processes that end as Python processes do."""
+    script = ('''import multiprocessing, sys
+import numpy as np
+import sardonyx
+from tests.api import models
+def work(i):
+    return session.run(None, {"x": x, "y": x})[0].tobytes()
+session = sardonyx.InferenceSession(models.add_mul())
+x = np.ones((2, 3), np.float32)
+want = work(0)
+with multiprocessing.get_context("fork").Pool(3) as pool:
+    assert pool.map(work, range(12)) == [want] * 12
+assert work(0) == want
+print("done")
+''')
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "done\n", done.stderr
+
+
+def test_import_in_a_thread() -> None:
+    """The first import, and the pool's start, by several threads that are not the main one; it ends first."""
+    script = ('''import threading
+import numpy as np
+made = []
+def go(i):
+    import sardonyx
+    from tests.api import models
+    session = sardonyx.InferenceSession(models.add_mul())
+    made.append(session.run(None, {"x": np.ones((2, 3), np.float32), "y": np.ones((2, 3), np.float32)})[0].sum())
+threads = [threading.Thread(target=go, args=(i,)) for i in range(4)]
+for t in threads: t.start()
+for t in threads: t.join()
+assert len(made) == 4 and len(set(made)) == 1
+print("done")
+''')
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=ROOT, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "done\n", done.stderr
 
 
 def test_interpreter_exit_with_a_running_pool() -> None:

@@ -323,6 +323,6 @@ int SX_NAME(sx_k_attention)(const sx_call *call) {
     job j = job_of(call);
     if (j.mask && !sx_is_float(j.mask->dtype) && j.mask->dtype != SX_BOOL) return sx_fail(call, SX_E_DTYPE, 3, j.mask->dtype, 0);
     if ((j.rows == 0 || j.dv == 0) && !j.present[0]) return SX_OK;
-    sx_for(call, j.q->dim[0] * j.hk * j.blocks, tile_of, &j);
+    sx_tiles(call, j.q->dim[0] * j.hk * j.blocks, tile_of, &j);
     return SX_OK;
 }

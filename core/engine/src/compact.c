@@ -83,14 +83,12 @@ static uint64_t set_bits(int dtype) {
 static int nonzero(const sx_call *call) {
     const sx_view *x = call->in;
     scan s = {.call = call, .total = elements(x), .row = x->rank ? x->dim[x->rank - 1] : 1, .before = (int64_t *)call->scratch, .item = sx_element_bytes(x->dtype), .mask = set_bits(x->dtype)};
-    int64_t chunks = up(s.total, CHUNK), all = 0;
-    sx_for(call, chunks, chunk, &s);
-    for (int64_t i = 0; i < chunks; i++) {
-        int64_t found = s.before[i];
-        s.before[i] = all, all += found;
-    }
+    int64_t chunks = up(s.total, CHUNK), all = 0, *counts = s.before;
+    if (!sx_tiles(call, chunks, chunk, &s)) return SX_OK;
+    s.before += chunks;
+    for (int64_t i = 0; i < chunks; i++) s.before[i] = all, all += counts[i];
     s.write = 1;
-    if (all) sx_for(call, chunks, chunk, &s);
+    if (all && !sx_tiles(call, chunks, chunk, &s)) return SX_OK;
     *place(call->out + 1, 0) = all;
     return SX_OK;
 }
@@ -120,7 +118,7 @@ static void fill_keys(const sx_call *call, table *t) {
     const int last = x->rank - 1, dtype = x->dtype, wide = sx_element_bytes(dtype) == 8 || dtype == SX_UINT32, real = dtype == SX_FLOAT || dtype == SX_FLOAT16 || dtype == SX_BFLOAT16;
     const int type = dtype == SX_DOUBLE ? SX_F64 : dtype == SX_UINT64 ? SX_U64 : wide ? SX_I64 : real ? SX_F32 : SX_I32;
     const int64_t line = x->dim[last], lines = t->n * t->m ? t->n * t->m / line : 0;
-    for (int64_t i = 0; i < lines; i++) {
+    for (int64_t i = 0; i < lines && !sx_stopped(call); i++) {
         int64_t rest = i, at = 0;
         for (int d = last - 1; d >= 0; d--) at += rest % x->dim[d] * x->stride[d], rest /= x->dim[d];
         uint64_t *to = t->keys + i * line;
@@ -134,10 +132,10 @@ static void fill_keys(const sx_call *call, table *t) {
     }
 }
 
-static void merge_sort(table *t) {
+static void merge_sort(const sx_call *call, table *t) {
     for (int64_t i = 0; i < t->n; i++) t->order[i] = i;
     for (int64_t width = 1; width < t->n; width *= 2) {
-        for (int64_t from = 0; from < t->n; from += 2 * width) {
+        for (int64_t from = 0; from < t->n && !sx_stopped(call); from += 2 * width) {
             int64_t a = from, middle = min64(from + width, t->n), b = middle, end = min64(from + 2 * width, t->n), to = from;
             if (middle == end || below(t, t->order[middle - 1], t->order[middle]) <= 0) { /* in order already */
                 for (; a < end; a++) t->other[a] = t->order[a];
@@ -157,7 +155,8 @@ static int unique(const sx_call *call) {
     const sx_view *first = call->out, *inverse = wanted(call, 2), *counts = wanted(call, 3);
     const int sorted = call->param[1] != 0;
     fill_keys(call, &t);
-    merge_sort(&t);
+    merge_sort(call, &t);
+    if (sx_stopped(call)) return SX_OK;
     int64_t groups = 0, *group = t.other, *renamed = t.order; /* group[i]: of row i */
     for (int64_t i = 0; i < t.n; i++) {
         groups += i == 0 || below(&t, t.order[i - 1], t.order[i]) != 0;
@@ -267,7 +266,7 @@ static int nms(const sx_call *call) {
     *place(call->out + 1, 0) = 0;
     if (!tasks || p.limit <= 0 || !p.boxes) return SX_OK;
     if (p.limit > p.room) return sx_fail(call, SX_E_INDEX, 2, p.limit, p.room);
-    sx_for(call, tasks, suppress, &p);
+    if (!sx_tiles(call, tasks, suppress, &p)) return SX_OK;
     for (int64_t t = 0; t < tasks; t++)
         for (int64_t k = 0; k < p.room; k++) {
             const int64_t *row = (const int64_t *)y->data + (t * p.room + k) * y->stride[0];
@@ -282,7 +281,7 @@ static int nms(const sx_call *call) {
 
 int64_t SX_NAME(sx_scratch_compact)(const sx_call *call) {
     switch (call->param[0]) {
-    case 0: return 8 * (up(elements(call->in), CHUNK) + 1);
+    case 0: return 16 * (up(elements(call->in), CHUNK) + 1);
     case 1: return 8 * (elements(call->in) + 2 * call->in[0].dim[0]);
     default: return call->in[1].dim[2] * (8 + (int64_t)sizeof(box));
     }

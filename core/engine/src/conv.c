@@ -430,7 +430,7 @@ int SX_NAME(sx_k_conv)(const sx_call *call) {
     }
     if (v.c > 1 && v.xv->stride[1] != 1) return sx_fail(call, SX_E_UNSUPPORTED, 0, v.xv->stride[1], 1);
     if (is_double(&v)) {
-        sx_for(call, v.n * v.out[0] * v.out[1], double_tile, &v);
+        sx_tiles(call, v.n * v.out[0] * v.out[1], double_tile, &v);
         return SX_OK;
     }
     if (!sx_is_float(v.xv->dtype) && v.xv->dtype != SX_DOUBLE) return SX_NAME(sx_conv_int)(&v); /* bytes, sx_check says */
@@ -438,7 +438,7 @@ int SX_NAME(sx_k_conv)(const sx_call *call) {
     if (is_depthwise(&v)) return SX_NAME(sx_depthwise)(&v);
     if (v.wv->packing > SX_PACK_WINOGRAD) return SX_NAME(sx_winograd)(&v);
     job j = job_of(&v);
-    if (j.shared) sx_for(call, (j.flat ? 1 : windows(&j)) * PARTS, share, &j);
-    sx_for(call, j.planes * v.group * j.down * j.along * j.across, tile_of, &j);
+    if (j.shared && !sx_tiles(call, (j.flat ? 1 : windows(&j)) * PARTS, share, &j)) return SX_OK;
+    sx_tiles(call, j.planes * v.group * j.down * j.along * j.across, tile_of, &j);
     return SX_OK;
 }

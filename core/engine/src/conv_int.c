@@ -196,6 +196,6 @@ int SX_NAME(sx_conv_int)(const sx_conv *v) {
     if (is_depthwise(v)) return SX_NAME(sx_depthwise_int)(v);
     job j = job_of(v);
     j.q = SX_NAME(sx_conv_int_requant)(v); /* it reads operands: not while binding */
-    sx_for(v->call, v->group * j.cut.down * j.cut.across, tile_of, &j);
+    sx_tiles(v->call, v->group * j.cut.down * j.cut.across, tile_of, &j);
     return SX_OK;
 }

@@ -190,9 +190,9 @@ int64_t SX_NAME(sx_conv_rows_scratch)(const sx_conv *v) {
 
 void SX_NAME(sx_conv_rows)(const sx_conv *v) {
     job j = job_of(v);
-    if (is_depthwise(v)) sx_for(v->call, v->n * v->c * j.pieces, plane_task, &j);
+    if (is_depthwise(v)) sx_tiles(v->call, v->n * v->c * j.pieces, plane_task, &j);
     else {
         j.gemm.rows_source = v;
-        sx_for(v->call, v->n * j.cut.down * j.cut.across, product_task, &j);
+        sx_tiles(v->call, v->n * j.cut.down * j.cut.across, product_task, &j);
     }
 }

@@ -266,7 +266,7 @@ static int run_pad(const sx_call *call) {
     for (int d = 0; d < y->rank; d++) if (y->dim[d] > 1 && (y->dim[p.inner] == 1 || magnitude(y->stride[d]) <= magnitude(y->stride[p.inner]))) p.inner = d;
     for (int d = 0; d < y->rank; d++) if (d != p.inner) p.rows *= y->dim[d];
     p.per = max64(1, WORK / (p.item * (y->rank ? y->dim[p.inner] : 1)));
-    sx_for(call, up(p.rows, p.per), pad_task, &p);
+    sx_tiles(call, up(p.rows, p.per), pad_task, &p);
     return 0;
 }
 
@@ -294,6 +294,6 @@ int SX_NAME(sx_k_copy)(const sx_call *call) {
     int64_t bytes = w.item;
     for (int d = 0; d < w.rank; d++) bytes *= w.dim[d];
     w.stream = bytes >= STREAM && w.item * w.dim[w.rank - 1] >= 4096;
-    sx_for(call, up(w.tiles, w.per), copy_task, &w);
+    sx_tiles(call, up(w.tiles, w.per), copy_task, &w);
     return 0;
 }

@@ -203,6 +203,6 @@ int SX_NAME(sx_depthwise)(const sx_conv *v) {
     j.in_place = sx_sum_of(v->call, 1, &j.sum);
     j.lines = sx_max64(1, sx_min64((1 << 19) / sx_max64(1, work), lines / 16));
     j.span = j.in_place ? v->out[2] : span_of(v);
-    sx_for(v->call, sx_ceil_div(lines, j.lines), tile_of, &j);
+    sx_tiles(v->call, sx_ceil_div(lines, j.lines), tile_of, &j);
     return SX_OK;
 }

@@ -157,6 +157,6 @@ int SX_NAME(sx_depthwise_int)(const sx_conv *v) {
     if (SX_NAME(sx_depthwise_vnni)(v, &j.q)) return SX_OK;
     int64_t lines = v->n * v->out[0] * v->out[1], work = v->out[2] * v->m * v->taps;
     j.lines = sx_max64(1, sx_min64((1 << 19) / sx_max64(1, work), sx_ceil_div(lines, 4)));
-    sx_for(v->call, sx_ceil_div(lines, j.lines), tile_of, &j);
+    sx_tiles(v->call, sx_ceil_div(lines, j.lines), tile_of, &j);
     return SX_OK;
 }

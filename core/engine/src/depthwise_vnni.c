@@ -8,7 +8,7 @@
    - X is made unsigned (- 128 → 0), pixels outside hold its zero point; sums start at bias - zero · Σ k. */
 #include "conv_int.h"
 
-#if SX_DEPTH == 4
+#if defined(__AVX512VNNI__)
 typedef struct {
     __m512i even[3][4], odd[3][4]; /* kernel lines, as words */
     __m512i base[4];
@@ -151,7 +151,7 @@ int SX_NAME(sx_depthwise_vnni)(const sx_conv *v, const sx_requant *q) {
     j.outside = _mm512_set1_epi8((char)j.zero);
     int64_t lines = v->n * v->out[1], work = v->out[2] * v->m * 9;
     j.lines = sx_max64(1, sx_min64((1 << 20) / sx_max64(1, work), sx_ceil_div(lines, 2)));
-    sx_for(v->call, sx_ceil_div(lines, j.lines), tile_of, &j);
+    sx_tiles(v->call, sx_ceil_div(lines, j.lines), tile_of, &j);
     return 1;
 }
 #else

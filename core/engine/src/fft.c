@@ -99,7 +99,7 @@ SX_SMALL static void radix_any(const pass *a, int r) {
 /* The transform of `x` ([m][lanes]); `y` is room. Where the result is. */
 SX_SMALL static part transform(const plan *p, part x, part y, int64_t lanes) {
     int64_t count = p->m, s = lanes;
-    for (int i = 0; i < p->passes; i++) {
+    for (int i = 0; i < p->passes && !sx_stopped(p->call); i++) {
         int r = p->radix[i];
         pass a = {p, x.re, x.im, y.re, y.im, count, s};
         if (r == 4) radix_4(&a);
@@ -145,13 +145,13 @@ static void own(const plan *p, int worker, part *x, part *y) {
 }
 
 static void fill_tables(const plan *p) {
-    for (int64_t k = 0; k < p->m; k++) unit(k, p->m, p->root.re + k, p->root.im + k);
+    for (int64_t k = 0; k < p->m && (k % 4096 || !sx_stopped(p->call)); k++) unit(k, p->m, p->root.re + k, p->root.im + k);
     if (!p->chirped) return;
     part x, y;
     own(p, 0, &x, &y);
     int64_t square = 0; /* k² mod 2n */
     for (int64_t k = 0; k < p->m; k++) x.re[k] = x.im[k] = 0;
-    for (int64_t k = 0; k < p->n; k++) {
+    for (int64_t k = 0; k < p->n && (k % 4096 || !sx_stopped(p->call)); k++) {
         unit(square, 2 * p->n, p->chirp.re + k, p->chirp.im + k);
         square = (square + 2 * k + 1) % (2 * p->n);
         int64_t mirror = k ? p->m - k : 0;
@@ -270,6 +270,6 @@ int SX_NAME(sx_k_fft)(const sx_call *call) {
     plan p = plan_of(call);
     if (!p.rows) return SX_OK;
     fill_tables(&p);
-    sx_for(call, p.tasks, task, &p);
+    sx_tiles(call, p.tasks, task, &p);
     return SX_OK;
 }

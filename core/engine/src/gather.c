@@ -118,6 +118,6 @@ int SX_NAME(sx_k_gather)(const sx_call *call) {
     merge_slice(&p, p.mode == 0 ? p.axis + 1 : p.mode == 1 ? x->rank : p.axis + p.tuple);
     for (int d = 0; d < p.lead; d++) p.slices *= y->dim[d];
     p.per = max64(1, WORK / max64(p.size * p.item, 64));
-    sx_for(call, up(p.slices, p.per), task, &p);
+    sx_tiles(call, up(p.slices, p.per), task, &p);
     return 0;
 }

@@ -390,7 +390,7 @@ static int64_t k_block(int64_t k, int64_t run) {
 }
 
 sx_gemm_cut SX_NAME(sx_gemm_cut_for)(const sx_gemm *g, int64_t batch) {
-    enum { WANTED = 16, LEAST = 1 << 20, MC = 480, NC = 1024 }; /* rectangles for a large product, multiplications for any; the largest rectangle */
+    enum { WANTED = 16, LEAST = 1 << 20, MC = 480, NC = 1024, MOST = 1 << 28 }; /* rectangles for a large product, multiplications for any; the largest rectangle, and its multiplications: 5 ms */
     sx_gemm_cut cut = {g->m, g->n, 1, 1};
     if (g->m == 0 || g->n == 0) return cut;
     int few = few_rows(g, g->m);
@@ -399,7 +399,7 @@ sx_gemm_cut SX_NAME(sx_gemm_cut_for)(const sx_gemm *g, int64_t batch) {
     for (;;) { /* cut where the halves cost less to read */
         cut.mc = sx_min64(cut.mc, sx_round_up(sx_ceil_div(g->m, sx_ceil_div(g->m, cut.mc)), SX_MR));
         cut.nc = sx_min64(cut.nc, sx_round_up(sx_ceil_div(g->n, sx_ceil_div(g->n, cut.nc)), SX_PANEL));
-        int64_t down = sx_ceil_div(g->m, cut.mc), across = sx_ceil_div(g->n, cut.nc), large = (cut.mc > MC && !few) || cut.nc > NC;
+        int64_t down = sx_ceil_div(g->m, cut.mc), across = sx_ceil_div(g->n, cut.nc), large = (cut.mc > MC && !few) || cut.nc > NC || cut.mc * cut.nc * sx_max64(g->k, 1) > MOST;
         if (!large && (batch * down * across >= WANTED || cut.mc * cut.nc * sx_max64(g->k, 1) < 2 * least)) break;
         int rows_can = cut.mc >= 2 * least_m && !few, columns_can = cut.nc >= 2 * least_n;
         if (rows_can && (!columns_can || down * b_cost <= across * a_cost)) cut.mc = sx_ceil_div(cut.mc, 2);

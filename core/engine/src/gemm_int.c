@@ -54,6 +54,11 @@ SX_INLINE void micro(const int R, const int V, const int S, const uint8_t *a, in
         }
 }
 
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+#include "sx_int_pairs.h"
+#define micro micro_pairs
+#endif
+
 typedef void (*micro_fn)(const uint8_t *a, int64_t rs, const int32_t *b, int64_t ps, int64_t words, int32_t *c, int64_t ldc, const int32_t *base, int add, int last);
 #define MICRO(R, V, S) \
     static void micro_##R##_##V##_##S(const uint8_t *a, int64_t rs, const int32_t *b, int64_t ps, int64_t words, int32_t *c, int64_t ldc, const int32_t *base, int add, int last) { \
@@ -118,15 +123,15 @@ static int64_t words_of(const sx_igemm *g) { return sx_ceil_div(g->k, 4); }     
 static int64_t panel_bytes(const sx_igemm *g) { return words_of(g) * 4 * SX_PANEL; }
 static int64_t row_bytes(const sx_igemm *g) { return (SX_DEPTH == 4 ? sx_round_up(g->k, 64) : sx_round_up(2 * g->k, 64)) + 64; } /* of a copied row; no two rows in the same cache sets */
 
-/* Whether A's bytes go in as they lie: for VNNI, whole words and exactly one signed side; for AMX any signs, and the rest of the last 64 is copied. */
+/* Whether A's bytes go in as they lie: whole words and the sign that is wanted; for AMX any signs, and the rest of the last 64 is copied. */
 static int uses_amx(const sx_igemm *g, int64_t mc) { return sx_amx() && mc >= 8 && g->k >= 16; }
-static int flips(const sx_igemm *g, int amx) { return SX_DEPTH == 4 && !amx && !g->a_signed == !g->b_signed; }
+static int flips(const sx_igemm *g, int amx) { return SX_DEPTH == 4 && !amx && !g->a_signed != !SX_A_SIGNED(g->b_signed); }
 static int direct(const sx_igemm *g, int amx) { return SX_DEPTH == 4 && !g->rows && (g->a_col == 1 || g->k == 1) && (amx || (g->k % 4 == 0 && !flips(g, 0))); }
 
 static void copy_bytes(uint8_t *to, const uint8_t *from, int64_t n) {
     int64_t i = 0;
     for (; i + 4 * SX_GW <= n; i += 4 * SX_GW) sx_istore(to + i, sx_iload(from + i));
-#if SX_DEPTH == 4
+#if defined(__AVX512BW__)
     if (i < n) _mm512_mask_storeu_epi8(to + i, ((__mmask64)1 << (n - i)) - 1, _mm512_maskz_loadu_epi8(((__mmask64)1 << (n - i)) - 1, from + i));
 #else
     for (; i < n; i++) to[i] = from[i];
@@ -230,14 +235,20 @@ static void widen_panel(const sx_igemm *g, const uint8_t *panel, int64_t n, int6
 
 /* ---- corrections of byte products ---- */
 #if SX_DEPTH == 4
+#define LANES (SX_PANEL / SX_GW) /* registers of a panel's row */
 static void sum_columns(const uint8_t *panel, int64_t words, int b_signed, int32_t *to) {
-    sx_i sum[8], ones = sx_isplat(0x01010101);
+    enum { STEPS = 8 / LANES }; /* at once */
+    sx_i sum[STEPS][LANES], ones = sx_isplat(0x01010101);
     int64_t w = 0;
-    SX_UNROLL for (int u = 0; u < 8; u++) sum[u] = sx_isplat(0);
-    for (; w + 8 <= words; w += 8)
-        SX_UNROLL for (int u = 0; u < 8; u++) sum[u] = sx_dot(sum[u], ones, sx_iload(panel + (w + u) * 64), b_signed);
-    for (; w < words; w++) sum[0] = sx_dot(sum[0], ones, sx_iload(panel + w * 64), b_signed);
-    sx_istore(to, ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7])));
+    SX_UNROLL for (int u = 0; u < STEPS; u++) SX_UNROLL for (int v = 0; v < LANES; v++) sum[u][v] = sx_isplat(0);
+    for (; w + STEPS <= words; w += STEPS)
+        SX_UNROLL for (int u = 0; u < STEPS; u++)
+            SX_UNROLL for (int v = 0; v < LANES; v++) sum[u][v] = sx_dot(sum[u][v], ones, sx_iload(panel + (w + u) * 64 + v * 4 * SX_GW), b_signed);
+    for (; w < words; w++) SX_UNROLL for (int v = 0; v < LANES; v++) sum[0][v] = sx_dot(sum[0][v], ones, sx_iload(panel + w * 64 + v * 4 * SX_GW), b_signed);
+    SX_UNROLL for (int v = 0; v < LANES; v++) {
+        SX_UNROLL for (int half = STEPS / 2; half; half /= 2) SX_UNROLL for (int u = 0; u < half; u++) sum[u][v] += sum[u + half][v];
+        sx_istore(to + v * SX_GW, sum[0][v]);
+    }
 }
 
 static int32_t sum_row(const uint8_t *a, int64_t k, int is_signed) {
@@ -275,42 +286,57 @@ void SX_NAME(sx_igemm_sums)(const sx_view *b, int32_t *to) {
 #define FEW 4
 #if SX_DEPTH == 4
 SX_INLINE void few_panel(const int R, const int U, const int S, const int SUM, const uint8_t *a, int64_t rs, const uint8_t *panel, int64_t words, int32_t *c, int64_t ldc, int cols, int32_t *sums) {
-    sx_i acc[FEW][8], sum[8], ones = sx_isplat(0x01010101);
-    SX_UNROLL for (int u = 0; u < U; u++) {
-        sum[u] = sx_isplat(0);
-        SX_UNROLL for (int i = 0; i < R; i++) acc[i][u] = sx_isplat(0);
-    }
+    sx_i acc[FEW][8][LANES], sum[8][LANES], ones = sx_isplat(0x01010101);
+    SX_UNROLL for (int u = 0; u < U; u++)
+        SX_UNROLL for (int v = 0; v < LANES; v++) {
+            sum[u][v] = sx_isplat(0);
+            SX_UNROLL for (int i = 0; i < R; i++) acc[i][u][v] = sx_isplat(0);
+        }
     int64_t w = 0;
     for (; w + U <= words; w += U)
         SX_UNROLL for (int u = 0; u < U; u++) {
-            sx_i b = sx_iload(panel + (w + u) * 64);
             __builtin_prefetch(panel + (w + u) * 64 + 2048);
-            if (SUM) sum[u] = sx_dot(sum[u], ones, b, S);
-            SX_UNROLL for (int i = 0; i < R; i++) acc[i][u] = sx_dot(acc[i][u], sx_isplat(((const sx_word *)(a + i * rs))[w + u]), b, S);
+            SX_UNROLL for (int v = 0; v < LANES; v++) {
+                sx_i b = sx_iload(panel + (w + u) * 64 + v * 4 * SX_GW);
+                if (SUM) sum[u][v] = sx_dot(sum[u][v], ones, b, S);
+                SX_UNROLL for (int i = 0; i < R; i++) acc[i][u][v] = sx_dot(acc[i][u][v], sx_isplat(((const sx_word *)(a + i * rs))[w + u]), b, S);
+            }
         }
-    for (; w < words; w++) {
-        sx_i b = sx_iload(panel + w * 64);
-        if (SUM) sum[0] = sx_dot(sum[0], ones, b, S);
-        SX_UNROLL for (int i = 0; i < R; i++) acc[i][0] = sx_dot(acc[i][0], sx_isplat(((const sx_word *)(a + i * rs))[w]), b, S);
+    for (; w < words; w++)
+        SX_UNROLL for (int v = 0; v < LANES; v++) {
+            sx_i b = sx_iload(panel + w * 64 + v * 4 * SX_GW);
+            if (SUM) sum[0][v] = sx_dot(sum[0][v], ones, b, S);
+            SX_UNROLL for (int i = 0; i < R; i++) acc[i][0][v] = sx_dot(acc[i][0][v], sx_isplat(((const sx_word *)(a + i * rs))[w]), b, S);
+        }
+    SX_UNROLL for (int v = 0; v < LANES; v++) {
+        SX_UNROLL for (int u = 1; u < U; u++) {
+            sum[0][v] += sum[u][v];
+            SX_UNROLL for (int i = 0; i < R; i++) acc[i][0][v] += acc[i][u][v];
+        }
+        if (SUM) sx_istore(sums + v * SX_GW, sum[0][v]);
+        int left = cols - v * SX_GW;
+        SX_UNROLL for (int i = 0; i < R; i++) {
+            if (LANES > 1 && left >= SX_GW) sx_istore(c + i * ldc + v * SX_GW, acc[i][0][v]);
+            else if (left > 0) sx_istore_part(c + i * ldc + v * SX_GW, acc[i][0][v], left);
+        }
     }
-    SX_UNROLL for (int u = 1; u < U; u++) {
-        sum[0] += sum[u];
-        SX_UNROLL for (int i = 0; i < R; i++) acc[i][0] += acc[i][u];
-    }
-    if (SUM) sx_istore(sums, sum[0]);
-    SX_UNROLL for (int i = 0; i < R; i++) sx_istore_part(c + i * ldc, acc[i][0], cols);
 }
 
+#if SX_GW == 16
+#define STEPS_FOR(one, more) more
+#else
+#define STEPS_FOR(one, more) one
+#endif
 #define FEW_ROWS(R, U) \
     if (sums && S) few_panel(R, U, 1, 1, a, rs, panel, words, c, ldc, cols, sums); \
     else if (sums) few_panel(R, U, 0, 1, a, rs, panel, words, c, ldc, cols, sums); \
     else if (S) few_panel(R, U, 1, 0, a, rs, panel, words, c, ldc, cols, 0); \
     else few_panel(R, U, 0, 0, a, rs, panel, words, c, ldc, cols, 0);
 static void few_rows(int rows, int S, const uint8_t *a, int64_t rs, const uint8_t *panel, int64_t words, int32_t *c, int64_t ldc, int cols, int32_t *sums) {
-    if (rows == 1) { FEW_ROWS(1, 8) }
-    else if (rows == 2) { FEW_ROWS(2, 4) }
-    else if (rows == 3) { FEW_ROWS(3, 4) }
-    else { FEW_ROWS(4, 4) }
+    if (rows == 1) { FEW_ROWS(1, STEPS_FOR(2, 8)) }
+    else if (rows == 2) { FEW_ROWS(2, STEPS_FOR(2, 4)) }
+    else if (rows == 3) { FEW_ROWS(3, STEPS_FOR(1, 4)) }
+    else { FEW_ROWS(4, STEPS_FOR(1, 4)) }
 }
 #endif
 
@@ -457,7 +483,7 @@ void SX_NAME(sx_igemm_run)(const sx_igemm *g, int64_t m0, int64_t mc, int64_t n0
 }
 
 sx_igemm_cut SX_NAME(sx_igemm_cut_for)(const sx_igemm *g, int64_t batch) {
-    enum { WANTED = 12, LEAST = 1 << 21, A_BYTES = 1 << 18 }; /* rectangles for a large product, multiplications for any, bytes of rows */
+    enum { WANTED = 12, LEAST = 1 << 21, MOST = 1 << 29, A_BYTES = 1 << 18 }; /* rectangles for a large product, the least and the most multiplications of one, bytes of rows */
     int64_t tall = sx_max64(64, sx_min64(384, (g->rows ? A_BYTES : 2 * A_BYTES) / sx_max64(g->k, 1)) / 32 * 32);
     sx_igemm_cut cut = {sx_min64(g->m, tall), sx_min64(g->n, 2048), 1, 1};
     if (g->m == 0 || g->n == 0) return cut;
@@ -465,7 +491,7 @@ sx_igemm_cut SX_NAME(sx_igemm_cut_for)(const sx_igemm *g, int64_t batch) {
         cut.mc = sx_min64(cut.mc, sx_round_up(sx_ceil_div(g->m, sx_ceil_div(g->m, cut.mc)), 32));
         cut.nc = sx_min64(cut.nc, sx_round_up(sx_ceil_div(g->n, sx_ceil_div(g->n, cut.nc)), SX_STRIP));
         int64_t rectangles = batch * sx_ceil_div(g->m, cut.mc) * sx_ceil_div(g->n, cut.nc);
-        if (rectangles >= WANTED || cut.mc * cut.nc * sx_max64(g->k, 1) < 2 * LEAST) break;
+        if ((rectangles >= WANTED && cut.mc * cut.nc * g->k <= MOST) || cut.mc * cut.nc * sx_max64(g->k, 1) < 2 * LEAST) break;
         int rows_can = cut.mc >= 96, columns_can = cut.nc >= 2 * SX_STRIP;
         if (rows_can && (!columns_can || (g->rows ? cut.mc > cut.nc / 8 : cut.mc > 4 * cut.nc))) cut.mc /= 2;
         else if (columns_can) cut.nc = sx_round_up(cut.nc / 2, SX_STRIP);

@@ -10,14 +10,14 @@
 
 enum { BITS = 2, BLOCK, SCALES, ZEROS, LEVEL }; /* parameters */
 #define FEW 4        /* rows up to which weights become floats in registers */
-#if SX_DEPTH == 4
+#if SX_DEPTH == 4 /* 32 registers */
 #define GROUP 12     /* rows that share an unpacked word */
 #else
 #define GROUP 4
 #endif
 #define TALL 96      /* rows of a tile */
-#if defined(__AVX512VNNI__) || defined(__SSSE3__)
-#define BYTES 1      /* there is a product of unsigned and signed bytes */
+#if SX_DEPTH == 4 || defined(__SSSE3__)
+#define BYTES 1      /* there is a product of unsigned and signed bytes, or of signed ones */
 #define PAIRS 0
 #elif defined(__wasm_simd128__)
 #define BYTES 1
@@ -25,6 +25,11 @@ enum { BITS = 2, BLOCK, SCALES, ZEROS, LEVEL }; /* parameters */
 #else
 #define BYTES 0
 #define PAIRS 0
+#endif
+#if defined(__ARM_FEATURE_DOTPROD)
+#define FLIPS 1      /* weights of 8 bits become signed: 128 less */
+#else
+#define FLIPS 0
 #endif
 #define A_BYTES (1 + PAIRS) /* of an element of quantised A */
 #define LANES (SX_PANEL / SX_GW) /* registers of a panel */
@@ -215,10 +220,12 @@ SX_INLINE sx_i dot_word(const int B, sx_i acc, sx_i word, const int8_t *a) {
     return acc;
 }
 #elif BYTES
-/* acc + products of unsigned bytes of B and signed ones of A, four by four. With 4 bits the sum of two is below 2^12: 16 bits hold it. */
+/* acc + products of unsigned bytes of B (FLIPS: signed ones) and signed ones of A, four by four. With 4 bits the sum of two is below 2^12: 16 bits hold it. */
 SX_INLINE sx_i dot_bytes(sx_i acc, sx_i b, sx_i a) {
 #if defined(__AVX512VNNI__)
     return (sx_i)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)b, (__m512i)a);
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return (sx_i)vdotq_s32((int32x4_t)acc, (int8x16_t)b, (int8x16_t)a);
 #elif defined(__AVX2__)
     return acc + (sx_i)_mm256_madd_epi16(_mm256_maddubs_epi16((__m256i)b, (__m256i)a), _mm256_set1_epi16(1));
 #else
@@ -235,7 +242,7 @@ SX_INLINE void bytes_panel(const int R, const int B, const int Z, const job *j, 
     SX_UNROLL for (int i = 0; i < R; i++) acc[i] = sx_fsplat(0);
     for (int64_t b = 0; b < j->blocks; b++) {
         sx_i dot[GROUP];
-        SX_UNROLL for (int i = 0; i < R; i++) dot[i] = sx_isplat(Z ? 0 : sum[i * j->blocks + b]);
+        SX_UNROLL for (int i = 0; i < R; i++) dot[i] = sx_isplat(FLIPS && B == 8 ? (Z ? 128 * sum[i * j->blocks + b] : 0) : Z ? 0 : sum[i * j->blocks + b]); /* without zeros it is - 128 Σ a: what flipping does */
         const int8_t *at = a + b * j->block * A_BYTES;
         for (int64_t w = 0; w < per; w++, panel += SX_PANEL, at += 32 / B * A_BYTES) {
             sx_i word = sx_iload(panel);
@@ -243,6 +250,7 @@ SX_INLINE void bytes_panel(const int R, const int B, const int Z, const job *j, 
             SX_UNROLL for (int i = 0; i < R; i++) dot[i] = dot_word(B, dot[i], word, at + i * ld);
 #else
             __builtin_prefetch(panel + 1024);
+            if (B == 8 && FLIPS) word ^= sx_isplat((int32_t)0x80808080);
             if (B == 8) SX_UNROLL for (int i = 0; i < R; i++) dot[i] = dot_bytes(dot[i], word, sx_isplat(*(const sx_word *)(at + i * ld)));
             else {
                 sx_i low = word & 0x0f0f0f0f, high = (sx_i)((sx_fu)word >> 4) & 0x0f0f0f0f;
@@ -405,6 +413,6 @@ static void tile_of(void *arg, int64_t index, int worker) {
 
 int SX_NAME(sx_matmul_nbits)(const sx_call *call) {
     job j = job_of(call);
-    if (j.m && j.n) sx_for(call, j.down * j.across, tile_of, &j);
+    if (j.m && j.n) sx_tiles(call, j.down * j.across, tile_of, &j);
     return SX_OK;
 }

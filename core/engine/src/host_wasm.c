@@ -142,8 +142,10 @@ sx_team *sx_host_join(int threads) {
     return NULL;
 }
 void sx_host_leave(sx_team *team) { (void)team; }
-void sx_for(const sx_call *call, int64_t n, void (*body)(void *, int64_t, int), void *arg) {
-    for (int64_t i = 0; i < n && !(call->stop && *(volatile const int *)call->stop); i++) body(arg, i, 0);
+int64_t sx_host_for(const sx_call *call, int64_t from, int64_t n, int64_t until, void (*body)(void *, int64_t, int), void *arg) {
+    int64_t i = from;
+    for (; i < n && !(call->stop && *(volatile const int *)call->stop) && !(i > from && until && sx_host_now() > until); i++) body(arg, i, 0);
+    return i;
 }
 
 #else
@@ -157,6 +159,7 @@ struct sx_team {
     int sleepers, leaving, may_wait;
     int threads;               /* workers this run may use */
     const int *stop;           /* of the job's call */
+    int64_t until;
     void (*body)(void *, int64_t, int);
     void *arg;
     int64_t n;
@@ -168,8 +171,10 @@ static struct sx_team pool;
 
 static int stopped(const int *stop) { return stop && __atomic_load_n(stop, __ATOMIC_RELAXED); }
 
+static int over(int64_t until) { return until && sx_host_now() > until; }
+
 static void claim(struct sx_team *t, int worker) {
-    for (;;) {
+    for (int did = 0; !(did && over(t->until)); did = 1) { /* what is claimed is done */
         int64_t i = __atomic_fetch_add(&t->next, 1, __ATOMIC_RELAXED);
         if (i >= t->n || stopped(t->stop)) return;
         t->body(t->arg, i, worker);
@@ -246,15 +251,16 @@ sx_team *sx_host_join(int threads) {
 
 void sx_host_leave(sx_team *team) { __atomic_clear(&team->owned, __ATOMIC_RELEASE); }
 
-void sx_for(const sx_call *call, int64_t n, void (*body)(void *, int64_t, int), void *arg) {
+int64_t sx_host_for(const sx_call *call, int64_t from, int64_t n, int64_t until, void (*body)(void *, int64_t, int), void *arg) {
     struct sx_team *t = call->team;
     int asleep = t && __atomic_load_n(&t->sleepers, __ATOMIC_RELAXED) >= sx_workers(); /* waking costs as much as a few tiles */
-    if (n <= (asleep ? 3 : 1) || !t) {
-        for (int64_t i = 0; i < n && !stopped(call->stop); i++) body(arg, i, 0);
-        return;
+    if (n - from <= (asleep ? 3 : 1) || !t) {
+        int64_t i = from;
+        for (; i < n && !stopped(call->stop) && !(i > from && over(until)); i++) body(arg, i, 0);
+        return i;
     }
-    t->body = body, t->arg = arg, t->n = n, t->stop = call->stop;
-    __atomic_store_n(&t->next, 0, __ATOMIC_RELAXED);
+    t->body = body, t->arg = arg, t->n = n, t->stop = call->stop, t->until = until;
+    __atomic_store_n(&t->next, from, __ATOMIC_RELAXED);
     __atomic_fetch_add(&t->epoch, 1, __ATOMIC_SEQ_CST); /* open */
     if (__atomic_load_n(&t->sleepers, __ATOMIC_SEQ_CST)) __builtin_wasm_memory_atomic_notify((int *)&t->epoch, (unsigned)-1);
     claim(t, 0);
@@ -264,6 +270,8 @@ void sx_for(const sx_call *call, int64_t n, void (*body)(void *, int64_t, int), 
         if (t->may_wait && turn >= 1 << 14) __builtin_wasm_memory_atomic_wait32(&t->inside, in, 50000); /* nobody notifies: it is a nap */
         if (turn == (t->may_wait ? 1ll << 22 : 1ll << 36)) __builtin_trap(); /* minutes in one tile: the host ended a worker inside it */
     }
+    int64_t at = __atomic_load_n(&t->next, __ATOMIC_RELAXED);
+    return at < n ? at : n;
 }
 #endif
 

@@ -16,9 +16,9 @@ typedef struct {
 static double magnitude(double x) { return x < 0 ? -x : x; }
 
 /* x: n × n, row-major; becomes upper triangular, `other` (NULL or n × n) follows every step. The determinant. */
-static double eliminate(double *x, double *other, int64_t n) {
+static double eliminate(const sx_call *call, double *x, double *other, int64_t n) {
     double determinant = 1;
-    for (int64_t k = 0; k < n; k++) {
+    for (int64_t k = 0; k < n && !sx_stopped(call); k++) {
         int64_t pivot = k;
         for (int64_t i = k + 1; i < n; i++) if (magnitude(x[i * n + k]) > magnitude(x[pivot * n + k])) pivot = i;
         if (pivot != k) {
@@ -40,8 +40,8 @@ static double eliminate(double *x, double *other, int64_t n) {
 }
 
 /* other = x⁻¹ other for upper triangular x. */
-static void solve(const double *x, double *other, int64_t n) {
-    for (int64_t k = n - 1; k >= 0; k--) {
+static void solve(const sx_call *call, const double *x, double *other, int64_t n) {
+    for (int64_t k = n - 1; k >= 0 && !sx_stopped(call); k--) {
         double *row = other + k * n;
         for (int64_t i = k + 1; i < n; i++) for (int64_t j = 0; j < n; j++) row[j] -= x[k * n + i] * other[i * n + j];
         for (int64_t j = 0; j < n; j++) row[j] /= x[k * n + k];
@@ -66,7 +66,7 @@ static int one_matrix(const plan *p, int64_t number, double *room) {
     }
     double *other = p->inverse ? room + n * n : NULL;
     for (int64_t i = 0; other && i < n * n; i++) other[i] = i % (n + 1) == 0;
-    double determinant = eliminate(room, other, n);
+    double determinant = eliminate(p->call, room, other, n);
     if (!p->inverse) {
         float narrow = (float)determinant;
         sx_store_row(y->dtype, type, y->data + yat * yi, 1, type == SX_F64 ? (void *)&determinant : (void *)&narrow, 1);
@@ -77,7 +77,7 @@ static int one_matrix(const plan *p, int64_t number, double *room) {
         for (int64_t i = 0; i < n; i++) singular |= room[i * n + i] == 0;
         if (singular) return sx_fail(p->call, SX_E_ARGUMENT, 0, 0, n);
     }
-    solve(room, other, n);
+    solve(p->call, room, other, n);
     for (int64_t i = 0; i < n; i++) {
         float *row = (float *)(other + i * n);
         if (type == SX_F32) for (int64_t j = 0; j < n; j++) { double v; __builtin_memcpy(&v, other + i * n + j, 8); float f = (float)v; __builtin_memcpy(row + j, &f, 4); }
@@ -103,6 +103,6 @@ int SX_NAME(sx_k_linalg)(const sx_call *call) {
     plan p = {.call = call, .n = x->dim[x->rank - 1], .count = 1, .inverse = call->param[0] == 1};
     for (int d = 0; d < x->rank - 2; d++) p.count *= x->dim[d];
     p.per = max64(1, WORK / max64(1, p.n * p.n * p.n));
-    sx_for(call, (p.count + p.per - 1) / p.per, task, &p);
+    sx_tiles(call, (p.count + p.per - 1) / p.per, task, &p);
     return SX_OK;
 }

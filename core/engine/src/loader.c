@@ -473,9 +473,24 @@ int sx_run(sx_state *s, const void *const *inputs, void *const *outputs, void *a
         char *base = q->home == SX_HOME_ARENA ? s->arena : q->home == SX_HOME_INPUT ? (char *)(uintptr_t)inputs[q->port] : (char *)outputs[q->port];
         s->operands[q->operand].data = base + q->offset;
     }
-    s->next = 0;
+    s->next = 0, s->pause = (sx_pause){0}, s->resumed = 0;
     return sx_continue(s, budget, report);
 }
+
+void sx_for(const sx_call *call, int64_t n, void (*body)(void *, int64_t, int), void *arg) { sx_host_for(call, 0, n, 0, body, arg); }
+
+int sx_tiles(const sx_call *call, int64_t n, void (*body)(void *, int64_t, int), void *arg) {
+    sx_pause *p = call->pause;
+    if (!p) return sx_for(call, n, body, arg), 1;
+    if (p->left) return 0;
+    if (p->loop++ < p->loops) return 1;
+    p->tile = sx_host_for(call, p->tile, n, p->until, body, arg);
+    if (p->tile < n) return p->left = 1, 0;
+    p->tile = 0, p->loops++;
+    return 1;
+}
+
+int sx_due(const sx_call *call) { return (call->pause && sx_host_now() > call->pause->until) || sx_stopped(call); }
 
 static int fault(const sx_state *s, int code, sx_report *report) {
     const int64_t *f = s->fault;
@@ -494,22 +509,34 @@ int sx_continue(sx_state *s, int64_t budget, sx_report *report) {
             code = sx_say(report, SX_E_TERMINATED, SX_R_STOPPED, s->next, -1, 0, 0);
             break;
         }
-        if (until && s->next > first && sx_host_now() > until) { /* one step at least, so that every call gets on */
+        if (until && s->next > first && sx_host_now() > until) { /* one tile at least, so that every call gets on */
             if (team) sx_host_leave(team);
             return SX_YIELD;
         }
         sx_call *call = s->calls + s->next;
         call->team = team;
         call->scratch = s->arena + s->scratch_at;
+        call->pause = until ? &s->pause : NULL;
+        s->pause.until = until, s->pause.loop = 0;
         s->fault[0] = 0;
         int64_t start = s->times ? sx_host_now() : 0;
         code = p->table->kernels[call->kind].run(call);
         if (!code) code = (int)s->fault[0];
-        if (s->times) s->times[2 * s->next] = start, s->times[2 * s->next + 1] = sx_host_now() - start;
+        if (s->times) {
+            int64_t *row = s->times + 2 * s->next;
+            if (!s->resumed) row[0] = start, row[1] = 0;
+            row[1] += sx_host_now() - start;
+        }
         if (code) {
             code = fault(s, code, report);
             break;
         }
+        if (s->pause.left && !__atomic_load_n(s->watch, __ATOMIC_RELAXED)) {
+            s->pause.left = 0, s->resumed = 1;
+            if (team) sx_host_leave(team);
+            return SX_YIELD;
+        }
+        s->pause = (sx_pause){0}, s->resumed = 0;
     }
     if (!code && __atomic_load_n(s->watch, __ATOMIC_RELAXED)) code = sx_say(report, SX_E_TERMINATED, SX_R_STOPPED, s->next, -1, 0, 0); /* tiles may have been skipped */
     if (team) sx_host_leave(team);

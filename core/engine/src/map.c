@@ -98,6 +98,6 @@ int SX_NAME(sx_k_map)(const sx_call *call) {
     w.n_leaf = sx_find_leaves(w.code, w.leaf);
     merge_axes(&w, has_coordinates(w.code));
     cut(&w);
-    sx_for(call, up(w.tiles, w.per), run_task, &w);
+    sx_tiles(call, up(w.tiles, w.per), run_task, &w);
     return 0;
 }

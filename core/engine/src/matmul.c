@@ -117,13 +117,13 @@ int SX_NAME(sx_k_matmul)(const sx_call *call) {
     if (a->dim[a->rank - 1] != b->dim[b->rank - 2]) return sx_fail(call, SX_E_SHAPE, 1, a->dim[a->rank - 1], b->dim[b->rank - 2]);
     if (m == 0 || n == 0 || batches(call) == 0) return SX_OK; /* nothing to write */
     if (a->dtype == SX_DOUBLE && b->dtype == SX_DOUBLE && !b->packing) {
-        sx_for(call, batches(call) * sx_ceil_div(m, ROWS) * sx_ceil_div(n, sx_min64(256, n)), double_tile, (void *)call);
+        sx_tiles(call, batches(call) * sx_ceil_div(m, ROWS) * sx_ceil_div(n, sx_min64(256, n)), double_tile, (void *)call);
         return SX_OK;
     }
     if (!sx_is_float(a->dtype) && a->dtype != SX_DOUBLE) return SX_NAME(sx_matmul_int)(call); /* sx_check: B's type is of its kind */
     if (!sx_is_float(a->dtype) || !sx_is_float(b->dtype)) return sx_fail(call, SX_E_DTYPE, 0, a->dtype, b->dtype);
     job j = job_of(call);
     int64_t tiles = j.cut.down * j.cut.across;
-    sx_for(call, tiles > 1 ? j.batch * tiles : sx_ceil_div(j.batch, j.bundle), tile_of, &j);
+    sx_tiles(call, tiles > 1 ? j.batch * tiles : sx_ceil_div(j.batch, j.bundle), tile_of, &j);
     return SX_OK;
 }

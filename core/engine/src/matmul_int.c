@@ -120,12 +120,12 @@ int SX_NAME(sx_matmul_int)(const sx_call *call) {
     const sx_view *y = &call->out[0];
     if (!bytes_only(call)) {
         if (call->in[1].packing) return sx_fail(call, SX_E_DTYPE, 1, call->in[1].dtype, call->in[1].packing);
-        sx_for(call, batches(call) * sx_ceil_div(y->dim[y->rank - 2], ROWS) * sx_ceil_div(y->dim[y->rank - 1], wide_columns(call)), exact_tile, (void *)call);
+        sx_tiles(call, batches(call) * sx_ceil_div(y->dim[y->rank - 2], ROWS) * sx_ceil_div(y->dim[y->rank - 1], wide_columns(call)), exact_tile, (void *)call);
         return SX_OK;
     }
     job j = job_of(call);
     int row_axis = y->rank - 2;
     j.q = SX_NAME(sx_requant_of)(call, &row_axis, 1); /* it reads operands: not while binding */
-    sx_for(call, j.batch * j.cut.down * j.cut.across, tile_of, &j);
+    sx_tiles(call, j.batch * j.cut.down * j.cut.across, tile_of, &j);
     return SX_OK;
 }

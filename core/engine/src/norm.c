@@ -213,6 +213,6 @@ int SX_NAME(sx_k_norm)(const sx_call *call) {
     for (int d = 0; d < p.outer_rank; d++) p.groups *= p.outer[d];
     p.dense = all_dense(&p);
     p.per = max64(1, WORK / p.count);
-    sx_for(call, up(p.groups, p.per), task, &p);
+    sx_tiles(call, up(p.groups, p.per), task, &p);
     return 0;
 }

@@ -253,6 +253,6 @@ int SX_NAME(sx_k_pool)(const sx_call *call) {
     if (j.v.c > 1 && j.v.xv->stride[1] != 1) return sx_fail(call, SX_E_UNSUPPORTED, 0, j.v.xv->stride[1], 1);
     if (!sx_is_float(j.v.xv->dtype) && !(is_integer(&j) && j.op == MAXIMUM)) return sx_fail(call, SX_E_DTYPE, 0, j.v.xv->dtype, j.op);
     int indexed = call->n_out > 1 && call->out[1].data, alone = is_integer(&j) && !indexed && !call->epilogue && j.v.yv->dtype == j.v.xv->dtype && (j.v.c == 1 || j.v.yv->stride[1] == 1);
-    sx_for(call, sx_ceil_div(j.v.n * j.v.out[0] * j.v.out[1], j.lines), alone ? bytes_of : tile_of, &j);
+    sx_tiles(call, sx_ceil_div(j.v.n * j.v.out[0] * j.v.out[1], j.lines), alone ? bytes_of : tile_of, &j);
     return SX_OK;
 }

@@ -16,6 +16,7 @@ struct sx_team {
     int started, sleepers, failed;
     int threads;               /* workers this run may use */
     const int *stop;           /* of the job's call */
+    int64_t until;
     void (*body)(void *, int64_t, int);
     void *arg;
     int64_t n;
@@ -38,8 +39,10 @@ static void pause_cpu(void) {
 
 static int stopped(const int *stop) { return stop && __atomic_load_n(stop, __ATOMIC_RELAXED); }
 
+static int over(int64_t until) { return until && sx_host_now() > until; }
+
 static void claim(struct sx_team *t, int worker) {
-    for (;;) {
+    for (int did = 0; !(did && over(t->until)); did = 1) { /* what is claimed is done */
         int64_t i = __atomic_fetch_add(&t->next, 1, __ATOMIC_RELAXED);
         if (i >= t->n || stopped(t->stop)) return;
         t->body(t->arg, i, worker);
@@ -97,15 +100,16 @@ sx_team *sx_host_join(int threads) {
 
 void sx_host_leave(sx_team *team) { sx_unlock(&team->owner); }
 
-void sx_for(const sx_call *call, int64_t n, void (*body)(void *, int64_t, int), void *arg) {
+int64_t sx_host_for(const sx_call *call, int64_t from, int64_t n, int64_t until, void (*body)(void *, int64_t, int), void *arg) {
     struct sx_team *t = call->team;
     int asleep = t && t->started && __atomic_load_n(&t->sleepers, __ATOMIC_RELAXED) == t->started; /* waking costs as much as a few tiles */
-    if (n <= (asleep ? 3 : 1) || !t || !t->started) {
-        for (int64_t i = 0; i < n && !stopped(call->stop); i++) body(arg, i, 0);
-        return;
+    if (n - from <= (asleep ? 3 : 1) || !t || !t->started) {
+        int64_t i = from;
+        for (; i < n && !stopped(call->stop) && !(i > from && over(until)); i++) body(arg, i, 0);
+        return i;
     }
-    t->body = body, t->arg = arg, t->n = n, t->stop = call->stop;
-    __atomic_store_n(&t->next, 0, __ATOMIC_RELAXED);
+    t->body = body, t->arg = arg, t->n = n, t->stop = call->stop, t->until = until;
+    __atomic_store_n(&t->next, from, __ATOMIC_RELAXED);
     __atomic_fetch_add(&t->epoch, 1, __ATOMIC_SEQ_CST); /* open */
     if (__atomic_load_n(&t->sleepers, __ATOMIC_SEQ_CST)) {
         sx_lock(&t->mutex);
@@ -118,5 +122,7 @@ void sx_for(const sx_call *call, int64_t n, void (*body)(void *, int64_t, int), 
         pause_cpu();
         if (turn > 4096) sx_give_way(); /* more runnable threads than cores */
     }
+    int64_t at = __atomic_load_n(&t->next, __ATOMIC_RELAXED);
+    return at < n ? at : n;
 }
 #endif

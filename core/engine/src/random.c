@@ -88,6 +88,6 @@ int SX_NAME(sx_k_random)(const sx_call *call) {
     p.key[0] = (uint32_t)key, p.key[1] = (uint32_t)(key >> 32), p.stream[0] = (uint32_t)stream, p.stream[1] = (uint32_t)(stream >> 32);
     for (int d = 0; d < y->rank; d++) p.total *= y->dim[d];
     p.per = p.wide ? MOST / 2 : MOST;
-    if (p.total) sx_for(call, (p.total + p.per - 1) / p.per, task, &p);
+    if (p.total) sx_tiles(call, (p.total + p.per - 1) / p.per, task, &p);
     return SX_OK;
 }

@@ -145,7 +145,7 @@ EXTREME(int64_t, least_i64, <) EXTREME(int64_t, greatest_i64, >) EXTREME(uint64_
         piece room; \
         for (int i = 0; i < p->n_ops; i++) at[i] = start[i]; \
         if (p->count) do { \
-            for (int64_t done = 0; done < length; done += PIECE) { \
+            for (int64_t done = 0; done < length && !sx_stopped(p->call); done += PIECE) { \
                 int64_t n = min64(PIECE, length - done), here[SX_MAX_OPERANDS]; \
                 for (int i = 0; i < p->n_ops; i++) here[i] = at[i] + done * p->stride[i][p->rank - 1]; \
                 const T *x = fetch(p, here, p->rank - 1, n, &room); \
@@ -296,7 +296,7 @@ static void part(void *arg, int64_t number, int worker) {
 static void reduce_parts(plan *p) {
     const float *made = (const float *)(const void *)p->call->scratch;
     int64_t n = up(p->count, part_length(p)), start[SX_RANK] = {0};
-    sx_for(p->call, n, part, p);
+    if (!sx_tiles(p->call, n, part, p)) return;
     float best = made[0];
     for (int64_t i = 1; i < n; i++) best = (p->op == LEAST ? made[i] < best : made[i] > best) || made[i] != made[i] ? made[i] : best;
     sx_finish(p->call, &best, p->result, 1, 1, 1, start, -1, p->col_axis);
@@ -312,6 +312,6 @@ int SX_NAME(sx_k_reduce)(const sx_call *call) {
     for (int d = 0; d < call->out->rank; d++) if (!call->out->dim[d]) return 0;
     plan p = plan_of(call);
     if (in_parts(&p)) reduce_parts(&p);
-    else sx_for(call, up(p.tasks, p.per), task, &p);
+    else sx_tiles(call, up(p.tasks, p.per), task, &p);
     return 0;
 }

@@ -398,6 +398,6 @@ int SX_NAME(sx_k_resize)(const sx_call *call) {
         if (p.mode == NEAREST) fill_nearest(&p, p.line + i);
         else fill_taps(&p, p.line + i);
     }
-    sx_for(call, up(p.tasks, p.per), task, &p);
+    sx_tiles(call, up(p.tasks, p.per), task, &p);
     return SX_OK;
 }

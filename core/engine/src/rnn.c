@@ -539,9 +539,15 @@ static void sum_columns(plan *p) {
     }
 }
 
-SX_SMALL static void prepare(plan *p) {
+/* `resumed`: scratch is as it was left. */
+SX_SMALL static void prepare(plan *p, int resumed) {
     const sx_call *c = p->call;
     int64_t gh = p->gates * p->h, d = p->direction;
+    const char *r = c->in[2].data + d * c->in[2].stride[0] * sx_element_bytes(c->in[2].dtype);
+    p->copied |= p->room && (uintptr_t)r % 64;
+    p->recurrent = p->copied ? p->r : r;
+    if (!p->projected && !p->quantised) p->input.b = c->in[1].data + d * c->in[1].stride[0] * sx_element_bytes(c->in[1].dtype);
+    if (resumed) return;
     if (present(c, 3)) { /* Wb, then Rb; together, but for a GRU that resets after R */
         const sx_view *b = c->in + 3;
         int64_t joined = p->kind == GRU && p->linear ? 2 * p->h : gh;
@@ -558,15 +564,8 @@ SX_SMALL static void prepare(plan *p) {
         else zero(to, p->b * p->h * p->wide);
     }
     if (present(c, 7)) load(p, c->in + 7, d * c->in[7].stride[0], c->in[7].stride[1], 3 * p->h, p->peep);
-    if (p->quantised) {
-        sum_columns(p);
-        return;
-    }
-    const char *r = c->in[2].data + d * c->in[2].stride[0] * sx_element_bytes(c->in[2].dtype);
-    p->copied |= p->room && (uintptr_t)r % 64;
-    if (p->copied) spread(p, p->gates * sx_ceil_div(p->h, SX_PANEL), copy_recurrent);
-    p->recurrent = p->copied ? p->r : r;
-    if (!p->projected) p->input.b = c->in[1].data + d * c->in[1].stride[0] * sx_element_bytes(c->in[1].dtype);
+    if (p->quantised) sum_columns(p);
+    else if (p->copied) spread(p, p->gates * sx_ceil_div(p->h, SX_PANEL), copy_recurrent);
 }
 
 SX_SMALL static void run_direction(plan *p, int number) {
@@ -577,12 +576,19 @@ SX_SMALL static void run_direction(plan *p, int number) {
         int at = number * each + k;
         p->act[k] = (activation){(int)c->param[5 + at], sx_param_float(c->param[11 + at]), sx_param_float(c->param[17 + at]), sx_param_float(c->param[4])};
     }
-    prepare(p);
+    int64_t *place = c->pause ? c->pause->at + number : 0, from = place ? *place : 0;
+    if (from == p->t && p->t) return; /* done before the run was left */
+    if (place && !p->alone && c->pause->left) return; /* the other direction was left */
+    prepare(p, from > 0);
     int twice = p->kind == GRU && !p->linear;
-    for (p->first = 0; p->first < p->t; p->first += p->chunk) {
+    for (p->first = from / p->chunk * p->chunk; p->first < p->t; p->first += p->chunk) {
         int64_t end = sx_min64(p->t, p->first + p->chunk);
-        project(p, end - p->first);
-        for (p->step = p->first; p->step < end; p->step++) {
+        if (from <= p->first) project(p, end - p->first);
+        for (p->step = sx_max64(p->first, from); p->step < end; p->step++) {
+            if (p->step > from && sx_due(c)) {
+                if (place) *place = p->step, __atomic_store_n(&c->pause->left, 1, __ATOMIC_RELAXED);
+                return;
+            }
             if (p->quantised) quantise_state(p);
             spread(p, p->blocks, twice ? first_part : whole_step);
             if (twice) spread(p, p->blocks, second_part);
@@ -591,10 +597,11 @@ SX_SMALL static void run_direction(plan *p, int number) {
     for (int k = 0; k < 2; k++) {
         if (!wanted(c, 1 + k)) continue;
         const sx_view *y = c->out + 1 + k;
-        const char *from = k ? p->cell : p->state[p->t & 1];
+        const char *last = k ? p->cell : p->state[p->t & 1];
         for (int64_t b = 0; b < p->b; b++)
-            sx_store_row(y->dtype, p->type, y->data + (number * y->stride[0] + b * y->stride[1]) * sx_element_bytes(y->dtype), y->stride[2], from + b * p->h * p->wide, p->h);
+            sx_store_row(y->dtype, p->type, y->data + (number * y->stride[0] + b * y->stride[1]) * sx_element_bytes(y->dtype), y->stride[2], last + b * p->h * p->wide, p->h);
     }
+    if (place) *place = p->t;
 }
 
 /* One direction of two, by one worker, with the shared memory of its own. */

@@ -350,6 +350,6 @@ int64_t SX_NAME(sx_scratch_sample)(const sx_call *call) {
 int SX_NAME(sx_k_sample)(const sx_call *call) {
     for (int d = 0; d < call->out->rank; d++) if (!call->out->dim[d]) return SX_OK;
     plan p = plan_of(call);
-    sx_for(call, p.tasks, p.op == GRID ? grid_task : p.op == ALIGN ? align_task : pool_task, &p);
+    sx_tiles(call, p.tasks, p.op == GRID ? grid_task : p.op == ALIGN ? align_task : pool_task, &p);
     return SX_OK;
 }

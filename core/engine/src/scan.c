@@ -72,7 +72,7 @@ static void scan_row(const plan *p, const char *x, char *y) {
     int32_t i = (int32_t)first;
     int64_t l = first;
     piece v;
-    for (int64_t at = 0; at < p->n; at += PIECE) {
+    for (int64_t at = 0; at < p->n && !sx_stopped(p->call); at += PIECE) {
         int64_t n = min64(PIECE, p->n - at);
         sx_load_row(xv->dtype, p->type, &v, x + at * xs * xi, xs, n);
         if (p->type == SX_F32) f = run_f(f, v.f, n, p->product, p->exclusive);
@@ -121,7 +121,7 @@ static int scan(const sx_call *call) {
     p.cols = p.columns ? y->dim[p.near] : 1, p.across = up(p.cols, COLUMNS);
     if (p.columns) p.tasks = p.tasks / p.cols * p.across;
     p.per = max64(1, WORK / (p.n * min64(p.cols, COLUMNS)));
-    sx_for(call, up(p.tasks, p.per), scan_task, &p);
+    sx_tiles(call, up(p.tasks, p.per), scan_task, &p);
     return SX_OK;
 }
 
@@ -214,6 +214,6 @@ int SX_NAME(sx_k_scan)(const sx_call *call) {
     if (call->param[3] != 2) return scan(call);
     attention a = attention_of(call);
     int64_t batch = call->in[1].dim[0];
-    sx_for(call, batch * a.heads * a.blocks, attention_task, &a);
+    sx_tiles(call, batch * a.heads * a.blocks, attention_task, &a);
     return SX_OK;
 }

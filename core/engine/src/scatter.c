@@ -137,7 +137,7 @@ static void scatter_elements(plan *p) {
     p->tasks = p->stretches;
     for (int d = 0; d < y->rank; d++) if (d != p->axis && d != p->inner) p->tasks *= index->dim[d];
     p->per = max64(1, WORK / (min64(p->stretch, index->dim[p->inner]) * (p->inner == p->axis ? 1 : index->dim[p->axis])));
-    sx_for(p->call, up(p->tasks, p->per), elements, p);
+    sx_tiles(p->call, up(p->tasks, p->per), elements, p);
 }
 
 /* ---- slices ---- */
@@ -198,7 +198,7 @@ static void points(void *arg, int64_t number, int worker) {
     int64_t length = index->dim[lead], at[SX_RANK] = {0}, iat = 0, uat = 0, to[CHUNK];
     int64_t run = lead ? index->dim[near] : 1, is = lead ? index->stride[near] : 0, us = lead ? u->stride[near] : 0;
     for (int64_t t = 0; t < p->tuples; t += run) {
-        for (int64_t done = 0; done < run; done += CHUNK) {
+        for (int64_t done = 0; done < run && !sx_stopped(p->call); done += CHUNK) {
             int64_t n = min64(CHUNK, run - done);
             for (int64_t i = 0; i < n; i++) to[i] = 0;
             for (int64_t k = 0; k < length; k++)
@@ -235,12 +235,12 @@ static void scatter_slices(plan *p) {
     for (int d = 0; d < p->rank - 1; d++) p->rows *= p->dim[d];
     if (!p->tuples) return;
     if (p->rows == 1 && p->cols == 1) {
-        sx_for(p->call, 1, points, p);
+        sx_tiles(p->call, 1, points, p);
         return;
     }
     int64_t cut = p->rows == 1 ? p->cols : p->rows, each = p->rows == 1 ? 1 : p->cols;
     p->per = max64(1, max64(WORK / 8 / max64(each, 1), WORK / max64(1, each * p->tuples))); /* every task reads all indices: not too few places each */
-    sx_for(p->call, max64(1, up(cut, p->per)), slices, p);
+    sx_tiles(p->call, max64(1, up(cut, p->per)), slices, p);
 }
 
 static int same_memory(const sx_view *x, const sx_view *y) {

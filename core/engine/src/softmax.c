@@ -187,10 +187,10 @@ int SX_NAME(sx_k_softmax)(const sx_call *call) {
     }
     int narrow = p.mode == 0 && y->dtype != SX_FLOAT && y->dtype != SX_DOUBLE;
     if (p.near >= 0 && y->dim[p.near] >= 4 && y->stride[p.axis] != 1 && magnitude(y->stride[p.near]) == 1 && p.mode < 2 && !narrow) {
-        sx_for(call, p.rows / y->dim[p.near] * up(y->dim[p.near], column_count(call)), column_task, &p);
+        sx_tiles(call, p.rows / y->dim[p.near] * up(y->dim[p.near], column_count(call)), column_task, &p);
         return 0;
     }
     p.per = max64(1, WORK / p.n);
-    sx_for(call, up(p.rows, p.per), task, &p);
+    sx_tiles(call, up(p.rows, p.per), task, &p);
     return 0;
 }

@@ -4,7 +4,8 @@
    - An element becomes an unsigned key that orders as wanted: the sign of floats and integers is folded, descending order complements it, every NaN is one key. (key, index) pairs are all
      different, so any sorting method gives the stable order.
    - Few of many (k ≤ n / 8): a heap of the best k, its worst on top; blocks in which no key beats it are skipped by a vector comparison. k = 1 is the same with a heap of one.
-   - Otherwise: short rows by merging, long ones by radix on the bytes of the key that differ, least first.
+   - Otherwise: short rows by merging, longer ones by radix on the bytes of the key that differ, least first; the longest so in chunks, by all threads: each counts its digits, what stands
+     before a chunk's share of a digit is summed up, each chunk moves its items.
    - Keys of up to 32 bits and the index make one 64-bit word; longer keys make a pair. */
 #include "sx_expr.h"
 #include "sx_keys.h"
@@ -12,13 +13,25 @@
 #define WORK 16384
 #define SHORT 1024   /* up to here merging is faster than radix */
 #define SKIP 64      /* keys compared at once with the heap's top */
+#define LONG 65536   /* from here on in chunks */
+#define CHUNK 32768
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 typedef struct { uint64_t key, index; } pair;
 
+/* A row in chunks. counts and starts: [chunk][digit]; bits: [chunk] of what all keys and any key have. */
 typedef struct {
+    const struct plan *p;
+    const char *from;
+    int64_t stride, chunks, *counts, *starts, at[3];
+    uint64_t *bits;
+    void *x, *y;
+    int shift;
+} row_in_chunks;
+
+typedef struct plan {
     const sx_call *call;
     int axis, descending, wide, heap;
     int64_t n, k, rows, per;
@@ -115,7 +128,55 @@ static void keys64(const plan *p, const char *from, int64_t stride, int64_t n, u
             int found = 0; \
             for (int64_t i = 0; i < m; i++) found |= key[i] < top; /* an equal key comes later: it does not beat it */ \
             for (int64_t i = 0; found && i < m; i++) \
-                if (key[i] < KEY(x[0])) x[0] = MAKE(key[i], at + i), sift_##S(x, p->k, 0); } }
+                if (key[i] < KEY(x[0])) x[0] = MAKE(key[i], at + i), sift_##S(x, p->k, 0); \
+            if (sx_stopped(p->call)) return; } } \
+    static void keys_task_##S(void *arg, int64_t number, int worker) { \
+        (void)worker; \
+        const row_in_chunks *r = arg; \
+        int64_t item = sx_element_bytes(r->p->call->in->dtype), at = number * CHUNK, end = min64(r->p->n, at + CHUNK); \
+        KEYTYPE key[SKIP], all = ~(KEYTYPE)0, any = 0; \
+        for (; at < end; at += SKIP) { \
+            int64_t m = min64(SKIP, end - at); \
+            KEYS(r->p, r->from + at * r->stride * item, r->stride, m, key); \
+            for (int64_t i = 0; i < m; i++) all &= key[i], any |= key[i]; \
+            fill_##S((E *)r->x + at, key, m, at); } \
+        r->bits[2 * number] = all, r->bits[2 * number + 1] = any; } \
+    static void count_task_##S(void *arg, int64_t number, int worker) { \
+        (void)worker; \
+        const row_in_chunks *r = arg; \
+        const E *x = r->x; \
+        int64_t *count = r->counts + number * 256, end = min64(r->p->n, (number + 1) * CHUNK); \
+        for (int d = 0; d < 256; d++) count[d] = 0; \
+        for (int64_t i = number * CHUNK; i < end; i++) count[KEY(x[i]) >> r->shift & 255]++; } \
+    static void move_task_##S(void *arg, int64_t number, int worker) { \
+        (void)worker; \
+        const row_in_chunks *r = arg; \
+        const E *x = r->x; \
+        E *y = r->y; \
+        int64_t at[256], end = min64(r->p->n, (number + 1) * CHUNK); \
+        for (int d = 0; d < 256; d++) at[d] = r->starts[number * 256 + d]; \
+        for (int64_t i = number * CHUNK; i < end; i++) y[at[KEY(x[i]) >> r->shift & 255]++] = x[i]; } \
+    /* As many loops whatever the keys are: a row that is done is passed over when the step goes on. */ \
+    static int sort_chunks_##S(row_in_chunks *r) { \
+        const sx_call *c = r->p->call; \
+        if (!sx_tiles(c, r->chunks, keys_task_##S, r)) return 0; \
+        uint64_t all = ~(uint64_t)0, any = 0; \
+        for (int64_t i = 0; i < r->chunks; i++) all &= r->bits[2 * i], any |= r->bits[2 * i + 1]; \
+        for (r->shift = 0; r->shift < (int)sizeof(KEYTYPE) * 8; r->shift += 8) { \
+            int64_t chunks = (all ^ any) >> r->shift & 255 ? r->chunks : 0; \
+            if (!sx_tiles(c, chunks, count_task_##S, r)) return 0; \
+            if (chunks) sum_counts(r); \
+            if (!sx_tiles(c, chunks, move_task_##S, r)) return 0; \
+            if (!chunks) continue; \
+            void *swap = r->x; \
+            r->x = r->y, r->y = swap; } \
+        return 1; }
+
+static void sum_counts(const row_in_chunks *r) {
+    int64_t sum = 0;
+    for (int d = 0; d < 256; d++)
+        for (int64_t i = 0; i < r->chunks; i++) r->starts[i * 256 + d] = sum, sum += r->counts[i * 256 + d];
+}
 
 #define WORD_BEFORE(a, b) ((a) < (b))
 #define WORD_KEY(e) ((uint32_t)((e) >> 32))
@@ -142,9 +203,26 @@ static void move(char *to, const char *from, int64_t item) {
     }
 }
 
-static void sort_row(const plan *p, const int64_t *at, char *room) {
+/* Places i … end of the sorted row at `at`. */
+static void deliver(const plan *p, const int64_t *at, const void *sorted, int64_t i, int64_t end) {
     const sx_call *c = p->call;
     const sx_view *x = c->in, *y = c->out, *where = c->n_out > 1 && c->out[1].dtype ? c->out + 1 : NULL;
+    int64_t item = sx_element_bytes(x->dtype);
+    for (; i < end; i++) {
+        int64_t index = p->wide ? (int64_t)((const pair *)sorted)[i].index : (int64_t)(uint32_t)((const uint64_t *)sorted)[i];
+        move(y->data + (at[1] + i * y->stride[p->axis]) * item, x->data + (at[0] + index * x->stride[p->axis]) * item, item);
+        if (where) ((int64_t *)where->data)[at[2] + i * where->stride[p->axis]] = index;
+    }
+}
+
+static void deliver_task(void *arg, int64_t number, int worker) {
+    (void)worker;
+    const row_in_chunks *r = arg;
+    deliver(r->p, r->at, r->x, number * CHUNK, min64(r->p->k, (number + 1) * CHUNK));
+}
+
+static void sort_row(const plan *p, const int64_t *at, char *room) {
+    const sx_view *x = p->call->in;
     int64_t item = sx_element_bytes(x->dtype), stride = x->stride[p->axis], n = p->heap ? p->k : p->n;
     const char *from = x->data + at[0] * item;
     char *second = room + n * (p->wide ? 16 : 8);
@@ -162,10 +240,19 @@ static void sort_row(const plan *p, const int64_t *at, char *room) {
     else if (p->wide) sort_all_pair((pair *)room, (pair *)second, n);
     else if (p->heap) merge_sort_word((uint64_t *)room, (uint64_t *)second, n);
     else sort_all_word((uint64_t *)room, (uint64_t *)second, n);
-    for (int64_t i = 0; i < p->k; i++) {
-        int64_t index = p->wide ? (int64_t)((const pair *)room)[i].index : (int64_t)(uint32_t)((const uint64_t *)room)[i];
-        move(y->data + (at[1] + i * y->stride[p->axis]) * item, from + index * stride * item, item);
-        if (where) ((int64_t *)where->data)[at[2] + i * where->stride[p->axis]] = index;
+    deliver(p, at, room, 0, p->k);
+}
+
+/* Where row `row` lies in X, Y and the indices. */
+static void place_row(const plan *p, int64_t row, int64_t *at) {
+    const sx_call *c = p->call;
+    at[0] = at[1] = at[2] = 0;
+    for (int d = c->out->rank - 1; d >= 0; d--) {
+        if (d == p->axis) continue;
+        int64_t i = row % c->out->dim[d];
+        row /= c->out->dim[d];
+        at[0] += i * c->in->stride[d], at[1] += i * c->out->stride[d];
+        if (c->n_out > 1 && c->out[1].dtype) at[2] += i * c->out[1].stride[d];
     }
 }
 
@@ -174,14 +261,8 @@ static void task(void *arg, int64_t number, int worker) {
     const sx_call *c = p->call;
     int64_t end = min64(p->rows, (number + 1) * p->per);
     for (int64_t row = number * p->per; row < end; row++) {
-        int64_t rest = row, at[3] = {0};
-        for (int d = c->out->rank - 1; d >= 0; d--) {
-            if (d == p->axis) continue;
-            int64_t i = rest % c->out->dim[d];
-            rest /= c->out->dim[d];
-            at[0] += i * c->in->stride[d], at[1] += i * c->out->stride[d];
-            if (c->n_out > 1 && c->out[1].dtype) at[2] += i * c->out[1].stride[d];
-        }
+        int64_t at[3];
+        place_row(p, row, at);
         sort_row(p, at, c->scratch + worker * c->scratch_bytes);
     }
 }
@@ -196,14 +277,30 @@ static plan plan_of(const sx_call *call) {
     return p;
 }
 
+static int in_chunks(const plan *p) { return !p->heap && p->n >= LONG; }
+
+static void long_rows(const plan *p) {
+    int64_t chunks = (p->n + CHUNK - 1) / CHUNK, bytes = p->n * (p->wide ? 16 : 8);
+    char *room = p->call->scratch;
+    for (int64_t row = 0; row < p->rows; row++) {
+        row_in_chunks r = {.p = p, .stride = p->call->in->stride[p->axis], .chunks = chunks, .x = room, .y = room + bytes, .counts = (int64_t *)(room + 2 * bytes)};
+        r.starts = r.counts + 256 * chunks, r.bits = (uint64_t *)r.starts + 256 * chunks;
+        place_row(p, row, r.at);
+        r.from = p->call->in->data + r.at[0] * sx_element_bytes(p->call->in->dtype);
+        if (!(p->wide ? sort_chunks_pair(&r) : sort_chunks_word(&r)) || !sx_tiles(p->call, (p->k + CHUNK - 1) / CHUNK, deliver_task, &r)) return;
+    }
+}
+
 int64_t SX_NAME(sx_scratch_sort)(const sx_call *call) {
     plan p = plan_of(call);
+    if (in_chunks(&p)) return 2 * p.n * (p.wide ? 16 : 8) + (p.n + CHUNK - 1) / CHUNK * (2 * 256 + 2) * 8;
     return 2 * (p.heap ? p.k : p.n) * (p.wide ? 16 : 8);
 }
 
 int SX_NAME(sx_k_sort)(const sx_call *call) {
     plan p = plan_of(call);
     if (!p.k || !p.rows) return SX_OK;
-    sx_for(call, (p.rows + p.per - 1) / p.per, task, &p);
+    if (in_chunks(&p)) long_rows(&p);
+    else sx_tiles(call, (p.rows + p.per - 1) / p.per, task, &p);
     return SX_OK;
 }

@@ -1,21 +1,32 @@
 /* sx_int_isa.h: integer products, by ISA.
 
    How to think
-   - A *word* is what one 32-bit lane holds of the sum's direction K: four bytes where the machine multiplies bytes (VNNI), two 16-bit integers everywhere else (pmaddwd and its kin). A lane of the
-     accumulator gets the dot product of two words. SX_DEPTH: elements of a word.
-   - VNNI multiplies an unsigned byte by a signed one. Panels of B are never changed; A is, while it is copied, so that exactly one side is signed (gemm_int.c).
+   - A *word* is what one 32-bit lane holds of the sum's direction K: four bytes where the machine multiplies bytes (VNNI, dotprod, i8mm), two 16-bit integers everywhere else (pmaddwd and its kin).
+     A lane of the accumulator gets the dot product of two words. SX_DEPTH: elements of a word.
+   - VNNI multiplies an unsigned byte by a signed one, dotprod bytes that both are signed or both are not, i8mm an unsigned one by any. Panels of B are never changed; A is, while it is copied, so
+     that its sign is what the machine wants beside B's (SX_A_SIGNED; gemm_int.c).
    - Nothing saturates: 16-bit products are added in 32 bits, which wrap. pmaddubsw, which does saturate, is not used. */
 #ifndef SX_INT_ISA_H
 #define SX_INT_ISA_H
 #include "sx_gemm_isa.h"
-#if !defined(__AVX2__) && defined(__SSE2__)
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#elif !defined(__AVX2__) && defined(__SSE2__)
 #include <tmmintrin.h>
 #endif
 
 #if defined(__AVX512VNNI__)
 #define SX_DEPTH 4
+#define SX_A_SIGNED(b_signed) (!(b_signed))
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+#define SX_DEPTH 4
+#define SX_A_SIGNED(b_signed) 0
+#elif defined(__ARM_FEATURE_DOTPROD)
+#define SX_DEPTH 4
+#define SX_A_SIGNED(b_signed) (b_signed)
 #else
 #define SX_DEPTH 2
+#define SX_A_SIGNED(b_signed) 1
 #endif
 
 typedef sx_fi sx_i;
@@ -84,14 +95,21 @@ SX_INLINE sx_i sx_dot16(sx_i acc, sx_i a, sx_i b) {
     return acc + (sx_i)_mm_madd_epi16((__m128i)a, (__m128i)b);
 #elif defined(__wasm_simd128__)
     return acc + (sx_i)wasm_i32x4_dot_i16x8((v128_t)a, (v128_t)b);
+#elif defined(__aarch64__)
+    int16x8_t x = (int16x8_t)a, y = (int16x8_t)b;
+    return acc + (sx_i)vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y));
 #else
     return acc + (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
 #endif
 }
 
-/* acc + the dot product of a word of A and a word of B. `b_signed` tells which side's bytes are the signed ones where words are bytes. */
+/* acc + the dot product of a word of A and a word of B. Where words are bytes `b_signed` tells B's sign, and A's is SX_A_SIGNED. */
 SX_INLINE sx_i sx_dot(sx_i acc, sx_i a, sx_i b, const int b_signed) {
-#if SX_DEPTH == 4
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    return b_signed ? (sx_i)vusdotq_s32((int32x4_t)acc, (uint8x16_t)a, (int8x16_t)b) : (sx_i)vdotq_u32((uint32x4_t)acc, (uint8x16_t)a, (uint8x16_t)b);
+#elif defined(__ARM_FEATURE_DOTPROD)
+    return b_signed ? (sx_i)vdotq_s32((int32x4_t)acc, (int8x16_t)a, (int8x16_t)b) : (sx_i)vdotq_u32((uint32x4_t)acc, (uint8x16_t)a, (uint8x16_t)b);
+#elif SX_DEPTH == 4
     return (sx_i)(b_signed ? _mm512_dpbusd_epi32((__m512i)acc, (__m512i)a, (__m512i)b) : _mm512_dpbusd_epi32((__m512i)acc, (__m512i)b, (__m512i)a));
 #else
     (void)b_signed;

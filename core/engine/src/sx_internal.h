@@ -20,6 +20,8 @@ int sx_host_cores(void);              /* cores this process may use */
 /* Join up to `threads` workers (the caller included) for a run; NULL: none to be had, run alone. */
 sx_team *sx_host_join(int threads);
 void sx_host_leave(sx_team *team);
+/* Tiles from … n - 1 on the call's team. Without `until` all, else no more after that time, but one at least. What they have got to. */
+int64_t sx_host_for(const sx_call *call, int64_t from, int64_t n, int64_t until, void (*body)(void *arg, int64_t i, int worker), void *arg);
 
 /* -- program ---------------------------------------------------------------------------------------------------------------------------------- */
 typedef struct { int64_t op, a, b, c; } sx_size;
@@ -90,6 +92,8 @@ struct sx_state {
     int64_t own_bytes;
     int64_t next;
     int64_t fault[4];
+    sx_pause pause;           /* of the step `next` */
+    int resumed;              /* it was left before */
     int64_t *times;
     int stop;
     int *watch;               /* not 0: stop; `stop`, or a session's */

@@ -7,7 +7,8 @@
      every element a view can reach lies inside its buffer. Data-dependent indices (Gather, LOAD) are checked by the kernel.
    - Logical dims are ONNX's (N, C, H, W for a convolution); channels-last is a matter of strides. A kernel may demand strides (it says so in its header comment); the
      planner places a Copy where they do not hold.
-   - Work is cut into tiles by shape only, never by the number of workers, so results are bit-equal for any number of threads. `sx_for` runs the tiles.
+   - Work is cut into tiles by shape only, never by the number of workers, so results are bit-equal for any number of threads. `sx_for` runs the tiles, and `sx_tiles` those after some of which
+     the step may be left: a run with a budget returns to its host there, and calls the kernel again later. Tiles take a few milliseconds at most, so that a run stops when it is told to.
    - Scratch memory is `call->scratch`, `call->scratch_bytes` per worker slice; its size comes from the family's pure function `sx_scratch_<kind>(call, workers)`.
    - A kernel returns 0, or an error: `sx_fail(call, SX_E_…, operand, a, b)`.
    - Each family is one .c file, compiled once per ISA: names are wrapped by SX_NAME, vectors come from sx_vec.h. */
@@ -55,6 +56,14 @@ typedef struct {
 
 typedef struct sx_team sx_team; /* the workers joined to this run */
 
+/* How far a step has got that a run with a budget left in the middle. */
+typedef struct {
+    int64_t until;                /* of sx_host_now(): no tile is begun from then on, but for one */
+    int64_t loop, loops, tile;    /* loops of sx_tiles met in this call of the kernel; finished ones; finished tiles of the next */
+    int64_t at[2];                /* for a kernel's own use: 0 when the step begins */
+    int left;                     /* set where the step is left */
+} sx_pause;
+
 typedef struct {
     int32_t kind;
     int32_t n_in, n_out, n_param;
@@ -68,6 +77,7 @@ typedef struct {
     int64_t scratch_bytes;
     int64_t *fault;           /* 4 words: where the error's operand and values go */
     const int *stop;          /* not 0: the run is to end; sx_for polls it between tiles. May be NULL */
+    sx_pause *pause;          /* NULL: the run has no budget */
     const int32_t *sums;      /* of the columns of a constant right-hand side, packed bytes, in whole panels (gemm_int.h); NULL: not known */
     const char *ahead;        /* constants a later step reads, which a product may ask for meanwhile; NULL: none */
     int64_t ahead_bytes;
@@ -87,6 +97,13 @@ typedef int64_t (*sx_scratch)(const sx_call *call); /* bytes per worker */
 
 /* Run body(arg, i, worker) for i in 0 … n-1, each once, on the workers joined to this run. Tiles should take at least a few microseconds. With no team it is a loop. */
 void sx_for(const sx_call *call, int64_t n, void (*body)(void *arg, int64_t i, int worker), void *arg);
+/* The same, left where the budget is used up: 0 where tiles remain, and the kernel returns SX_OK. Called again it does everything again up to the loop it left, with the same scratch; loops
+   that are done are skipped. So what stands between loops reads what tiles wrote and changes nothing that is read before. */
+int sx_tiles(const sx_call *call, int64_t n, void (*body)(void *arg, int64_t i, int worker), void *arg);
+/* Whether a kernel that keeps its place itself (pause->at; it sets pause->left) is to return: the budget is used up, or the run is to end. */
+int sx_due(const sx_call *call);
+/* Whether the run is to end: what a long tile asks now and then. */
+static inline int sx_stopped(const sx_call *call) { return call->stop && __atomic_load_n(call->stop, __ATOMIC_RELAXED); }
 
 /* Whether the machine has tiles of bytes (AMX) and this process may use them. */
 int sx_host_amx(void);

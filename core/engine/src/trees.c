@@ -281,6 +281,6 @@ int64_t SX_NAME(sx_scratch_trees)(const sx_call *call) { return plan_of(call).by
 
 int SX_NAME(sx_k_trees)(const sx_call *call) {
     plan p = plan_of(call);
-    sx_for(call, p.tasks, task, &p);
+    sx_tiles(call, p.tasks, task, &p);
     return SX_OK;
 }

@@ -1,0 +1,85 @@
+"""A run stops soon after it is told to, wherever it is: natively between and inside tiles, and by the budget, which leaves a step in the middle and goes on with the same results."""
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import sardonyx
+from sardonyx.engine.binding import EngineProgram
+from sardonyx.errors import Terminated
+
+from tests.wasm.machine import WasmProgram
+
+from .long_steps import LONG, questions, stopped
+from .one_step import OneStep
+
+SOON = 0.2  # seconds; 20 ms is the promise, machines are shared
+#: Not left in the middle by a budget: one tile, in which one thread walks a row (they do ask whether the run was stopped).
+WHOLE = {"top-k", "scan, one row", "reduce to one", "softmax, one row", "norm, one group", "fft", "fft, prime", "determinant", "inverse", "unique", "scatter, points", "scatter, one line"}
+
+
+@pytest.mark.parametrize("name", [n for n in LONG if n not in WHOLE])
+def test_steps_are_left_in_the_middle(name: str) -> None:
+    """With one and two threads a run that is left after every tile gives what one without a budget does; and it is asked often."""
+    made = LONG[name](0.1)
+    want = [y.tobytes() for y in EngineProgram(made.program, [], threads=2).run(made.arrays)]
+    for threads in (1, 2):
+        found, between = questions(EngineProgram(made.program, [], threads=threads), made.arrays, 1)
+        assert [y.tobytes() for y in found] == want
+        assert len(between) > 2 and sorted(between)[len(between) // 2] < SOON
+
+
+@pytest.mark.parametrize("name", ["matmul", "matmul, bytes, long K", "conv", "attention", "sort, one row", "rnn, batch"])
+def test_steps_are_left_in_webassembly(name: str) -> None:
+    made = LONG[name](0.02)
+    program = WasmProgram(made.program, [])
+    want = [y.tobytes() for y in program.run(made.arrays)]
+    found, between = questions(program, made.arrays, 1)
+    assert [y.tobytes() for y in found] == want
+    assert len(between) > 2 and sorted(between)[len(between) // 2] < SOON
+    with pytest.raises(Terminated):
+        program.run(made.arrays, budget=1, terminated=lambda: True)
+    assert [y.tobytes() for y in program.run(made.arrays)] == want
+
+
+def soonest(made: OneStep, threads: int, after: float) -> float:
+    """The least of a few tries: what others do to the machine counts less."""
+    found = [s for s in (stopped(made, threads, after) for _ in range(3)) if s is not None]
+    return min(found, default=0.0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", [n for n in LONG if n not in {"softmax, one row", "norm, one group", "fft", "fft, prime"}])
+def test_stops_from_another_thread(name: str, threads: int) -> None:
+    assert soonest(LONG[name](0.3), threads, 0.02) < SOON
+
+
+def test_a_step_of_many_seconds_stops() -> None:
+    """Terminating is what ends it: half a minute of products."""
+    made = LONG["matmul, long K"](24)
+    begin = time.perf_counter()
+    assert soonest(made, 2, 0.1) < SOON and time.perf_counter() - begin < 10
+    assert soonest(made, 1, 0.1) < SOON
+
+
+def test_run_options_stop_a_step() -> None:
+    """RunOptions.terminate set by another thread while one step runs."""
+    onnx = pytest.importorskip("onnx")
+    h = onnx.helper
+    x, y = (h.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in (("x", [8192, 8192]), ("y", [8192, 8192])))
+    model = h.make_model(h.make_graph([h.make_node("MatMul", ["x", "x"], ["y"])], "g", [x], [y]), opset_imports=[h.make_opsetid("", 20)], ir_version=10)
+    session, options = sardonyx.InferenceSession(model.SerializeToString()), sardonyx.RunOptions()
+    at: list[float] = []
+
+    def stop() -> None:
+        time.sleep(0.3)
+        at.append(time.perf_counter())
+        options.terminate = True
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(Terminated):
+        session.run(None, {"x": np.ones((8192, 8192), np.float32)}, options)
+    assert time.perf_counter() - at[0] < 2 * SOON
+    thread.join()
