@@ -35,8 +35,8 @@ COMMON = ("-std=c17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contra
 
 @dataclass(frozen=True)
 class Target:
-    """What a library is built for. `isas`: instruction sets, best first, with their flags. `flags`: for every unit; `core_flags`: for what is compiled once. `small`: units compiled for size;
-    `explicit`: those whose vectors are all written out, so that no loop at an edge is made into vectors."""
+    """What a library is built for. `isas`: instruction sets, best first, with their flags. `flags`: for every unit; `core_flags`: for what is compiled once. `small`: units compiled for size,
+    by name or, for one instruction set, as "family-isa"; `explicit`: those whose vectors are all written out, so that no loop at an edge is made into vectors."""
 
     triple: str
     isas: tuple[tuple[str, tuple[str, ...]], ...]
@@ -61,12 +61,16 @@ _ARM = (
     ("neon", ()),
 )
 _LINUX = ("-shared", "-Wl,--gc-sections", "-Wl,-z,defs", "-lpthread", "-s")
+#: Families no model spends its time in.
+_RARE = frozenset({"compact", "fft", "linalg", "random", "sample", "scan", "scatter", "sort"})
+#: What runs once a session; and what is rare where machines are rare: x86 without AVX2.
+_SMALL = frozenset({"verify", "check", "check_data", "simplify", "package", "text", "table"}) | {f"{family}-sse" for family in _RARE | {"resize", "trees"}}
 TARGETS = {
-    ("linux", "x86_64"): Target("x86_64-linux-gnu.2.17", _X86, "libsardonyx.so", link=_LINUX),
-    ("linux", "aarch64"): Target("aarch64-linux-gnu.2.17", _ARM, "libsardonyx.so", link=_LINUX),
-    ("darwin", "x86_64"): Target("x86_64-macos", _X86, "libsardonyx.dylib"),
-    ("darwin", "arm64"): Target("aarch64-macos", _ARM, "libsardonyx.dylib"),
-    ("win32", "x86_64"): Target("x86_64-windows-gnu", _X86, "sardonyx.dll", host="host_win32"),
+    ("linux", "x86_64"): Target("x86_64-linux-gnu.2.17", _X86, "libsardonyx.so", small=_SMALL, link=_LINUX),
+    ("linux", "aarch64"): Target("aarch64-linux-gnu.2.17", _ARM, "libsardonyx.so", small=_SMALL, link=_LINUX),
+    ("darwin", "x86_64"): Target("x86_64-macos", _X86, "libsardonyx.dylib", small=_SMALL),
+    ("darwin", "arm64"): Target("aarch64-macos", _ARM, "libsardonyx.dylib", small=_SMALL),
+    ("win32", "x86_64"): Target("x86_64-windows-gnu", _X86, "sardonyx.dll", host="host_win32", small=_SMALL),
 }
 #: What wheels with a native engine are made for: name → (key of TARGETS, platform tag).
 WHEELS = {
@@ -81,7 +85,7 @@ _RELAXED = ("relaxed", ("-msimd128", "-mrelaxed-simd"))
 _WASM = ("--no-entry", "--export-dynamic", "--export=__stack_pointer", "--gc-sections", "-O2", "--stack-first", "-z", "stack-size=1048576", "-s")
 _THREADS = ("--shared-memory", "--import-memory", f"--max-memory={WASM_SHARED_BYTES}")
 #: Compiled for size: what runs once a session or a step, and families no model spends its time in.
-_COLD = frozenset(CORE) | {"host_wasm", "table", "compact", "fft", "linalg", "matmul", "matmul_int", "pool", "random", "resize", "sample", "scan", "scatter", "sort", "trees"}
+_COLD = frozenset(CORE) | _RARE | {"host_wasm", "table", "matmul", "matmul_int", "pool", "resize", "trees"}
 _EXPLICIT = frozenset({"conv", "conv_narrow", "conv_rows", "depthwise", "depthwise_int", "gemm", "winograd"})
 
 
@@ -144,12 +148,12 @@ def units(target: Target) -> list[tuple[str, Path, tuple[str, ...]]]:
     made: list[tuple[str, Path, tuple[str, ...]]] = [(name, SOURCE / f"{name}.c", (*target.flags, *_size(target, name), *target.core_flags, f"-DSX_ISAS_X={listed}")) for name in core]
     having = tuple(f"-DSX_WITH_{f}" for f in present)
     for isa, flags in target.isas:
-        made += [(f"{family}-{isa}", SOURCE / f"{family}.c", (*target.flags, *_size(target, family), *flags, f"-DSX_ISA={isa}", *(having if family == "table" else ()))) for family in present]
+        made += [(f"{family}-{isa}", SOURCE / f"{family}.c", (*target.flags, *_size(target, family, isa), *flags, f"-DSX_ISA={isa}", *(having if family == "table" else ()))) for family in present]
     return made
 
 
-def _size(target: Target, unit: str) -> tuple[str, ...]:
-    return ("-Oz",) if unit in target.small else ("-fno-vectorize",) if unit in target.explicit else ()
+def _size(target: Target, unit: str, isa: str = "") -> tuple[str, ...]:
+    return ("-Oz",) if unit in target.small or f"{unit}-{isa}" in target.small else ("-fno-vectorize",) if unit in target.explicit else ()
 
 
 def _digest(*parts: bytes) -> str:

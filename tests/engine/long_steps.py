@@ -1,7 +1,7 @@
 """Steps that take long, one of each kernel: how soon a run inside one stops.
 
 `python -m tests.engine.long_steps [wasm]` prints for each how long it takes, the longest time between two questions of a run with a budget of 1 ms, and what passes between sx_terminate and the
-run's end, on one and two threads; with `wasm` the first two, under wasmtime.
+run's end, on one and two threads; with `wasm` the first two, under wasmtime. All but the first are processor time of the process (of two threads: their sum): what else the machine does is not in it.
 """
 from __future__ import annotations
 
@@ -116,19 +116,19 @@ class Runs(Protocol):
 
 
 def questions(engine: Runs, arrays: Sequence[np.ndarray], budget: int) -> tuple[list[np.ndarray], list[float]]:
-    """The outputs of a run with a budget, and the seconds between its questions, begin and end."""
-    times = [time.perf_counter()]
+    """The outputs of a run with a budget, and the seconds of processor time between its questions, begin and end."""
+    times = [time.process_time()]
 
     def asked() -> bool:
-        times.append(time.perf_counter())
+        times.append(time.process_time())
         return False
     made = engine.run(arrays, terminated=asked, budget=budget)
-    times.append(time.perf_counter())
+    times.append(time.process_time())
     return made, list(np.diff(times))
 
 
 def stopped(made: OneStep, threads: int, after: float) -> float | None:
-    """Seconds from sx_terminate, `after` seconds into a run, to its end; None: it was done before."""
+    """Seconds of processor time from sx_terminate, `after` seconds into a run, to its end; None: it was done before."""
     engine = EngineProgram(made.program, made.constants, threads=threads)
     bound = engine.bind([a.shape for a in made.arrays])
     engine._give(engine._key(made.arrays), bound)
@@ -136,7 +136,7 @@ def stopped(made: OneStep, threads: int, after: float) -> float | None:
 
     def stop() -> None:
         time.sleep(after)
-        at.append(time.perf_counter())
+        at.append(time.process_time())
         library().sx_terminate(bound.state)
     thread = threading.Thread(target=stop)
     thread.start()
@@ -144,7 +144,7 @@ def stopped(made: OneStep, threads: int, after: float) -> float | None:
         engine.run(made.arrays)
         return None
     except Terminated:
-        return time.perf_counter() - at[0]
+        return time.process_time() - at[0]
     finally:
         thread.join()
 

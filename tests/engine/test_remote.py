@@ -1,4 +1,5 @@
-"""The kernel tests on builds Python can not load: aarch64 under qemu-user (NEON, dotprod, i8mm, and processors that have only some of them), this machine's with undefined-behaviour traps and with the thread sanitizer."""
+"""The kernel tests on builds Python can not load: aarch64 under qemu-user (NEON, dotprod, i8mm; processors with some of them), this machine's with undefined-behaviour traps and with the thread
+sanitizer, which is the race check of the pool."""
 from __future__ import annotations
 
 import os

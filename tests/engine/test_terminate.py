@@ -15,7 +15,7 @@ from tests.wasm.machine import WasmProgram
 from .long_steps import LONG, questions, stopped
 from .one_step import OneStep
 
-SOON = 0.2  # seconds; 20 ms is the promise, machines are shared
+SOON = 0.1  # seconds of processor time, of two threads the sum; 20 ms is the promise
 #: Not left in the middle by a budget: one tile, in which one thread walks a row (they do ask whether the run was stopped).
 WHOLE = {"top-k", "scan, one row", "reduce to one", "softmax, one row", "norm, one group", "fft", "fft, prime", "determinant", "inverse", "unique", "scatter, points", "scatter, one line"}
 
@@ -38,14 +38,14 @@ def test_steps_are_left_in_webassembly(name: str) -> None:
     want = [y.tobytes() for y in program.run(made.arrays)]
     found, between = questions(program, made.arrays, 1)
     assert [y.tobytes() for y in found] == want
-    assert len(between) > 2 and sorted(between)[len(between) // 2] < SOON
+    assert len(between) > 1 and sorted(between)[len(between) // 2] < SOON
     with pytest.raises(Terminated):
         program.run(made.arrays, budget=1, terminated=lambda: True)
     assert [y.tobytes() for y in program.run(made.arrays)] == want
 
 
 def soonest(made: OneStep, threads: int, after: float) -> float:
-    """The least of a few tries: what others do to the machine counts less."""
+    """The least of a few tries: the thread that stops the run may come late."""
     found = [s for s in (stopped(made, threads, after) for _ in range(3)) if s is not None]
     return min(found, default=0.0)
 
@@ -75,11 +75,11 @@ def test_run_options_stop_a_step() -> None:
 
     def stop() -> None:
         time.sleep(0.3)
-        at.append(time.perf_counter())
+        at.append(time.process_time())
         options.terminate = True
     thread = threading.Thread(target=stop)
     thread.start()
     with pytest.raises(Terminated):
         session.run(None, {"x": np.ones((8192, 8192), np.float32)}, options)
-    assert time.perf_counter() - at[0] < 2 * SOON
+    assert time.process_time() - at[0] < SOON
     thread.join()
