@@ -56,7 +56,7 @@ class Process:
         if command and shutil.which(command[0]) is None:
             raise RuntimeError(f"{command[0]} is not installed: apt-get install -y --no-install-recommends qemu-user")
         self.build = build
-        self.pipe = subprocess.Popen([*command, str(runner(build))], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.pipe = subprocess.Popen([*command, str(runner(build))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "TSAN_OPTIONS": "halt_on_error=1"})  # a race ends it
         self.send(b"I")
         self.isas = self.receive(self.number()).decode().split()
 
