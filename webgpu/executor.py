@@ -19,7 +19,7 @@ from .device.base import Buffer, Device, Dispatch
 from .kernels.base import LARGEST
 from .recording import Constant, Input, record
 from .resident import GpuTensor, Pool
-from .wgsl.shader import FAULTS, INDEX
+from .wgsl.shader import FAULTS, INDEX, SINGULAR
 from .wgsl.storage import PLAIN, download, extent, upload
 
 CLEAR = np.full(1, 0xFFFFFFFF, np.uint32)
@@ -164,7 +164,7 @@ class WebGpuProgram:
             return
         self.device.write(self._status, CLEAR)
         step, fault = divmod(status, FAULTS)
-        what = "an index is outside the tensor" if fault == INDEX else "an integer is divided by zero"
+        what = {INDEX: "an index is outside the tensor", SINGULAR: "a matrix has no inverse"}.get(fault, "an integer is divided by zero")
         raise RuntimeException(f"{self.recording.steps[step]}: {what}")
 
     # -- binding -----------------------------------------------------------------------------------------------------------------------------

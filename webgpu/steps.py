@@ -163,7 +163,8 @@ class CallSteps:
                 start = start + steps[axis.dim] * axis.start
         low, high = self._interval(base)
         outside = base.tensor is not None or (base.port is not None and base.port[0] == "input")
-        return Operand(base, view.dtype, view.shape, tuple(0 if a.dim is None else steps[a.dim] * a.step for a in view.axes), start, 0, outside, low, high)
+        return Operand(base, view.dtype, view.shape, tuple(0 if a.dim is None else steps[a.dim] * a.step for a in view.axes), start, 0, outside, low, high,
+                       constant=base.tensor is not None)
 
     def _interval(self, base: Buffer) -> tuple[float, float]:
         if base not in self.ranges and base.tensor is not None:

@@ -1,6 +1,7 @@
 """Every kernel kind against the NumPy interpreter: random, ragged and empty shapes, special values, barrier-free and workgroup variants."""
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from sardonyx.errors import RuntimeException
 from sardonyx.expr import Compute, E, Op, acc, binary, cast, leaf, unary
 from sardonyx.kernels import Kernel
-from sardonyx.lowering import Lowering, View
+from sardonyx.lowering import CannotLower, Lowering, View
 from sardonyx.types import DType
 
 from .programs import agree, both
@@ -357,3 +358,55 @@ def test_sort(device: Any, largest: int) -> None:
 
 def test_cast_of_an_accumulator(device: Any) -> None:
     agree(device, lambda k, a, b: k.matmul(a, b, DType.FLOAT, (3, 4), lambda total: cast(cast(total, Compute.I32), Compute.F32)), f(3, 5) * 9, f(5, 4))
+
+
+@pytest.mark.parametrize("op", [0, 1])
+@pytest.mark.parametrize("shape", [(), (1,), (5, 7, 3), (1025,), (2, 0)])
+def test_random_numbers_are_those_of_every_executor(device: Any, op: int, shape: tuple[int, ...]) -> None:
+    def rule(k: Lowering, x: View) -> View:
+        made = out(k, DType.FLOAT, *shape)
+        k.call(Kernel.RANDOM, [k.constant(np.array([12345, 7], np.int64))], [made], op=op, alpha=0.25, beta=1.5)
+        return made
+    agree(device, rule, f(1), rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize(("left", "right"), [("uint8", "int8"), ("int8", "int8"), ("uint8", "uint8")])
+@pytest.mark.parametrize("depth", [1, 4, 7, 64])
+def test_products_of_bytes_with_packed_weights(variant: Any, left: str, right: str, depth: int) -> None:
+    a, b = RNG.integers(0, 100, (5, depth)).astype(left), RNG.integers(-100 if right == "int8" else 0, 100, (depth, 37)).astype(right)
+    zero = RNG.integers(0, 9, 37).astype(right)
+
+    def rule(k: Lowering, x: View) -> View:
+        made = out(k, DType.INT32, 5, 37)
+        k.call(Kernel.MATMUL, [x, k.constant(b), k.constant(np.array(3, left)), k.constant(zero)], [made], first_leaf=4, zero_a=2, zero_b=3)
+        return made
+    assert agree(variant, rule, a)[0].tolist() == ((a.astype(np.int64) - 3) @ (b.astype(np.int64) - zero)).tolist()
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_convolution_of_bytes_with_packed_weights(variant: Any, group: int) -> None:
+    x, w = RNG.integers(0, 255, (1, 6, 5, 5)).astype(np.uint8), RNG.integers(-100, 100, (20, 6 // group, 3, 3)).astype(np.int8)
+
+    def rule(k: Lowering, x: View) -> View:
+        made = out(k, DType.INT32, 1, 20, 5, 5)
+        k.call(Kernel.CONV, [x, k.constant(w)], [made], spatial=2, group=group, kernel=[3, 3], strides=[1, 1], dilations=[1, 1], pads=[1, 1], transposed=0, zero_x=-1, zero_w=-1)
+        return made
+    agree(variant, rule, x)
+
+
+def test_constants_larger_than_a_binding(variant: Any) -> None:
+    """Matrices and tables in parts: the limit is lowered instead of the constants made large."""
+    before = variant.limits
+    variant.limits = dataclasses.replace(before, binding_bytes=1 << 16)
+    w, table, bias = f(70, 600), f(700, 64), f(600)
+    try:
+        def rule(k: Lowering, x: View, i: View) -> list[View]:
+            made = k.buffer(DType.FLOAT, (9, 64)).whole()
+            k.call(Kernel.GATHER, [k.constant(table), i], [made], axis=0, mode=0)
+            y = k.matmul(x, k.constant(w), DType.FLOAT, (3, 600))
+            return [k.map(lambda a, b: a + b, y, k.constant(bias), dtype=DType.FLOAT), made]
+        agree(variant, rule, f(3, 70), RNG.integers(-700, 700, 9), rtol=1e-4, atol=1e-5)
+        with pytest.raises(CannotLower, match="one binding takes 65,536"):
+            agree(variant, lambda k, x: k.matmul(x, k.constant(f(2000, 20)), DType.FLOAT, (3, 20)), f(3, 2000))
+    finally:
+        variant.limits = before

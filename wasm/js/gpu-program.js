@@ -7,7 +7,8 @@ import { InvalidArgument, InvalidModelFile, RuntimeException } from "./errors.js
 import { fromWords, toWords } from "./gpu-words.js";
 import { sizeOf } from "./tensor.js";
 
-const FAULTS = 4, INDEX = 1, CLEAR = 0xffffffff;
+const FAULTS = 4, CLEAR = 0xffffffff;
+const SAID = ["", "an index is outside the tensor", "an integer is divided by zero", "a matrix has no inverse"];
 const GROUPS = 65535;
 
 export class GpuProgram {
@@ -170,7 +171,7 @@ export class GpuProgram {
   #fail(status) {
     this.device.device.queue.writeBuffer(this.status, 0, new Uint32Array([CLEAR]));
     const where = this.labels[this.recording.steps[Math.floor(status / FAULTS)]] ?? "a step";
-    throw new RuntimeException(`${where}: ${status % FAULTS === INDEX ? "an index is outside the tensor" : "an integer is divided by zero"}`);
+    throw new RuntimeException(`${where}: ${SAID[status % FAULTS]}`);
   }
 
   release() {

@@ -8,6 +8,7 @@ from ..wgsl.expression import fit, real, whole
 from ..wgsl.shader import Built, Context
 from .base import Step, kernel, most, repeated
 from .rows import Rows
+from .spectra import linear_attention
 
 
 @kernel(Kernel.SCAN)
@@ -15,7 +16,7 @@ def scan(step: Step, context: Context) -> list[Built]:
     """Running sums and products; see the SCAN record."""
     x, out, axis, op = step.there(0), step.output(), step.whole("axis"), step.whole("op")
     if op == 2:
-        raise CannotLower("there is no WGSL for linear attention")
+        return linear_attention(step, context)
     exclusive, reverse = step.whole("exclusive"), step.whole("reverse")
     rows = Rows.begin(context, out.dims, [axis], [out, x], [out.strides, x.strides], serial=True, keep={axis})
     s = rows.shader

@@ -22,7 +22,7 @@ from .storage import PACKED, interval, read_packed, word
 
 #: What the status word says besides the step: status = step * FAULTS + fault.
 FAULTS = 4
-INDEX, DIVISION = 1, 2
+INDEX, DIVISION, SINGULAR = 1, 2, 3
 STATUS = "status"
 
 
