@@ -63,7 +63,7 @@ class WebGpuProgram:
         self._output_shapes: list[list[int]] = []
         self._decided: tuple[Any, Any] | None = None  # shapes and elements that are bound now
         self._closed = False
-        self.recording, self.sizes = record(program, constants, device.limits, device.adapter.is_cpu)
+        self.recording, self.sizes = record(program, constants, device.limits, device.adapter.is_cpu, tiles=device.tiles)
         made = self.recording
         self._label = f"a program that begins with {made.dispatches[0].label}" if made.dispatches else "a program"
         self._slabs: list[Buffer | None] = [None] * len(made.slabs)

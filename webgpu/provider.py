@@ -21,6 +21,7 @@ from .device import open_device, unavailable
 from .device.base import Device, Limits
 from .executor import WebGpuProgram, Weights
 from .kernels import build
+from .kernels.tiles import load
 from .resident import GpuTensor
 from .steps import CallSteps
 from .wgsl.shader import Context
@@ -77,8 +78,13 @@ class WebGpuExecutor(SegmentedExecutor):
     residents = "webgpu"   # the device whose OrtValues it takes as they are
 
     def __init__(self, device: Device, model: Model, *, strict: bool = False, limit: int | None = None) -> None:
-        self.device, self.weights = device, Weights(device)
+        self._use(device)
         super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: Acceptance(self.device.limits, self.device.adapter.is_cpu), bounded=True, prepare=optimize)
+
+    def _use(self, device: Device) -> None:
+        if device.tiles is None:
+            device.tiles = load(device.adapter)
+        self.device, self.weights = device, Weights(device)
 
     def _make(self, plan: Plan) -> Deferred:
         return Deferred(lambda: WebGpuProgram(self.device, plan.program, plan.constants, self.weights), self.device.timestamps)
@@ -95,7 +101,7 @@ class WebGpuExecutor(SegmentedExecutor):
             return
         device = open_device()
         self.close()
-        self.device, self.weights = device, Weights(device)
+        self._use(device)
 
     def close(self) -> None:
         """Give device memory back."""

@@ -12,7 +12,7 @@ Memory (DESIGN "WebGPU": disjoint slabs, because one buffer may not be bound for
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..program import Home, Program
 from ..types import DType
 from .device.base import Limits
 from .kernels import build
+from .kernels.tiles import Tile
 from .steps import REACH, ProgramSteps, Sizes, assumed, constant_interval
 from .wgsl.shader import STATUS, Built, Context
 from .wgsl.space import Operand, Part, Temporary
@@ -106,7 +107,8 @@ class Shader:
 
 @dataclass(frozen=True)
 class Dispatch:
-    """One dispatch: the size rows of its uniforms, the row of how many workgroups it takes, the buffers it binds in order, and the number of the program's step it belongs to."""
+    """One dispatch: the size rows of its uniforms, the row of how many workgroups it takes, the buffers it binds in order, the number of the program's step it
+    belongs to, and what its tile was chosen by."""
 
     shader: int
     uniforms: tuple[int, ...]
@@ -114,6 +116,7 @@ class Dispatch:
     buffers: tuple[int, ...]
     label: str
     step: int = 0
+    tile: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,10 +155,11 @@ class Recording:
         return len(self.slabs) + len(self.constants)
 
 
-def record(program: Program, constants: Sequence[Tensor], limits: Limits, cpu: bool, sizes: Sizes | None = None) -> tuple[Recording, Sizes]:
-    """The recording for devices with these limits (`cpu`: a software adapter: kernels without barriers), and the program's sizes with the rows it needs. CannotLower says why there is none."""
+def record(program: Program, constants: Sequence[Tensor], limits: Limits, cpu: bool, sizes: Sizes | None = None, tiles: Mapping[str, Tile] | None = None) -> tuple[Recording, Sizes]:
+    """The recording for devices with these limits (`cpu`: a software adapter: kernels without barriers; `tiles`: choices that were measured), and the program's sizes with the rows it needs.
+    CannotLower says why there is none."""
     sizes = sizes or Sizes(program)
-    reach, built = _build(program, constants, sizes, limits, cpu)
+    reach, built = _build(program, constants, sizes, limits, cpu, {} if tiles is None else tiles)
     return _Recorder(program, constants, sizes, reach, built).recording, sizes
 
 
@@ -175,7 +179,7 @@ class _Recorder:
         for number, b in ((n, b) for n, step in enumerate(steps) for b in step):
             shader = Shader(b.source, tuple(w for _, w in b.bindings))
             buffers = tuple(numbers[key] for key, _ in b.bindings)
-            made.dispatches.append(Dispatch(shaders.setdefault(shader, len(shaders)), tuple(sizes.row(d) for d in b.params), sizes.row(b.groups), buffers, b.label, number))
+            made.dispatches.append(Dispatch(shaders.setdefault(shader, len(shaders)), tuple(sizes.row(d) for d in b.params), sizes.row(b.groups), buffers, b.label, number, b.tile))
         made.shaders = list(shaders)
         ports = {at: row for row, (home, at, _) in enumerate(program.buffers) if home == Home.INPUT}
         for i, port in enumerate(program.inputs):
@@ -277,11 +281,11 @@ def _forms(program: Program) -> dict[int, Form]:
     return found
 
 
-def _build(program: Program, constants: Sequence[Tensor], sizes: Sizes, limits: Limits, cpu: bool) -> tuple[int, list[list[Built]]]:
+def _build(program: Program, constants: Sequence[Tensor], sizes: Sizes, limits: Limits, cpu: bool, tiles: Mapping[str, Tile]) -> tuple[int, list[list[Built]]]:
     """Dispatches of every step, with the largest reach of 64-bit inputs for which everything fits."""
     wide = any(p.dtype in (DType.INT64, DType.UINT64) for p in program.inputs)
     for reach in REACH if wide else REACH[:1]:
-        context = Context(limits, cpu, uppers=sizes.ranges)
+        context = Context(limits, cpu, uppers=sizes.ranges, tiles=tiles)
         for row, (home, at, _) in enumerate(program.buffers):
             if home == Home.INPUT:
                 dtype = program.inputs[at].dtype

@@ -11,7 +11,7 @@ import typer
 from sardonyx.errors import SardonyxError
 from typer.core import TyperGroup
 
-from . import bundle, check, convert, explain, inspect, run, serve, show
+from . import autotune, bundle, check, convert, explain, inspect, run, serve, show
 
 HELP = """Convert ONNX models to .sdx, look into them, run them and compare them with onnxruntime.
 
@@ -73,5 +73,6 @@ app.command(epilog=inspect.EPILOG)(inspect.inspect)
 app.command(epilog=run.EPILOG)(run.run)
 app.command(epilog=check.EPILOG)(check.check)
 app.command(epilog=explain.EPILOG)(explain.explain)
+app.command(epilog=autotune.EPILOG)(autotune.autotune)
 app.command(epilog=bundle.EPILOG)(bundle.bundle)
 app.command(epilog=serve.EPILOG)(serve.serve)

@@ -16,7 +16,7 @@ from sardonyx.webgpu.recording import Recording, record
 from sardonyx.webgpu.steps import Sizes
 
 
-def recorded(source: Any, cpu: bool, limits: Limits | None = None) -> Iterator[tuple[Plan, Recording, Sizes]]:
+def recorded(source: Any, cpu: bool, limits: Limits | None = None, tiles: Any = None) -> Iterator[tuple[Plan, Recording, Sizes]]:
     """The programs of a model (ONNX bytes or path) with their recordings, in order. Programs that are refused as a whole have none."""
     device: Any = SimpleNamespace(limits=limits or Limits(), adapter=Adapter("paper", "", "", cpu))  # what Acceptance asks
     model = load_model(source)
@@ -24,6 +24,6 @@ def recorded(source: Any, cpu: bool, limits: Limits | None = None) -> Iterator[t
     plan = plan_package(model, infer_plan(model.graph), model.symbols, None, Acceptance(device), host=True)
     for each in plan.plans:
         try:
-            yield each, *record(each.program, each.constants, device.limits, cpu)
+            yield each, *record(each.program, each.constants, device.limits, cpu, tiles=tiles)
         except CannotLower:
             continue

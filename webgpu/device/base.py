@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -123,6 +123,7 @@ class Device(ABC):
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+        self.tiles: Mapping[str, Any] | None = None   # choices measured on this adapter (kernels/tiles.py); the provider loads them
         self.compiled = 0     # pipelines made so far: tests count them
         self.buffers = 0      # buffers alive: tests count them
 

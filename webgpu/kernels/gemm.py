@@ -1,9 +1,13 @@
 """The product template MatMul, Conv and Attention share: out[batch, m, n] = finish(sum over k of A[batch, m, k] * B[batch, k, n]), where k runs over *taps* (a convolution's kernel
 positions; one for a matrix product) and the elements of a tap.
 
-Two variants, one table
-- *register*: each invocation computes a block of rows × columns straight from memory. No barriers: for software adapters, and where a side of the product is short.
-- *workgroup*: 256 invocations share a 64 × 64 tile (64 invocations a 32 × 32 one), 16 steps of k at a time in workgroup memory. The default on a GPU.
+Three variants, one table (tiles.py)
+- *register*: each invocation computes a block of up to 4 × 4 straight from memory. No barriers: for software adapters, and where there are at most four columns.
+- *workgroup*: side² invocations share a tile of A and B in workgroup memory, `depth` steps of k at a time; each holds rows × columns sums in vec4 registers. What an invocation copies there
+  are the same lines in every round, so their offsets (divisions, for a convolution) are computed once. Tiles of 32 × 32 to 128 × 128; a 128 × 128 tile does 32 multiply-adds for every
+  word it reads from memory, and 2 for every word from workgroup memory.
+- *split*: few rows (decoding). 16 columns a workgroup, whose weights lie side by side in a packed panel; 4 or 16 invocations share the sum of a column and add their parts up at the end. Every weight
+  is read once: the memory's speed is the bound. K-splits follow from sizes, so results repeat.
 `A` and `B` are *sides*: how a line (row of A, column of B) and a tap become an offset, and whether there is anything to read there.
 """
 from __future__ import annotations
@@ -21,8 +25,7 @@ from ..wgsl.shader import Built, Context, Shader, TooManyBindings
 from ..wgsl.space import Operand, Space, Temporary
 from .base import Step, compute_rep, emitter, most
 from .map import temporary_map
-
-DEPTH = 16
+from .tiles import FEW, Tile, choose, key
 
 
 class Side(Protocol):
@@ -159,8 +162,12 @@ class _Writer:
         self.operands = [product.step.output(), *(product.step.there(i) for i in product.leaves)]
 
     def build(self) -> Built:
-        short = min(most(self.context, self.m), most(self.context, self.n)) <= 4
-        return self.register() if self.context.cpu or short else self.workgroup()
+        taps = bool(self.product.taps)
+        tile = choose(self.context, self.product.spaces[0].count, self.m, self.n, self.depth(), taps)
+        made = self.register() if tile.variant == "register" else self.split(tile) if tile.variant == "split" else self.workgroup(tile)
+        name = key(self.context, self.m, self.n, self.depth(), taps)
+        made.tile = name if self.context.tiles.get(name, tile) == tile else ""   # a tile that is asked for and not possible is not to be measured
+        return made
 
     # -- shared pieces -----------------------------------------------------------------------------------------------------------------------
     def batch(self, s: Shader, number: str) -> tuple[str, str]:
@@ -255,52 +262,109 @@ class _Writer:
                 for j, y in enumerate(b):
                     s.add(f"c{i}{j} = {self.multiply_add(x, y, f'c{i}{j}')};")
 
-    def workgroup(self) -> Built:
-        large = min(most(self.context, self.m), most(self.context, self.n)) >= 128 and self.context.limits.invocations >= 256
-        side = 16 if large else 8
-        tile, lanes = side * 4, side * side
+    def workgroup(self, tile: Tile) -> Built:
+        side, lanes, depth = tile.side, tile.side**2, tile.depth
+        down, across = (self.m + (side * tile.rows - 1)) // (side * tile.rows), (self.n + (side * tile.columns - 1)) // (side * tile.columns)
         s = Shader(self.context, lanes)
         self.finish(s)
-        zero = "0.0" if self.rep == "f32" else "0"
-        s.declare("var<private> base_a: i32;")
-        s.declare("var<private> base_b: i32;")
-        for name, which, size in (("a", self.product.a, self.m), ("b", self.product.b, self.n)):
-            with s.function(f"load_{name}(line: i32, k: i32) -> {self.rep}"):
-                s.add(f"if (line >= {s.param(size)} || k >= {s.param(self.depth())}) {{ return {zero}; }}")
-                found = which.line(s, f"base_{name}", "line")
-                k = "k"
-                if self.product.taps:
-                    inner = s.param(self.product.depth)
-                    found = which.tap(s, found, self.taps(s, s.let(f"k / {inner}")))
-                    k = s.let(f"k % {inner}")
-                s.add(f"return {which.read(s, found, k)};")
-        down, across = (self.m + (tile - 1)) // tile, (self.n + (tile - 1)) // tile
         count = self.product.spaces[0].count * down * across
         s.add(f"if (group >= {s.param(count)}) {{ return; }}")
         rest = s.let(f"group / {s.param(across)}")
-        column, row = s.let(f"group % {s.param(across)} * {tile}"), s.let(f"{rest} % {s.param(down)} * {tile}")
+        column, row = s.let(f"group % {s.param(across)} * {side * tile.columns}"), s.let(f"{rest} % {s.param(down)} * {side * tile.rows}")
         base_a, base_b = self.batch(s, s.let(f"{rest} / {s.param(down)}"))
-        s.add(f"base_a = {base_a};")
-        s.add(f"base_b = {base_b};")
-        for name in "ab":
-            s.declare(f"var<workgroup> tile_{name}: array<{self.rep}, {DEPTH * tile}>;")
-        y, x = s.let(f"lane / {side} * 4"), s.let(f"lane % {side} * 4")
-        for i in range(4):
-            for j in range(4):
-                s.add(f"var c{i}{j}: {self.rep} = {zero};")
-        with s.block(f"for (var k0 = 0; k0 < {s.param(self.depth())}; k0 += {DEPTH})"):
-            with s.block(f"for (var e = lane; e < {DEPTH * tile}; e += {lanes})"):
-                s.add(f"tile_a[e % {DEPTH} * {tile} + e / {DEPTH}] = load_a({row} + e / {DEPTH}, k0 + e % {DEPTH});")
-                s.add(f"tile_b[e] = load_b({column} + e % {tile}, k0 + e / {tile});")
+        # Neighbours in A are k, neighbours in B are columns: in that order invocations share the copying, each of four lines (one vec4) at a time.
+        a = _Copy(s, "a", self.rep, side * tile.rows // 4, depth, lanes, across=False)
+        b = _Copy(s, "b", self.rep, side * tile.columns // 4, depth, lanes, across=True)
+        a.lines(self.product.a, base_a, row, s.param(self.m))
+        b.lines(self.product.b, base_b, column, s.param(self.n))
+        y, x = s.let(f"lane / {side}"), s.let(f"lane % {side}")
+        vectors = tile.columns // 4
+        for i in range(tile.rows):
+            for v in range(vectors):
+                s.add(f"var c{i}_{v} = vec4<{self.rep}>();")
+        total = s.param(self.depth())
+        with s.block(f"for (var k0 = 0; k0 < {total}; k0 += {depth})"):
+            for copy in (a, b):
+                copy.fill(self, total)
             s.add("workgroupBarrier();")
-            with s.block(f"for (var k = 0; k < {DEPTH}; k += 1)"):
-                a = [s.let(f"tile_a[k * {tile} + {y} + {i}]", self.rep) for i in range(4)]
-                b = [s.let(f"tile_b[k * {tile} + {x} + {j}]", self.rep) for j in range(4)]
-                for i in range(4):
-                    for j in range(4):
-                        s.add(f"c{i}{j} = {self.multiply_add(a[i], b[j], f'c{i}{j}')};")
+            with s.block(f"for (var k = 0; k < {depth}; k += 1)"):
+                left = [s.let(f"tile_a[k * {a.quads} + {y} * {tile.rows // 4} + {i}]", f"vec4<{self.rep}>") for i in range(tile.rows // 4)]
+                right = [s.let(f"tile_b[k * {b.quads} + {x} * {vectors} + {v}]", f"vec4<{self.rep}>") for v in range(vectors)]
+                for i in range(tile.rows):
+                    for v in range(vectors):
+                        s.add(f"c{i}_{v} = {self.multiply_add(f'vec4<{self.rep}>({left[i // 4]}[{i % 4}])', right[v], f'c{i}_{v}')};")
             s.add("workgroupBarrier();")
-        for i in range(4):
-            for j in range(4):
-                s.add(f"if ({row} + {y} + {i} < {s.param(self.m)} && {column} + {x} + {j} < {s.param(self.n)}) {{ finish(c{i}{j}, {row} + {y} + {i}, {column} + {x} + {j}); }}")
+        # One epilogue in the text, not rows · columns of them: drivers take seconds over those. The sums pass through private memory for it, once.
+        s.add(f"var sums = array<vec4<{self.rep}>, {tile.rows * vectors}>({', '.join(f'c{i}_{v}' for i in range(tile.rows) for v in range(vectors))});")
+        s.add(f"let m0 = {row} + {y} * {tile.rows};")
+        s.add(f"let n0 = {column} + {x} * {tile.columns};")
+        with s.block(f"for (var i = 0; i < min({tile.rows}, {s.param(self.m)} - m0); i += 1)"), s.block(f"for (var j = 0; j < min({tile.columns}, {s.param(self.n)} - n0); j += 1)"):
+            s.add(f"finish(sums[i * {vectors} + j / 4][j % 4], m0 + i, n0 + j);")
         return s.dispatch(count)
+
+    def split(self, tile: Tile) -> Built:
+        height = int(min(FEW, max(1, most(self.context, self.m))))
+        lanes = 16 * tile.side
+        s = Shader(self.context, lanes)
+        self.finish(s)
+        across = (self.n + 15) // 16
+        count = self.product.spaces[0].count * across
+        s.add(f"if (group >= {s.param(count)}) {{ return; }}")
+        base_a, base_b = self.batch(s, s.let(f"group / {s.param(across)}"))
+        column = s.let(f"group % {s.param(across)} * 16 + lane % 16")
+        m, n = s.param(self.m), s.param(self.n)
+        rows = [self.product.a.line(s, base_a, s.let(f"min({i}, {m} - 1)")) for i in range(height)]
+        columns = self.product.b.line(s, base_b, s.let(f"min({column}, {n} - 1)"))
+        for i in range(height):
+            s.add(f"var c{i}: {self.rep};")
+        with s.block(f"for (var k = lane / 16; k < {s.param(self.product.depth)}; k += {tile.side})"):
+            weight = s.let(self.product.b.read(s, columns, "k"), self.rep)
+            for i in range(height):
+                s.add(f"c{i} = {self.multiply_add(s.let(self.product.a.read(s, rows[i], 'k'), self.rep), weight, f'c{i}')};")
+        s.declare(f"var<workgroup> parts: array<{self.rep}, {lanes * height}>;")
+        for i in range(height):
+            s.add(f"parts[{i * lanes} + lane] = c{i};")
+        s.add("workgroupBarrier();")
+        with s.block(f"for (var i = lane / 16; i < {m}; i += {tile.side})"), s.block(f"if ({column} < {n})"):
+            s.add(f"var sum = parts[i * {lanes} + lane % 16];")
+            s.add(f"for (var part = 1; part < {tile.side}; part += 1) {{ sum += parts[i * {lanes} + part * 16 + lane % 16]; }}")
+            s.add(f"finish(sum, i, {column});")
+        return s.dispatch(count)
+
+
+class _Copy:
+    """How a workgroup copies a tile of a side to workgroup memory: [depth][quads] vectors of four lines. `across`: neighbouring invocations take neighbouring lines, else neighbouring k."""
+
+    def __init__(self, s: Shader, name: str, rep: str, quads: int, depth: int, lanes: int, across: bool) -> None:
+        self.s, self.name, self.rep, self.quads, self.depth = s, name, rep, quads, depth
+        s.declare(f"var<workgroup> tile_{name}: array<vec4<{rep}>, {depth * quads}>;")
+        inner = quads if across else depth
+        assert lanes % inner == 0 and depth * quads % lanes == 0, "invocations keep their lines"
+        fast, slow = s.let(f"lane % {inner}"), s.let(f"lane / {inner}")
+        step, rounds = lanes // inner, depth * quads // lanes
+        others = [s.let(f"{slow} + {i * step}") if i else slow for i in range(rounds)]
+        #: (quad, k) of every copy of an invocation.
+        self.places = [(fast, k) for k in others] if across else [(quad, fast) for quad in others]
+        self.held: dict[str, list[list[str]]] = {}
+
+    def lines(self, which: Side, base: str, first: str, size: str) -> None:
+        """What is known of the lines, before the loop."""
+        self.which = which
+        for quad, _ in self.places:
+            if quad not in self.held:
+                self.held[quad] = [which.line(self.s, base, self.s.let(f"min({first} + {quad} * 4 + {j}, {size} - 1)")) for j in range(4)]
+
+    def fill(self, writer: _Writer, total: str) -> None:
+        """A round: steps k0 … of the sum; zero beyond its end."""
+        s, taps = self.s, writer.product.taps
+        zero = "0.0" if self.rep == "f32" else "0"
+        steps: dict[str, tuple[str, str, list[str]]] = {}
+        for quad, place in self.places:
+            if place not in steps:
+                k = s.let(f"min(k0 + {place}, {total} - 1)")
+                inner = s.let(f"{k} % {s.param(writer.product.depth)}") if taps else k
+                steps[place] = s.let(f"k0 + {place} < {total}", "bool"), inner, writer.taps(s, s.let(f"{k} / {s.param(writer.product.depth)}")) if taps else []
+            inside, inner, kernel = steps[place]
+            found = [self.which.tap(s, line, kernel) if taps else line for line in self.held[quad]]
+            values = [s.let(f"select({zero}, {self.which.read(s, line, inner)}, {inside})", self.rep) for line in found]
+            s.add(f"tile_{self.name}[{place} * {self.quads} + {quad}] = vec4<{self.rep}>({', '.join(values)});")

@@ -5,7 +5,7 @@ The text depends on types, ranks and which strides are 0 or 1, never on sizes or
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,13 +32,15 @@ class TooManyBindings(CannotLower):
 
 @dataclass
 class Built:
-    """A dispatch before there is a device: the source, what it binds in order (key, written), the sizes its uniforms hold, how many workgroups it needs."""
+    """A dispatch before there is a device: the source, what it binds in order (key, written), the sizes its uniforms hold, how many workgroups it needs. `tile`: what the choice of its
+    tile went by (kernels/tiles.py), "" where there is none."""
 
     source: str
     bindings: list[tuple[Any, bool]]
     params: list[Dim]
     groups: Dim
     label: str
+    tile: str = ""
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Context:
     uppers: dict[str, tuple[int, int | None]] = field(default_factory=dict)
     step: int = 0
     label: str = ""
+    tiles: Mapping[str, Any] = field(default_factory=dict)   # measured choices, see kernels/tiles.py
     planning: bool = False    # only asked whether there is a kernel: how constants will lie is not known yet
 
 

@@ -1,0 +1,105 @@
+"""Which variant of a product, and with which tiles: one table by shape and device limits, which what `sardonyx autotune` measured on an adapter goes before.
+
+How to think: a GPU wants many workgroups (a few for each of its processors, say 256) of which each re-uses what it reads often (large tiles). So: the largest tile of which the product still
+has enough, else the smallest. Products with few rows read every weight once: there the sum is split among invocations instead. A software adapter runs invocations one after the other
+and pays dearly for barriers: it gets none. Sizes that only the run knows count with their upper bounds.
+"""
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...dim import Dim
+from ..device.base import Adapter, Limits
+from ..wgsl.shader import Context
+from .base import most
+
+
+@dataclass(frozen=True)
+class Tile:
+    """`variant`: register (each invocation alone), workgroup (side² invocations share a tile of side · rows × side · columns, `depth` steps of the sum at a time) or split (16 columns of a few
+    rows; `side` invocations share each sum)."""
+
+    variant: str
+    rows: int = 4
+    columns: int = 4
+    side: int = 8
+    depth: int = 16
+
+    def fits(self, limits: Limits) -> bool:
+        """Whether a device can run it."""
+        if self.variant == "register":
+            return True
+        lanes = 16 * self.side if self.variant == "split" else self.side**2
+        nbytes = 16 * self.side * 4 * 4 if self.variant == "split" else 4 * self.depth * self.side * (self.rows + self.columns)
+        return lanes <= limits.invocations and nbytes <= limits.workgroup_bytes
+
+
+REGISTER = Tile("register")
+#: Largest first.
+SHARED = (Tile("workgroup", 8, 8, 16), Tile("workgroup", 4, 8, 16), Tile("workgroup", 4, 4, 16), Tile("workgroup", 8, 8, 8), Tile("workgroup", 4, 4, 8))
+SPLIT = (Tile("split", side=4), Tile("split", side=16))
+#: What autotune tries.
+CANDIDATES = (REGISTER, *SHARED, *SPLIT)
+#: Workgroups that keep a GPU busy.
+ENOUGH = 256
+#: Rows up to which the sum is split.
+FEW = 4
+#: The environment variable that names the folder of measured choices.
+FOLDER = "SARDONYX_TILES"
+
+
+def key(context: Context, m: Dim, n: Dim, k: Dim, taps: bool) -> str:
+    """What products that want the same tile have in common: sizes up to powers of two."""
+    return f"{'conv' if taps else 'matmul'} {'×'.join(_bucket(most(context, size)) for size in (m, n, k))}"
+
+
+def _bucket(size: float) -> str:
+    return "many" if size > 8192 else str(1 << max(int(size) - 1, 0).bit_length())
+
+
+def choose(context: Context, batch: Dim, m: Dim, n: Dim, k: Dim, taps: bool) -> Tile:
+    """The tile of a product of m rows, n columns and k terms."""
+    measured = context.tiles.get(key(context, m, n, k, taps))
+    if measured is not None and possible(measured, context, m, taps):
+        return measured
+    rows, columns, depth = (most(context, size) for size in (m, n, k))
+    if context.cpu or columns <= FEW:
+        return REGISTER
+    if rows <= FEW:
+        split = SPLIT[1] if columns / 16 < ENOUGH else SPLIT[0]
+        return split if not taps and depth >= 64 and possible(split, context, m, taps) else REGISTER
+    fitting = [t for t in SHARED if t.fits(context.limits)]
+    wide = [t for t in fitting if most(context, batch) * -(-rows // (t.side * t.rows)) * -(-columns // (t.side * t.columns)) >= ENOUGH]
+    return wide[0] if wide else fitting[-1] if fitting else REGISTER
+
+
+def possible(tile: Tile, context: Context, m: Dim, taps: bool) -> bool:
+    """Whether a product can be done so on the device."""
+    return tile.fits(context.limits) and (tile.variant != "split" or (not taps and most(context, m) <= FEW))
+
+
+def path_of(adapter: Adapter) -> Path:
+    """Where an adapter's choices are kept."""
+    folder = Path(os.environ.get(FOLDER) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sardonyx" / "tiles")
+    return folder / f"{re.sub(r'[^A-Za-z0-9]+', '-', adapter.name).strip('-').lower()}.json"
+
+
+def load(adapter: Adapter) -> dict[str, Tile]:
+    """What was measured on this adapter; a file that can not be read is named in a warning and ignored."""
+    path = path_of(adapter)
+    try:
+        read = json.loads(path.read_text())["tiles"]
+        found = {str(key): Tile(**tile) for key, tile in read.items()}
+        if not set(found.values()) <= set(CANDIDATES):
+            raise ValueError("it names tiles this version does not have")
+        return found
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        warnings.warn(f"{path} is ignored: {error}. `sardonyx autotune` writes it anew", stacklevel=2)
+        return {}
