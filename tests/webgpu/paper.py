@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 from sardonyx.converter.onnx import load_model
@@ -10,7 +9,7 @@ from sardonyx.lowering import CannotLower
 from sardonyx.plan.planner import Plan, plan_package
 from sardonyx.plan.shapes import infer_plan
 from sardonyx.providers.engine import optimize
-from sardonyx.webgpu.device.base import Adapter, Limits
+from sardonyx.webgpu.device.base import Limits
 from sardonyx.webgpu.provider import Acceptance
 from sardonyx.webgpu.recording import Recording, record
 from sardonyx.webgpu.steps import Sizes
@@ -18,12 +17,12 @@ from sardonyx.webgpu.steps import Sizes
 
 def recorded(source: Any, cpu: bool, limits: Limits | None = None, tiles: Any = None) -> Iterator[tuple[Plan, Recording, Sizes]]:
     """The programs of a model (ONNX bytes or path) with their recordings, in order. Programs that are refused as a whole have none."""
-    device: Any = SimpleNamespace(limits=limits or Limits(), adapter=Adapter("paper", "", "", cpu))  # what Acceptance asks
+    limits = limits or Limits()
     model = load_model(source)
     optimize(model)
-    plan = plan_package(model, infer_plan(model.graph), model.symbols, None, Acceptance(device), host=True)
+    plan = plan_package(model, infer_plan(model.graph), model.symbols, None, Acceptance(limits, cpu), host=True)
     for each in plan.plans:
         try:
-            yield each, *record(each.program, each.constants, device.limits, cpu, tiles=tiles)
+            yield each, *record(each.program, each.constants, limits, cpu, tiles=tiles)
         except CannotLower:
             continue
