@@ -40,7 +40,7 @@ from .dim import Expr
 from .errors import InvalidArgument, InvalidModelFile, NotPlanned
 from .graph import Tensor
 from .kernels import VERSIONS
-from .program import ABI, RANK, Home, Program, SizeOp
+from .program import ABI, RANK, Home, Program, SizeOp, Tables
 from .types import DType
 
 MAGIC = int.from_bytes(b"SDXPACK1", "little")
@@ -443,29 +443,11 @@ def _words(values: Sequence[int]) -> bytes:
     return np.array(values, np.int64).astype("<i8").tobytes()
 
 
-class Reader:
-    """Bounds-checked access to packed bytes, which opens in no time: ports, kinds and places of constants without the programs."""
+class Reader(Tables):
+    """Access to a package's bytes that opens in no time: ports, kinds and places of constants without the programs."""
 
     def __init__(self, data: memoryview) -> None:
-        head = 2 + 2 * TABLES
-        if len(data) < head * 8:
-            raise InvalidModelFile("package: too short for its header")
-        self.data = data
-        words = np.frombuffer(data, "<i8", head).tolist()
-        if words[0] != MAGIC:
-            raise InvalidModelFile("package: wrong magic number")
-        self.abi = (words[1] >> 32, words[1] & 0xFFFFFFFF)
-        if self.abi[0] != ABI[0]:
-            raise InvalidModelFile(f"package: ABI {self.abi[0]} is not {ABI[0]}, which this version runs; re-plan: sardonyx convert")
-        self.spans = list(zip(words[2::2], words[3::2], strict=True))
-
-    def rows(self, table: int, width: int) -> list[list[int]]:
-        """A table's rows."""
-        count, at = self.spans[table]
-        if not (0 <= count <= len(self.data) // 8 and 0 <= at and (at + count * width) * 8 <= len(self.data)):
-            raise InvalidModelFile(f"package: table {table} lies outside the package")
-        found: list[list[int]] = np.frombuffer(self.data[at * 8:(at + count * width) * 8], "<i8").reshape(count, width).tolist()
-        return found
+        super().__init__(data, "package", MAGIC, ABI[0], TABLES)
 
     def code(self, at: int, n: int) -> memoryview:
         """A program's bytes."""
@@ -477,12 +459,7 @@ class Reader:
     def text(self, index: int) -> str:
         """A string."""
         if not hasattr(self, "_strings"):
-            ends = [r[0] for r in self.rows(11, 1)]
-            count, at = self.spans[12]
-            if not (0 <= at and 0 <= count and at * 8 + count <= len(self.data)) or any(not 0 <= a <= b <= count for a, b in zip(ends, ends[1:], strict=False)):
-                raise InvalidModelFile("package: string offsets are not in order")
-            raw = bytes(self.data[at * 8:at * 8 + count])
-            self._strings = [raw[a:b].decode("utf-8", "surrogateescape") for a, b in zip(ends, ends[1:], strict=False)]
+            self._strings = self.strings(11, 12, "surrogateescape")
         if not 0 <= index < len(self._strings):
             raise InvalidModelFile(f"package: string {index} is not there")
         return self._strings[index]

@@ -37,6 +37,7 @@ from .types import DType
 
 MAGIC = int.from_bytes(b"SDXPROG1", "little")
 ABI = (2, 0)
+TABLES = 12
 RANK = 8
 #: Packings with a group (core/model/packing.py, floor 4).
 CONV, SCALES = 3, 6
@@ -155,15 +156,14 @@ class Program:
 
     def bind_symbol(self, name: str, port: int, axis: int) -> None:
         """The symbol `name` is axis `axis` of input `port`; a second place that should have the same size becomes a guard."""
-        row = self._intern(self.sizes, (int(SizeOp.DIM), port, axis, 0))
-        if name in self.symbols:
-            self.guards.append((int(Guard.EQUAL), self.symbols[name], row))
-        else:
-            self.symbols[name] = row
+        self._bind(name, (int(SizeOp.DIM), port, axis, 0))
 
     def bind_element(self, name: str, port: int, element: int) -> None:
         """The symbol `name` is the value of an element of input `port`; a second place that should have the same value becomes a guard."""
-        row = self._intern(self.sizes, (int(SizeOp.ELEMENT), port, element, 0))
+        self._bind(name, (int(SizeOp.ELEMENT), port, element, 0))
+
+    def _bind(self, name: str, size: tuple[int, int, int, int]) -> None:
+        row = self._intern(self.sizes, size)
         if name in self.symbols:
             self.guards.append((int(Guard.EQUAL), self.symbols[name], row))
         else:
@@ -300,9 +300,9 @@ class Program:
     @classmethod
     def unpack(cls, data: bytes | memoryview) -> Program:
         """The program in bytes, every index verified; InvalidModelFile names the table and row."""
-        from_bytes = _Reader(memoryview(data))
+        from_bytes = Tables(memoryview(data), "program", MAGIC, ABI[0], TABLES, 1)
         program = cls()
-        program.arena = from_bytes.arena
+        program.arena = from_bytes.extra[0]
         program.sizes = [tuple(r) for r in from_bytes.rows(0, 4)]  # type: ignore[misc]
         program.guards = [tuple(r) for r in from_bytes.rows(1, 3)]  # type: ignore[misc]
         program.buffers = [tuple(r) for r in from_bytes.rows(2, 3)]  # type: ignore[misc]
@@ -443,47 +443,50 @@ def _span(lists: list[int], offset: int, count: int) -> list[int]:
     return lists[offset:offset + count]
 
 
-class _Reader:
-    """Bounds-checked access to the tables of packed bytes."""
+class Tables:
+    """Bounds-checked access to the tables of packed bytes: magic number, ABI, `extra` words, then (count, offset in words) of each table. `what`: what the bytes are, in messages."""
 
-    TABLES = 12
-
-    def __init__(self, data: memoryview) -> None:
-        head = 3 + 2 * self.TABLES
+    def __init__(self, data: memoryview, what: str, magic: int, abi: int, tables: int, extra: int = 0) -> None:
+        head = 2 + extra + 2 * tables
         if len(data) < head * 8:
-            raise InvalidModelFile("program: too short for its header")
-        self.data = data
+            raise InvalidModelFile(f"{what}: too short for its header")
+        self.data, self.what = data, what
         words = np.frombuffer(data, "<i8", head).tolist()
-        if words[0] != MAGIC:
-            raise InvalidModelFile("program: wrong magic number")
-        if words[1] >> 32 != ABI[0]:
-            raise InvalidModelFile(f"program: ABI {words[1] >> 32} is not {ABI[0]}, which this version runs; re-plan: sardonyx convert")
-        self.arena = words[2]
-        self.spans = [(words[3 + 2 * i], words[4 + 2 * i]) for i in range(self.TABLES)]
+        if words[0] != magic:
+            raise InvalidModelFile(f"{what}: wrong magic number")
+        self.abi = (words[1] >> 32, words[1] & 0xFFFFFFFF)
+        if self.abi[0] != abi:
+            raise InvalidModelFile(f"{what}: ABI {self.abi[0]} is not {abi}, which this version runs; re-plan: sardonyx convert")
+        self.extra = words[2:2 + extra]
+        self.spans = list(zip(words[2 + extra::2], words[3 + extra::2], strict=True))
 
-    def _slice(self, table: int, nbytes: int) -> memoryview:
+    def slice(self, table: int, nbytes: int) -> memoryview:
+        """The first bytes of a table."""
         offset = self.spans[table][1] * 8
         if not (0 <= offset and 0 <= nbytes and offset + nbytes <= len(self.data)):
-            raise InvalidModelFile(f"program: table {table} lies outside the program")
+            raise InvalidModelFile(f"{self.what}: table {table} lies outside the {self.what}")
         return self.data[offset:offset + nbytes]
 
     def rows(self, table: int, width: int) -> list[list[int]]:
+        """A table's rows."""
         count = self.spans[table][0]
         if not 0 <= count <= len(self.data) // 8:
-            raise InvalidModelFile(f"program: table {table} claims {count} rows")
-        found: list[list[int]] = np.frombuffer(self._slice(table, count * width * 8), "<i8").reshape(count, width).tolist()
+            raise InvalidModelFile(f"{self.what}: table {table} claims {count} rows and lies outside the {self.what}")
+        found: list[list[int]] = np.frombuffer(self.slice(table, count * width * 8), "<i8").reshape(count, width).tolist()
         return found
 
     def int32(self, table: int) -> list[int]:
-        found: list[int] = np.frombuffer(self._slice(table, self.spans[table][0] * 4), "<i4").tolist()
+        """A table of 32-bit words."""
+        found: list[int] = np.frombuffer(self.slice(table, self.spans[table][0] * 4), "<i4").tolist()
         return found
 
-    def strings(self, offsets: int, text: int) -> list[str]:
+    def strings(self, offsets: int, text: int, errors: str = "strict") -> list[str]:
+        """The strings of two tables: where each begins and ends, and their bytes."""
         at = [r[0] for r in self.rows(offsets, 1)]
-        raw = bytes(self._slice(text, self.spans[text][0]))
+        raw = bytes(self.slice(text, self.spans[text][0]))
         if any(not 0 <= a <= b <= len(raw) for a, b in zip(at, at[1:], strict=False)):
-            raise InvalidModelFile("program: string offsets are not in order")
+            raise InvalidModelFile(f"{self.what}: string offsets are not in order")
         try:
-            return [raw[a:b].decode() for a, b in zip(at, at[1:], strict=False)]
+            return [raw[a:b].decode("utf-8", errors) for a, b in zip(at, at[1:], strict=False)]
         except UnicodeDecodeError:
-            raise InvalidModelFile("program: a string is not UTF-8") from None
+            raise InvalidModelFile(f"{self.what}: a string is not UTF-8") from None

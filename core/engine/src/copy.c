@@ -6,6 +6,7 @@
    - Long rows of large copies are written past the caches (x86: streaming stores).
    - Padding modes walk the output's rows: what lies inside is copied, the ends follow the mode. */
 #include "sx_expr.h"
+#include "sx_rows.h"
 #if defined(__AVX__)
 #include <immintrin.h>
 #endif
@@ -16,16 +17,6 @@
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
-
-typedef struct { uint64_t half[2]; } wide;
-
-/* n elements, strides in elements. */
-#define ROW(T) { \
-    const T *restrict x_ = (const T *)x; T *restrict y_ = (T *)y; \
-    if (ys == 1) for (int64_t i = 0; i < n; i++) y_[i] = x_[i * xs]; \
-    else for (int64_t i = 0; i < n; i++) y_[i * ys] = x_[i * xs]; \
-    return; }
 
 /* A long row past the caches: what is written is not read before it is written, which would be a third of the traffic, and does not push out what is in use. */
 static void stream_row(char *y, const char *x, int64_t bytes) {
@@ -42,17 +33,6 @@ static void stream_row(char *y, const char *x, int64_t bytes) {
 #else
     __builtin_memcpy(y, x, (uint64_t)bytes);
 #endif
-}
-
-static void copy_row(char *y, int64_t ys, const char *x, int64_t xs, int64_t n, int64_t item) {
-    if (ys == 1 && xs == 1) { __builtin_memcpy(y, x, (uint64_t)(n * item)); return; }
-    switch (item) {
-    case 1: ROW(uint8_t)
-    case 2: ROW(uint16_t)
-    case 4: ROW(uint32_t)
-    case 8: ROW(uint64_t)
-    default: ROW(wide)
-    }
 }
 
 static void fill_row(char *y, int64_t ys, const char *value, int64_t n, int64_t item) { copy_row(y, ys, value, 0, n, item); }
@@ -129,12 +109,7 @@ typedef struct {
 } walk;
 
 static void merge_axes(walk *w, const sx_view *x, const sx_view *y) {
-    int order[SX_RANK], n = 0;
-    for (int d = 0; d < y->rank; d++) if (y->dim[d] != 1) {
-        int at = n++;
-        for (; at > 0 && magnitude(y->stride[order[at - 1]]) < magnitude(y->stride[d]); at--) order[at] = order[at - 1];
-        order[at] = d;
-    }
+    int order[SX_RANK], n = axes_by_stride(y, order);
     for (int i = 0; i < n; i++) {
         int d = order[i], last = w->rank - 1;
         if (i && w->xs[last] == x->stride[d] * y->dim[d] && w->ys[last] == y->stride[d] * y->dim[d]) w->dim[last] *= y->dim[d];

@@ -1,13 +1,12 @@
 /* gather.c: Gather, GatherElements, GatherND: elements or slices at positions given by data. Indices count from the end where negative and are checked as they are read. */
 #include "sx_expr.h"
+#include "sx_rows.h"
 
 #define WORK 32768
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-typedef struct { uint64_t half[2]; } wide;
 
 typedef struct {
     const sx_call *call;
@@ -28,18 +27,6 @@ static int64_t checked(const plan *p, int64_t at, int64_t size) {
         return -1;
     }
     return i < 0 ? i + size : i;
-}
-
-#define ROW(T) { const T *x_ = (const T *)x; T *y_ = (T *)y; for (int64_t i = 0; i < n; i++) y_[i * ys] = x_[i * xs]; return; }
-static void copy_row(char *y, int64_t ys, const char *x, int64_t xs, int64_t n, int64_t item) {
-    if (ys == 1 && xs == 1) { __builtin_memcpy(y, x, (uint64_t)(n * item)); return; }
-    switch (item) {
-    case 1: ROW(uint8_t)
-    case 2: ROW(uint16_t)
-    case 4: ROW(uint32_t)
-    case 8: ROW(uint64_t)
-    default: ROW(wide)
-    }
 }
 
 static void copy_slice(const plan *p, char *y, const char *x) {

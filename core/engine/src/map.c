@@ -4,12 +4,12 @@
    - Axes are ordered by the output's strides, so that writes stream, and neighbours that every operand steps through alike become one. (Not where the expression asks for coordinates.)
    - A tile is a piece of the last axis, or several rows of it where it is short. */
 #include "map_bytes.h"
+#include "sx_rows.h"
 
 #define WORK 131072 /* element operations a task should have at least */
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
 
 typedef struct {
     const sx_call *call;
@@ -38,12 +38,7 @@ static int joins(const walk *w, int outer, int inner) {
 
 static void merge_axes(walk *w, int coordinates) {
     const sx_view *y = w->call->out;
-    int order[SX_RANK], n = 0;
-    for (int d = 0; d < y->rank; d++) if (y->dim[d] != 1) {
-        int at = n++;
-        for (; at > 0 && magnitude(y->stride[order[at - 1]]) < magnitude(y->stride[d]); at--) order[at] = order[at - 1];
-        order[at] = d;
-    }
+    int order[SX_RANK], n = axes_by_stride(y, order);
     for (int i = 0; i < n; i++) {
         int d = order[i];
         if (i && !coordinates && joins(w, w->axis[w->rank - 1], d)) w->dim[w->rank - 1] *= y->dim[d], w->axis[w->rank - 1] = d;

@@ -13,17 +13,9 @@ static int refuse(sx_report *report, int rule, int64_t row, int64_t a, int64_t b
 
 /* -- tables ---------------------------------------------------------------------------------------------------------------------------------------- */
 
-static const void *table(const sx_package *p, int number, int64_t width, int64_t *count) {
-    const int64_t *head = (const int64_t *)p->bytes;
-    int64_t n = head[2 + 2 * number], at = head[3 + 2 * number];
-    if (n < 0 || n > p->length || at < 0 || at > p->length / 8 || n * width > p->length - at * 8) return NULL;
-    *count = n;
-    return p->bytes + at * 8;
-}
-
 static int read_tables(sx_package *p, sx_report *report) {
 #define TABLE(number, field, count, width) \
-    if (!(p->field = table(p, number, width, &p->count))) return refuse(report, SX_R_TABLE, number, 0, 0);
+    if (!(p->field = sx_table_of(p->bytes, p->length, 2 + 2 * number, width, &p->count))) return refuse(report, SX_R_TABLE, number, 0, 0);
     TABLE(0, placed, n_programs, sizeof(sx_placed_row))
     TABLE(1, blocks, n_blocks, sizeof(sx_block_row))
     TABLE(2, segments, n_segments, sizeof(sx_segment_row))

@@ -126,6 +126,8 @@ int64_t sx_count_of(const int64_t *dim, int64_t rank); /* elements, -1: too many
 void sx_watch(sx_state *s, int *stop);
 
 /* verify.c: every index of every table. check.c and check_data.c: dims and parameters of one bound step. */
+/* Where a table of packed bytes begins whose (count, offset in words) stand at word `place` of the header; NULL where it does not lie inside. */
+const void *sx_table_of(const char *bytes, int64_t length, int64_t place, int64_t width, int64_t *count);
 int sx_verify(sx_program *p, sx_report *report);
 int sx_check(const sx_call *call, int64_t step, sx_report *report);
 int sx_check_data(const sx_call *call, int64_t step, sx_report *report);

@@ -27,18 +27,17 @@ int sx_compute_of(int64_t dtype) {
 
 static int within(int64_t index, int64_t count) { return index >= 0 && index < count; }
 
-/* Where table `number` begins, or NULL where it does not lie inside the program. */
-static const char *table(const sx_program *p, int number, int64_t width, int64_t *count) {
-    const int64_t *head = (const int64_t *)p->bytes;
-    int64_t n = head[3 + 2 * number], at = head[4 + 2 * number];
-    if (n < 0 || n > p->length || at < 0 || at > p->length / 8 || n * width > p->length - at * 8) return NULL;
+const void *sx_table_of(const char *bytes, int64_t length, int64_t place, int64_t width, int64_t *count) {
+    const int64_t *head = (const int64_t *)bytes + place;
+    int64_t n = head[0], at = head[1];
+    if (n < 0 || n > length || at < 0 || at > length / 8 || n * width > length - at * 8) return NULL;
     *count = n;
-    return p->bytes + at * 8;
+    return bytes + at * 8;
 }
 
 static int read_tables(sx_program *p, sx_report *report) {
 #define TABLE(number, field, type, count, width) \
-    if (!(p->field = (const type *)table(p, number, width, &p->count))) return sx_say(report, SX_E_FORMAT, SX_R_TABLE, -1, number, 0, 0);
+    if (!(p->field = (const type *)sx_table_of(p->bytes, p->length, 3 + 2 * number, width, &p->count))) return sx_say(report, SX_E_FORMAT, SX_R_TABLE, -1, number, 0, 0);
     TABLE(0, sizes, sx_size, n_sizes, sizeof(sx_size))
     TABLE(1, guards, sx_guard, n_guards, sizeof(sx_guard))
     TABLE(2, buffers, sx_buffer, n_buffers, sizeof(sx_buffer))
