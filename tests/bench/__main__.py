@@ -5,24 +5,14 @@ Sections that ran whole replace theirs in the result files and leave the others;
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
-from pathlib import Path
 
 from . import engine, foundation
-from .measure import Row, table, write
+from .measure import Row, known, table, write
 
 #: Each makes tables, with their titles, one after the other.
 SECTIONS: dict[str, Callable[[engine.Options], Iterable[tuple[str, list[Row]]]]] = {"foundation": lambda options: [("foundation", foundation.run())], "engine": engine.run}
-
-
-def known() -> dict[str, list[Row]]:
-    """The tables in results.json."""
-    path, names = Path(__file__).with_name("results.json"), [f.name for f in fields(Row)]
-    stored = json.loads(path.read_text())["sections"] if path.exists() else {}
-    return {title: [Row(**{name: row[name] for name in names if name in row}) for row in rows] for title, rows in stored.items()}
 
 
 def main(words: Sequence[str]) -> int:

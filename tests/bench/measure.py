@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,19 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def write(sections: Mapping[str, list[Row]]) -> None:
-    """results.json and results.md beside this file."""
+def known(name: str = "results") -> dict[str, list[Row]]:
+    """The tables in NAME.json."""
+    path, names = Path(__file__).with_name(f"{name}.json"), [f.name for f in fields(Row)]
+    stored = json.loads(path.read_text())["sections"] if path.exists() else {}
+    return {title: [Row(**{key: row[key] for key in names if key in row}) for row in rows] for title, rows in stored.items()}
+
+
+def write(sections: Mapping[str, list[Row]], name: str = "results", how: str = "Written by `make bench`; peers ran in the same session, in turn; medians.") -> None:
+    """NAME.json and NAME.md beside this file."""
     where = Path(__file__).parent
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}
     data = {"machine": machine, "sections": {title: [asdict(r) | {"verdict": r.verdict} for r in rows] for title, rows in sections.items()}}
-    (where / "results.json").write_text(json.dumps(data, indent=1) + "\n")
-    text = [f"# Benchmarks\n\nWritten by `make bench` on {machine['system']}, {machine['cores']} cores, Python {machine['python']}. Peers ran in the same session, in turn; medians.\n"]
+    (where / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+    text = [f"# Benchmarks\n\n{how} {machine['system']}, {machine['cores']} cores, Python {machine['python']}.\n"]
     text += [f"## {title}\n\n{table(rows)}\n" for title, rows in sections.items()]
-    (where / "results.md").write_text("\n".join(text))
+    (where / f"{name}.md").write_text("\n".join(text))

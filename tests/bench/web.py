@@ -1,36 +1,50 @@
-"""`python -m tests.bench.web [--only PART] [--seconds S] [--threads N …] [--limit S]`: the yardsticks in Chromium, sardonyx beside onnxruntime-web (wasm), in one worker, in turns; the least time of
-each. Then the cold start (a fresh profile, from navigationStart to MobileNetV2's first result, model included), and what a page downloads (brotli -q 11 -w 24; a minute for onnxruntime-web's).
+"""`python -m tests.bench.web [SECTION…] [--only PART…] [--threads N…] [--quick]`: sardonyx beside onnxruntime-web (wasm) in the same Chromium, one worker, in turns, the least time of each.
 
-Writes web.json row by row; a row that takes longer than --limit is given up and listed there with the reason.
+Sections: page (download, cold start), memory (ResNet-50), pyodide, yardsticks (workloads.py: float, int8, int4), public (third-party models). A table that is whole replaces its like in web.json and
+web.md at once and leaves the others; with --only, --quick or --threads nothing is written. A row that fails or takes too long is listed with the reason, as missed. The exit code is 1 where a bar is.
 """
 from __future__ import annotations
 
 import argparse
-import json
 import math
+import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import brotli
 import numpy as np
 import sardonyx
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from sardonyx.converter.cli.serve import Server
 from sardonyx.types import DType
 from sardonyx.wasm.runtime import copy_runtime
+from sardonyx.wasm.wheel import build_wheel, dependency_wheel
 
 from tests.browser.conftest import ARGUMENTS, CHROMIUM
-from tests.browser.packages import NPM
+from tests.browser.conftest import PAGES as BROWSER_PAGES
+from tests.browser.packages import NPM, pyodide
+from tests.models.inputs import SCRIPTS, light
+from tests.models.registry import fetch, light_models
 
-from .workloads import MOBILENET, YARDSTICKS, Workload
+from .measure import Row, known, table, write
+from .workloads import ADD, MOBILENET, RESNET, YARDSTICKS, Workload
 
 PAGES = Path(__file__).parent / "pages"
-RESULTS = Path(__file__).with_name("web.json")
 ORT = NPM / "onnxruntime-web" / "dist"
-NAMES = {DType.FLOAT: "float32"}
+PEER = "onnxruntime-web"
+RUNTIMES = {"sardonyx": "/sardonyx/index.js", PEER: "/npm/onnxruntime-web/dist/ort.wasm.min.mjs"}
+HOW = "Written by `make bench-web`; both runtimes in one worker of one Chromium, in turns; least times."
+NAMES = {DType.FLOAT: "float32", DType.DOUBLE: "float64"}
+BIG = 32 << 20                                                       # constants that no cache holds
+PUBLIC = ("magika", "ocr-det", "ocr-rec", "silero-vad", "basic-pitch", "smart-turn", "minilm", "centerface", "vit-focus", "light_squeezenet", "light_densenet121", "light_shufflenet")
+LIMIT = 75                                                           # seconds a row may take, opening included
 IN_WORKER = """(given) => new Promise((resolve, reject) => {
   const worker = new Worker('/worker.js', {type: 'module'});
   setTimeout(() => { worker.terminate(); reject(new Error(`no answer in ${given.limit} s`)); }, 1000 * given.limit);
@@ -40,124 +54,364 @@ IN_WORKER = """(given) => new Promise((resolve, reject) => {
 })"""
 COLD = {
     "sardonyx": """<!doctype html><link rel="icon" href="data:,"><script type="module">
-      const model = fetch('/bench/mobilenet-v2.sdx');
+      const model = fetch('/bench/%(file)s.sdx');
       import * as ort from '/sardonyx/index.js';
       const session = await ort.InferenceSession.create(await model);
-      await session.run({ [session.inputNames[0]]: new ort.Tensor('float32', new Float32Array(150528), [1, 3, 224, 224]) });
+      await session.run({ %(name)s: new ort.Tensor('float32', new Float32Array(%(count)d), %(shape)s) });
       globalThis.done = performance.now();</script>""",
-    "onnxruntime-web": """<!doctype html><link rel="icon" href="data:,"><script type="module">
+    PEER: """<!doctype html><link rel="icon" href="data:,"><script type="module">
       import * as ort from '/npm/onnxruntime-web/dist/ort.wasm.min.mjs';
       ort.env.wasm.wasmPaths = '/npm/onnxruntime-web/dist/';
-      const session = await ort.InferenceSession.create('/bench/mobilenet-v2.onnx');
-      await session.run({ [session.inputNames[0]]: new ort.Tensor('float32', new Float32Array(150528), [1, 3, 224, 224]) });
+      const session = await ort.InferenceSession.create('/bench/%(file)s.onnx');
+      await session.run({ %(name)s: new ort.Tensor('float32', new Float32Array(%(count)d), %(shape)s) });
       globalThis.done = performance.now();</script>""",
 }
 
 
-def prepare(workload: Workload, folder: Path) -> dict[str, Any]:
-    """The model in both forms and its inputs, in the served folder; the feeds as the page reads them."""
-    source = workload.path()
-    (folder / f"{workload.file}.onnx").write_bytes(source.read_bytes())
-    if not (folder / f"{workload.file}.sdx").exists():
-        sardonyx.convert(source, folder / f"{workload.file}.sdx", plan=[{}])
-    feeds = {}
-    for name, value in workload.feed().items():
-        array, file = np.ascontiguousarray(value), f"{abs(hash((workload.name, name)))}.bin"
-        (folder / file).write_bytes(array.tobytes())
-        dtype = DType.of(array)
-        feeds[name] = [NAMES.get(dtype, dtype.text), list(array.shape), f"/bench/{file}"]
-    return feeds
+@dataclass(frozen=True)
+class Options:
+    only: tuple[str, ...] = ()
+    quick: bool = False
+    threads: tuple[int, ...] = (1, 2)
+
+    def wants(self, name: str) -> bool:
+        return not self.only or any(part in name for part in self.only)
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the browser is shown: `folder` is served as /bench/."""
+
+    folder: Path
+    runtime: Path
+    wheels: Path
+    address: str
+
+    def model(self, file: str, source: Path) -> None:
+        """The model in both forms, once."""
+        for kind in ("onnx", "sdx"):
+            target = self.folder / f"{file}.{kind}"
+            if target.exists():
+                continue
+            if kind == "onnx":
+                shutil.copyfile(source, target)
+            else:
+                sardonyx.convert(source, target, plan=[{}])
+
+    def feeds(self, file: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs as files; how the page reads them."""
+        feeds = {}
+        for number, (name, value) in enumerate(values.items()):
+            array = np.ascontiguousarray(value)
+            where = f"{file}-{number}.bin"
+            (self.folder / where).write_bytes(array.tobytes())
+            dtype = DType.of(array)
+            feeds[name] = [NAMES.get(dtype, dtype.text), list(np.shape(value)), f"/bench/{where}"]
+        return feeds
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def site() -> Iterator[Site]:
+    with tempfile.TemporaryDirectory() as place:
+        folder, runtime, wheels = (Path(place) / name for name in ("bench", "runtime", "wheels"))
+        folder.mkdir()
+        wheels.mkdir()
+        copy_runtime(runtime)
+        build_wheel(wheels)
+        dependency_wheel(wheels, "flatbuffers")
+        mounts = {"/": PAGES, "/bench/": folder, "/sardonyx/": runtime, "/npm/": NPM, "/browser/": BROWSER_PAGES, "/wheels/": wheels, "/pyodide/": pyodide()}
+        with Server(mounts) as server:
+            yield Site(folder, runtime, wheels, server.address)
+
+
+@contextmanager
+def chromium(*flags: str) -> Iterator[Browser]:
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *flags])
+        try:
+            yield browser
+        finally:
+            browser.close()
 
 
-def downloads(runtime: Path) -> dict[str, int]:
-    """Bytes of a page load without the model: all JavaScript and one engine module."""
-    def small(paths: list[Path]) -> int:
-        return sum(len(brotli.compress(path.read_bytes(), quality=11, lgwin=24)) for path in paths)
-    scripts = sorted(runtime.glob("*.js"))
-    return {"sardonyx": small([*scripts, runtime / "sardonyx-relaxed-threads.wasm"]), "sardonyx, raw JavaScript": sum(p.stat().st_size for p in scripts),
-            "onnxruntime-web": small([ORT / "ort.wasm.min.mjs", ORT / "ort-wasm-simd-threaded.mjs", ORT / "ort-wasm-simd-threaded.wasm"])}
-
-
-def cold(address: str, rounds: int) -> dict[str, float]:
-    """Least milliseconds from navigationStart to the first result, in turns, each in a browser of its own."""
-    best: dict[str, float] = {}
-    for _ in range(rounds):
-        for name in COLD:
-            with chromium() as browser:
-                page = browser.new_page()
-                page.goto(f"{address}bench/{name}.html")
-                page.wait_for_function("globalThis.done", timeout=60000)
-                best[name] = min(best.get(name, math.inf), page.evaluate("globalThis.done"))
+# -- rows of both runtimes ---------------------------------------------------------------------------------------------------------------------
+def bandwidth(threads: int) -> float:
+    """Bytes a second that so many threads read from memory, the best of some tries."""
+    data = np.ones((threads, 64 << 20), np.float32)
+    best = 0.0
+    for _ in range(5):
+        workers = [threading.Thread(target=row.max) for row in data]
+        start = time.perf_counter()
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        best = max(best, data.nbytes / (time.perf_counter() - start))
     return best
 
 
-def keep(made: dict[str, Any], only: list[str]) -> None:
-    """Write what there is so far, so that a run that is stopped leaves its rows. A part of the rows (--only) is printed, not written."""
-    if not only:
-        RESULTS.write_text(json.dumps(made, indent=1) + "\n")
+def side_by_side(site: Site, what: str, file: str, source: Callable[[], Path], values: Callable[[], Mapping[str, Any]], options: Options,
+                 bars: Callable[[int, float, int], float | None]) -> Iterator[Row]:
+    """A row for each number of threads; bars(threads, their seconds, bytes of the stored model) is a row's."""
+    try:
+        site.model(file, source())
+        feeds = site.feeds(file, values())
+    except Exception as error:
+        yield failed(what, f"not stored: {type(error).__name__}: {error}")
+        return
+    for threads in options.threads:
+        label = f"{what}, {threads} thread{'s' if threads > 1 else ''}"
+        given = {"name": file, "threads": threads, "seconds": 0.6 if options.quick else 3, "limit": LIMIT, "feeds": feeds}
+        try:
+            with chromium() as browser:
+                page = browser.new_page()
+                page.goto(site.address)
+                found = page.evaluate(IN_WORKER, given)
+        except Exception as error:
+            yield failed(label, str(error))
+            continue
+        size = (site.folder / f"{file}.sdx").stat().st_size
+        yield Row(label, found["ours"], "ms", bars(threads, found["theirs"] / 1e3, size), found["theirs"], PEER, True,
+                  f"differs by {found['difference']:.0e}; opened in {found['openOurs']:.0f} ms, theirs in {found['openTheirs']:.0f}")
 
 
-def main() -> None:
+def failed(what: str, why: str) -> Row:
+    return Row(what, math.inf, "ms", 0.0, note=" ".join(why.split())[:160])
+
+
+def told(rows: Iterator[Row]) -> list[Row]:
+    """The rows, each printed as it is made."""
+    made = []
+    for row in rows:
+        ratio = f"  {row.peer_name} {row.peer:.4g}  × {row.value / row.peer:.3f}" if row.peer else ""
+        print(f"  {row.what}: {row.value:.4g} {row.unit}{ratio}  {row.verdict}  {row.note}", flush=True)
+        made.append(row)
+    return made
+
+
+def means(rows: Sequence[Row], options: Options, bar: float | None) -> Iterator[Row]:
+    """Geometric means of the rows' ratios, by number of threads."""
+    for threads in options.threads:
+        ratios = [row.value / row.peer for row in rows if row.peer and row.what.endswith(f", {threads} thread{'s' if threads > 1 else ''}")]
+        if ratios:
+            yield Row(f"geometric mean of {len(ratios)}, {threads} thread{'s' if threads > 1 else ''}", math.exp(sum(map(math.log, ratios)) / len(ratios)), "×", bar)
+
+
+def is_int8(workload: Workload) -> bool:
+    return "int8" in workload.name
+
+
+def yardsticks(site: Site, options: Options) -> Iterator[tuple[str, list[Row]]]:
+    """The bar of a row: 0.8, or what reading the weights alone takes, and a tenth."""
+    speed = {threads: bandwidth(threads) for threads in options.threads}
+    print("memory:", {threads: f"{s / 1e9:.1f} GB/s" for threads, s in speed.items()}, flush=True)
+
+    def bars(threads: int, theirs: float, size: int) -> float:
+        return max(0.8, 1.1 * size / speed[threads] / theirs if size > BIG else 0)
+
+    groups: list[tuple[str, float | None, Callable[[Workload], bool]]] = [
+        ("yardsticks, float", 0.5, lambda w: not is_int8(w) and "int4" not in w.name), ("yardsticks, int8", 0.5, is_int8), ("yardsticks, int4", 0.06, lambda w: "int4" in w.name)]
+    for title, mean, belongs in groups:
+        rows: list[Row] = []
+        for workload in filter(belongs, YARDSTICKS):
+            if options.wants(workload.name):
+                rows += told(side_by_side(site, workload.name, workload.file, workload.path, workload.feed, options, bars))
+        if rows:
+            yield title, [*rows, *told(means(rows, options, mean))]
+
+
+def public(site: Site, options: Options) -> Iterator[tuple[str, list[Row]]]:
+    """Third-party models on the first inputs of their scripts; no bars."""
+    rows: list[Row] = []
+    lights = light_models()
+    for name in PUBLIC:
+        if options.wants(name):
+            script = light(name) if name in lights else SCRIPTS[name]
+            made = told(side_by_side(site, name, name, lambda name=name: lights.get(name) or fetch(name), lambda script=script: next(script()), options, lambda *_: None))  # type: ignore[misc]
+            rows += made
+    if rows:
+        yield "public models", [*rows, *told(means(rows, options, None))]
+
+
+# -- a page ------------------------------------------------------------------------------------------------------------------------------------
+def downloads(runtime: Path) -> Iterator[Row]:
+    """Bytes of a page load without the model: all JavaScript and one engine module; -q 11 -w 24 (a minute for onnxruntime-web's)."""
+    def small(paths: list[Path]) -> float:
+        return sum(len(brotli.compress(path.read_bytes(), quality=11, lgwin=24)) for path in paths) / 1e3
+    scripts, engine = sorted(runtime.glob("*.js")), runtime / "sardonyx-relaxed-threads.wasm"
+    theirs = [ORT / "ort.wasm.min.mjs", ORT / "ort-wasm-simd-threaded.mjs", ORT / "ort-wasm-simd-threaded.wasm"]
+    yield Row("page load without the model, brotli", small([*scripts, engine]), "kB", 230, small(theirs), PEER)
+    for name in ("simd128", "simd128-threads", "relaxed", "relaxed-threads"):
+        module = runtime / f"sardonyx-{name}.wasm"
+        yield Row(f"{module.name}, raw", module.stat().st_size / 1e3, "kB", 480)
+        yield Row(f"{module.name}, brotli", small([module]), "kB", 170)
+
+
+def cold(site: Site, what: str, workload: Workload, bar: float | None, rounds: int) -> Iterator[Row]:
+    """Milliseconds from navigationStart to the first result, in turns, each in a browser of its own with a fresh profile."""
+    (name, x), = workload.feed().items()
+    site.model(workload.file, workload.path())
+    for runtime, text in COLD.items():
+        (site.folder / f"{runtime}-{workload.file}.html").write_text(text % {"file": workload.file, "name": name, "count": x.size, "shape": list(x.shape)})
+    best: dict[str, float] = {}
+    for _ in range(rounds):
+        for runtime in COLD:
+            with chromium() as browser:
+                page = browser.new_page()
+                page.goto(f"{site.address}bench/{runtime}-{workload.file}.html")
+                page.wait_for_function("globalThis.done", timeout=60000)
+                best[runtime] = min(best.get(runtime, math.inf), page.evaluate("globalThis.done"))
+    yield Row(what, best["sardonyx"], "ms", bar, best[PEER], PEER, True)
+
+
+def pages(site: Site, options: Options) -> Iterator[tuple[str, list[Row]]]:
+    rounds = 1 if options.quick else 5
+    rows = [] if options.quick else told(downloads(site.runtime))
+    rows += told(cold(site, "cold start to MobileNetV2's first result, model included", MOBILENET, 0.3, rounds))
+    rows += told(cold(site, "cold start to one Add's result", ADD, None, rounds))
+    yield "page", rows
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------------------------------
+@contextmanager
+def watched(site: Site) -> Iterator[tuple[Page, Path]]:
+    """A page of a fresh browser that measures its memory at once, and its renderer's folder in /proc once `start` has run."""
+    with tempfile.TemporaryDirectory() as profile, sync_playwright() as driver:
+        flags = [*ARGUMENTS, "--enable-blink-features=ForceEagerMeasureMemory"]
+        context = driver.chromium.launch_persistent_context(profile, executable_path=CHROMIUM, args=flags)
+        try:
+            yield context.new_page(), Path(profile)
+        finally:
+            context.close()
+
+
+def renderers(profile: Path) -> list[Path]:
+    """The processes, in /proc, that show pages of the browser with this profile."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().decode(errors="replace")
+            if "--type=renderer" in words and str(profile) in words:
+                found.append(process)
+    return found
+
+
+def megabytes(process: Path, field: str) -> float:
+    """VmRSS (now) or VmHWM (the most since clear_refs was written)."""
+    return next(1.024e-3 * float(line.split()[1]) for line in (process / "status").read_text().splitlines() if line.startswith(field))
+
+
+def held(page: Page) -> float:
+    """Megabytes after a garbage collection, memory of workers included."""
+    return float(page.evaluate("async () => (await import('/memory.js')).held()")) / 1e6
+
+
+def memory_of(site: Site, runtime: str, file: str, runs: int) -> dict[str, float]:
+    """Megabytes: `peak` of the page's process while it opens and runs, `above` what it was with the runtime loaded; `grown` by `runs` runs; `kept` after release above what was before."""
+    with watched(site) as (page, profile):
+        page.goto(site.address)
+        page.evaluate("async ([runtime, address]) => (await import('/memory.js')).start(runtime, address, 1)", [runtime, RUNTIMES[runtime]])
+        before = held(page)
+        resident = {process: megabytes(process, "VmRSS") for process in renderers(profile)}
+        for process in resident:
+            (process / "clear_refs").write_text("5")
+        page.evaluate("async (name) => (await import('/memory.js')).work(name)", file)
+        process = max(resident, key=lambda process: megabytes(process, "VmHWM") - resident[process])
+        found = {"peak": megabytes(process, "VmHWM"), "above": megabytes(process, "VmHWM") - resident[process]}
+        if runs:
+            page.evaluate("async () => (await import('/memory.js')).repeat(50)")
+            first = held(page)
+            page.evaluate("async (runs) => (await import('/memory.js')).repeat(runs)", runs)
+            found["grown"] = held(page) - first
+        page.evaluate("async () => (await import('/memory.js')).end()")
+        return found | {"kept": held(page) - before}
+
+
+def memory(site: Site, options: Options) -> Iterator[tuple[str, list[Row]]]:
+    for workload in (ADD, RESNET, MOBILENET):
+        site.model(workload.file, workload.path())
+    made = {runtime: memory_of(site, runtime, RESNET.file, 0) for runtime in RUNTIMES}
+    ours, theirs = made["sardonyx"], made[PEER]
+    runs = 100 if options.quick else 1000
+    many = memory_of(site, "sardonyx", MOBILENET.file, runs)
+    yield "memory, ResNet-50 (102 MB)", told(iter([
+        Row("the page's process at most, opening and running", ours["peak"], "MB", 0.5, theirs["peak"], PEER, True),
+        Row("the same, above the process with the runtime loaded", ours["above"], "MB", 0.5, theirs["above"], PEER, True),
+        Row("held after release and collection, above before", ours["kept"], "MB", 5, theirs["kept"], PEER),
+        Row(f"{runs:,} runs of MobileNetV2 add", many["grown"], "MB", 1),
+        Row("held after them, release and collection, above before", many["kept"], "MB", 5)]))
+
+
+# -- Pyodide -----------------------------------------------------------------------------------------------------------------------------------
+IN_PYODIDE = """([wheels, code, files]) => new Promise((resolve, reject) => {
+  const worker = new Worker('/browser/pyodide-worker.js', {type: 'module'});
+  worker.onmessage = ({data}) => { worker.terminate(); data.error ? reject(new Error(data.error)) : resolve(data.result); };
+  worker.onerror = (event) => reject(new Error(event.message));
+  worker.postMessage({wheels, code, files});
+})"""
+IN_JAVASCRIPT = """async ([address, file]) => {
+  const ort = await import(address);
+  Object.assign(ort.env.wasm, {numThreads: 1});
+  const session = await ort.InferenceSession.create(`/bench/${file}.sdx`), x = { input: new ort.Tensor('float32', new Float32Array(150528).fill(0.5), [1, 3, 224, 224]) };
+  let best = Infinity;
+  for (let i = 0; i < 60; i++) { const start = performance.now(); await session.run(x); best = Math.min(best, performance.now() - start); }
+  return best;
+}"""
+
+
+def in_pyodide(site: Site, options: Options) -> Iterator[tuple[str, list[Row]]]:
+    """MobileNetV2 in Pyodide in a worker, one thread, beside the JavaScript runtime in the same page; the least of some fresh browsers."""
+    site.model(MOBILENET.file, MOBILENET.path())
+    code = (PAGES / "in_pyodide.py").read_text() + "\nfound"
+    files = {f"/model.{kind}": f"/bench/{MOBILENET.file}.{kind}" for kind in ("sdx", "onnx")}
+    wheels = [path.name for path in site.wheels.glob("*.whl")]
+    best: dict[str, float] = {}
+    for _ in range(1 if options.quick else 3):
+        with chromium() as browser:
+            page = browser.new_page()
+            page.goto(site.address)
+            found = page.evaluate(IN_PYODIDE, [wheels, code, files])
+            found["javascript"] = page.evaluate(IN_JAVASCRIPT, [RUNTIMES["sardonyx"], MOBILENET.file])
+            best = {key: min(value, best.get(key, math.inf)) for key, value in found.items()}
+    yield "Pyodide, MobileNetV2", told(iter([
+        Row("run", best["run"], "ms", 1.15, best["javascript"], "the JavaScript runtime", True),
+        Row("session of a stored program, after the imports", best["session"], "ms", 100),
+        Row("a second session of it", best["second"], "ms"),
+        Row("first run of the stored program", best["first"], "ms"),
+        Row("session of the .onnx, planned anew, and its first run", best["open"] + best["plan"], "ms", 600, note=f"opening {best['open']:.0f}, planning and running {best['plan']:.0f}")]))
+
+
+#: Each makes tables, with their titles, one after the other.
+SECTIONS: dict[str, Callable[[Site, Options], Iterator[tuple[str, list[Row]]]]] = {"page": pages, "memory": memory, "pyodide": in_pyodide, "yardsticks": yardsticks, "public": public}
+
+
+def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.web", description=__doc__)
-    parser.add_argument("--only", action="append", default=[])
-    parser.add_argument("--seconds", type=float, default=6)
-    parser.add_argument("--limit", type=float, default=90, help="seconds a row may take, models' opening included")
-    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
-    given = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    made: dict[str, Any] = {"rows": rows, "failed": {}, "page load, bytes": {}, "cold start, ms": {}}
-    with tempfile.TemporaryDirectory() as place:
-        folder, runtime = Path(place) / "bench", Path(place) / "runtime"
-        folder.mkdir()
-        copy_runtime(runtime)
-        for name, text in COLD.items():
-            (folder / f"{name}.html").write_text(text)
-        with Server({"/": PAGES, "/bench/": folder, "/sardonyx/": runtime, "/npm/": NPM}) as server:
-            for workload in YARDSTICKS:
-                if given.only and not any(part in workload.name for part in given.only):
-                    continue
-                try:
-                    feeds = prepare(workload, folder)
-                except Exception as error:
-                    print(f"{workload.name:52} not stored: {type(error).__name__}: {error}"[:200], flush=True)
-                    made["failed"][workload.name] = f"not stored: {error}"[:200]
-                    continue
-                for threads in given.threads:
-                    with chromium() as browser:
-                        page = browser.new_page()
-                        page.goto(server.address)
-                        try:
-                            found = page.evaluate(IN_WORKER, {"name": workload.file, "threads": threads, "seconds": given.seconds, "limit": given.limit, "feeds": feeds})
-                        except Exception as error:
-                            print(f"{workload.name:52} {threads}: {str(error)[:200]}", flush=True)
-                            made["failed"][f"{workload.name}, {threads} threads"] = str(error)[:200]
-                            keep(made, given.only)
-                            continue
-                    rows.append({"what": workload.name, **found})
-                    keep(made, given.only)
-                    print(f"{workload.name:52} {threads} threads  ours {found['ours']:9.3f} ms  onnxruntime-web {found['theirs']:9.3f} ms  ratio {found['ours'] / found['theirs']:.2f}"
-                          f"  difference {found['difference']:.1e}", flush=True)
-            for threads in given.threads:
-                ratios = [row["ours"] / row["theirs"] for row in rows if row["threads"] == threads]
-                if ratios:
-                    print(f"{threads} threads: geometric mean {math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f} over {len(ratios)} rows")
-            if not given.only or any(part in MOBILENET.name for part in given.only):
-                prepare(MOBILENET, folder)
-                made["cold start, ms"] = cold(server.address, 3)
-                print("cold start, ms:", {name: round(ms) for name, ms in made["cold start, ms"].items()})
-                keep(made, given.only)
-            made["page load, bytes"] = downloads(runtime)
-            print("page load, brotli:", made["page load, bytes"])
-    keep(made, given.only)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all if none is named")
+    parser.add_argument("--only", action="append", default=[], metavar="PART", help="yardsticks, public: only models whose name has this in it; may be repeated")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions: minutes; nothing is written")
+    given = parser.parse_args(words)
+    if unknown := [name for name in given.sections if name not in SECTIONS]:
+        raise SystemExit(f"unknown section {', '.join(unknown)}; there are: {', '.join(SECTIONS)}")
+    options, results = Options(tuple(given.only), given.quick, tuple(given.threads)), dict[str, list[Row]]()
+    with site() as where:
+        for name in given.sections or SECTIONS:
+            start = time.perf_counter()
+            try:
+                for title, rows in SECTIONS[name](where, options):
+                    print(f"\n## {title}\n\n{table(rows)}\n", flush=True)
+                    results[title] = rows
+                    if options == Options():
+                        write(known("web") | results, "web", HOW)  # what was measured is kept, should a later part fail or be stopped
+            except Exception as error:  # one section's trouble takes no other's numbers
+                print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                results[name] = [failed(name, f"{type(error).__name__}: {error}")]
+            print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    missed = [f"{title}: {row.what}" for title, rows in results.items() for row in rows if row.verdict == "FAIL"]
+    print(f"\n{len(missed)} bars missed{': ' + '; '.join(missed) if missed else ''}")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))
