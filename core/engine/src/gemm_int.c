@@ -9,10 +9,14 @@
 #define MR 4
 #define NV 2
 #define SHARING 1
+#define A_WORD(i) (a + 4 * (i))
+#define TILED 1 /* a tile's rows of A lie word by word, so that tiles follow one another in one stream: nothing can be asked for ahead */
 #else /* as the float product */
 #define MR SX_MR
 #define NV SX_NV
 #define SHARING 3 /* rows share a pointer: x86 addresses p, p + rs and p + 2 rs */
+#define TILED 0
+#define A_WORD(i) (group[(i) / SHARING] + (i) % SHARING * rs)
 #endif
 #define NR (NV * SX_GW)                   /* columns of a micro-tile */
 #define WIDE (NR > SX_PANEL ? NR : SX_PANEL) /* whole panels a micro-tile needs */
@@ -25,11 +29,16 @@
 #endif
 SX_INLINE void micro(const int R, const int V, const int S, const uint8_t *a, int64_t rs, const int32_t *b, int64_t ps, int64_t words, int32_t *c, int64_t ldc, const int32_t *base, int add, int last) {
     sx_i acc[MR][NV];
+    (void)ps;
+#if TILED
+    (void)rs;
+#else
     const uint8_t *group[(MR + SHARING - 1) / SHARING];
     SX_UNROLL for (int g = 0; g < (R + SHARING - 1) / SHARING; g++) {
         group[g] = a + SHARING * g * rs;
         __asm__("" : "+r"(group[g])); /* or the compiler keeps one pointer a row and runs out of registers */
     }
+#endif
     SX_UNROLL for (int i = 0; i < R; i++)
         SX_UNROLL for (int v = 0; v < V; v++) acc[i][v] = base ? sx_iload(base + v * SX_GW) : sx_isplat(0);
     const int32_t *end = b + words * SX_PANEL;
@@ -38,13 +47,17 @@ SX_INLINE void micro(const int R, const int V, const int S, const uint8_t *a, in
         SX_UNROLL for (int v = 0; v < V; v++) bv[v] = sx_iload(b + B_AT(v));
         SX_UNROLL for (int v = 0; v < V; v += SX_PANEL / SX_GW) __builtin_prefetch(b + B_AT(v) + 8 * SX_PANEL);
         SX_UNROLL for (int i = 0; i < R; i++) {
-            sx_i x = sx_word_splat(group[i / SHARING] + i % SHARING * rs);
+            sx_i x = sx_word_splat(A_WORD(i));
             SX_UNROLL for (int v = 0; v < V; v++) acc[i][v] = sx_dot(acc[i][v], x, bv[v], S);
         }
+#if TILED
+        a += 4 * MR;
+#else
         SX_UNROLL for (int g = 0; g < (R + SHARING - 1) / SHARING; g++) {
             group[g] += 4;
             __asm__("" : "+r"(group[g]));
         }
+#endif
     }
     SX_UNROLL for (int i = 0; i < R; i++)
         SX_UNROLL for (int v = 0; v < V; v++) {
@@ -112,7 +125,7 @@ static const micro_fn MICRO_OF[SIGNS][MR][NV] = {
 static void column(int b_signed, const uint8_t *a, int64_t rs, int64_t rows, const int32_t *b, int64_t ps, int64_t words, int64_t cols, int32_t *c, int64_t ldc, const int32_t *base, int add) {
     int v = (int)sx_ceil_div(cols, SX_GW), last = (int)cols - (v - 1) * SX_GW;
     for (int64_t i = 0, tiles = sx_ceil_div(rows, MR); tiles > 0; tiles--) {
-        int64_t r = sx_ceil_div(rows - i, tiles);
+        int64_t r = TILED ? sx_min64(MR, rows - i) : sx_ceil_div(rows - i, tiles);
         MICRO_OF[SIGNS == 2 && b_signed][r - 1][v - 1](a + i * rs, rs, b, ps, words, c + i * ldc, ldc, base, add, last);
         i += r;
     }
@@ -149,6 +162,30 @@ static void copy_rows(const sx_igemm *g, int64_t row, int64_t rows, uint8_t *to,
     else for (int64_t i = 0; i < rows; i++) for (int64_t k = 0; k < g->k; k++) to[i * ld + k] = a[i * g->a_row + k * g->a_col];
 }
 
+#if TILED
+typedef int16_t wide8 __attribute__((vector_size(16)));
+typedef int32_t word4 __attribute__((vector_size(16)));
+SX_INLINE wide8 widened(const uint8_t *p, int is_signed) {
+    return is_signed ? (wide8)wasm_i16x8_load8x8(p) : (wide8)wasm_u16x8_load8x8(p);
+}
+
+/* Up to MR = 4 rows of bytes, less their zero points, as words of two numbers that alternate; what missing rows hold does not matter. */
+static void widen_tile(const sx_igemm *g, const uint8_t *bytes, int64_t ld, int64_t row, int rows, int16_t *to) {
+    int16_t zero[MR];
+    for (int r = 0; r < MR; r++) zero[r] = (int16_t)sx_zero_at(g->za, g->za_step, g->a_signed, row + (r < rows ? r : 0));
+    int64_t k = 0;
+    for (; k + 8 <= g->k; k += 8) {
+        word4 x[MR];
+        SX_UNROLL for (int r = 0; r < MR; r++) x[r] = (word4)(widened(bytes + (r < rows ? r : 0) * ld + k, g->a_signed) - zero[r]);
+        word4 a = __builtin_shufflevector(x[0], x[1], 0, 4, 1, 5), b = __builtin_shufflevector(x[2], x[3], 0, 4, 1, 5), c = __builtin_shufflevector(x[0], x[1], 2, 6, 3, 7), d = __builtin_shufflevector(x[2], x[3], 2, 6, 3, 7);
+        sx_istore(to + k * MR, __builtin_shufflevector(a, b, 0, 1, 4, 5)), sx_istore(to + k * MR + 8, __builtin_shufflevector(a, b, 2, 3, 6, 7));
+        sx_istore(to + k * MR + 16, __builtin_shufflevector(c, d, 0, 1, 4, 5)), sx_istore(to + k * MR + 24, __builtin_shufflevector(c, d, 2, 3, 6, 7));
+    }
+    for (; k < sx_round_up(g->k, 2); k++)
+        for (int r = 0; r < MR; r++) to[k / 2 * 2 * MR + 2 * r + k % 2] = k < g->k && r < rows ? (int16_t)(sx_byte_at(bytes + r * ld, g->a_signed, k) - zero[r]) : 0;
+}
+#endif
+
 /* Rows of words: bytes with one sign or the other, or 16-bit numbers less the zero point. `bytes` has room for AT_ONCE rows of bytes. */
 static void copy_words(const sx_igemm *g, int64_t row, int64_t rows, int flip, uint8_t *to, int64_t ld, uint8_t *bytes) {
 #if SX_DEPTH == 4
@@ -161,6 +198,10 @@ static void copy_words(const sx_igemm *g, int64_t row, int64_t rows, int flip, u
     for (int64_t i = 0; i < rows; i += AT_ONCE) {
         int64_t count = sx_min64(AT_ONCE, rows - i);
         copy_rows(g, row + i, count, bytes, bytes_ld);
+#if TILED
+        for (int64_t x = 0; x < count; x += MR) widen_tile(g, bytes + x * bytes_ld, bytes_ld, row + i + x, (int)sx_min64(MR, count - x), (int16_t *)(void *)(to + (i + x) * ld));
+        continue;
+#endif
         for (int64_t x = 0; x < count; x++) {
             int16_t zero = (int16_t)sx_zero_at(g->za, g->za_step, g->a_signed, row + i + x);
             int16_t *made = (int16_t *)(to + (i + x) * ld);
@@ -396,7 +437,7 @@ static void vector_strip(const work *w, int64_t mc, int64_t n, int64_t cols, con
                 b = (const int32_t *)(const void *)w->wide;
             }
             for (int64_t x = 0; x < wide; x += NR)
-                column(g->b_signed, w->a + at * 4, w->rs, mc, b + x / SX_PANEL * step + x % SX_PANEL, step, count, sx_min64(NR, wide - x), c + j + x, ldc, base && at == 0 ? base + j + x : 0, at > 0);
+                column(g->b_signed, w->a + at * 4 * (TILED ? MR : 1), w->rs, mc, b + x / SX_PANEL * step + x % SX_PANEL, step, count, sx_min64(NR, wide - x), c + j + x, ldc, base && at == 0 ? base + j + x : 0, at > 0);
         }
 }
 
