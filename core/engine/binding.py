@@ -27,7 +27,7 @@ from ..model.packing import Packing, pack
 from ..program import Home, Program
 from .locate import EngineMissing, locate
 from .outputs import LARGE, Outputs
-from .room import Room
+from .room import ALIGN, Room
 
 #: Numbers of `enum sx_status`.
 UNSUPPORTED, INDEX, DIVISION, SHAPE, MEMORY, FORMAT, TERMINATED, DTYPE, GUARD, ARGUMENT, YIELD = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 100
@@ -373,7 +373,8 @@ def constant(program: Program, number: int, tensor: Tensor, shared: Packed | Non
     found, group = program.form(number)
     packing = Packing(found)
     if packing is Packing.NONE:
-        return np.require(tensor.numpy(), requirements=("C", "A"))  # bytes of an .onnx file lie anywhere
+        dense = np.require(tensor.numpy(), requirements=("C", "A"))  # bytes of an .onnx file lie anywhere
+        return _lined_up(dense, shared) if dense.ctypes.data % ALIGN and _read_again(program, number) else dense
     stored = tensor.storage
     if stored is not None and (stored.packing, stored.group) == (packing, group):  # used in place, from the map
         return stored.data
@@ -384,3 +385,16 @@ def constant(program: Program, number: int, tensor: Tensor, shared: Packed | Non
     if key not in shared.forms:
         shared.forms[key] = plain, pack(plain, packing, group, shared.room.take)
     return shared.forms[key][1]
+
+
+def _read_again(program: Program, number: int) -> bool:
+    """Whether a kernel reads a constant many times in a run: a recurrence's R, which it would bring to the start of a cache line at every run."""
+    views = {i for i, view in enumerate(program.views) if program.buffers[view.buffer][:2] == (Home.DATA, number)}
+    return any(step.kind is Kernel.RNN and step.inputs[2] in views for step in program.steps)
+
+
+def _lined_up(dense: np.ndarray, shared: Packed | None) -> np.ndarray:
+    """A copy from the start of a cache line."""
+    made = (shared.room if shared is not None else Room()).take(dense.nbytes).view(dense.dtype).reshape(dense.shape)
+    made[...] = dense
+    return made

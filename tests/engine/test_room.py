@@ -4,8 +4,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sardonyx.engine import room
+from sardonyx.engine.binding import constant
 from sardonyx.engine.room import Room
+from sardonyx.graph import Tensor
+from sardonyx.kernels import Kernel
 from sardonyx.model.packing import Packing, pack, unpack
+from sardonyx.program import Home, Program, StepRecord, ViewRecord
+from sardonyx.types import DType
 
 rng = np.random.default_rng(5)
 
@@ -28,3 +33,18 @@ def test_packing_into_used_memory(packing: Packing, shape: tuple[int, ...], dtyp
     made = pack(plain, packing, memory=lambda n: np.full(n, 0xAA, np.uint8))
     assert made.tobytes() == pack(plain, packing).tobytes() == pack(plain, packing, memory=lambda n: np.full(n, 0x55, np.uint8)).tobytes()
     np.testing.assert_array_equal(unpack(made, packing, plain.dtype, shape), plain)
+
+
+def test_a_recurrence_is_lined_up() -> None:
+    """R of an .onnx file lies anywhere; the engine gets it from the start of a cache line, other plain constants where they lie."""
+    store = rng.standard_normal(2 * 64 * 16 * 16 + 64).astype(np.float32)
+    start = (-store.ctypes.data % 64) // 4 + 1
+    r, one = (store[at:at + 64 * 16].reshape(1, 64, 16) for at in (start, start + 64 * 16))
+    program = Program()
+    for at in (0, 1):
+        program.buffers.append((int(Home.DATA), at, program.size(r.nbytes)))
+        program.view(ViewRecord(at, DType.FLOAT, tuple(map(program.size, r.shape)), tuple(map(program.size, (1024, 16, 1))), program.size(0), program.size(r.size)))
+    program.steps.append(StepRecord(Kernel.RNN, program.string("rnn"), (1, 1, 0), (), ()))
+    lined, other = (constant(program, i, Tensor(x)) for i, x in enumerate((r, one)))
+    np.testing.assert_array_equal(lined, r)
+    assert r.ctypes.data % 64 and lined.ctypes.data % 64 == 0 and other.ctypes.data == one.ctypes.data

@@ -1,8 +1,8 @@
 /* rnn.c: LSTM, GRU and RNN, one or both directions, in float (halves widened) or double; LSTM with 8-bit R too.
 
    How to think
-   - The input's share of all gates, X · Wᵀ, comes ready in X where there is no W (a MATMUL with packed weights made it); else it is a matrix product over as many steps as fit into CHUNK
-     bytes. What remains for a step is R times the state, and the cell.
+   - The input's share of all gates, X · Wᵀ, comes ready in X where there is no W (a MATMUL with packed weights made it) and is read there; else it is a matrix product over as many steps as fit
+     into CHUNK bytes. What remains for a step is R times the state, and the cell.
    - A step is cut into blocks of hidden units: a block multiplies its rows of R with the last state, applies the activations and writes its part of the new state. Blocks of one step run side by
      side; the state is double-buffered. A GRU that resets before R needs a second pass.
    - Two directions with little work a step run side by side instead: a worker each, nobody waits.
@@ -31,6 +31,7 @@ typedef struct { int which; double alpha, beta, clip; } activation;
 typedef struct {
     const sx_call *call;
     int kind, gates, type, direction, back, linear, input_forget, copied, packed, in_order;
+    int ready;                                          /* X holds the share in the compute type: it is read where it lies */
     int room;                                           /* `r` has room for R. copied: R is there, dense or (packed) in panels. in_order: rows of X lie as steps follow */
     int64_t t, b, i, h, chunk, block, blocks, wide;
     activation act[3];
@@ -89,7 +90,8 @@ SX_SMALL static plan plan_of(const sx_call *call) {
     p.t = x->dim[0], p.b = x->dim[1], p.i = p.projected ? 0 : x->dim[2], p.h = p.quantised ? r->dim[0] : r->dim[2];
     p.panels = sx_round_up(p.h, SX_PANEL), p.words = sx_round_up(p.h, 64) + 64;
     int64_t gh = times(p.gates, p.h), bh = times(p.b, p.h), row = times(p.b, gh);
-    p.chunk = sx_max64(1, sx_min64(p.t, CHUNK / sx_max64(1, times(row, p.wide))));
+    p.ready = p.projected && x->dtype == sx_native_dtype(p.type) && x->stride[2] == 1;
+    p.chunk = sx_max64(1, p.ready ? p.t : sx_min64(p.t, CHUNK / sx_max64(1, times(row, p.wide))));
     int64_t tiles = sx_max64(1, sx_min64(BLOCKS, times(row, p.h) / (p.quantised ? 4 * WORK : WORK))); /* bytes are multiplied four times as fast */
     p.block = sx_round_up(sx_max64(1, sx_ceil_div(p.h, tiles)), SX_WIDE);
     p.blocks = sx_ceil_div(p.h, p.block);
@@ -100,7 +102,7 @@ SX_SMALL static plan plan_of(const sx_call *call) {
     if (!p.projected) p.input = (sx_gemm){.m = times(p.chunk, p.b), .n = gh, .k = p.i, .b_row = w->stride[2], .b_col = w->stride[1], .b_dtype = w->dtype};
     int64_t at = 0;
     char *base = call->scratch;
-    p.share = base + place(&at, times(times(p.chunk, row), p.wide));
+    p.share = base + place(&at, times(p.ready ? gh : times(p.chunk, row), p.wide));
     p.bias = base + place(&at, times(gh, p.wide));
     p.late = base + place(&at, times(p.h, p.wide));
     for (int k = 0; k < 2; k++) p.state[k] = base + place(&at, times(bh, p.wide));
@@ -201,10 +203,17 @@ SX_SMALL static void cells_f64(const plan *p, int64_t u, int64_t n, char *rec, i
         case SOFTSIGN: EACH(v / (1 + (v < 0 ? -v : v))) \
         default: EACH((v < 0 ? (T)0 : v) + sx_log1p_f64(sx_exp_f64(v < 0 ? v : -v))) } }
 
+/* The input's share of a sequence's gates in this step. */
+static const char *share_of(const plan *p, int64_t b) {
+    const sx_view *x = p->call->in;
+    int64_t gh = p->gates * p->h;
+    return p->ready ? x->data + (time_of(p, p->step, b) * x->stride[0] + b * x->stride[1] + p->direction * gh) * p->wide : p->share + ((p->step - p->first) * p->b + b) * gh * p->wide;
+}
+
 /* The gates of one sequence: `g[k]`, R's share, gets X's and the bias. `n` units from `u` on. */
 #define CELLS(S) \
     static void add_share_##S(const plan *p, int gate, int64_t b, int64_t u, T *restrict to, int64_t n) { \
-        const T *share = (const T *)p->share + ((p->step - p->first) * p->b + b) * p->gates * p->h + gate * p->h + u, *bias = (const T *)p->bias + gate * p->h + u; \
+        const T *share = (const T *)share_of(p, b) + gate * p->h + u, *bias = (const T *)p->bias + gate * p->h + u; \
         for (int64_t i = 0; i < n; i++) to[i] += share[i] + bias[i]; } \
     static void lstm_##S(const plan *p, int64_t b, int64_t u, T **g, T *restrict made, int64_t n) { \
         T *restrict in = g[0], *restrict out = g[1], *restrict forget = g[2], *restrict fresh = g[3], *restrict c = (T *)p->cell + b * p->h + u; \
@@ -481,7 +490,7 @@ static void take_share(void *arg, int64_t number, int worker) {
 
 SX_SMALL static void project(plan *p, int64_t steps) {
     if (p->projected) {
-        for (int64_t k = 0; k < steps; k++) take_share(p, k, 0); /* a copy: not worth a team */
+        for (int64_t k = 0; k < steps && !p->ready; k++) take_share(p, k, 0); /* a copy: not worth a team */
         return;
     }
     p->input.m = steps * p->b;
