@@ -13,7 +13,7 @@ import numpy as np
 LEAST, MOST = 8 << 20, 64 << 20
 #: Below this a weight has memory of its own.
 SMALL = 1 << 16
-ALIGN = 64
+ALIGN, HUGE = 64, 2 << 20
 
 
 class Room:
@@ -27,17 +27,17 @@ class Room:
     def take(self, nbytes: int) -> np.ndarray:
         """So many bytes from the start of a cache line, their contents whatever was there."""
         if nbytes < SMALL:
-            return _aligned(nbytes)
+            return _aligned(nbytes, ALIGN)
         room = -(-nbytes // ALIGN) * ALIGN
         with self._lock:
             if self._left.nbytes < room:
-                self._left = _aligned(max(room, min(max(self._taken, LEAST), MOST)))
+                self._left = _aligned(-(-max(room, min(max(self._taken, LEAST), MOST)) // HUGE) * HUGE, HUGE)   # the ends too lie in huge pages
             made, self._left = self._left[:nbytes], self._left[room:]
             self._taken += room
         return made
 
 
-def _aligned(nbytes: int) -> np.ndarray:
-    store = np.empty(nbytes + ALIGN, np.uint8)
-    start = -store.ctypes.data % ALIGN
+def _aligned(nbytes: int, to: int) -> np.ndarray:
+    store = np.empty(nbytes + to, np.uint8)
+    start = -store.ctypes.data % to
     return store[start:start + nbytes]
