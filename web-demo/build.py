@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import time
@@ -13,6 +14,7 @@ from sardonyx.wasm.pyodide import VERSION, write_pyodide
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "web-demo" / "pages"
+FRAME = ROOT / "web-demo" / "page.html"
 NPM = ROOT / ".cache" / "npm" / "node_modules"
 #: Name in the site → name in the registry. The voice detector without an If over its rate: all of it is programs.
 MODELS = {"magika": "magika", "silero-vad": "silero-vad-ifless", "ocr-det": "ocr-det", "ocr-rec": "ocr-rec", "minilm": "minilm"}
@@ -26,7 +28,10 @@ def build(folder: Path, pyodide: Path | None) -> None:
     """Write the site. `pyodide`: the folder with Pyodide and its wheels; without it the pages with Python say that they lack it."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in PAGES.iterdir():
-        shutil.copyfile(path, folder / path.name)
+        if path.suffix == ".html":
+            (folder / path.name).write_text(page(path))
+        else:
+            shutil.copyfile(path, folder / path.name)
     worker = (runtime.SITE / "sw.js").read_text().replace("{{version}}", str(time.time_ns()))
     (folder / "sw.js").write_text(worker)
     runtime.copy_runtime(folder / "sardonyx")
@@ -46,6 +51,13 @@ def build(folder: Path, pyodide: Path | None) -> None:
             shutil.copyfile(NPM / "onnxruntime-web" / "dist" / file, peer / file)
     if pyodide is not None:
         write_pyodide(folder / "pyodide", pyodide)
+
+
+def page(path: Path) -> str:
+    """The whole page: what is its own (title, description, an empty line, the body) in the frame all share."""
+    head, _, body = path.read_text().partition("\n\n")
+    values = {"name": path.stem, "body": body.strip(), **dict(line.split(": ", 1) for line in head.splitlines())}
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], FRAME.read_text())
 
 
 def copy_words(models: Path, recogniser: Path) -> None:

@@ -23,7 +23,8 @@ from tests.models.registry import CACHE
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--headless=new", "--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-             "--enable-unsafe-webgpu"]  # navigator.gpu on SwiftShader
+             "--enable-unsafe-webgpu",  # navigator.gpu on SwiftShader
+             "--js-flags=--expose-gc"]
 PAGES = Path(__file__).parent / "pages"
 
 

@@ -11,12 +11,15 @@ const rows = (id, list) => $(id).replaceChildren(...list.map((texts) => (cells((
 if ("serviceWorker" in navigator) {
   // Adds the headers that give the page threads where the host can not send them, and keeps the site for offline use.
   const before = navigator.serviceWorker.controller;
+  const controlled = before ? undefined : new Promise((wake) => (navigator.serviceWorker.addEventListener("controllerchange", wake, { once: true }), setTimeout(wake, 3000)));
   await navigator.serviceWorker.register("sw.js").then(async () => {
     await navigator.serviceWorker.ready;
     if (!globalThis.crossOriginIsolated && !before && !sessionStorage.reloaded) {
       sessionStorage.reloaded = "1";
       location.reload();
     }
+    await controlled;
+    if (!before) navigator.serviceWorker.controller?.postMessage({ keep: [location.href.split("#")[0], ...performance.getEntriesByType("resource").map((entry) => entry.name)] });
   }).catch((error) => console.info(`no service worker: ${error.message}`));
 }
 

@@ -8,6 +8,12 @@ self.addEventListener("activate", (event) => event.waitUntil((async () => {
   await self.clients.claim();
 })()));
 
+/** {keep: URLs}: what a page loaded before this worker was there, so that its first visit is enough. */
+self.addEventListener("message", (event) => event.waitUntil((async () => {
+  const cache = await caches.open(NAME);
+  for (const url of event.data.keep) if (new URL(url).origin === location.origin && !(await cache.match(url))) await cache.add(url).catch(() => {});
+})()));
+
 async function isolated(response) {
   if (response.type === "opaque" || response.status === 0 || response.status === 304) return response;
   const headers = new Headers(response.headers);

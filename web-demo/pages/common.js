@@ -24,16 +24,21 @@ document.querySelector("nav")?.append(...PAGES.map(([href, text]) => {
 export const say = (text) => ($("status").textContent = text);
 export const fail = (error) => say(`${error.name ?? "Error"}: ${error.message ?? error}`);
 
-/** Headers that give the page threads where the host sends none, and offline use. */
-if ("serviceWorker" in navigator) {
-  navigator.serviceWorker.register("sw.js").then(async () => {
-    const had = navigator.serviceWorker.controller;
-    await navigator.serviceWorker.ready;
-    if (!globalThis.crossOriginIsolated && !had && !sessionStorage.reloaded) {
-      sessionStorage.reloaded = "1";
-      location.reload();
-    }
-  }, (error) => console.info(`no service worker here: ${error.message}`));
+/** Headers that give the page threads where the host sends none, and offline use after one visit: models are loaded once the service worker is there (or after 3 s without it). */
+const served = Promise.race([serve().catch((error) => console.info(`no service worker here: ${error.message}`)), new Promise((wake) => setTimeout(wake, 3000))]);
+
+async function serve() {
+  if (!("serviceWorker" in navigator)) return;
+  const had = navigator.serviceWorker.controller;
+  const controlled = had ? undefined : new Promise((wake) => navigator.serviceWorker.addEventListener("controllerchange", wake, { once: true }));
+  await navigator.serviceWorker.register("sw.js");
+  await navigator.serviceWorker.ready;
+  if (!globalThis.crossOriginIsolated && !had && !sessionStorage.reloaded) {
+    sessionStorage.reloaded = "1";
+    return location.reload();
+  }
+  await controlled;
+  if (!had) navigator.serviceWorker.controller?.postMessage({ keep: [location.href.split("#")[0], ...performance.getEntriesByType("resource").map((entry) => entry.name)] });
 }
 
 /** Sessions of models in models/, their downloads shown together in #progress. */
@@ -41,6 +46,7 @@ export async function loadAll(names) {
   const bar = $("progress"), parts = names.map(() => ({ loaded: 0, total: 0 })), sum = (what) => parts.reduce((all, part) => all + part[what], 0);
   const words = names.length > 1 ? "models" : "model";
   say(`Loading the ${words}…`);
+  await served;
   const sessions = await Promise.all(names.map((name, i) => ort.InferenceSession.create(`models/${name}`, {
     progress: ({ phase, loaded, total }) => {
       if (phase !== "download") return;

@@ -7,7 +7,7 @@ const CODE = `import sardonyx
 sardonyx.convert("model.onnx", "model.sdx")
 for kind, ports in (("input", (s := sardonyx.InferenceSession("model.sdx")).get_inputs()), ("output", s.get_outputs())):
     for port in ports:
-        print(kind, port.name, port.type, port.shape)
+        print(f"{kind:7}{port.name}: {port.type[7:-1]} {port.shape}")
 `;
 
 async function convert(file) {

@@ -5,11 +5,16 @@ import { Python } from "./python-client.js";
 $("code").value = `import numpy as np
 import sardonyx as ort
 
-session = ort.InferenceSession("silero-vad.onnx")      # an ONNX file, planned here
+# an ONNX file, planned here
+session = ort.InferenceSession("silero-vad.onnx")
 for port in session.get_inputs():
     print(port.name, port.type, port.shape)
 
-feeds = {"input": np.zeros((1, 576), np.float32), "state": np.zeros((2, 1, 128), np.float32), "sr": np.array(16000, np.int64)}
+feeds = {
+    "input": np.zeros((1, 576), np.float32),
+    "state": np.zeros((2, 1, 128), np.float32),
+    "sr": np.array(16000, np.int64),
+}
 probability, state = session.run(None, feeds)
 print("speech in silence:", probability)
 print("providers:", session.get_providers())

@@ -43,16 +43,19 @@ export function segments(probabilities) {
   return found;
 }
 
+let drawn = [];
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(drawn));
+
 function draw(probabilities) {
-  const canvas = $("chart"), paint = canvas.getContext("2d"), style = getComputedStyle(document.body);
+  const canvas = $("chart"), paint = canvas.getContext("2d"), { color } = getComputedStyle(canvas);
+  drawn = probabilities;
   paint.clearRect(0, 0, canvas.width, canvas.height);
-  paint.fillStyle = getComputedStyle($("chart").closest("main").querySelector("h2")).color;
-  paint.globalAlpha = 0.25;
-  paint.fillRect(0, canvas.height / 2, canvas.width, 1);
-  paint.globalAlpha = 1;
-  paint.fillStyle = style.color;
+  paint.fillStyle = color;
   const width = canvas.width / Math.max(probabilities.length, 1);
-  probabilities.forEach((p, i) => paint.fillRect(i * width, canvas.height * (1 - p), Math.max(width, 1), canvas.height * p));
+  probabilities.forEach((p, i) => paint.fillRect(Math.floor(i * width), canvas.height * (1 - p), Math.ceil(width), canvas.height * p));
+  paint.globalAlpha = 0.4;
+  paint.fillRect(0, canvas.height / 2, canvas.width, 2); // from here it counts as speech
+  paint.globalAlpha = 1;
   const found = segments(probabilities);
   $("segments").replaceChildren(...found.map(([a, b]) => make("li", {}, `${a.toFixed(2)} s to ${b.toFixed(2)} s`)));
   return found;
