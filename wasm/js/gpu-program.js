@@ -116,7 +116,7 @@ export class GpuProgram {
         if (size) encoder.copyBufferToBuffer(gpu, 0, this.buffer(slab), 0, size);
       } else if (bytes.byteLength) queue.writeBuffer(this.buffer(slab), 0, toWords(type, bytes, allowed, this.names[i]));
     });
-    if (this.#list.length) this.#replay(encoder);
+    if (this.#list.length) this.replay(encoder);
     const made = recording.outputs.map(([slab, type], i) => ({ type, dims: this.shapes[i], bytes: 4 * sizeOf(this.shapes[i]), slab }));
     let total = 8;
     made.forEach((one, i) => {
@@ -157,7 +157,8 @@ export class GpuProgram {
     return results;
   }
 
-  #replay(encoder) {
+  /** The recorded list as one compute pass. */
+  replay(encoder) {
     const pass = encoder.beginComputePass();
     let last = null;
     for (const { pipeline, group, x, y } of this.#list) {
