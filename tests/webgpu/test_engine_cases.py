@@ -15,7 +15,7 @@ from sardonyx.errors import RuntimeException
 from sardonyx.lowering import CannotLower
 
 from tests.engine import against as against_module
-from tests.engine import one_step, test_compact, test_fft, test_linalg, test_resize, test_rnn, test_sample, test_scan, test_trees
+from tests.engine import one_step, test_compact, test_fft, test_linalg, test_nbits, test_resize, test_rnn, test_sample, test_scan, test_trees
 from tests.engine.one_step import OneStep, compare
 
 #: Module → tests. Only those that run steps by `OneStep` and `against`.
@@ -27,6 +27,7 @@ CASES: dict[Any, tuple[str, ...]] = {
     test_compact: ("test_nonzero", "test_nonzero_of_many", "test_unique", "test_unique_of_special_floats", "test_boxes", "test_no_limit_is_none_and_bad_limits_are_errors"),
     test_fft: ("test_lengths", "test_random", "test_special"),
     test_linalg: ("test_random", "test_singular_and_special"),
+    test_nbits: ("test_random", "test_rounded_activations_stay_near", "test_infinities_and_nan"),
     test_scan: ("test_running_sums_and_products", "test_linear_attention", "test_empty_attention"),
     test_trees: ("test_modes", "test_one_target_of_several", "test_edges", "test_strings_of_nodes"),
 }

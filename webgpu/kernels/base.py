@@ -55,7 +55,7 @@ class Step:
 #: The largest size: 2^31 - 1.
 LARGEST = (1 << 31) - 1
 #: Packings (core/model/packing.py) that MatMul and Conv read.
-READ = frozenset({Packing.NONE, Packing.MATRIX, Packing.MATRIX_T, Packing.CONV, Packing.DEPTHWISE})
+READ = frozenset({Packing.NONE, Packing.MATRIX, Packing.MATRIX_T, Packing.CONV, Packing.DEPTHWISE, Packing.NIBBLES, Packing.SCALES})
 KERNELS: dict[Kernel, Callable[[Step, Context], list[Built]]] = {}
 
 
