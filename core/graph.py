@@ -163,9 +163,9 @@ class Node:
         for value in self.attributes.values():
             kind = type(value)
             if kind is Graph:
-                found.append(value)  # type: ignore[arg-type]
-            elif kind is list and value and type(value[0]) is Graph:  # type: ignore[index]  # lists are of one kind, and may be as long as an ensemble has nodes
-                found += value  # type: ignore[operator]
+                found.append(value)
+            elif kind is list and value and type(value[0]) is Graph:  # lists are of one kind, and may be as long as an ensemble has nodes
+                found += value
         return iter(found)
 
     @property

@@ -195,7 +195,7 @@ def _settle(node: Node, rest: Sequence[Node], specs: GivenSpecs) -> None:       
 
 def _truth_of(cond: Value, truth: bool, specs: Specs) -> Spec:
     shape = spec_of(cond, specs).shape
-    return Spec(DType.BOOL, shape, np.full([int(d) for d in shape or ()], truth))  # type: ignore[call-overload]
+    return Spec(DType.BOOL, shape, np.full([int(d) for d in shape or ()], truth))  # type: ignore[arg-type]
 
 
 def _asked_for_one(cond: Value, specs: Specs) -> Expr | None:

@@ -23,9 +23,9 @@ def costs_of(program: Program, bound: Sequence[int]) -> list[Cost]:
     for port in program.inputs:
         shapes.append(tuple(bound[at:at + len(port.dims)]))
         at += len(port.dims)
-    inputs: list[np.ndarray] = [np.zeros(shape, np.int64) if any(port == i for port, _ in program.elements) else np.empty(0) for i, shape in enumerate(shapes)]
-    for (port, element), value in zip(program.elements, bound[at:], strict=True):
-        inputs[port].reshape(-1)[element] = value
+    inputs: list[np.ndarray] = [np.zeros(shape, np.int64) if any(at == i for at, _ in program.elements) else np.empty(0) for i, shape in enumerate(shapes)]
+    for (number, element), value in zip(program.elements, bound[at:], strict=True):
+        inputs[number].reshape(-1)[element] = value
     return costs(program, program.bind(shapes, inputs))
 
 
