@@ -102,7 +102,7 @@ def _record(model: Model, options: ConvertOptions) -> Recorded:
 
 def _most_extra(options: ConvertOptions) -> float | None:
     """A program that was not asked for may make a file by this share larger: some operators' weights lie another way for kernels than for the graph, or have taken a factor."""
-    return None if options.plan else 0.08
+    return None if options.plan else 0.1
 
 
 def _writing(options: ConvertOptions) -> Callable[[int, int], None] | None:
