@@ -3,13 +3,15 @@ PY := .venv/bin/python
 export PYTHONDONTWRITEBYTECODE := 1
 export PYTHONWARNINGS := ignore::DeprecationWarning
 
-.PHONY: help wheels demo test test-all bench bench-web roofline site conformance lint generate clean setup-demo setup-test setup-all setup-bench
+.PHONY: help wheels demo test test-all bench bench-web roofline site conformance lint generate clean setup-demo setup-site setup-test setup-all setup-bench
 
 help:           ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup-demo:
 	@.ci/setup demo
+setup-site:
+	@.ci/setup site
 setup-test:
 	@.ci/setup test
 setup-all:
@@ -17,11 +19,12 @@ setup-all:
 setup-bench:
 	@.ci/setup bench
 
-demo: setup-demo  ## convert a real model (magika), run it on this repository's files, compare with onnxruntime
+demo: setup-demo  ## convert a real model (magika), run it on this repository's files, compare with onnxruntime; in a terminal, then serve the demo pages
 	@$(PY) -m tests.models.registry magika magika-config >/dev/null
 	@$(PY) web-demo/demo.py .cache/models/magika.onnx .cache/models/magika-config.json
+	@if [ -t 0 ] && [ -t 1 ]; then echo; echo "The demo pages (Ctrl-C ends it):"; $(MAKE) --no-print-directory site; fi
 
-site: setup-test  ## build the demo pages into site/ and serve them on loopback
+site: setup-site  ## build the demo pages into site/ and serve them on loopback
 	@$(PY) -m tests.models.registry magika magika-config silero-vad-ifless ocr-det ocr-rec minilm >/dev/null
 	@$(PY) web-demo/build.py site
 	@.venv/bin/sardonyx serve site

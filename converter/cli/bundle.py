@@ -75,6 +75,7 @@ def write_pages(output: Path, title: str, model: Path, scripts: list[Path], pyth
     names = [v.name for v in graph.outputs]
     snippet = SNIPPET.format(feeds=feeds, output=", ".join(n if n.isidentifier() else f"{json.dumps(n)}: y{i}" for i, n in enumerate(names)))
     preload = "\n".join(f'<link rel="modulepreload" href="sardonyx/{path.name}">' for path in scripts if path.name not in LATER)
+    preload += '\n<link rel="preload" href="model.sdx" as="fetch" crossorigin>'
     values = {"title": html.escape(title), "preload": preload, "snippet": html.escape(snippet), "version": str(model.stat().st_mtime_ns),
               "pyodide": "pyodide/" if python else "", "webgpu": "webgpu" if webgpu else ""}
     for path in sorted(runtime.SITE.iterdir()):

@@ -112,7 +112,7 @@ def test_sizes_beyond_the_stored_programs(page: Page, site: str, product: Path, 
     page.goto(site)
     found = ask(page, """
       Object.assign(ort.env.wasm, { proxy: given[0], numThreads: 1 });
-      const options = { externalData: [{ path: given[1] + '.sdx.data', data: `/models/${given[1]}.sdx.data` }] };
+      const options = { externalData: [{ path: given[1] + '.sdx.data', data: `models/${given[1]}.sdx.data` }] }; // relative to the page, not to a worker
       const plain = await ort.InferenceSession.create(`/models/${given[1]}.sdx`, options);
       const error = await failure(() => run(plain, 7));
       const session = await ort.InferenceSession.create(`/models/${given[1]}.sdx`, { ...options, planner: 'pyodide' });
@@ -128,6 +128,34 @@ def test_sizes_beyond_the_stored_programs(page: Page, site: str, product: Path, 
     close(found["still"], product, 4)
     for run, n in zip(found["runs"], (7, 2, 90), strict=True):
         close(run, product, n)
+
+
+@pytest.mark.parametrize("proxy", [False, True])
+def test_external_data(page: Page, site: str, product: Path, proxy: bool) -> None:
+    """The tensor data beside the file as URL, response, blob and bytes; missing, of another model, cut off."""
+    page.goto(site)
+    found = ask(page, """
+      Object.assign(ort.env.wasm, { proxy: given, numThreads: 1 });
+      const url = 'models/external.sdx.data', data = await (await fetch(url)).arrayBuffer();
+      const open = (...externalData) => ort.InferenceSession.create('models/external.sdx', { externalData });
+      const kinds = [url, { path: 'external.sdx.data', data: new URL(url, location.href) }, await fetch(url), (await fetch(url)).body, new Blob([data]), data, { data: new Uint8Array(data) }];
+      const runs = [];
+      for (const kind of kinds) {
+        const session = await open(kind);
+        runs.push(await run(session, 3));
+        await session.release();
+      }
+      const other = data.slice();
+      new Uint8Array(other)[30] ^= 1;
+      return { runs, left: data.byteLength, errors: { none: await failure(() => open()), other: await failure(() => open(other)), cut: await failure(() => open(data.slice(0, data.byteLength - 9))),
+               absent: await failure(() => open('models/nowhere.data')) } };
+    """, proxy)
+    for run in found["runs"]:
+        close(run, product, 3)
+    assert found["left"] == (product.parent / "external.sdx.data").stat().st_size
+    wanted = {"none": ("InvalidArgument", "externalData"), "other": ("InvalidModelFile", "another model"), "cut": ("NetworkError", "incomplete"), "absent": ("NoSuchFile", "nowhere.data")}
+    for name, (kind, word) in wanted.items():
+        assert found["errors"][name][0] == kind and word in found["errors"][name][1] and found["errors"][name][2], (name, found["errors"][name])
 
 
 def test_files_without_programs(page: Page, site: str, product: Path) -> None:

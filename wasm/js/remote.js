@@ -12,9 +12,10 @@ export class RemoteSession {
   #failed;
 
   static async create(source, options, { file, threads }) {
-    const { signal, progress, planner, ...rest } = options;
+    const { signal, progress, planner, externalData, ...rest } = options;
     const session = new RemoteSession();
     session.planner = planner;
+    const beside = await Promise.all((externalData ?? []).map(movable));
     const module = compile(file, progress); // while the worker starts and the model's first bytes come
     module.catch((error) => session.#fail(error));
     session.#worker = await spawn("worker.js");
@@ -23,7 +24,7 @@ export class RemoteSession {
     module.then((ready) => session.#worker.post({ op: "module", module: ready }), () => {});
     try {
       const settings = { env: { logLevel: env.logLevel, debug: env.debug }, wasm: { wasmPaths: env.wasm.wasmPaths } };
-      session.description = await session.#ask({ op: "create", options: { ...rest, progress: !!progress, planner: !!planner }, file, threads, settings, ...portable(source) },
+      session.description = await session.#ask({ op: "create", options: { ...rest, externalData: beside, progress: !!progress, planner: !!planner }, file, threads, settings, ...portable(source) },
         { signal, progress, pull: portable(source).source.pipe && feeder(pipeable(source)) });
     } catch (error) {
       session.release();
@@ -106,6 +107,13 @@ function portable(source) {
   if (typeof source === "string" || source instanceof URL) return { source: { value: absolute(source) } };
   if (typeof Blob === "function" && source instanceof Blob) return { source: { value: source } };
   return { source: { pipe: true, size: source.byteLength ?? sizeOf(source) } };
+}
+
+/** A file beside the model as a message can carry it. */
+async function movable(given) {
+  const data = typeof given === "object" && "data" in given ? given.data : given;
+  const isBody = (typeof Response === "function" && data instanceof Response) || (typeof ReadableStream === "function" && data instanceof ReadableStream);
+  return { path: given.path, data: isBody ? await new Response(data instanceof Response ? data.body : data).blob() : typeof data === "string" || data instanceof URL ? absolute(data) : data };
 }
 
 function pipeable(source) {

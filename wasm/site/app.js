@@ -8,19 +8,27 @@ const say = (text) => ($("status").textContent = text);
 const cells = (row, ...texts) => row.append(...texts.map((text) => Object.assign(document.createElement("td"), { textContent: text })));
 const rows = (id, list) => $(id).replaceChildren(...list.map((texts) => (cells((texts.row = document.createElement("tr")), ...texts), texts.row)));
 
-if ("serviceWorker" in navigator) {
-  // Adds the headers that give the page threads where the host can not send them, and keeps the site for offline use.
-  const before = navigator.serviceWorker.controller;
-  const controlled = before ? undefined : new Promise((wake) => (navigator.serviceWorker.addEventListener("controllerchange", wake, { once: true }), setTimeout(wake, 3000)));
-  await navigator.serviceWorker.register("sw.js").then(async () => {
-    await navigator.serviceWorker.ready;
-    if (!globalThis.crossOriginIsolated && !before && !sessionStorage.reloaded) {
-      sessionStorage.reloaded = "1";
-      location.reload();
-    }
-    await controlled;
-    if (!before) navigator.serviceWorker.controller?.postMessage({ keep: [location.href.split("#")[0], ...performance.getEntriesByType("resource").map((entry) => entry.name)] });
-  }).catch((error) => console.info(`no service worker: ${error.message}`));
+// The service worker adds the headers that give the page threads where the host can not send them (one reload), and keeps the site for offline use: what is loaded before it is there is told to it.
+const served = "serviceWorker" in navigator ? serve().catch((error) => console.info(`no service worker: ${error.message}`)) : undefined;
+async function serve() {
+  const worker = navigator.serviceWorker, before = worker.controller;
+  const controlled = before ? undefined : new Promise((wake) => worker.addEventListener("controllerchange", wake, { once: true }));
+  await worker.register("sw.js");
+  await worker.ready;
+  if (!globalThis.crossOriginIsolated && !before && !sessionStorage.reloaded) {
+    sessionStorage.reloaded = "1";
+    location.reload();
+    await new Promise(() => {});
+  }
+  await controlled;
+  return before ? undefined : worker.controller;
+}
+if (!globalThis.crossOriginIsolated && !sessionStorage.reloaded) await served; // it is about to be loaded again
+
+/** Once all is loaded: its addresses, and that of what workers load. */
+async function keep() {
+  const loaded = performance.getEntriesByType("resource").map((entry) => entry.name), beside = ["worker.js", "thread.js"].map((name) => new URL(`sardonyx/${name}`, location.href).href);
+  (await served)?.postMessage({ keep: [location.href.split("#")[0], ...loaded, ...beside] });
 }
 
 /** Random numbers of a type; free sizes are 1. */
@@ -45,6 +53,7 @@ try {
     },
   });
   const { threads, worker, webgpu } = session.engine, file = webgpu ? `WebGPU on ${webgpu.device}` : session.engine.file;
+  keep();
   $("progress").hidden = true;
   say(`Ready: ${file}, ${threads} thread${threads > 1 ? "s" : ""}, ${worker ? "in a worker" : "in the page"}.`);
   rows("inputs", session.inputMetadata.map(({ name, type, shape }) => [name, type, `[${shape.map((d) => d || "?").join(", ")}]`]));
