@@ -221,3 +221,20 @@ def test_a_self_hosted_pyodide_of_the_older_line(tmp_path: Path) -> None:
     assert not (tmp_path / "refused").exists()
     with pytest.raises(NoSuchFile, match="not Pyodide"):
         write_pyodide(tmp_path / "refused", tmp_path)
+
+
+def test_onnx_on_webgpu(page: Page, site: str, product: Path) -> None:
+    """An ONNX file becomes programs for WebGPU where the session asks for it."""
+    page.goto(site)
+    found = ask(page, """
+      const options = { planner: 'pyodide' };
+      const gpu = await ort.InferenceSession.create('/models/product.onnx', { ...options, executionProviders: ['webgpu'] });
+      const cpu = await ort.InferenceSession.create('/models/product.onnx', options);
+      const made = [await run(gpu, 3), await run(cpu, 3), gpu.explain(), await run(gpu, 5), await run(cpu, 5)];
+      await gpu.release();
+      await cpu.release();
+      return made;
+    """)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found[3], found[4], rtol=1e-4, atol=1e-4)
+    assert found[2]["webgpu"]["dispatches"] > 0 and found[2]["webgpu"]["beside"] == []

@@ -257,3 +257,35 @@ def test_conversion_says_why_there_is_nothing_to_record(models: Path) -> None:
     strings = parser.parse_model('<ir_version: 10, opset_import: ["" : 21]>\ng (string[n] x) => (string[n] y) { y = Identity(x) }')
     with pytest.raises(InvalidArgument, match="nothing can be recorded for WebGPU"):
         ort.convert(strings, models / "strings.sdx", webgpu=True)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_pictures(page: Page, isolated: str, layout: str) -> None:
+    """Tensor.fromImage: the CPU's and the GPU's numbers, for every kind of source; sizes, channels and normalisation as onnxruntime-web has them."""
+    page.goto(isolated)
+    found = ask(page, """
+      const data = new ImageData(new Uint8ClampedArray(5 * 3 * 4).map((_, i) => (i % 4 === 3 ? 255 : (i * 37) % 256)), 5, 3);
+      const canvas = new OffscreenCanvas(5, 3);
+      canvas.getContext('2d').putImageData(data, 0, 0);
+      const sources = { data, canvas, bitmap: await createImageBitmap(data), frame: new VideoFrame(canvas, { timestamp: 0 }), blob: await canvas.convertToBlob() };
+      const options = { tensorLayout: given, tensorFormat: 'BGR', norm: { mean: [2, 4, 8], bias: [1, 0, -1] } };
+      const made = {};
+      for (const [name, source] of Object.entries(sources)) {
+        for (const location of ['cpu', 'gpu-buffer']) {
+          const tensor = await ort.Tensor.fromImage(source, { ...options, location });
+          made[`${name} ${location}`] = [tensor.location, tensor.dims, Array.from(await tensor.getData())];
+        }
+      }
+      const small = await ort.Tensor.fromImage(data, { resizedWidth: 10, resizedHeight: 6, location: 'gpu-buffer' });
+      return { made, raw: Array.from(data.data), small: [small.dims, Math.max(...await small.getData())],
+               wrong: [await failure(() => ort.Tensor.fromImage({}, {})),
+                       await failure(() => ort.Tensor.fromImage(data, { tensorFormat: 'CMYK' })), await failure(() => ort.Tensor.fromImage('/models/none.png'))] };
+    """, layout)
+    raw = np.array(found["raw"], np.float32).reshape(3, 5, 4)[:, :, [2, 1, 0]]
+    wanted = (raw + np.float32([1, 0, -1])) / np.float32([2, 4, 8])
+    wanted = wanted[None] if layout == "NHWC" else wanted.transpose(2, 0, 1)[None]
+    for name, (location, dims, data) in found["made"].items():
+        assert name.endswith(location) and dims == list(wanted.shape)
+        np.testing.assert_allclose(np.array(data, np.float32).reshape(wanted.shape), wanted, atol=1.01 if name.startswith("frame") else 1e-3, err_msg=name)
+    assert found["small"][0] == [1, 3, 6, 10] and 0.5 < found["small"][1] <= 1.001
+    assert [w[0] for w in found["wrong"]] == ["InvalidArgument"] * 3

@@ -4,17 +4,18 @@ import { existsSync } from "node:fs";
 import { basename, dirname, resolve } from "node:path";
 import { boot, convertFile } from "./pyodide.js";
 
-const USAGE = `usage: npx sardonyx convert MODEL.onnx [-o MODEL.sdx] [--plan SIZE=N,SIZE=LEAST..MOST]… [--pyodide FOLDER]
+const USAGE = `usage: npx sardonyx convert MODEL.onnx [-o MODEL.sdx] [--plan SIZE=N,SIZE=LEAST..MOST]… [--webgpu] [--pyodide FOLDER]
 
 Converts an ONNX model to the .sdx file that pages run. --plan: programs for these sizes only (a number, a range, or LEAST..), repeated for several.
---pyodide: a folder with Pyodide (default: the npm package 'pyodide'; its numpy comes from Pyodide's CDN).
+--webgpu: programs for the GPU too. --pyodide: a folder with Pyodide (default: the npm package 'pyodide'; its numpy comes from Pyodide's CDN).
 The Python package does the same, and more: pip install sardonyx[convert]`;
 
 function options(words) {
-  const found = { model: undefined, output: undefined, plans: [], pyodide: process.env.SARDONYX_PYODIDE };
+  const found = { model: undefined, output: undefined, plans: [], webgpu: "", pyodide: process.env.SARDONYX_PYODIDE };
   for (let i = 0; i < words.length; i++) {
     if (words[i] === "-o" || words[i] === "--output") found.output = words[++i];
     else if (words[i] === "--pyodide") found.pyodide = words[++i];
+    else if (words[i] === "--webgpu") found.webgpu = "needed";
     else if (words[i] === "--plan") found.plans.push(ranges(words[++i] ?? ""));
     else if (words[i].startsWith("-") || found.model) throw new Error(`'${words[i]}' is not understood\n\n${USAGE}`);
     else found.model = words[i];
@@ -34,13 +35,13 @@ function ranges(text) {
   }));
 }
 
-async function convert({ model, output, plans, pyodide }) {
+async function convert({ model, output, plans, webgpu, pyodide }) {
   const booted = await boot({ indexURL: pyodide }), { python } = booted;
   for (const [at, path] of [["/from", dirname(resolve(model))], ["/to", dirname(resolve(output))]]) {
     python.FS.mkdir(at);
     python.mountNodeFS(at, path);
   }
-  convertFile(booted, `/from/${basename(model)}`, `/to/${basename(output)}`, plans);
+  convertFile(booted, `/from/${basename(model)}`, `/to/${basename(output)}`, plans, undefined, webgpu);
   console.log(`${output}`);
 }
 

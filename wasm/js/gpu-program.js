@@ -47,7 +47,10 @@ export class GpuProgram {
   async bind(words, wide) {
     const { block, rows } = this;
     if (this.rowCount !== wide.length) this.#check((this.rowCount = wide.length));
-    for (let i = 0; i < rows.length; i += 2) block[rows[i]] = words[2 * rows[i + 1]];
+    for (let i = 0; i < rows.length; i += 2) {
+      const at = 2 * rows[i + 1], size = (block[rows[i]] = words[at]);
+      if (words[at + 1] !== size >> 31) throw new RuntimeException(`a size or stride of ${wide[rows[i + 1]]} does not fit the 32 bits WebGPU counts in: use smaller inputs, or executionProviders: ['wasm']`);
+    }
     this.device.device.queue.writeBuffer(this.uniforms, 0, block);
     const needs = this.recording.slabs.map(([, ...tenants]) => {
       let most = 0;

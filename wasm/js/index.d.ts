@@ -29,6 +29,11 @@ export class Tensor<T extends Type = Type> {
   /** A tensor whose data are a GPUBuffer of env.webgpu.device (or the device sardonyx opened), dense and row-major. */
   static fromGpuBuffer<T extends Type = "float32">(buffer: GpuBuffer, options: { dataType?: T; dims: readonly number[]; download?(): Promise<DataTypes[T]>; dispose?(): void }): Tensor<T>;
   readonly gpuBuffer: GpuBuffer;
+  /** A picture: ImageData, ImageBitmap, VideoFrame, an image, video or canvas element, Blob, URL, or (for "gpu-buffer") a GPUTexture. Values are (pixel + bias) / mean. */
+  static fromImage(source: object | string, options?: {
+    resizedWidth?: number; resizedHeight?: number; tensorFormat?: "RGB" | "BGR" | "RGBA"; tensorLayout?: "NCHW" | "NHWC"; dataType?: "float32" | "uint8";
+    norm?: { mean?: number | readonly number[]; bias?: number | readonly number[] }; location?: "cpu" | "gpu-buffer";
+  }): Promise<Tensor<"float32"> | Tensor<"uint8">>;
   /** "cpu", "gpu-buffer", or "none" once disposed. */
   readonly location: "cpu" | "gpu-buffer" | "none";
   getData(release?: boolean): Promise<DataTypes[T]>;

@@ -10,10 +10,10 @@ export class Planner {
   #own;
 
   /**
-   * The .sdx of a model. files: {name: bytes}, the first is the model (.onnx or .sdx), the bytes are given away; plans: [{size: [least, most or null]}], in this order; {} is every size.
+   * The .sdx of a model. files: {name: bytes}, the first is the model (.onnx or .sdx), the bytes are given away; plans: [{size: [least, most or null]}], in this order; {} is every size. webgpu: "needed" or "wanted".
    * Throws what the converter says against the model.
    */
-  async convert(files, plans, { signal, progress } = {}) {
+  async convert(files, plans, { signal, progress, webgpu } = {}) {
     checkAborted(signal);
     if (!this.#own) {
       this.#own = shared ??= start();
@@ -34,7 +34,7 @@ export class Planner {
         signal?.addEventListener("abort", stop);
         own.waiting.set(id, { resolve, reject, progress });
         worker.ref?.();
-        worker.post({ id, files, plans, settings: settings() }, Object.values(files).map((bytes) => bytes.buffer));
+        worker.post({ id, files, plans, webgpu, settings: settings() }, Object.values(files).map((bytes) => bytes.buffer));
       });
     } finally {
       signal?.removeEventListener("abort", stop);

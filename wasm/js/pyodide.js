@@ -8,18 +8,20 @@ import json
 import sardonyx
 from sardonyx.errors import SardonyxError
 
-def convert(source, target, plans, progress):
+def convert(source, target, plans, progress, webgpu):
     if progress is not None:
         report, progress = progress, lambda what, fraction: report(what, float(fraction))
     ranges = [{name: (low, high) for name, (low, high) in plan.items()} for plan in json.loads(plans)]
     asked = [plan for plan in ranges if plan]
     try:
         try:
-            sardonyx.convert(source, target, plan=ranges or [{}], progress=progress)
-        except SardonyxError:
+            sardonyx.convert(source, target, plan=ranges or [{}], progress=progress, webgpu=bool(webgpu))
+        except SardonyxError as error:
+            if webgpu == "wanted" and "recorded for WebGPU" in str(error):
+                return convert(source, target, plans, progress, "")
             if not asked or asked == ranges:
                 raise
-            sardonyx.convert(source, target, plan=asked, progress=progress)
+            sardonyx.convert(source, target, plan=asked, progress=progress, webgpu=bool(webgpu))
     except (SardonyxError, OSError, ImportError, MemoryError) as error:
         return f"{type(error).__name__}: {error}".replace(". Leave --plan out to store the graph alone", "")
     return ""
@@ -41,16 +43,16 @@ export async function boot({ indexURL, wheels }) {
   return { python, convert: await python.runPythonAsync(CONVERT) };
 }
 
-/** Convert one file of Python's file system to another. plans: [{size: [least, most or null]}]. Throws what Python said, as an error of this package. */
-export function convertFile({ convert }, source, target, plans, progress) {
-  const failed = convert(source, target, JSON.stringify(plans), progress);
+/** Convert one file of Python's file system to another. plans: [{size: [least, most or null]}]. webgpu: "needed" or "wanted": with programs for WebGPU. Throws what Python said, as an error of this package. */
+export function convertFile({ convert }, source, target, plans, progress, webgpu = "") {
+  const failed = convert(source, target, JSON.stringify(plans), progress, webgpu);
   if (!failed) return;
   const [, kind, message] = /^(\w+): ([^]*)$/.exec(failed);
   throw unpack({ kind, message });
 }
 
 /** files: {name: bytes}, the first is the model, others lie beside it (external data). Gives the .sdx. */
-export function convertBytes(booted, files, plans, progress) {
+export function convertBytes(booted, files, plans, progress, webgpu) {
   const { FS } = booted.python, names = Object.keys(files);
   FS.mkdirTree("/planner");
   try {
@@ -58,7 +60,7 @@ export function convertBytes(booted, files, plans, progress) {
       FS.mkdirTree(`/planner/${name}`.replace(/\/[^/]*$/, ""));
       FS.writeFile(`/planner/${name}`, bytes, { canOwn: true });
     }
-    convertFile(booted, `/planner/${names[0]}`, "/planner.sdx", plans, progress);
+    convertFile(booted, `/planner/${names[0]}`, "/planner.sdx", plans, progress, webgpu);
     return FS.readFile("/planner.sdx").slice();
   } catch (error) {
     if (error instanceof SardonyxError) throw error;

@@ -86,10 +86,10 @@ export class RemoteSession {
   }
 
   /** The planner is this thread's: all sessions share it. */
-  async #plan({ turn, files, plans }) {
+  async #plan({ turn, files, plans, webgpu }) {
     const answer = (what, transfer) => this.#worker.post({ op: "planned", turn, ...what }, transfer);
     try {
-      const result = await this.planner.convert(files, plans, { progress: (progress) => answer({ progress }) });
+      const result = await this.planner.convert(files, plans, { webgpu, progress: (progress) => answer({ progress }) });
       answer({ result }, [result.buffer]);
     } catch (error) {
       answer({ error: pack(error) });

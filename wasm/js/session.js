@@ -80,7 +80,7 @@ export class Session {
   async #convert(files) {
     const { options } = this, fixed = Object.entries(options.freeDimensionOverrides ?? {}).map(([name, size]) => [name, [size, size]]);
     this.converted = true; // what it made is not asked about again
-    return open(await options.planner.convert(files, [Object.fromEntries(fixed)], options));
+    return open(await options.planner.convert(files, [Object.fromEntries(fixed)], { ...options, webgpu: this.gpu && (this.gpu.fallback ? "wanted" : "needed") }));
   }
 
   /** The file as it came, put together again: its tensor data lie in the engine's memory. Where they came from a file beside it, they are in it now. */

@@ -101,6 +101,14 @@ export class Tensor {
     return made;
   }
 
+  /** A picture: ImageData, ImageBitmap, VideoFrame, image, video, canvas, Blob, URL, GPUTexture. Options as onnxruntime-web's, and location: "gpu-buffer" (image.js). */
+  static async fromImage(source, options) {
+    const { pictured } = await import("./image.js");
+    const { type, dims, data, gpu, device } = await pictured(source, options);
+    if (!gpu) return new Tensor(type, data, dims);
+    return Tensor.fromGpuBuffer(gpu, { dataType: type, dims, download: () => device.download(gpu, 4 * sizeOf(dims), Float32Array), dispose: () => device.free(gpu) });
+  }
+
   /** Where the data are: "cpu", "gpu-buffer", or "none" once disposed. */
   get location() {
     return this.#gpu ? "gpu-buffer" : this.#data === undefined ? "none" : "cpu";

@@ -14,7 +14,7 @@ let asked = 0;
 
 /** The planner of the page, as session.js uses it. */
 const planner = (post) => ({
-  convert: (files, ranges, { signal, progress } = {}) => new Promise((resolve, reject) => {
+  convert: (files, ranges, { signal, progress, webgpu } = {}) => new Promise((resolve, reject) => {
     const turn = ++asked;
     plans.set(turn, { resolve, reject, progress });
     signal?.addEventListener("abort", () => {
@@ -24,7 +24,7 @@ const planner = (post) => ({
         reject(error);
       }
     });
-    post({ plan: { turn, files, plans: ranges } }, Object.values(files).map((bytes) => bytes.buffer));
+    post({ plan: { turn, files, plans: ranges, webgpu } }, Object.values(files).map((bytes) => bytes.buffer));
   }),
   release: () => {}, // the page does, when it ends this worker
 });
