@@ -1,4 +1,4 @@
-/* gemm.c: the float matrix product of gemm.h. AVX-512 tiles are 12 × 32, AVX2 6 × 16. */
+/* gemm.c: the float matrix product of gemm.h. AVX-512 tiles are 12 × 32 (6 × 24 for the last 24 columns), AVX2 6 × 16. */
 #include "gemm.h"
 
 #ifdef __wasm__
@@ -146,6 +146,56 @@ static const micro_fn MICRO_OF[SX_MR][SX_NV] = {
 #endif
 };
 
+#if defined(__AVX512VL__)
+/* 17 to 24 columns: three half registers, because the empty half of a whole one takes its time too. R ≤ SX_MR / 2 rows; `last` lanes of the third count. */
+#define HALVES 3
+typedef float half_f __attribute__((vector_size(32)));
+typedef float half_any __attribute__((vector_size(32), aligned(4), may_alias));
+#define HALF_AT(v) ((v) < 2 ? (v) * 8 : (ptrdiff_t)t->ps)
+
+SX_INLINE half_f half_load(const float *p, int v, int last) { return v < 2 || last == 8 ? (half_f) * (const half_any *)p : (half_f)_mm256_maskz_loadu_ps((__mmask8)((1u << last) - 1), p); }
+
+SX_INLINE void micro_halves(const int R, const part *t, const float *a, const float *b, float *c, int last, const float *const *op) {
+    half_f acc[SX_MR / 2][HALVES];
+    const ptrdiff_t rs = (ptrdiff_t)t->rs, bs = (ptrdiff_t)t->bs, ldc = (ptrdiff_t)t->ldc;
+    const float *group[2] = {a, a + SHARING * rs};
+    const sx_end *e = t->end;
+    SX_UNROLL for (int i = 0; i < R; i++)
+        SX_UNROLL for (int v = 0; v < HALVES; v++) acc[i][v] = t->add ? half_load(c + i * ldc + v * 8, v, last) : (half_f){0};
+    if (e && e->row[1])
+        SX_UNROLL for (int i = 0; i < R; i++) __builtin_prefetch(op[1] + i * e->row[1]), __builtin_prefetch(op[1] + i * e->row[1] + 16);
+    for (int64_t done = 0;;) {
+        _Pragma("clang loop unroll(disable)") for (ptrdiff_t at = (ptrdiff_t)t->run; at > 0; at--) {
+            half_f bv[HALVES];
+            SX_UNROLL for (int v = 0; v < HALVES; v++) bv[v] = *(const half_any *)(b + HALF_AT(v));
+            __builtin_prefetch(b + AHEAD * bs), __builtin_prefetch(b + t->ps + AHEAD * bs);
+            b += bs;
+            SX_UNROLL for (int i = 0; i < R; i++) {
+                float x = group[i / SHARING][i % SHARING * rs];
+                SX_UNROLL for (int v = 0; v < HALVES; v++) acc[i][v] += x * bv[v];
+            }
+            group[0]++, group[1]++;
+        }
+        if (++done == t->runs) break;
+        group[0] += t->jump[done - 1], group[1] += t->jump[done - 1];
+    }
+    SX_UNROLL for (int i = 0; i < R; i++)
+        SX_UNROLL for (int v = 0; v < HALVES; v++) {
+            half_f x = acc[i][v];
+            if (e) {
+                x = x + half_load(op[0] + i * e->row[0] + v * 8, v, last) + half_load(op[1] + i * e->row[1] + v * 8, v, last);
+                x = (half_f)_mm256_min_ps((__m256)((half_f){0} + e->hi), _mm256_max_ps((__m256)((half_f){0} + e->lo), (__m256)x));
+            }
+            if (v < 2 || last == 8) *(half_any *)(c + i * ldc + v * 8) = x;
+            else _mm256_mask_storeu_ps(c + i * ldc + v * 8, (__mmask8)((1u << last) - 1), (__m256)x);
+        }
+}
+
+#define MICRO_HALVES(R) static void halves_##R(const part *t, const float *a, const float *b, float *c, int last, const float *const *op) { micro_halves(R, t, a, b, c, last, op); }
+MICRO_HALVES(1) MICRO_HALVES(2) MICRO_HALVES(3) MICRO_HALVES(4) MICRO_HALVES(5) MICRO_HALVES(6)
+static void (*const HALVES_OF[SX_MR / 2])(const part *, const float *, const float *, float *, int, const float *const *) = {halves_1, halves_2, halves_3, halves_4, halves_5, halves_6};
+#endif
+
 static void micro_keep(const part *t, const float *a, const float *b, float *c, const float *const *op, float *keep, int64_t keep_ps) {
     micro(SX_MR, SX_NV, t, a, b, c, SX_GW, op, (const char *)a, 0, keep, keep_ps);
 }
@@ -160,6 +210,17 @@ SX_INLINE void tile(const part *t, const float *a, int64_t i, int64_t r, const f
     int v = (int)sx_ceil_div(sx_min64(SX_NR, cols - x), SX_GW), last = (int)(sx_min64(SX_NR, cols - x)) - (v - 1) * SX_GW;
     const float *at[SX_SUM_OPERANDS] = {0, 0}, *rows = a + i * t->rs;
     move(t, op, i, x, at);
+#if defined(__AVX512VL__)
+    if (v == 2 && last <= 8) {
+        for (int64_t from = 0, n; from < r; from += n) {
+            n = from ? r - from : (r + 1) / 2;
+            const float *here[SX_SUM_OPERANDS] = {0, 0};
+            move(t, at, from, 0, here);
+            HALVES_OF[n - 1](t, rows + from * t->rs, b + x / SX_PANEL * t->ps + x % SX_PANEL, c + (i + from) * t->ldc + x, last, here);
+        }
+        return;
+    }
+#endif
     const char *next = (const char *)(rows + (ahead ? r * t->rs : 0));
     int64_t stride = ahead ? 64 : 0;
 #ifndef __wasm__
