@@ -4,6 +4,7 @@
    - An edge² tile of the input (edge = size + 2, neighbours overlap by 2) is transformed, multiplied with transformed weights channel by channel, summed over channels, and transformed back to
      size² outputs. The sums are edge² matrix products [tiles, C] · [C, M].
    - The interpolation points of F(4×4) are 0, ±√½, ±√2, ∞: with products and quotients near 1 the error is several times smaller than with 0, ±1, ±2, ∞.
+   - Small images are one block, whose inputs are transformed before all tasks, for all of them; the tasks of larger ones transform their own.
    - Weights are transformed when a program is first bound (sx_conv_derive), in double, to [edge²][M/16][C][16] floats: 4 times (F4) or 1.8 times (F2) the stored ones. Hence F4 for large images
      and few weights only, F2 for middling ones, and neither where there are few tiles to share what is read. */
 #include "conv.h"
@@ -11,6 +12,7 @@
 #define TILES 32     /* of a block, about */
 #define FEATURES 256 /* of a block, at most */
 #define LEAST 8      /* blocks wanted */
+#define SHARED (1 << 18) /* transformed inputs of a small image, floats: they stay in the second-level cache */
 #define MOST_FOUR (4 << 20) /* bytes of F(4×4) weights */
 enum { FOUR = SX_PACK_WINOGRAD + 4, TWO = SX_PACK_WINOGRAD + 2 };
 
@@ -24,6 +26,7 @@ typedef struct {
     int64_t features, feature_blocks;
     int64_t tiles, plane_v, plane_m;                /* tiles of a block; floats of one of the edge² matrices */
     sx_sum sum;
+    int shared;                                     /* an image is one block, inputs of all images lie at the beginning of the scratch */
     int in_place;                                   /* results go where they belong, with the sum applied */
 } job;
 
@@ -182,7 +185,8 @@ static sx_gemm gemm_of(const job *j) {
 static job job_of(const sx_conv *v) {
     job j = {.v = v, .size = v->wv->packing - SX_PACK_WINOGRAD};
     j.edge = j.size + 2, j.down = sx_ceil_div(v->out[1], j.size), j.across = sx_ceil_div(v->out[2], j.size);
-    int64_t wanted = sx_max64(12, sx_min64(TILES, (640 << 10) / (4 * j.edge * j.edge * v->c)));
+    j.shared = v->n * j.edge * j.edge * j.down * j.across * v->c <= SHARED && v->m > 64;
+    int64_t wanted = j.shared ? j.down * j.across : sx_max64(12, sx_min64(TILES, (640 << 10) / (4 * j.edge * j.edge * v->c)));
     j.col_blocks = sx_ceil_div(j.across, wanted), j.cols = sx_ceil_div(j.across, j.col_blocks), j.col_blocks = sx_ceil_div(j.across, j.cols);
     j.rows = sx_max64(1, wanted / j.cols);
     j.row_blocks = sx_ceil_div(j.down, j.rows), j.rows = sx_ceil_div(j.down, j.row_blocks), j.row_blocks = sx_ceil_div(j.down, j.rows);
@@ -196,7 +200,23 @@ static job job_of(const sx_conv *v) {
     return j;
 }
 
+static int64_t shared_floats(const job *j) { return j->shared ? j->v->n * j->edge * j->edge * j->plane_v : 0; }
 static int64_t block_floats(const job *j) { return j->in_place ? 0 : sx_round_up(j->rows * j->size * j->cols * j->size * j->features, 16); }
+
+/* Tiles [from, to) of a block that begins at tile (row, col). */
+static void transform(const job *j, int64_t image, int64_t row, int64_t col, int64_t cols, int64_t from, int64_t to, float *inputs) {
+    const sx_conv *v = j->v;
+    const char *x = v->xv->data + image * v->xn * sx_size_of(v->xv->dtype);
+    for (int64_t i = from; i < to; i++) (j->size == 4 ? input_4 : input_2)(v, x, (row + i / cols) * j->size - v->p[1], (col + i % cols) * j->size - v->p[2], inputs + i * v->c, j->plane_v);
+}
+
+/* A line of tiles of an image that is one block. */
+static void share(void *arg, int64_t index, int worker) {
+    const job *j = arg;
+    int64_t image = index / j->rows, line = index % j->rows;
+    (void)worker;
+    transform(j, image, 0, 0, j->cols, line * j->cols, (line + 1) * j->cols, (float *)j->v->call->scratch + image * j->edge * j->edge * j->plane_v);
+}
 
 static void tile_of(void *arg, int64_t index, int worker) {
     const job *j = arg;
@@ -204,11 +224,10 @@ static void tile_of(void *arg, int64_t index, int worker) {
     int64_t feature = index % j->feature_blocks * j->features, features = sx_min64(j->features, v->m - feature), place = index / j->feature_blocks;
     int64_t col = place % j->col_blocks * j->cols, row = place / j->col_blocks % j->row_blocks * j->rows, image = place / j->col_blocks / j->row_blocks;
     int64_t cols = sx_min64(j->cols, j->across - col), rows = sx_min64(j->rows, j->down - row), edge2 = j->edge * j->edge;
-    float *inputs = (float *)(v->call->scratch + worker * v->call->scratch_bytes), *sums = inputs + edge2 * j->plane_v, *block = sums + edge2 * j->plane_m;
+    float *own = (float *)(v->call->scratch + worker * v->call->scratch_bytes), *inputs = j->shared ? (float *)v->call->scratch + image * edge2 * j->plane_v : own;
+    float *sums = own + (j->shared ? shared_floats(j) : edge2 * j->plane_v), *block = sums + edge2 * j->plane_m;
     char *scratch = (char *)(block + block_floats(j));
-    const char *x = v->xv->data + image * v->xn * sx_size_of(v->xv->dtype);
-    for (int64_t i = 0; i < rows * cols; i++)
-        (j->size == 4 ? input_4 : input_2)(v, x, (row + i / cols) * j->size - v->p[1], (col + i % cols) * j->size - v->p[2], inputs + i * v->c, j->plane_v);
+    if (!j->shared) transform(j, image, row, col, cols, 0, rows * cols, inputs);
     sx_gemm g = gemm_of(j);
     sx_coming coming = sx_coming_of(v->call, index, v->n * j->row_blocks * j->col_blocks * j->feature_blocks);
     g.coming = &coming;
@@ -236,13 +255,14 @@ static void tile_of(void *arg, int64_t index, int worker) {
 int64_t SX_NAME(sx_winograd_scratch)(const sx_conv *v) {
     job j = job_of(v);
     sx_gemm g = gemm_of(&j);
-    return 4 * (j.edge * j.edge * (j.plane_v + j.plane_m) + block_floats(&j)) + SX_NAME(sx_gemm_scratch)(&g, j.tiles, j.features);
+    return 4 * (j.edge * j.edge * ((j.shared ? v->n : 1) * j.plane_v + j.plane_m) + block_floats(&j)) + SX_NAME(sx_gemm_scratch)(&g, j.tiles, j.features);
 }
 
 int SX_NAME(sx_winograd)(const sx_conv *v) {
     job j = job_of(v);
     for (int i = 1; i < 3; i++)
         if (v->k[i] != 3 || v->s[i] != 1 || v->d[i] != 1 || v->group != 1 || v->spatial != 2 || v->transposed) return sx_fail(v->call, SX_E_UNSUPPORTED, 1, v->k[i], v->s[i]);
+    if (j.shared) sx_for(v->call, v->n * j.rows, share, &j);
     sx_tiles(v->call, v->n * j.row_blocks * j.col_blocks * j.feature_blocks, tile_of, &j);
     return SX_OK;
 }
