@@ -62,10 +62,28 @@ static void transpose_4(uint32_t *y, int64_t yr, const uint32_t *x, int64_t xc) 
     *(four_any *)(y + 2 * yr) = __builtin_shufflevector(ef, gh, 0, 1, 4, 5), *(four_any *)(y + 3 * yr) = __builtin_shufflevector(ef, gh, 2, 3, 6, 7);
 }
 
+/* Three columns, dense rows: the colours of an image. 16 rows at a time: first two colours meet, then the third. */
+static int64_t interleave_3(uint32_t *y, const uint32_t *x, int64_t xc, int64_t rows) {
+    int64_t r = 0;
+    for (; r + 16 <= rows; r += 16, y += 48) {
+        lanes a = *(const lanes_any *)(x + r), b = *(const lanes_any *)(x + xc + r), third = *(const lanes_any *)(x + 2 * xc + r);
+        lanes low = MIX(0, 16, 0, 1, 17, 0, 2, 18, 0, 3, 19, 0, 4, 20, 0, 5), mid = MIX(21, 0, 6, 22, 0, 7, 23, 0, 8, 24, 0, 9, 25, 0, 10, 26), high = MIX(0, 11, 27, 0, 12, 28, 0, 13, 29, 0, 14, 30, 0, 15, 31, 0);
+        b = third;
+        a = low, *(lanes_any *)y = MIX(0, 1, 16, 3, 4, 17, 6, 7, 18, 9, 10, 19, 12, 13, 20, 15);
+        a = mid, *(lanes_any *)(y + 16) = MIX(0, 21, 2, 3, 22, 5, 6, 23, 8, 9, 24, 11, 12, 25, 14, 15);
+        a = high, *(lanes_any *)(y + 32) = MIX(26, 1, 2, 27, 4, 5, 28, 7, 8, 29, 10, 11, 30, 13, 14, 31);
+    }
+    return r;
+}
+
 static void transpose_words(char *y, int64_t yr, const char *x, int64_t xc, int64_t rows, int64_t cols) {
     uint32_t *y_ = (uint32_t *)y;
     const uint32_t *x_ = (const uint32_t *)x;
     int64_t r = 0, c = 0;
+    if (cols == 3 && yr == 3) {
+        int64_t done = interleave_3(y_, x_, xc, rows);
+        y_ += 3 * done, x_ += done, rows -= done;
+    }
     for (; c + 16 <= cols; c += 16) {
         for (r = 0; r + 16 <= rows; r += 16) transpose_16(y_ + r * yr + c, yr, x_ + c * xc + r, xc);
         for (; r < rows; r++) for (int k = 0; k < 16; k++) y_[r * yr + c + k] = x_[(c + k) * xc + r];
@@ -127,7 +145,7 @@ static void cut(walk *w) {
     int64_t cols = w->dim[last], rows = other >= 0 ? w->dim[other] : 1, outer = 1;
     for (int d = 0; d < last; d++) if (d != other) outer *= w->dim[d];
     w->cols = w->flip >= 0 ? min64(cols, 64) : min64(cols, up(WORK, w->item));
-    w->rows = w->flip >= 0 ? min64(rows, 64) : min64(rows, max64(1, WORK / (w->item * w->cols)));
+    w->rows = w->flip >= 0 ? min64(rows, max64(64, 4096 / w->cols)) : min64(rows, max64(1, WORK / (w->item * w->cols)));
     w->across = up(cols, w->cols), w->down = up(rows, w->rows);
     w->tiles = outer * w->down * w->across;
     w->per = up(WORK, w->rows * w->cols * w->item);
