@@ -262,7 +262,7 @@ int SX_NAME(sx_winograd)(const sx_conv *v) {
     job j = job_of(v);
     for (int i = 1; i < 3; i++)
         if (v->k[i] != 3 || v->s[i] != 1 || v->d[i] != 1 || v->group != 1 || v->spatial != 2 || v->transposed) return sx_fail(v->call, SX_E_UNSUPPORTED, 1, v->k[i], v->s[i]);
-    if (j.shared) sx_for(v->call, v->n * j.rows, share, &j);
+    if (j.shared && !sx_tiles(v->call, v->n * j.rows, share, &j)) return SX_OK;
     sx_tiles(v->call, v->n * j.row_blocks * j.col_blocks * j.feature_blocks, tile_of, &j);
     return SX_OK;
 }
