@@ -25,9 +25,21 @@ async function serve() {
 }
 if (!globalThis.crossOriginIsolated && !sessionStorage.reloaded) await served; // it is about to be loaded again
 
+/** The model, on its way from the first moment. Where no service worker sees it, a copy goes to where it will look. */
+async function model() {
+  const response = await fetch("model.sdx");
+  if (response.ok && globalThis.caches && !navigator.serviceWorker?.controller) {
+    const copy = response.clone();
+    kept = caches.open("sardonyx-site-{{version}}").then((cache) => cache.put("model.sdx", copy)).catch((error) => console.info(`the model is not kept for offline use: ${error.message}`));
+  }
+  return response;
+}
+let kept;
+
 /** Once all is loaded: its addresses, and that of what workers load. */
 async function keep() {
   const loaded = performance.getEntriesByType("resource").map((entry) => entry.name), beside = ["worker.js", "thread.js"].map((name) => new URL(`sardonyx/${name}`, location.href).href);
+  await kept;
   (await served)?.postMessage({ keep: [location.href.split("#")[0], ...loaded, ...beside] });
 }
 
@@ -42,7 +54,7 @@ function random({ type, shape }) {
 }
 
 try {
-  const session = await ort.InferenceSession.create(await fetch("model.sdx"), {
+  const session = await ort.InferenceSession.create(await model(), {
     planner: ort.env.pyodide.indexURL ? "pyodide" : undefined,
     executionProviders: "{{webgpu}}" && !location.search.includes("cpu") ? ["webgpu", "wasm"] : ["wasm"],
     progress: ({ phase, loaded, total }) => {
