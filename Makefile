@@ -48,7 +48,7 @@ bench: setup-bench ## sardonyx beside its peers; writes tests/bench/results.{jso
 roofline: setup-test ## rewrite webgpu/ROOFLINE.md: what the yardstick models cost on a GPU (counted, not timed)
 	@$(PY) -m tests.bench.roofline >/dev/null
 
-bench-web: setup-test ## sardonyx beside onnxruntime-web in one Chromium; writes tests/bench/web.json
+bench-web: setup-test ## sardonyx beside onnxruntime-web in one Chromium; writes tests/bench/web.{json,md}
 	@$(PY) -m tests.bench.web
 
 conformance: setup-test ## run the whole backend suite and rewrite COVERAGE.md

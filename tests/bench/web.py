@@ -20,6 +20,7 @@ from typing import Any
 
 import brotli
 import numpy as np
+import onnx
 import sardonyx
 from playwright.sync_api import Browser, Page, sync_playwright
 from sardonyx.converter.cli.serve import Server
@@ -220,13 +221,20 @@ def yardsticks(site: Site, options: Options) -> Iterator[tuple[str, list[Row]]]:
             yield title, [*rows, *told(means(rows, options, mean))]
 
 
+def image_of(path: Path) -> str:
+    """The name of the one input that is not a weight."""
+    graph = onnx.load(str(path)).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    return next(value.name for value in graph.input if value.name not in weights)
+
+
 def public(site: Site, options: Options) -> Iterator[tuple[str, list[Row]]]:
     """Third-party models on the first inputs of their scripts; no bars."""
     rows: list[Row] = []
     lights = light_models()
     for name in PUBLIC:
         if options.wants(name):
-            script = light(name) if name in lights else SCRIPTS[name]
+            script = light(image_of(lights[name])) if name in lights else SCRIPTS[name]
             made = told(side_by_side(site, name, name, lambda name=name: lights.get(name) or fetch(name), lambda script=script: next(script()), options, lambda *_: None))  # type: ignore[misc]
             rows += made
     if rows:
