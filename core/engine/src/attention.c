@@ -6,7 +6,8 @@
    The rows of a tile are queries of all heads that share a key head: a decoding step of grouped heads reads each key once. A row that sees no key gives zeros.
    - Many rows: both products are gemm.c's, a block of keys becomes panels.
    - FEW rows or less (decoding): memory is the limit. Keys and values are read once, in order, as they lie: four dot products at a time, then sums of rows by weight. What is read goes on to
-     `present` from the registers, past the caches if it is large. 12 heads × 512 keys of 64, one thread, 4 KiB pages: READ GB/s; with present WRITTEN. */
+     `present` from the registers, past the caches if it is large. 12 heads × 512 keys of 64, one Zen 4 core, from memory in pages of 4 KiB: 19 GB/s read (a plain loop: 19), 12 where
+     present is written too (a plain copy past the caches: 15). */
 #include "gemm.h"
 #include "sx_math.h"
 #include "sx_vec.h"
