@@ -7,16 +7,18 @@ MatMul(Softmax(MatMul(q, kᵀ) ∘ epilogue), v) in float, rank 3 or 4, nothing 
 3. or the mask is added by a Map of its own, because its length is another symbol than the keys' (a cache's "total" beside "past + sequence"). The values then say that both are one
    number: bind checks that the mask is as long as the keys.
 
+Then, of any ATTENTION: where keys and values are copies that repeat each head for a group of query heads, and nobody else reads them, it reads the heads they were made of (Hk < H).
+
 Rounding: the scores' factor goes to q. Where a mask of -inf hides every key of a query, the spelled form gives NaN and ATTENTION 0.
 """
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..expr import E, Op
 from ..kernels import Kernel
-from ..lowering import Buffer, KernelCall, View
+from ..lowering import Buffer, KernelCall, View, is_alias
 from ..types import DType
 from .lower import Lowered
 
@@ -155,3 +157,51 @@ def _number(product: KernelCall, e: E) -> float | None:
         return None
     tensor = _leaf(product, e).buffer.tensor
     return float(tensor.numpy().reshape(-1)[0]) if tensor is not None and tensor.size == 1 else None
+
+
+def share_heads(lowered: Lowered) -> None:
+    """Let ATTENTION read heads that were repeated for it. Rewrites `lowered.calls` in place."""
+    for call in list(lowered.calls):
+        if call.kind is not Kernel.ATTENTION or len(call.inputs) > 4:
+            continue
+        keys, values = (_repeated(lowered, call, i) for i in (1, 2))
+        if keys is None or values is None or keys.source.shape[1] != values.source.shape[1]:
+            continue
+        for i, found in ((1, keys), (2, values)):
+            call.inputs[i] = found.source
+            call.origin = tuple(dict.fromkeys((*found.copy.origin, *call.origin)))
+            lowered.calls.remove(found.copy)
+            lowered.calls.remove(found.alias)
+
+
+@dataclass
+class _Repeated:
+    """`copy` repeats the heads of `source` [B, Hk, T, D], `alias` makes [B, H, T, D] of [B, Hk, H / Hk, T, D]."""
+
+    source: View
+    copy: KernelCall
+    alias: KernelCall
+
+
+def _repeated(lowered: Lowered, call: KernelCall, operand: int) -> _Repeated | None:
+    view = call.inputs[operand]
+    assert view is not None
+    heads, five = view.buffer, view.buffer.alias
+    if five is None or len(five.shape) != 5 or len(heads.shape) != 4 or view.fixed:
+        return None
+    if sorted(a.dim if a.dim is not None else -1 for a in view.axes) != [0, 1, 2, 3] or (view.axes[0].dim, view.axes[1].dim) != (0, 1):
+        return None
+    if (five.shape[0], *five.shape[3:]) != (heads.shape[0], *heads.shape[2:]) or any(a.start != 0 or a.step != 1 or a.size != heads.shape[a.dim or 0] for a in view.axes):
+        return None
+    kept = {v.buffer for v in lowered.outputs}
+    writers = [c for c in lowered.calls if any(v.buffer is five for v in c.outputs)]
+    aliases = [c for c in lowered.calls if any(v is not None and v.buffer is five for v in c.inputs)]
+    readers = [v for c in lowered.calls for v in c.inputs if v is not None and v.buffer is heads]
+    if len(writers) != 1 or len(aliases) != 1 or len(readers) != 1 or {five, heads} & kept or not is_alias(aliases[0]):
+        return None
+    copy = writers[0]
+    source = copy.inputs[0] if copy.kind is Kernel.COPY and not copy.params.get("mode") and copy.outputs[0].is_whole else None
+    if source is None or source.axes[2].dim is not None:
+        return None
+    order = [0, 1, *(a.dim + 1 for a in view.axes[2:] if a.dim is not None)]
+    return _Repeated(replace(source, axes=tuple(source.axes[i] for i in order), value=None), copy, aliases[0])

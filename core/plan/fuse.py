@@ -20,7 +20,7 @@ from ..kernels import Kernel
 from ..lowering import Axis, Buffer, KernelCall, View
 from ..types import DType
 from .affine import scale_weights
-from .attention import recognise_attention
+from .attention import recognise_attention, share_heads
 from .fold import fold_expressions, nodes
 from .layout import SPATIAL
 from .lower import Lowered
@@ -45,6 +45,7 @@ def fuse(lowered: Lowered) -> None:
         scale_weights(lowered)
         fold_expressions(lowered)
     recognise_attention(lowered)                                                                          # 4
+    share_heads(lowered)
     join_past(lowered)
 
 

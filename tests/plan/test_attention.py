@@ -151,3 +151,28 @@ def test_stages_hold_with_caches() -> None:
     for options in (dict(), dict(axis=3), dict(kept=False, layers=2), dict(early=True)):
         model = load_model(cached(**options))
         checked_package(model, infer_plan(model.graph), model.symbols, {"b": 2, "s": 3, "p": 4})
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_heads_that_are_repeated(kept: bool) -> None:
+    """Grouped queries as transformers' exporter writes them: Unsqueeze, Expand and Reshape of a cache's keys and values. Nothing is repeated or put together, unless it is wanted."""
+    shape = [helper.make_node("Shape", ["K"], ["size"]), helper.make_node("Split", ["size"], ["size_b", "size_h", "size_t", "size_d"], axis=0),
+             helper.make_node("Concat", ["size_b", "size_h", "three", "size_t", "size_d"], ["wide"], axis=0), helper.make_node("Concat", ["size_b", "six", "size_t", "size_d"], ["flat"], axis=0)]
+    nodes = [helper.make_node("Concat", ["pk", "k"], ["K"], axis=2), helper.make_node("Concat", ["pv", "v"], ["V"], axis=2), *shape]
+    for n in "KV":
+        nodes += [helper.make_node("Unsqueeze", [n, "two"], [f"{n}1"]), helper.make_node("Expand", [f"{n}1", "wide"], [f"{n}2"]), helper.make_node("Reshape", [f"{n}2", "flat"], [f"{n}3"])]
+    nodes += [helper.make_node("Transpose", ["K3"], ["kt"], perm=[0, 1, 3, 2]), helper.make_node("MatMul", ["q", "kt"], ["raw"]), helper.make_node("Softmax", ["raw"], ["w"], axis=-1),
+              helper.make_node("MatMul", ["w", "V3"], ["y"])]
+    shapes = {"q": ["b", 6, "s", 8], **{n: ["b", 2, "s", 8] for n in "kv"}, **{f"p{n}": ["b", 2, "p", 8] for n in "kv"}}
+    constants = [numpy_helper.from_array(np.array([n]), name) for n, name in ((2, "two"), (3, "three"), (6, "six"))]
+    outputs = ["y", "K", "V", *(["K3"] if kept else [])]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info(n, FLOAT, x) for n, x in shapes.items()], [helper.make_tensor_value_info(n, FLOAT, None) for n in outputs], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    ours, reference = sessions(model)
+    for past, new in ((6, 1), (0, 4), (40, 9)):
+        given = cache_feed(ours, past, new)
+        for a, e in zip(ours.run(None, given), reference.run(None, given), strict=True):
+            np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
+    assert kinds(ours) == ({Kernel.ATTENTION, Kernel.COPY} if kept else {Kernel.ATTENTION})
+    checked = load_model(model)
+    checked_package(checked, infer_plan(checked.graph), checked.symbols, {"b": 2, "s": 3, "p": 4})
