@@ -3,7 +3,8 @@ recordings of these programs as JSON text.
 
 Rules
 1. Kernels are built for what every WebGPU device has (`Limits()`), twice: for GPUs, and without barriers for software adapters. Equal shaders are one text.
-2. Nodes WGSL has no kernels for run on the engine beside; a node that only NumPy could run means that nothing is stored.
+2. Nodes WGSL has no kernels for run on the engine beside, and so does a program that can not be recorded although its nodes could; a node that only NumPy could run means that nothing is
+   stored.
 3. Constants are stored as the GPU reads them; where that is how the graph's or the CPU package's constant lies, they are the same bytes.
 
 The text, an object (numbers of buffers: slabs, then constants, then the status word; rows: of the program's size table):
@@ -24,7 +25,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ from ..package import Device, Do, Package, Place, Placed
 from ..plan.planner import PackagePlan, Plan, plan_package
 from ..plan.shapes import infer_plan
 from ..program import Home, Program
-from ..providers.engine import accepts
+from ..providers.engine import EngineProgram, accepts
 from .device.base import Limits
 from .provider import Acceptance
 from .recording import Constant, Recording, record
@@ -65,6 +66,8 @@ def record_package(model: Model, ranges: Mapping[str, tuple[int, int | None]] | 
         if plan.host:
             node, why = next(iter(plan.host.items()))
             return None, f"{len(plan.host)} of its nodes have no kernels ({node.label}: {why})"
+        if hosted := next((s for b in plan.package.blocks for s in b.segments if s.device is Device.HOST), None):
+            return None, f"{hosted.origin} has no kernels"
         try:
             return _Recorder(plan).made(), ""
         except (CannotLower, Undecidable) as error:
@@ -99,21 +102,39 @@ class _Recorder:
         self.kept: list[tuple[Tensor, tuple[int, int]]] = []
         self.numbers: dict[Any, int] = {}               # of a tensor in a form
         self.programs: dict[int, dict[str, Any]] = {}
+        self.refused: dict[int, str] = {}               # programs that run on the engine after all, and why
 
     def made(self) -> Recorded:
         package = self.plan.package
-        on_device = {s.program for b in package.blocks for s in b.segments if s.do is Do.PROGRAM and s.device is Device.WEBGPU}
-        if not on_device:
-            raise CannotLower("no node of it runs on WebGPU")
+        recorded: dict[int, Program] = {}
+        for number in sorted({s.program for b in package.blocks for s in b.segments if s.do is Do.PROGRAM and s.device is Device.WEBGPU}):
+            try:
+                recorded[number] = self._program(number, self.plan.plans[number])
+            except (CannotLower, Undecidable) as reason:
+                self._give_up(number, str(reason))
+        if not recorded:
+            why = next((f": {reason}" for reason in (*self.plan.beside.values(), *self.refused.values())), "")
+            raise CannotLower(f"no node of it runs on WebGPU{why}")
+        for block in package.blocks:
+            block.segments = [replace(s, device=Device.ENGINE) if s.do is Do.PROGRAM and s.program in self.refused else s for s in block.segments]
         out = Package(blocks=package.blocks, variants=package.variants, inputs=package.inputs, outputs=package.outputs)
         numbers: dict[int, int] = {}
-        for i, (placed, part) in enumerate(zip(package.programs, self.plan.plans, strict=True)):
-            if i in on_device:
-                out.programs.append(Placed(self._program(i, part), ()))
+        for i, placed in enumerate(package.programs):
+            if i in recorded:
+                out.programs.append(Placed(recorded[i], ()))
                 continue
             out.programs.append(Placed(placed.program, tuple(numbers.setdefault(c, len(numbers)) for c in placed.constants)))
         out.constants = [package.constants[c] for c in numbers]
         return Recorded(out, self.kept, self._text)
+
+    def _give_up(self, number: int, reason: str) -> None:
+        """The engine runs a program instead, where it can."""
+        plan = self.plan.plans[number]
+        try:
+            EngineProgram(plan.program, plan.constants).close()
+        except SardonyxError as error:
+            raise CannotLower(f"{reason}; nor does the engine run it: {error}") from None
+        self.refused[number] = reason
 
     def _program(self, number: int, plan: Plan) -> Program:
         """Record one program; what bind needs of it."""
@@ -167,7 +188,8 @@ class _Recorder:
             "version": list(VERSION), "hash": hashlib.sha256("\0".join(sources).encode()).hexdigest(), "direct": self._direct(),
             "shaders": [[s.source, "".join("01"[w] for w in s.writes)] for s in self.texts.shaders], "labels": list(self.texts.labels),
             "constants": [_range(places[number], first, count) for number, first, count in self.ranges], "programs": {str(k): v for k, v in self.programs.items()},
-            "beside": [["+".join(node.origin) or node.label, why, *([1] if _is_shape(node) else [])] for node, why in self.plan.beside.items()],
+            "beside": [["+".join(node.origin) or node.label, why, *([1] if _is_shape(node) else [])] for node, why in self.plan.beside.items()]
+            + [[name, why] for number, why in self.refused.items() for name in dict.fromkeys(p.strings[s.origin] for p in (self.plan.plans[number].program,) for s in p.steps)],
         }
         return json.dumps(made, separators=(",", ":"), ensure_ascii=True).encode()
 

@@ -289,3 +289,31 @@ def test_pictures(page: Page, isolated: str, layout: str) -> None:
         np.testing.assert_allclose(np.array(data, np.float32).reshape(wanted.shape), wanted, atol=1.01 if name.startswith("frame") else 1e-3, err_msg=name)
     assert found["small"][0] == [1, 3, 6, 10] and 0.5 < found["small"][1] <= 1.001
     assert [w[0] for w in found["wrong"]] == ["InvalidArgument"] * 3
+
+
+def test_sessions_share_the_device_and_its_pipelines(page: Page, isolated: str, keep: Maker) -> None:
+    mlp(keep)
+    page.goto(isolated)
+    found = ask(page, """
+      const feeds = await tensors('gpu-mlp.in'), wanted = await tensors('gpu-mlp.out');
+      const first = await ort.InferenceSession.create('/models/gpu-mlp.sdx', gpu), device = await openDevice(), compiled = device.pipelines;
+      const others = await Promise.all([1, 2, 3, 4].map(() => ort.InferenceSession.create('/models/gpu-mlp.sdx', gpu)));
+      const made = await Promise.all([first, ...others, first].map(async (session) => difference(await session.run(feeds), wanted)));
+      for (const session of [first, ...others]) await session.release();
+      return { made, compiled: device.pipelines - compiled, same: (await openDevice()) === device, buffers: device.buffers };
+    """)
+    assert max(found["made"]) <= 1e-5 and found["compiled"] == 0 and found["same"] and found["buffers"] <= 4, "staging buffers only"
+
+
+def test_a_device_of_the_pages_own_and_its_limits(page: Page, isolated: str, keep: Maker) -> None:
+    """A device with WebGPU's default limits: what does not fit is named, and the session goes on."""
+    mlp(keep)
+    page.goto(isolated)
+    found = ask(page, """
+      ort.env.webgpu.device = await (await navigator.gpu.requestAdapter()).requestDevice();
+      const session = await ort.InferenceSession.create('/models/gpu-mlp.sdx', gpu);
+      const feeds = await tensors('gpu-mlp.in'), wanted = await tensors('gpu-mlp.out'), n = 9 << 20;
+      return [(await openDevice()).device === ort.env.webgpu.device, await failure(() => session.run({ x: new ort.Tensor('float32', new Float32Array(4 * n), [n, 4]) })),
+              difference(await session.run(feeds), wanted)];
+    """)
+    assert found[0] and found[1][0] == "LimitExceeded" and "134,217,728" in found[1][1] and found[2] <= 1e-5
