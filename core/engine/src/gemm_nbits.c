@@ -32,6 +32,11 @@ enum { BITS = 2, BLOCK, SCALES, ZEROS, LEVEL }; /* parameters */
 #define FLIPS 0
 #endif
 #define A_BYTES (1 + PAIRS) /* of an element of quantised A */
+#if defined(__wasm_relaxed_simd__)
+#define NIBBLES 1    /* and one of signed bytes and up to 7 bits: with 4 bits, half of a word's room in A is used */
+#else
+#define NIBBLES 0
+#endif
 #define LANES (SX_PANEL / SX_GW) /* registers of a panel */
 
 typedef struct {
@@ -194,6 +199,13 @@ static float quantise(const float *from, int64_t block, int bits, int8_t *to, in
         sx_i low = sx_whole(__builtin_elementwise_roundeven(good ? sx_fload(from + i) * inverse : inverse)), high = sx_whole(__builtin_elementwise_roundeven(good ? sx_fload(from + i + 4) * inverse : inverse));
         sx_h x = (sx_h)wasm_i16x8_narrow_i32x4((v128_t)low, (v128_t)high);
         total += low + high;
+#if NIBBLES
+        if (bits == 4) {
+            b16 bytes = (b16)wasm_i8x16_narrow_i16x8((v128_t)x, (v128_t)x);
+            *(b16_any *)(to + 2 * i) = __builtin_shufflevector(bytes, bytes, 0, 2, 4, 6, 1, 3, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            continue;
+        }
+#endif
         sx_istore(to + 2 * i, (sx_i)(bits == 4 ? __builtin_shufflevector(x, x, 0, 4, 1, 5, 2, 6, 3, 7) : __builtin_shufflevector(x, x, 0, 2, 1, 3, 4, 6, 5, 7)));
     }
 #else
@@ -214,8 +226,15 @@ static float quantise(const float *from, int64_t block, int bits, int8_t *to, in
 
 /* ---- level 4 ---- */
 #if PAIRS
-/* acc + products of a word's B-bit numbers with those of A at `a`, pair by pair. */
+/* acc + products of a word's B-bit numbers with those of A at `a`, pair by pair; 4-bit ones by the relaxed byte product, which is exact up to 7 bits: four are below 2^13. */
 SX_INLINE sx_i dot_word(const int B, sx_i acc, sx_i word, const int8_t *a) {
+#if NIBBLES
+    if (B == 4) {
+        v128_t low = (v128_t)(word & 0x0f0f0f0f), high = (v128_t)((sx_i)((sx_fu)word >> 4) & 0x0f0f0f0f);
+        v128_t two = wasm_i16x8_relaxed_dot_i8x16_i7x16((v128_t)sx_word_splat(a), low), more = wasm_i16x8_relaxed_dot_i8x16_i7x16((v128_t)sx_word_splat(a + 4), high);
+        return acc + (sx_i)wasm_i32x4_extadd_pairwise_i16x8(wasm_i16x8_add(two, more));
+    }
+#endif
     SX_UNROLL for (int p = 0; p < 16 / B; p++) acc = sx_dot16(acc, (sx_i)((sx_fu)word >> (B * p)) & (B == 4 ? 0x000f000f : 0x00ff00ff), sx_word_splat(a + 4 * p));
     return acc;
 }
