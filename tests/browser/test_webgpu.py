@@ -317,3 +317,36 @@ def test_a_device_of_the_pages_own_and_its_limits(page: Page, isolated: str, kee
               difference(await session.run(feeds), wanted)];
     """)
     assert found[0] and found[1][0] == "LimitExceeded" and "134,217,728" in found[1][1] and found[2] <= 1e-5
+
+
+def test_damaged_sections_are_typed_errors(page: Page, isolated: str, keep: Maker, models: Path) -> None:
+    """Numbers of the text replaced, one at a time: an error of ours or a run, never a crash."""
+    mlp(keep)
+    page.goto(isolated)
+    data = (models / "gpu-mlp.sdx").read_bytes()
+    header = Header.unpack(memoryview(data))
+    _, package, text = unpack_recorded(memoryview(data)[header.webgpu[0]:sum(header.webgpu)])
+    at = header.webgpu[0] + 32 + len(package)
+    found = ask(page, """
+      const bytes = new Uint8Array(await (await fetch('/models/gpu-mlp.sdx')).arrayBuffer());
+      const text = new TextDecoder().decode(bytes.subarray(given.at, given.at + given.length)), feeds = await tensors('gpu-mlp.in');
+      const places = [...text.matchAll(/(?<=[\\[,:])-?\\d+(?=[\\],}])/g)], kinds = {};
+      const attempt = async (damaged) => {
+        const file = bytes.slice();
+        file.set(new TextEncoder().encode(damaged), given.at);
+        const [name, message] = await failure(async () => {
+          const session = await ort.InferenceSession.create(file, gpu);
+          try { await session.run(feeds); } finally { await session.release(); }
+        });
+        kinds[name] = message;
+      };
+      for (let i = 0; i < places.length; i += 1 + Math.floor(places.length / 60)) {
+        const { index, 0: digits } = places[i];
+        await attempt(text.slice(0, index) + '9'.repeat(digits.length) + text.slice(index + digits.length));
+      }
+      await attempt(text.replace('"shaders"', '"shadowy'));
+      await attempt(text.replace('"programs":{', '"programs":['));
+      return kinds;
+    """, {"at": at, "length": len(text)})
+    assert set(found) <= {"no error", "InvalidModelFile", "ShaderRejected", "LimitExceeded", "RuntimeException", "OutOfDeviceMemory", "InvalidArgument"}, found
+    assert "InvalidModelFile" in found

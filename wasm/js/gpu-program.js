@@ -22,11 +22,10 @@ export class GpuProgram {
     Object.assign(made, { device, recording, names, labels: stored.labels });
     const compiled = new Map();
     for (const [shader, , label] of recording.dispatches) {
-      const [source, writes] = stored.shaders[shader] ?? damaged("a shader");
-      if (!compiled.has(shader)) compiled.set(shader, device.pipeline(source, writes, stored.labels[label] ?? damaged("a label")));
+      if (!compiled.has(shader)) compiled.set(shader, device.pipeline(...stored.shaders[shader], stored.labels[label]));
     }
     await Promise.all(compiled.values());
-    made.fixed = [...recording.constants.map((c) => constants[c] ?? damaged("a constant")), { buffer: (made.status = device.storage(4, "status")) }];
+    made.fixed = [...recording.constants.map((c) => constants[c]), { buffer: (made.status = device.storage(4, "status")) }];
     device.device.queue.writeBuffer(made.status, 0, new Uint32Array([CLEAR]));
     let at = 0;
     const rows = [];
@@ -68,13 +67,11 @@ export class GpuProgram {
     if (grown || this.#list.some((one) => !one.group)) await this.device.guarded(() => this.#place(needs, grown));
   }
 
-  /** Every row a recording names is in the table: checked once. */
+  /** Every row a recording names is in the table: checked once; what else it names, gpu.js has checked. */
   #check(rows) {
-    const { recording } = this;
-    const named = [...recording.dispatches.flatMap(([, groups, , , uniforms]) => [groups, ...uniforms]), ...recording.slabs.flatMap(([, ...tenants]) => tenants.filter((_, i) => i % 2 === 0)),
-      ...recording.outputs.flatMap(([, , dims]) => dims)];
-    const count = this.#slabs.length + this.fixed.length;
-    if (named.some((row) => !(row >= 0 && row < rows)) || recording.dispatches.some(([, , , buffers]) => buffers.some((b) => !(b >= 0 && b < count)))) damaged("a row or buffer");
+    const { dispatches, slabs, outputs } = this.recording;
+    const named = [...dispatches.flatMap(([, groups, , , uniforms]) => [groups, ...uniforms]), ...slabs.flatMap(([, ...tenants]) => tenants.filter((_, i) => i % 2 === 0)), ...outputs.flatMap(([, , dims]) => dims)];
+    if (named.some((row) => row >= rows)) throw new InvalidModelFile("WebGPU section: a recording refers to a size that is not there; convert the model again");
   }
 
   #place(needs, grown) {
@@ -182,8 +179,4 @@ export class GpuProgram {
     for (const one of [this.uniforms, this.status, ...this.#slabs]) this.device.free(one);
     this.#slabs = [];
   }
-}
-
-function damaged(what) {
-  throw new InvalidModelFile(`WebGPU section: a recording refers to ${what} that is not there; convert the model again`);
 }

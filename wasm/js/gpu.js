@@ -43,9 +43,9 @@ export class Gpu {
     if (major !== VERSION) throw new NotImplemented(`'${name}' holds programs for WebGPU of version ${major}.${view.getUint16(6, true)}, this runtime plays ${VERSION}.x; ${REMEDY}`);
     if (HEADER + size + text !== bytes.length) throw new InvalidModelFile("WebGPU section: its parts do not fit its length");
     try {
-      this.stored = JSON.parse(new TextDecoder().decode(bytes.subarray(HEADER + size)));
+      this.stored = verified(JSON.parse(new TextDecoder().decode(bytes.subarray(HEADER + size))));
     } catch (error) {
-      throw new InvalidModelFile(`WebGPU section: ${error.message}`, { cause: error });
+      throw new InvalidModelFile(`WebGPU section: ${error.message}; ${REMEDY}`, { cause: error });
     }
     const others = this.stored.beside.filter(([, , shape]) => !shape);
     if (this.strict && others.length) throw new EPFail(`fallback refused: ${others[0][0]} would run on the CPU: ${others[0][1]}${others.length > 1 ? ` (and ${others.length - 1} more nodes)` : ""}`);
@@ -235,6 +235,34 @@ export class Gpu {
     this.programs.clear();
     this.constants = [];
   }
+}
+
+/** The text as it must be (webgpu/stored.py), every number where it is looked up; rows of size tables are checked when there is one (gpu-program.js). Throws where it is not. */
+function verified(text) {
+  const must = (good, what) => {
+    if (!good) throw new TypeError(`${what} is not valid`);
+  };
+  const number = (n, least = 0, below = Number.MAX_SAFE_INTEGER) => Number.isSafeInteger(n) && n >= least && n < below;
+  const all = (list, good, what) => must(Array.isArray(list) && list.every(good), what);
+  const { shaders, labels, constants, programs, beside, direct } = text;
+  all(shaders, (one) => Array.isArray(one) && typeof one[0] === "string" && /^[01]*$/.test(one[1]), "a shader");
+  all(labels, (one) => typeof one === "string", "a label");
+  all(constants, (one) => Array.isArray(one) && number(one[0]) && number(one[1]) && number(one[2], 0, 17) && number(one[0] + one[1]) && (!one[2] || one[1] % one[2] === 0), "a constant");
+  all(beside, (one) => Array.isArray(one) && typeof one[0] === "string", "a node beside");
+  must(programs !== null && typeof programs === "object" && number(direct, -1) && (direct < 0 || direct in programs), "a program");
+  for (const recording of Object.entries(programs).flatMap(([key, both]) => (must(number(Number(key)) && both?.gpu, "a program"), both.cpu ? [both.gpu, both.cpu] : [both.gpu]))) {
+    const { slabs, inputs, outputs, dispatches, steps, elements } = recording, rows = (list) => Array.isArray(list) && list.every((row) => number(row));
+    all(slabs, (one) => Array.isArray(one) && number(one[0], -1) && one.length % 2 === 1 && rows(one.slice(1)), "a slab");
+    all(recording.constants, (c) => number(c, 0, constants.length), "a constant's number");
+    all(inputs, (one) => Array.isArray(one) && number(one[0], -1, slabs.length) && one[1] in TYPES && one[1] !== 8 && (one.length === 2 || one.length === 4), "an input");
+    all(outputs, (one) => Array.isArray(one) && number(one[0], 0, slabs.length) && one[1] in TYPES && one[1] !== 8 && rows(one[2]), "an output");
+    const buffers = slabs.length + recording.constants.length + 1;
+    all(dispatches, (one) => Array.isArray(one) && number(one[0], 0, shaders.length) && number(one[1]) && number(one[2], 0, labels.length) && Array.isArray(one[3])
+      && one[3].every((b) => number(b, 0, buffers)) && one[3].length === shaders[one[0]][1].length && rows(one[4]), "a dispatch");
+    all(steps, (one) => number(one, 0, labels.length), "a step");
+    all(elements, (one) => Array.isArray(one) && number(one[0], 0, inputs.length) && number(one[1]), "an element");
+  }
+  return text;
 }
 
 const bytesOf = ({ type, dims }) => (lengthOf(type, sizeOf(dims)) * TYPES[type][2]) >> 3;
