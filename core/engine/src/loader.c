@@ -279,6 +279,7 @@ static void use_sums(const sx_program *shared, sx_call *call, int64_t at) {
     __atomic_clear(&p->deriving, __ATOMIC_RELEASE);
 }
 
+#ifndef __wasm__
 /* Every step's constants are what the products before it may ask for early. */
 static void look_ahead(const sx_program *p, sx_state *s) {
     enum { LEAST = 16384 }; /* less comes by itself */
@@ -294,6 +295,7 @@ static void look_ahead(const sx_program *p, sx_state *s) {
         if (p->buffers[p->views[p->lists[row->inputs + 1]].buffer].home == SX_HOME_DATA && length >= LEAST) ahead = b->data, bytes = length;
     }
 }
+#endif
 
 static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
     sx_view *view = s->operands;
@@ -330,7 +332,9 @@ static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
         call->scratch_bytes = sx_aligned(need);
         if (call->scratch_bytes > s->scratch_bytes) s->scratch_bytes = call->scratch_bytes;
     }
+#ifndef __wasm__
     look_ahead(p, s);
+#endif
     return 0;
 }
 

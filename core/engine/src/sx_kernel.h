@@ -88,6 +88,9 @@ typedef struct { const char *at, *end; } sx_coming;
 
 /* Tile i's share of n. */
 static inline sx_coming sx_coming_of(const sx_call *call, int64_t i, int64_t n) {
+#ifdef __wasm__ /* which can not ask */
+    return (void)call, (void)i, (void)n, (sx_coming){0, 0};
+#endif
     int64_t share = (call->ahead_bytes / n + 63) / 64 * 64, from = i * share, to = from + share;
     return (sx_coming){call->ahead + (from < call->ahead_bytes ? from : call->ahead_bytes), call->ahead + (to < call->ahead_bytes ? to : call->ahead_bytes)};
 }
