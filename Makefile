@@ -60,7 +60,7 @@ generate: setup-test ## rewrite generated files (a test checks that they are cur
 	@$(PY) -m sardonyx.dtypes
 
 wheels: setup-test ## wheels of all platforms, with the engine inside, and the one for Pyodide, into dist/
-	@$(PY) core/engine/packaging.py dist
+	@$(PY) -P core/engine/packaging.py dist
 	@$(PY) -m sardonyx.wasm.wheel dist
 
 clean:          ## remove what the targets above made

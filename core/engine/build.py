@@ -168,7 +168,8 @@ Unit = tuple[str, Path, tuple[str, ...]]  # name of the object, source, flags of
 
 def compile_units(target: Target, units: list[Unit], extra: tuple[str, ...] = (), verbose: bool = False) -> list[Path]:
     """The objects of these units; those there are of the same sources, headers and flags are not made again. Raises BuildError with the compiler's output."""
-    base = (ZIG.encode(), repr((target.triple, COMMON, extra)).encode())
+    common = tuple(flag for flag in COMMON if not (flag == "-fno-sanitize=all" and any(e.startswith("-fsanitize") for e in extra)))  # it would win whatever comes after it
+    base = (ZIG.encode(), repr((target.triple, common, extra)).encode())
     objects = CACHE / "objects"
     objects.mkdir(parents=True, exist_ok=True)
 
@@ -177,7 +178,7 @@ def compile_units(target: Target, units: list[Unit], extra: tuple[str, ...] = ()
         made = objects / f"{name}-{_digest(*base, *_sources(source), repr(flags).encode())}.o"
         if not made.exists():
             part = made.with_suffix(f".{os.getpid()}.o")
-            _run([*compiler(), "-target", target.triple, *COMMON, *extra, *flags, "-c", str(source), "-o", str(part)], verbose)
+            _run([*compiler(), "-target", target.triple, *common, *extra, *flags, "-c", str(source), "-o", str(part)], verbose)
             part.replace(made)
         return made
 

@@ -31,6 +31,7 @@ BUILDS: dict[str, tuple[Target, tuple[str, ...], tuple[str, ...], tuple[str, ...
     "ubsan": (host_target(), ("-fsanitize=undefined", "-fno-sanitize=alignment", "-fsanitize-trap=undefined"), ("-lpthread",), ()),
     "tsan": (host_target(), ("-fsanitize=thread",), ("-fsanitize=thread", "-lpthread"), ()),
 }
+SANITIZE = {"TSAN_OPTIONS": "halt_on_error=1"}  # a race ends the program
 
 
 class Runs(Protocol):
@@ -56,7 +57,7 @@ class Process:
         if command and shutil.which(command[0]) is None:
             raise RuntimeError(f"{command[0]} is not installed: apt-get install -y --no-install-recommends qemu-user")
         self.build = build
-        self.pipe = subprocess.Popen([*command, str(runner(build))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "TSAN_OPTIONS": "halt_on_error=1"})  # a race ends it
+        self.pipe = subprocess.Popen([*command, str(runner(build))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **SANITIZE})
         self.send(b"I")
         self.isas = self.receive(self.number()).decode().split()
 
@@ -125,6 +126,15 @@ class RemoteProgram:
             y.reshape(-1).view(np.uint8)[:] = np.frombuffer(self.process.receive(y.nbytes), np.uint8)
         if failed is not None:
             raise failed
+
+
+    def together(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], callers: int, rounds: int) -> int:
+        """What runner.c's 'C' says of that many runs at once."""
+        dims = [d for x in inputs for d in x.shape]
+        self.process.send(b"C", struct.pack("<III", callers, rounds, len(dims)), struct.pack(f"<{len(dims)}q", *dims), struct.pack("<I", len(inputs)), *(p for x in inputs for p in _block(x)),
+                          struct.pack("<I", len(outputs)), *(p for y in outputs for p in _block(y)))
+        self.process.status()
+        return self.process.number()
 
 
 @cache

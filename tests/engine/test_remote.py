@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sardonyx.engine.binding import EngineProgram
+from sardonyx.engine.build import compile_units, link
 
 from .models import MODELS, feeds, planned
 from .one_step import compare
-from .remote import BUILDS, RemoteProgram, process
+from .remote import BUILDS, SANITIZE, RemoteProgram, process
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Test modules whose programs go through tests/engine/remote.py.
@@ -51,3 +52,29 @@ def test_models(build: str, name: str) -> None:
             for y, w in zip(outputs, want, strict=True):
                 compare(y, w, 1e-4, 1e-4, f"{name} on {isa}@{build}")
         assert found[0] == found[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", ["tsan", "ubsan"])
+def test_races_of_the_pool(build: str) -> None:
+    """Six threads run one program at once, most without the pool, which one of them has at a time; budgets leave steps in the middle; one is terminated again and again."""
+    for name in sorted(MODELS):
+        made, given = planned(name), feeds(name, np.random.default_rng(3))
+        want = EngineProgram(made.program, made.constants, threads=1).run(given)
+        program = RemoteProgram(build, process(build).isas[0], made.program, made.constants, 3)
+        assert program.together(given, want, callers=6, rounds=20) == 0, name
+
+
+@pytest.mark.slow
+def test_a_race_is_found(tmp_path: Path) -> None:
+    """The thread sanitizer of the compiler does work here, and a race it finds ends the program."""
+    source = tmp_path / "race.c"
+    source.write_text("""#include <pthread.h>
+int shared;
+static void *work(void *arg) { for (int i = 0; i < 1000; i++) shared++; return arg; }
+int main(void) { pthread_t t; pthread_create(&t, 0, work, 0); work(0); pthread_join(t, 0); return 0; }
+""")
+    target, _, options, _ = BUILDS["tsan"]
+    made = link(target, compile_units(target, [("race", source, ())], BUILDS["tsan"][1]), "race", options)
+    done = subprocess.run([str(made)], env={**os.environ, **SANITIZE}, capture_output=True, text=True)
+    assert done.returncode == 66 and "data race" in done.stderr
