@@ -197,7 +197,7 @@ class RunOptions(_Configured):
     log_severity_level = Option(int, -1, "See set_default_logger_severity.")
     log_verbosity_level = Option(int, 0, "See set_default_logger_verbosity.")
     logid = Option(str, "", "A name for this run in log records.")
-    terminate = Option(bool, False, "True stops the run with an error (a Fail) before its next node.")
+    terminate = Option(bool, False, "True stops the run with an error (a Fail): before its next node, and inside a long one as soon as a part of it is done.")
     only_execute_path_to_fetches = Option(bool, False, "Only a hint: outputs that are not wanted may be computed all the same.")
 
     def add_run_config_entry(self, key: str, value: str) -> None:

@@ -78,3 +78,13 @@ int main(void) { pthread_t t; pthread_create(&t, 0, work, 0); work(0); pthread_j
     made = link(target, compile_units(target, [("race", source, ())], BUILDS["tsan"][1]), "race", options)
     done = subprocess.run([str(made)], env={**os.environ, **SANITIZE}, capture_output=True, text=True)
     assert done.returncode == 66 and "data race" in done.stderr
+
+
+@pytest.mark.slow
+def test_undefined_behaviour_is_found(tmp_path: Path) -> None:
+    """As units of the engine are compiled: a wrong index ends the program."""
+    source = tmp_path / "wrong.c"
+    source.write_text("int a[4];\nint main(int n, char **v) { (void)v; return a[n + 5]; }\n")
+    target, flags, options, _ = BUILDS["ubsan"]
+    made = link(target, compile_units(target, [("wrong", source, ())], flags), "wrong", options)
+    assert subprocess.run([str(made)]).returncode < 0
