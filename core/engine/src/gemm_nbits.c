@@ -293,10 +293,14 @@ SX_INLINE void bytes_panel(const int R, const int B, const int Z, const job *j, 
 static void bytes_rows(const job *j, int64_t rows, const int8_t *a, const float *scale, const int32_t *sum, const int32_t *panel, const float *scales, const float *zeros, float *c, int64_t ldc) {
     int64_t ld = j->blocks * j->block * A_BYTES;
     for (int64_t i = 0; i < rows;) {
-        int r = rows - i >= GROUP ? GROUP : rows - i >= 4 ? 4 : rows - i >= 2 ? 2 : 1;
+        int r = rows - i >= GROUP ? GROUP : rows - i >= 4 ? 4 : rows - i >= 2 && !PAIRS ? 2 : 1;
         for (int v = 0; v < SX_PANEL; v += SX_GW) {
 #define ROWS_OF(R, B, Z) bytes_panel(R, B, Z, j, a + i * ld, scale + i * j->blocks, sum + i * j->blocks, panel + v, scales + v, Z ? zeros + v : 0, c + i * ldc + v, ldc)
+#if PAIRS /* fewer variants: in a module for the web bytes count */
+#define ROWS(B, Z) (r == 1 ? ROWS_OF(1, B, Z) : ROWS_OF(4, B, Z))
+#else
 #define ROWS(B, Z) (r == 1 ? ROWS_OF(1, B, Z) : r == 2 ? ROWS_OF(2, B, Z) : r == 4 ? ROWS_OF(4, B, Z) : ROWS_OF(GROUP, B, Z))
+#endif
             if (j->bits == 4 && zeros) ROWS(4, 1);
             else if (j->bits == 4) ROWS(4, 0);
             else if (zeros) ROWS(8, 1);
@@ -333,9 +337,17 @@ SX_INLINE void floats_panel(const int R, const int B, const job *j, const float 
 }
 
 static void floats_rows(const job *j, int64_t rows, const float *a, const float *sum, const int32_t *panel, const float *scales, const float *zeros, float *c, int64_t ldc) {
+    if (PAIRS && rows > 1 && rows < 4) {
+        for (int64_t i = 0; i < rows; i++) floats_rows(j, 1, a + i * j->blocks * j->block, sum + i * j->blocks, panel, scales, zeros, c + i * ldc, ldc);
+        return;
+    }
     for (int v = 0; v < LANES; v++) {
 #define FLOATS(R, B) floats_panel(R, B, j, a, sum, panel + v * SX_GW, scales + v * SX_GW, zeros + v * SX_GW, c + v * SX_GW, ldc)
+#if PAIRS
+#define FLOATS_OF(B) (rows == 1 ? FLOATS(1, B) : FLOATS(4, B))
+#else
 #define FLOATS_OF(B) (rows == 1 ? FLOATS(1, B) : rows == 2 ? FLOATS(2, B) : rows == 3 ? FLOATS(3, B) : FLOATS(4, B))
+#endif
         if (j->bits == 4) FLOATS_OF(4);
         else FLOATS_OF(8);
     }
