@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import sardonyx as ort
+from sardonyx.errors import InvalidArgument
 from sardonyx.wasm import runtime
 from sardonyx.wasm.pyodide import VERSION, write_pyodide
 
@@ -39,7 +40,7 @@ def build(folder: Path, pyodide: Path | None) -> None:
     models.mkdir(exist_ok=True)
     from tests.models.registry import fetch
     for name, source in MODELS.items():
-        ort.convert(fetch(source), models / f"{name}.sdx", plan=[{}])  # programs, whatever they add: pages run nothing else
+        convert(fetch(source), models / f"{name}.sdx")
     shutil.copyfile(fetch("magika-config"), models / "magika-config.json")
     for name in BOTH:
         shutil.copyfile(fetch(MODELS[name]), models / f"{name}.onnx")
@@ -51,6 +52,15 @@ def build(folder: Path, pyodide: Path | None) -> None:
             shutil.copyfile(NPM / "onnxruntime-web" / "dist" / file, peer / file)
     if pyodide is not None:
         write_pyodide(folder / "pyodide", pyodide)
+
+
+def convert(source: Path, target: Path) -> None:
+    """With programs, whatever they add: pages run nothing else; for WebGPU too, where there are kernels for the model."""
+    try:
+        ort.convert(source, target, plan=[{}], webgpu=True)
+    except InvalidArgument as reason:
+        print(f"{target.name}: for the CPU alone: {reason}")
+        ort.convert(source, target, plan=[{}])
 
 
 def page(path: Path) -> str:

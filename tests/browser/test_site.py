@@ -120,6 +120,18 @@ def test_files(page: Page, demo: str, tmp_path: Path) -> None:
     assert complaints(page) == []
 
 
+def test_files_on_the_gpu(page: Page, demo: str) -> None:
+    """The switch: a software adapter is taken when it is asked for, and there is a way back."""
+    page.goto(demo + "files.html")
+    expect(page.locator("#status")).to_contain_text("WebAssembly", timeout=60_000)
+    page.get_by_role("link", name="Run on the GPU instead").click()
+    expect(page.locator("#status")).to_contain_text("WebGPU", timeout=60_000)
+    page.locator("#input").set_input_files([{"name": "misnamed.txt", "mimeType": "text/plain", "buffer": Path(__file__).read_bytes()}])
+    expect(page.locator("#rows td").nth(2)).to_have_text("python", timeout=60_000)
+    expect(page.get_by_role("link", name="Run on the CPU instead")).to_be_visible()
+    assert complaints(page) == []
+
+
 def test_read(page: Page, demo: str) -> None:
     """The ticket that the page draws: lines of several sizes, light on dark, one at a slant."""
     page.goto(demo + "read.html")

@@ -47,7 +47,9 @@ export async function loadAll(names) {
   const words = names.length > 1 ? "models" : "model";
   say(`Loading the ${words}…`);
   await served;
+  const executionProviders = await providers();
   const sessions = await Promise.all(names.map((name, i) => ort.InferenceSession.create(`models/${name}`, {
+    executionProviders,
     progress: ({ phase, loaded, total }) => {
       if (phase !== "download") return;
       parts[i] = { loaded, total: total ?? loaded };
@@ -57,13 +59,32 @@ export async function loadAll(names) {
   })));
   bar.hidden = true;
   say(`Ready. ${place(sessions[0])}.`);
+  if (navigator.gpu) offer(sessions.some(({ engine }) => engine.webgpu));
   return sessions;
+}
+
+/** The GPU where there is a real one; `?device=cpu` and `?device=gpu` choose. */
+async function providers() {
+  const asked = new URLSearchParams(location.search).get("device");
+  if (asked === "cpu" || !navigator.gpu) return ["wasm"];
+  if (asked === "gpu") return ["webgpu", "wasm"];
+  const { info = {} } = (await navigator.gpu.requestAdapter().catch(() => null)) ?? {};
+  return info.vendor && !info.isFallbackAdapter && !/swiftshader|llvmpipe/i.test(`${info.architecture} ${info.description}`) ? ["webgpu", "wasm"] : ["wasm"];
+}
+
+/** A link to the same page on the other device. */
+function offer(onGpu) {
+  const other = new URL(location.href);
+  other.searchParams.set("device", onGpu ? "cpu" : "gpu");
+  $("device")?.remove();
+  $("status").after(make("p", { id: "device" }, make("a", { href: other.href }, onGpu ? "Run on the CPU instead" : "Run on the GPU instead")));
 }
 
 export const load = async (name) => (await loadAll([name]))[0];
 
 /** Where a session runs, in words. */
-export function place({ engine: { file, threads, worker } }) {
+export function place({ engine: { file, threads, worker, webgpu } }) {
+  if (webgpu) return `WebGPU (${webgpu.device}), ${webgpu.dispatches} dispatches`;
   const kind = file.includes("relaxed") ? "relaxed SIMD" : "SIMD";
   return `WebAssembly (${kind}), ${threads} thread${threads > 1 ? "s" : ""}, ${worker ? "in a worker" : "in the page"}`;
 }
