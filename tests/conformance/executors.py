@@ -2,7 +2,7 @@
 
 Ids: reference; interpreter (planned programs in NumPy); native (the C engine); wasmtime (the engine as a WebAssembly module);
 chromium-wasm (the JavaScript runtime in Chromium on stored programs); chromium-webgpu (the same on recordings for SwiftShader, with the wasm engine beside); pyodide (planned and run in Pyodide
-under node); wgpu joins as it is built.
+under node); wgpu (WebGPU on lavapipe).
 """
 from __future__ import annotations
 
@@ -105,6 +105,21 @@ def pyodide(case: Case, inputs: list[Any]) -> list[Any]:
     return outputs
 
 
+def wgpu(case: Case, inputs: list[Any]) -> list[Any]:
+    """WebGpuExecutionProvider through wgpu-py, on lavapipe; nodes without kernels on their NumPy bodies (`PLACES` says so)."""
+    from sardonyx.webgpu.provider import WebGpuExecutor
+    return _in_segments(case, inputs, lambda model: WebGpuExecutor(_lavapipe(), model))
+
+
+@cache
+def _lavapipe() -> Any:
+    import os
+    os.environ.setdefault("VK_DRIVER_FILES", "/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
+    os.environ.setdefault("SARDONYX_WEBGPU_ADAPTER", "llvmpipe")
+    from sardonyx.webgpu.device import open_device
+    return open_device()
+
+
 def _in_segments(case: Case, inputs: list[Any], make: Callable[[Any], Any]) -> list[Any]:
     from sardonyx.model import read_model
     from sardonyx.providers.base import RunContext
@@ -120,7 +135,7 @@ def _in_segments(case: Case, inputs: list[Any], make: Callable[[Any], Any]) -> l
 
 
 EXECUTORS: dict[str, Callable[[Case, list[Any]], list[Any]]] = {"reference": reference, "interpreter": interpreter, "native": native, "wasmtime": wasmtime,
-                                                                  "chromium-wasm": chromium_wasm, "chromium-webgpu": chromium_webgpu, "pyodide": pyodide}
+                                                                  "chromium-wasm": chromium_wasm, "chromium-webgpu": chromium_webgpu, "pyodide": pyodide, "wgpu": wgpu}
 
 
 def known_failures(executor: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from .suite import load
 TOTAL = 2033
 
 
-@pytest.mark.parametrize("executor", [pytest.param(name, marks=[pytest.mark.slow] if name in ("pyodide", "chromium-webgpu") else []) for name in sorted(EXECUTORS)])
+@pytest.mark.parametrize("executor", [pytest.param(name, marks=[pytest.mark.slow] if name in ("pyodide", "chromium-webgpu", "wgpu") else []) for name in sorted(EXECUTORS)])
 def test_backend_suite(executor: str) -> None:
     cases = load()
     assert len(cases) == TOTAL, "the pinned onnx package has 2,033 cases"

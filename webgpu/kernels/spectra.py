@@ -15,6 +15,22 @@ from ..wgsl.shader import SINGULAR, Built, Context, Shader, each, groups
 from ..wgsl.space import Operand, Space, Temporary
 from .base import Step, kernel, offsets_in
 
+#: Cosine and sine of turn / length of a circle, in eighths of it: exact at the quarters, and equal where they should be.
+UNIT = """fn unit(turn: i32, length: i32) -> vec2<f32> {
+    let quarter = 4 * turn / length;
+    let rest = 4 * turn - quarter * length;
+    let far = 2 * rest > length;
+    let angle = 1.5707964 * (f32(select(rest, length - rest, far)) / f32(length));
+    let c = select(sx_cos(angle), sx_sin(angle), far);
+    let d = select(sx_sin(angle), sx_cos(angle), far);
+    switch (quarter & 3) {
+        case 0: { return vec2<f32>(c, d); }
+        case 1: { return vec2<f32>(-d, c); }
+        case 2: { return vec2<f32>(-c, -d); }
+        default: { return vec2<f32>(d, -c); }
+    }
+}"""
+
 
 @kernel(Kernel.FFT)
 def fft(step: Step, context: Context) -> list[Built]:
@@ -25,6 +41,7 @@ def fft(step: Step, context: Context) -> list[Built]:
     lead = out.dims[:-1]
     space = Space.of(lead, [out.strides[:-1], [0 if a == axis else s for a, s in enumerate(x.strides[:-1])]], {axis})
     s = Shader(context)
+    s.declare(UNIT)
     at = s.coordinates(space, each(s, space.count))
     to, source = offsets_in(s, space, [out, x], at)
     where = space.where[axis]
@@ -38,9 +55,9 @@ def fft(step: Step, context: Context) -> list[Built]:
         place = s.let(f"{source} + k * {s.size(x.strides[axis])}")
         a = s.load(x, place).text
         b = s.load(x, s.let(f"{place} + {s.size(x.strides[-1])}")).text if x.dims[-1] == 2 else "0.0"
-        s.add(f"let angle = 6.2831853 * (f32(turn) / f32({length}));")
-        s.add("let c = sx_cos(angle);")
-        s.add(f"let d = {'' if inverse else '-'}sx_sin(angle);")
+        s.add(f"let w = unit(turn, {length});")
+        s.add("let c = w.x;")
+        s.add(f"let d = {'' if inverse else '-'}w.y;")
         if half:
             # The bins that are not there are conjugates of those that are: all but the first and, of an even length, the last count twice.
             s.add(f"let twice = select(2.0, 1.0, k == 0 || 2 * k == {length});")
@@ -173,7 +190,7 @@ def linear_attention(step: Step, context: Context) -> list[Built]:
     last = step.outputs[1] if len(step.outputs) > 1 else None
     batch, heads, steps, depth = k.dims
     width = v.dims[3]
-    memory = Temporary.operand(DType.FLOAT, (batch, heads, depth, width))
+    memory = last if last is not None and last.dtype is DType.FLOAT else Temporary.operand(DType.FLOAT, (batch, heads, depth, width))
     s = Shader(context)
     count = batch * heads * width
     item = each(s, count)
@@ -181,7 +198,7 @@ def linear_attention(step: Step, context: Context) -> list[Built]:
     h, b = s.let(f"{rest} % {s.param(heads)}"), s.let(f"{rest} / {s.param(heads)}")
 
     def at(operand: Operand, *where: str) -> str:
-        terms = "".join(f" + {w} * {s.size(0 if d == 1 and w != '0' and operand is not out else t)}" for w, d, t in zip(where, operand.dims, operand.strides, strict=True) if w != "0")
+        terms = "".join(f" + {w} * {s.size(0 if d == 1 and operand is not out else t)}" for w, d, t in zip(where, operand.dims, operand.strides, strict=True) if w != "0")
         return s.let(s.size(operand.start) + terms)
     rows = s.param(depth)
     with s.block(f"for (var i = 0; i < {rows}; i += 1)"):
@@ -208,7 +225,7 @@ def linear_attention(step: Step, context: Context) -> list[Built]:
             with s.block(f"for (var i = 0; i < {rows}; i += 1)"):
                 s.add(f"sum = fma({s.load(q, at(q, b, head, 't', 'i')).text}, {s.load(memory, at(memory, b, h, 'i', column)).text}, sum);")
             s.write(out, at(out, b, head, "t", column), real(s.let(f"sum * {s.real(step.params['scale'])}", "f32")))
-    if last is not None:
+    if last is not None and last is not memory:
         with s.block(f"for (var i = 0; i < {rows}; i += 1)"):
             s.write(last, at(last, b, h, "i", column), s.load(memory, at(memory, b, h, "i", column)))
     return [s.dispatch(groups(s, count))]
