@@ -100,7 +100,8 @@ class NativeDevice(Device):
         """See `Device.write`."""
         assert isinstance(buffer, NativeBuffer)
         self._alive()
-        self._device.queue.write_buffer(buffer.handle, offset, data)
+        if memoryview(data).nbytes:  # wgpu-py refuses to write nothing
+            self._device.queue.write_buffer(buffer.handle, offset, data)
 
     # -- pipelines ---------------------------------------------------------------------------------------------------------------------------
     async def pipeline(self, source: str, writes: tuple[bool, ...], label: str) -> Pipeline:

@@ -21,7 +21,7 @@ from ...types import DType
 from ..wgsl.expression import real
 from ..wgsl.shader import Built, Context, Shader, groups
 from ..wgsl.space import Operand, Temporary
-from .base import Step, kernel, most
+from .base import Step, kernel, most, number
 from .map import copy
 
 #: Queries of a block, invocations of a query, the widest head a block takes, columns of V a serial invocation holds.
@@ -70,9 +70,9 @@ class _Attention:
     out: Operand
 
     # -- what the variants share ---------------------------------------------------------------------------------------------------------------
-    def heads(self, s: Shader, number: str) -> dict[str, str]:
-        """Offsets of batch and head `number` in every operand."""
-        h, b = s.let(f"{number} % {s.param(self.q.dims[1])}"), s.let(f"{number} / {s.param(self.q.dims[1])}")
+    def heads(self, s: Shader, item: str) -> dict[str, str]:
+        """Offsets of batch and head number `item` in every operand."""
+        h, b = s.let(f"{item} % {s.param(self.q.dims[1])}"), s.let(f"{item} / {s.param(self.q.dims[1])}")
         shared = s.let(f"{h} / {s.param(self.q.dims[1] // self.k.dims[1])}")
         at = {}
         for name, operand, head in (("q", self.q, h), ("k", self.k, shared), ("v", self.v, shared), ("out", self.out, h), ("mask", self.mask, h)):
@@ -177,7 +177,7 @@ class _Attention:
 
     def block(self) -> Built:
         """A workgroup: 16 queries of a head."""
-        width, value_width = (-(-int(o.dims[3]) // 4) for o in (self.q, self.v))  # type: ignore[call-overload]
+        width, value_width = (-(-number(o.dims[3]) // 4) for o in (self.q, self.v))
         keys = 16 if max(width, value_width) * 4 <= 64 else 8
         own = -(-value_width // TEAM)                    # vec4s of the output an invocation holds
         s = Shader(self.context, LANES)
@@ -186,8 +186,8 @@ class _Attention:
         s.add(f"if (group >= {s.param(all_)}) {{ return; }}")
         first = s.let(f"group % {s.param(blocks)} * {QUERIES}")
         at = self.heads(s, s.let(f"group / {s.param(blocks)}"))
-        for name, size in (("tile_q", QUERIES * width), ("tile_k", keys * max(width, value_width))):
-            s.declare(f"var<workgroup> {name}: array<vec4<f32>, {size}>;")
+        for name, quads in (("tile_q", QUERIES * width), ("tile_k", keys * max(width, value_width))):
+            s.declare(f"var<workgroup> {name}: array<vec4<f32>, {quads}>;")
         s.declare(f"var<workgroup> scores: array<f32, {QUERIES * keys}>;")
         size, length = s.param(self.q.dims[2]), s.param(self.k.dims[2])
         with s.block(f"for (var e = lane; e < {QUERIES * width}; e += {LANES})"):
@@ -242,7 +242,7 @@ class _Attention:
 
     def row(self) -> Built:
         """A workgroup: one query of a head."""
-        width, values = int(self.q.dims[3]), int(self.v.dims[3])  # type: ignore[call-overload]
+        width, values = number(self.q.dims[3]), number(self.v.dims[3])
         own = -(-values // LANES)
         s = Shader(self.context, LANES)
         all_ = self.q.dims[0] * self.q.dims[1] * self.q.dims[2]

@@ -54,6 +54,13 @@ class Step:
 
 #: The largest size: 2^31 - 1.
 LARGEST = (1 << 31) - 1
+def number(size: Dim) -> int:
+    """A size that must be a number when the step is built."""
+    if isinstance(size, Expr):
+        raise CannotLower(f"a size is {size}, which only the run knows")
+    return int(size)
+
+
 #: Packings (core/model/packing.py) that MatMul and Conv read.
 READ = frozenset({Packing.NONE, Packing.MATRIX, Packing.MATRIX_T, Packing.CONV, Packing.DEPTHWISE, Packing.NIBBLES, Packing.SCALES})
 KERNELS: dict[Kernel, Callable[[Step, Context], list[Built]]] = {}

@@ -161,8 +161,8 @@ def _suppress(step: Step, context: Context) -> list[Built]:
     s.declare("struct Box { low: vec2<f32>, high: vec2<f32> }")
     with s.function("box(b: i32, i: i32) -> Box"):
         base = s.let(f"{s.size(boxes.start)} + b * {s.size(boxes.strides[0])} + i * {s.size(boxes.strides[1])}")
-        v = [s.load(boxes, s.let(f"{base} + {s.size(k * boxes.strides[2])}")).text for k in range(4)]
-        s.add(f"let a = vec2<f32>({v[0]}, {v[1]}); let z = vec2<f32>({v[2]}, {v[3]});")
+        corners = [s.load(boxes, s.let(f"{base} + {s.size(k * boxes.strides[2])}")).text for k in range(4)]
+        s.add(f"let a = vec2<f32>({corners[0]}, {corners[1]}); let z = vec2<f32>({corners[2]}, {corners[3]});")
         s.add("return Box(a - z / 2.0, a + z / 2.0);" if step.whole("center") else "return Box(min(a, z), max(a, z));")
     for name, rep in (("best_score", "f32"), ("best_at", "i32")):
         s.declare(f"var<workgroup> {name}: array<{rep}, {lanes}>;")

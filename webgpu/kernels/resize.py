@@ -46,9 +46,9 @@ def resize(step: Step, context: Context) -> list[Built]:
     loops = ExitStack()
     weight, place = "1.0", source
     for a in axes:
-        k, w = loops.enter_context(a.taps())
-        weight = w if weight == "1.0" else s.let(f"{weight} * {w}", "f32")
-        place = s.let(f"{place} + clamp({k}, 0, {a.size} - 1) * {s.size(x.strides[a.axis])}")
+        tap, share = loops.enter_context(a.taps())
+        weight = share if weight == "1.0" else s.let(f"{weight} * {share}", "f32")
+        place = s.let(f"{place} + clamp({tap}, 0, {a.size} - 1) * {s.size(x.strides[a.axis])}")
     v = s.load(x, place)
     s.add(f"sum = fma({weight}, {v.text}, sum);")
     loops.close()

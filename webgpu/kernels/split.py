@@ -15,7 +15,7 @@ from ...model.packing import PANEL, Packing
 from ..wgsl.shader import Context
 from ..wgsl.space import Operand, Part
 from ..wgsl.storage import word_bytes
-from .base import Step
+from .base import Step, number
 
 
 def room(context: Context) -> int:
@@ -28,13 +28,13 @@ def size_of(operand: Operand) -> int:
     if not operand.constant or isinstance(operand.buffer, str) or not all(isinstance(d, int) for d in operand.dims):
         return 0
     if operand.packing in (Packing.MATRIX, Packing.MATRIX_T):
-        return -(-int(operand.dims[-1]) // PANEL) * panel(operand) * word_bytes(operand.dtype, True)
-    return (int(operand.extent) if isinstance(operand.extent, int) and operand.extent else math.prod(map(int, operand.dims))) * word_bytes(operand.dtype, True)  # type: ignore[arg-type]
+        return -(-number(operand.dims[-1]) // PANEL) * panel(operand) * word_bytes(operand.dtype, True)
+    return (int(operand.extent) if isinstance(operand.extent, int) and operand.extent else math.prod(map(number, operand.dims))) * word_bytes(operand.dtype, True)
 
 
 def panel(operand: Operand) -> int:
     """Elements of a panel of 16 columns of a packed matrix [K, N]."""
-    depth = int(operand.dims[-2])  # type: ignore[call-overload]
+    depth = number(operand.dims[-2])
     return (-(-depth // 4) * 4 if word_bytes(operand.dtype, True) == 1 else depth) * PANEL
 
 
@@ -47,8 +47,8 @@ def columns(step: Step, context: Context) -> Iterator[Step]:
     by_column = b.rank == 2 and b.strides[-2] == 1 and b.strides[-1] == b.dims[-2] and b.start == 0
     if b.rank != 2 or not (b.packing or by_column):
         raise CannotLower(f"a matrix of {size_of(b):,} bytes that lies by rows; one binding takes {room(context):,}")
-    count = int(b.dims[-1])  # type: ignore[call-overload]
-    each, unit = (panel(b), PANEL) if b.packing else (int(b.dims[-2]), 1)  # type: ignore[call-overload]
+    count = number(b.dims[-1])
+    each, unit = (panel(b), PANEL) if b.packing else (number(b.dims[-2]), 1)
     most = room(context) // (each * word_bytes(b.dtype, True)) * unit
     if most == 0:
         raise CannotLower(f"16 columns of a matrix take {each * word_bytes(b.dtype, True):,} bytes; one binding takes {room(context):,}")
@@ -80,5 +80,5 @@ def rows(table: Operand, axis: int, context: Context) -> list[tuple[Operand, int
     most = room(context) // (row * word_bytes(table.dtype, True)) // 4 * 4
     if most == 0:
         raise CannotLower(f"a row of {row:,} elements; one binding takes {room(context):,} bytes")
-    count = int(table.dims[0])  # type: ignore[call-overload]
+    count = number(table.dims[0])
     return [(replace(table, buffer=Part(table.buffer, first * row, min(most, count - first) * row)), first, min(most, count - first)) for first in range(0, count, most)]
