@@ -144,8 +144,8 @@ class SegmentedExecutor:
     def _buckets(self, values: Mapping[Value, Any]) -> dict[str, tuple[int, int]]:
         found: dict[str, tuple[int, int]] = {}
         for value in self.inputs:
-            given = values[value]
-            for said, size in zip(self.general.specs[value].shape or (), getattr(given, "shape", ()), strict=False)  # a sequence has none:
+            given = values[value]  # a sequence has no shape
+            for said, size in zip(self.general.specs[value].shape or (), getattr(given, "shape", ()), strict=False):
                 names = symbols(said)
                 if len(names) == 1 and str(said) == next(iter(names)).name:
                     found.setdefault(str(said), bucket(size))
