@@ -48,8 +48,9 @@ bench: setup-bench ## sardonyx beside its peers; writes tests/bench/results.{jso
 roofline: setup-test ## rewrite webgpu/ROOFLINE.md: what the yardstick models cost on a GPU (counted, not timed)
 	@$(PY) -m tests.bench.roofline >/dev/null
 
-bench-web: setup-test ## sardonyx beside onnxruntime-web in one Chromium; writes tests/bench/web.{json,md}
+bench-web: setup-test ## sardonyx beside onnxruntime-web in one Chromium, on wasm and on WebGPU; writes tests/bench/web.{json,md} and web_gpu.json
 	@$(PY) -m tests.bench.web
+	@$(PY) -m tests.bench.web_gpu
 
 conformance: setup-test ## run the whole backend suite and rewrite COVERAGE.md
 	@$(PY) -m tests.conformance.coverage
