@@ -524,7 +524,7 @@ void SX_NAME(sx_igemm_run)(const sx_igemm *g, int64_t m0, int64_t mc, int64_t n0
 }
 
 sx_igemm_cut SX_NAME(sx_igemm_cut_for)(const sx_igemm *g, int64_t batch) {
-    enum { WANTED = 12, LEAST = 1 << 21, MOST = 1 << 29, A_BYTES = 1 << 18 }; /* rectangles for a large product, the least and the most multiplications of one, bytes of rows */
+    enum { WANTED = 12, LEAST = 1 << 21, MOST = SX_DEPTH == 4 ? 1 << 29 : 1 << 28, A_BYTES = 1 << 18 }; /* rectangles for a large product, the least and the most multiplications of one, bytes of rows */
     int64_t tall = sx_max64(64, sx_min64(384, (g->rows ? A_BYTES : 2 * A_BYTES) / sx_max64(g->k, 1)) / 32 * 32);
     sx_igemm_cut cut = {sx_min64(g->m, tall), sx_min64(g->n, 2048), 1, 1};
     if (g->m == 0 || g->n == 0) return cut;
