@@ -297,6 +297,9 @@ static void look_ahead(const sx_program *p, sx_state *s) {
 }
 #endif
 
+/* What kernels that are asked for their scratch lay it out from: an address, never memory (counting from NULL is undefined). */
+static char nowhere[64];
+
 static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
     sx_view *view = s->operands;
     int64_t *param = s->params;
@@ -327,6 +330,7 @@ static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
             if (b->home == SX_HOME_DATA) use_derived(p, call, view - row->n_in - row->n_out + 1, b->at);
         }
         use_sums(p, call, i);
+        call->scratch = nowhere;
         int64_t need = p->table->kernels[row->kind].scratch ? p->table->kernels[row->kind].scratch(call) : 0;
         if (need < 0 || need > SX_LARGEST) return sx_say(report, SX_E_MEMORY, SX_R_MEMORY, i, -1, need, 0);
         call->scratch_bytes = sx_aligned(need);
