@@ -51,7 +51,7 @@ SX_INLINE void gather_line(const sx_conv *v, const uint8_t *x, int64_t ow, uint8
 SX_INLINE void gather_inside(const int SHORT, const uint8_t *const *lines, int n, int64_t line, int64_t step, int64_t count, uint8_t zero, uint8_t *to, int64_t ld) {
     for (int64_t r = 0; r < count; r++, to += ld)
         for (int l = 0; l < n; l++) {
-            const uint8_t *from = lines[l] + r * step;
+            const uint8_t *from = lines[l] ? lines[l] + r * step : 0;
             uint8_t *out = to + l * line;
             if (!lines[l]) fill(out, zero, line);
             else if (SHORT) *(b16_any *)out = *(const b16_any *)from;
