@@ -1,4 +1,5 @@
-"""`make conformance`: runs the suite on every executor and writes COVERAGE.md and the lists of known failures.
+"""`make conformance` (`python -m tests.conformance.coverage [EXECUTOR…]`): runs the suite on every executor, or on those named, and writes COVERAGE.md (of the others, their last run) and the
+lists of known failures.
 
 A failure's reason is kept from the committed list where there is one (people write those); a new failure gets its error message and the command exits with 1,
 so that nobody commits an unexplained regression by accident.
@@ -8,27 +9,34 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 
 from .executors import EXECUTORS, known_failures
 from .runner import run_suite
-from .suite import Case, load
+from .suite import CACHE, Case, load
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def table(cases: list[Case], results: dict[str, dict[int, str]]) -> list[str]:
     """Rows `| operator | cases | executor passed … |` (columns named strict: passed without a node on NumPy); a case counts for the operators named in its model, its own (node cases) first."""
-    by_operator: dict[str, list[int]] = defaultdict(list)
-    for i, case in enumerate(cases):
-        if case.kind == "node" and "_expanded" not in case.name:
-            for operator in case.operators:
-                by_operator[operator].append(i)
+    by_operator = _by_operator(cases)
     rows = [f"| operator | cases | {' | '.join(results)} |", f"|---|--:|{'--:|' * len(results)}"]
     for operator, indices in sorted(by_operator.items()):
         rows.append(f"| {operator} | {len(indices)} | {' | '.join(str(sum(not found[i] for i in indices)) for found in results.values())} |")
     return rows
+
+
+def _by_operator(cases: list[Case]) -> dict[str, list[int]]:
+    """Operator → its node cases."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for i, case in enumerate(cases):
+        if case.kind == "node" and "_expanded" not in case.name:
+            for operator in case.operators:
+                found[operator].append(i)
+    return found
 
 
 def _progress(executor: str, total: int) -> Callable[[int], None]:
@@ -38,25 +46,44 @@ def _progress(executor: str, total: int) -> Callable[[int], None]:
     return lambda done: print(f"\r{executor}: {done} of {total}", end="" if done < total else "\n", flush=True)
 
 
-def main() -> None:
-    """Run, write, and exit with 1 where a case failed that was not known to."""
+def run_one(executor: str, cases: list[Case]) -> int:
+    """Run an executor, keep its results in `.cache`, rewrite its list of known failures; how many failures are new."""
+    places: dict[int, str] = {}
+    found = run_suite(executor, range(len(cases)), progress=_progress(executor, len(cases)), places=places)
+    known = known_failures(executor)
+    failed = {cases[i].name: known.get(cases[i].name, why) for i, why in sorted(found.items()) if why}
+    path = Path(__file__).parent / "failures" / f"{executor}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(failed, indent=1, sort_keys=True) + "\n")
+    kept = _kept(executor)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps({"date": str(date.today()), "found": found, "places": places}))
+    print(f"{executor}: {len(cases) - len(failed)} passed, {sum(place == 'strict' for place in places.values())} strict", flush=True)
+    return len(set(failed) - set(known))
+
+
+def _kept(executor: str) -> Path:
+    return CACHE / "results" / f"{executor}.json"
+
+
+def main(names: Sequence[str]) -> None:
+    """Run the named executors (none: all), write what is known of all, and exit with 1 where a case failed that was not known to."""
     cases = load()
+    new = sum(run_one(executor, cases) for executor in names or EXECUTORS)
     results: dict[str, dict[int, str]] = {}
-    new = 0
     summary: list[str] = []
     reasons: list[str] = []
     hosts: dict[str, Counter[str]] = {}
     for executor in EXECUTORS:
-        places: dict[int, str] = {}
-        results[executor] = found = run_suite(executor, range(len(cases)), progress=_progress(executor, len(cases)), places=places)
-        known = known_failures(executor)
-        failed = {cases[i].name: known.get(cases[i].name, why) for i, why in sorted(found.items()) if why}
-        new += len(set(failed) - set(known))
-        path = Path(__file__).parent / "failures" / f"{executor}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(failed, indent=1, sort_keys=True) + "\n")
+        if not _kept(executor).exists():
+            continue
+        kept = json.loads(_kept(executor).read_text())
+        results[executor] = found = {int(i): why for i, why in kept["found"].items()}
+        places = {int(i): place for i, place in kept["places"].items()}
+        failed = {cases[i].name: known_failures(executor).get(cases[i].name, why) for i, why in sorted(found.items()) if why}
         strict, without = (sum(place == kind for place in places.values()) for kind in ("strict", "no kernel"))
-        summary.append(f"| {executor} | {len(cases) - len(failed)} | {len(failed)} | {strict if places else ''} | {without if places else ''} |")
+        covered = sum(any(places.get(i) == "strict" for i in chosen) for chosen in _by_operator(cases).values())
+        summary.append(f"| {executor} | {len(cases) - len(failed)} | {len(failed)} | {strict if places else ''} | {without if places else ''} | {covered if places else ''} | {kept['date']} |")
         if places:
             results[f"{executor}, strict"] = {i: "" if places.get(i) == "strict" else "host" for i in found}
             hosts[executor] = Counter(why.split(": ")[-1].split(" of '")[0] for why in places.values() if why not in ("strict", "no kernel"))
@@ -66,7 +93,7 @@ def main() -> None:
             f"Written by `make conformance` from a run of all {len(cases)} cases on each executor, compared by onnx's own `assert_similar_outputs`.",
             "For orientation, on the same cases: onnx.reference passes 2,015, onnxruntime 1.32.0 (CPU) 1,855.", "",
             "Strict: no node of the case runs on a NumPy body; cases without a kernel step (everything is known at planning) are counted apart.", "",
-            "| executor | passed | failed | strict | no kernel step |", "|---|--:|--:|--:|--:|", *summary, "",
+            "| executor | passed | failed | strict | no kernel step | operators with a strict pass | run on |", "|---|--:|--:|--:|--:|--:|---|", *summary, "",
             "## Remaining failures", "", "| executor | case | reason |", "|---|---|---|", *reasons, "",
             "## Why nodes run on the host", "", "| executor | reason | cases |", "|---|---|--:|",
             *(f"| {executor} | {why} | {count} |" for executor, found in hosts.items() for why, count in found.most_common()), "",
@@ -78,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
