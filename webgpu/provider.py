@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 
 from ..dim import Undecidable
+from ..engine.binding import Packed
 from ..errors import EPFail
 from ..graph import Model
 from ..kernels import Kernel
 from ..lowering import CannotLower, KernelCall, View
+from ..package import Device as Place
 from ..plan.planner import Plan
 from ..providers.base import RunContext
-from ..providers.engine import optimize
+from ..providers.engine import NAME as CPU
+from ..providers.engine import EngineProgram, accepts, available, optimize
 from ..providers.limit import memory_limit
-from ..providers.segmented import SegmentedExecutor
+from ..providers.segmented import Beside, SegmentedExecutor
 from .device import open_device, unavailable
 from .device.base import Device, Limits
 from .executor import WebGpuProgram, Weights
@@ -73,13 +76,19 @@ class Deferred:
 
 
 class WebGpuExecutor(SegmentedExecutor):
-    """Programs on the device, the rest on the NumPy bodies (refused when strict)."""
+    """Programs on the device; with `engine`, what WGSL lacks on the C engine; the rest on the NumPy bodies (refused when strict)."""
 
     residents = "webgpu"   # the device whose OrtValues it takes as they are
 
-    def __init__(self, device: Device, model: Model, *, strict: bool = False, limit: int | None = None) -> None:
+    def __init__(self, device: Device, model: Model, *, strict: bool = False, limit: int | None = None, engine: bool = False, threads: int = 0) -> None:
         self._use(device)
-        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: Acceptance(self.device.limits, self.device.adapter.is_cpu), bounded=True, prepare=optimize)
+        self.threads, self.packed = threads, Packed()
+        beside = Beside(Place.WEBGPU, CPU, accepts, self._make_beside) if engine else None
+        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: Acceptance(self.device.limits, self.device.adapter.is_cpu), bounded=True, prepare=optimize,
+                         beside=beside)
+
+    def _make_beside(self, plan: Plan) -> EngineProgram:
+        return EngineProgram(plan.program, plan.constants, threads=self.threads, memory_limit=self.limit or 0, shared=self.packed)
 
     def _use(self, device: Device) -> None:
         if device.tiles is None:
@@ -104,9 +113,10 @@ class WebGpuExecutor(SegmentedExecutor):
         self._use(device)
 
     def close(self) -> None:
-        """Give device memory back."""
+        """Give memory back."""
         super().close()
         self.weights.close()
+        self.packed = Packed()
 
 
 class WebGpuProvider:
@@ -127,5 +137,7 @@ class WebGpuProvider:
         return open_device().adapter.is_cpu
 
     def compile(self, model: Model, options: Mapping[str, Any]) -> WebGpuExecutor:
-        """Partition and, at the first run of a size, plan and compile. Strict refuses nodes that would run on NumPy."""
-        return WebGpuExecutor(open_device(), model, strict=str(options.get(STRICT, "0")) == "1", limit=memory_limit(options))
+        """Partition and, at the first run of a size, plan and compile. What WGSL lacks runs on the C engine where CPUExecutionProvider is one of the session's; strict refuses NumPy."""
+        engine = CPU in options.get("session.providers", ()) and not available()
+        return WebGpuExecutor(open_device(), model, strict=str(options.get(STRICT, "0")) == "1", limit=memory_limit(options), engine=engine,
+                              threads=int(options.get("session.intra_op_num_threads", 0)))

@@ -89,7 +89,8 @@ class InferenceSession:
         for rank, choice in enumerate(chosen):
             try:
                 executor = choice.provider.compile(self._model, {"session.intra_op_num_threads": self._options.intra_op_num_threads,
-                                                                   "session.graph_optimization_level": int(self._options.graph_optimization_level), **self._options._entries, **choice.options})
+                                                                   "session.graph_optimization_level": int(self._options.graph_optimization_level), **self._options._entries, **choice.options,
+                                                                   "session.providers": [c.name for c in chosen if not c.stand_in]})
                 break
             except SardonyxError as error:
                 if rank == len(chosen) - 1:

@@ -41,19 +41,20 @@ class MeasuresSteps(Protocol):
 
 
 class Blocks:
-    """A planned package made ready to run. `name`: who runs programs, for the profile."""
+    """A planned package made ready to run. `name`: who runs programs, for the profile. `beside`: makes runners for the engine's programs of a package for another device."""
 
-    def __init__(self, plan: PackagePlan, name: str, make: Callable[[Plan], Runner], limit: int | None) -> None:
+    def __init__(self, plan: PackagePlan, name: str, make: Callable[[Plan], Runner], limit: int | None, beside: Callable[[Plan], Runner] | None = None) -> None:
         self.plan, self.name = plan, name
         self.package = plan.package
-        self.runners = [make(p) for p in plan.plans]
+        engines = {s.program for b in self.package.blocks for s in b.segments if s.do is Do.PROGRAM and s.device is Device.ENGINE} if beside is not None else set()
+        self.runners = [beside(p) if beside is not None and i in engines else make(p) for i, p in enumerate(plan.plans)]
         self.hosted = [Compiled(graph, limit) for graph in plan.hosted]
         self._dead: dict[int, list[tuple[int, ...]]] = {}
         self._residents: dict[int, frozenset[int]] = {}
         root = self.package.blocks[self.package.variants[0].block]
         programs = {s for segment in root.segments if segment.do is Do.PROGRAM and segment.device is not Device.HOST for s in segment.outputs}
         self.owned = [slot in programs for slot in root.outputs]     # whether an output is an array of its own
-        single = len(self.package.blocks) == 1 and len(self.runners) == 1 and not self.hosted
+        single = len(self.package.blocks) == 1 and len(self.runners) == 1 and not self.hosted and not engines
         self.direct = self.runners[0] if single and root.segments[0].inputs == root.inputs and root.segments[0].outputs == root.outputs else None
 
     @cached_property
@@ -118,7 +119,7 @@ class Blocks:
         return found
 
     def _segment(self, segment: Segment, given: list[Any], run: _Run, resident: Collection[int]) -> list[Any]:
-        if segment.do is not Do.PROGRAM or segment.device is Device.HOST:
+        if segment.do is not Do.PROGRAM or segment.device is Device.HOST or not getattr(self.runners[segment.program], "keeps", False):
             given = [x.numpy() if getattr(x, "on_device", False) else x for x in given]
         if segment.do is Do.IF:
             return self._block(segment.blocks[0 if _truth(given[0], segment) else 1], given[1:], run)

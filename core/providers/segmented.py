@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..graph import Model, Node, Value
 from ..model import collector_paused
 from ..ops import lookup
 from ..ops.registry import MAX_KNOWN
+from ..package import Device
 from ..philox import draws_of_run
 from ..plan.lower import HOST_TYPES, Accepts
 from ..plan.planner import Plan, given_inputs, plan_package
@@ -37,15 +39,25 @@ def bucket(size: int) -> tuple[int, int]:
     return top // 2 + 1, top
 
 
+@dataclass(frozen=True)
+class Beside:
+    """The provider `name` takes what the `device` of an executor refuses: what it `accepts`, and who runs its programs."""
+
+    device: Device
+    name: str
+    accepts: Accepts
+    make: Callable[[Plan], Runner]
+
+
 class Variant:
     """A model planned for given values and shapes of some inputs (none: for every run)."""
 
     def __init__(self, model: Model, name: str, make: Callable[[Plan], Runner], limit: int | None, accepts: Accepts | None, ranges: Mapping[str, tuple[int, int | None]],
-                 values: Mapping[Value, np.ndarray] | None = None, shapes: Mapping[Value, tuple[int, ...]] | None = None) -> None:
+                 values: Mapping[Value, np.ndarray] | None = None, shapes: Mapping[Value, tuple[int, ...]] | None = None, beside: Beside | None = None) -> None:
         self.specs = infer_plan(model.graph, values, shapes)
-        plan = plan_package(model, self.specs, ranges, limit, accepts, host=True)
-        self.fallbacks = plan.host
-        self.blocks = Blocks(plan, name, make, limit)
+        plan = plan_package(model, self.specs, ranges, limit, accepts, True, *((beside.device, beside.accepts) if beside else ()))
+        self.fallbacks, self.beside = plan.host, plan.beside
+        self.blocks = Blocks(plan, name, make, limit, beside.make if beside else None)
 
 
 #: How many values and shapes of structural inputs are planned for; a model fed yet more runs the nodes concerned on the host.
@@ -54,10 +66,12 @@ VARIANTS = 16
 
 class SegmentedExecutor:
     """A model on programs where it can be, on NumPy bodies where not. `strict` refuses the latter. `bounded`: programs need an upper bound of every size: each is planned for a bucket.
-    `prepare`: rewrites the model before it is planned for the first time."""
+    `prepare`: rewrites the model before it is planned for the first time. `beside`: who runs what `accepts` refuses, before NumPy does."""
 
     def __init__(self, model: Model, name: str, make: Callable[[Plan], Runner], *, strict: bool = False, limit: int | None = None,
-                 accepts: Callable[[], Accepts] | None = None, bounded: bool = False, prepare: Callable[[Model], object] | None = None) -> None:
+                 accepts: Callable[[], Accepts] | None = None, bounded: bool = False, prepare: Callable[[Model], object] | None = None,
+                 beside: Beside | None = None) -> None:
+        self.beside = beside
         self.model, self.name, self.make, self.strict, self.limit, self.accepts, self.bounded, self.prepare = model, name, make, strict, limit, accepts, bounded, prepare
         self.variants: dict[Any, Variant] = {}
         self.lock = threading.RLock()
@@ -71,7 +85,7 @@ class SegmentedExecutor:
 
     def _plan(self, values: Mapping[Value, np.ndarray] | None = None, shapes: Mapping[Value, tuple[int, ...]] | None = None, ranges: Mapping[str, tuple[int, int]] | None = None) -> Variant:
         accepts = self.accepts() if self.accepts is not None else None
-        return Variant(self.model, self.name, self.make, self.limit, accepts, {**self.model.symbols, **(ranges or {})}, values, shapes)
+        return Variant(self.model, self.name, self.make, self.limit, accepts, {**self.model.symbols, **(ranges or {})}, values, shapes, self.beside)
 
     @property
     def general(self) -> Variant:
@@ -168,7 +182,8 @@ class SegmentedExecutor:
         latest = self.latest
         host = {inner: why if self._latest else run_plans(node, why, latest.specs)
                 for node, why in latest.fallbacks.items() for inner in (node, *(n for g in node.subgraphs() for n in g.walk()))}
-        return [Placement(n, REFERENCE, host[n]) if n in host else Placement(n, self.name) for n in self.model.graph.walk()]
+        name = self.beside.name if self.beside else ""
+        return [Placement(n, REFERENCE, host[n]) if n in host else Placement(n, name, latest.beside[n]) if n in latest.beside else Placement(n, self.name) for n in self.model.graph.walk()]
 
     def close(self) -> None:
         """Drop plans and constants."""

@@ -236,3 +236,33 @@ def test_profiles_say_which_kernel_took_how_long(device: Any) -> None:
     if device.timestamps:
         assert sum(e.duration for e in context.events) > 0 and all("gflops" in e.args for e in context.events)
     executor.close()
+
+
+DOUBLES = "g (float[n] x) => (double[n] z) {\n    a = Exp(x) b = Cast<to = 11>(a) c = Add(b, b) z = Sqrt(c) }"
+
+
+@pytest.mark.parametrize("strict", ["0", "1"])
+def test_what_wgsl_lacks_runs_on_the_engine_where_the_cpu_is_listed(own: Any, strict: str) -> None:
+    options = sardonyx.SessionOptions()
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", strict)
+    session = sardonyx.InferenceSession(model(DOUBLES), options, providers=["WebGpuExecutionProvider", "CPUExecutionProvider"])
+    for n in (9, 4, 300):
+        x = floats(n)
+        np.testing.assert_allclose(session.run(None, {"x": x})[0], np.sqrt(2 * np.exp(x).astype(np.float64)), rtol=1e-6)
+    where = {p.node.op_type: p.provider for p in session._executor.placements()}
+    assert where == {"Exp": "WebGpuExecutionProvider", "Cast": "CPUExecutionProvider", "Add": "CPUExecutionProvider", "Sqrt": "CPUExecutionProvider"}
+    assert "double" in str(session.explain())
+
+
+def test_strict_without_the_cpu_refuses_the_engine(own: Any) -> None:
+    options = sardonyx.SessionOptions()
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    with pytest.raises(EPFail, match="fallback refused: .*double"):
+        sardonyx.InferenceSession(model(DOUBLES), options, providers=["WebGpuExecutionProvider"]).run(None, {"x": floats(3)})
+
+
+def test_a_tensor_on_the_device_reaches_the_engine(own: Any) -> None:
+    session = sardonyx.InferenceSession(model("g (float[4] x) => (double[4] z) {\n    b = Cast<to = 11>(x) z = Add(b, b) }"), providers=["WebGpuExecutionProvider", "CPUExecutionProvider"])
+    x = floats(4)
+    made = session.run_with_ort_values(["z"], {"x": sardonyx.OrtValue.ortvalue_from_numpy(x, "webgpu")})[0]
+    np.testing.assert_array_equal(made.numpy(), 2 * x.astype(np.float64))
