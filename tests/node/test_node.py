@@ -25,11 +25,15 @@ const floats = (name) => new Float32Array(new Uint8Array(readFileSync(`${folder}
 const session = await ort.InferenceSession.create(`${folder}/model.sdx`);
 const input = new ort.Tensor("float32", floats("x"), [2, 3, 224, 224]);
 const { output } = await session.run({ input });
+const mine = new ort.Tensor("float32", new Float32Array(output.data.length), output.dims), held = mine.data;
+const again = await session.run({ input }, { output: mine });
+const wrong = await session.run({ input }, { output: new ort.Tensor("float64", new Float64Array(output.data.length), output.dims) }).catch((error) => error.name);
+const written = again.output === mine && mine.data === held && mine.data.every((v, i) => v === output.data[i]) && wrong === "InvalidArgument";
 const errors = [];
 for (const what of [() => session.run({}), () => ort.InferenceSession.create(`${folder}/none.sdx`), () => ort.InferenceSession.create(`${folder}/model.onnx`)]) {
   await what().then(() => errors.push("none"), (error) => errors.push(error.name));
 }
-console.log(JSON.stringify({ y: Array.from(output.data), engine: session.engine, input: session.inputMetadata, errors }));
+console.log(JSON.stringify({ y: Array.from(output.data), engine: session.engine, input: session.inputMetadata, errors, written }));
 await session.release();
 """
 
@@ -58,6 +62,7 @@ def node(*words: Any, cwd: Path) -> str:
 @pytest.mark.parametrize(("threads", "proxy"), [(1, False), (2, False), (2, True)])
 def test_runs(package: Path, threads: int, proxy: bool) -> None:
     found = json.loads(node("program.js", json.dumps([str(package), threads, proxy]), cwd=package))
+    assert found["written"], "a tensor given for an output is written to"
     wanted = np.load(package / "y.npy").ravel()
     np.testing.assert_allclose(found["y"], wanted, rtol=1e-3, atol=1e-4 * float(np.abs(wanted).max()))
     assert found["engine"] == {"file": f"sardonyx-simd128{'-threads' if threads > 1 else ''}.wasm", "threads": threads, "worker": proxy}

@@ -81,7 +81,7 @@ export class InferenceSession {
     const turn = this.#queue.then(() => {
       if (this.#session === null) throw new Aborted("the session was released");
       checkAborted(options.signal);
-      return this.#session.run(given, names.map((name) => this.outputNames.indexOf(name)), { signal: options.signal, profile: !!this.#events, ...(this.engine.webgpu ? { keep: this.#kept } : {}) });
+      return this.#session.run(given, names.map((name) => this.outputNames.indexOf(name)), { signal: options.signal, profile: !!this.#events, ...(targets && !this.engine.worker ? { into: names.map((name) => targets[name]?.data) } : {}), ...(this.engine.webgpu ? { keep: this.#kept } : {}) });
     });
     this.#queue = turn.catch(() => {});
     const { outputs: made, events } = await turn;
@@ -168,7 +168,7 @@ function metadata({ name, type, dims }, overrides) {
 function deliver(name, { type, dims, data }, target) {
   if (!target) return new Tensor(TYPES[type][0], data, dims);
   if (target.type !== TYPES[type][0] || target.data.length !== data.length) throw new InvalidArgument(`the tensor given for output '${name}' is ${target.type}[${target.dims}], the output is ${TYPES[type][0]}[${dims}]`);
-  target.data.set(data);
+  if (target.data !== data) target.data.set(data); // else the engine's results were copied there
   return target;
 }
 

@@ -273,7 +273,7 @@ export class Session {
   }
 
   /** On the engine; `turn` runs the parts of another device. */
-  async engineRun(feeds, fetches, { signal, profile } = {}, turn = undefined) {
+  async engineRun(feeds, fetches, { signal, profile, into = [] } = {}, turn = undefined) {
     const { engine } = this, { c } = engine;
     const lent = [];
     try {
@@ -297,7 +297,7 @@ export class Session {
       if (code === HOST) throw new NotImplemented("a part of the model was planned for another device than the wasm engine; convert it again without that device");
       this.#check(code);
       const events = rows ? this.#events(rows, Number(c.sx_session_profile(this.handle, 0, 0n))) : undefined;
-      return { outputs: fetches.map((number) => this.#output(number)), events };
+      return { outputs: fetches.map((number, i) => this.#output(number, into[i])), events };
     } catch (error) {
       if (profile && this.engine) c.sx_session_profile(this.handle, 0, 0n);
       throw asTyped(error);
@@ -350,7 +350,8 @@ export class Session {
     words.setUint32(at + DATA, data, true);
   }
 
-  #output(number) {
+  /** An output; with `into`, an array of its type and length, copied there: a new one of many megabytes costs more than the copy (the system clears its pages). */
+  #output(number, into) {
     const { engine } = this, at = engine.alloc(TENSOR);
     this.#check(engine.c.sx_session_output(this.handle, BigInt(number), at));
     const { words } = engine;
@@ -359,7 +360,12 @@ export class Session {
     engine.free(at);
     const [, kind, bits] = TYPES[type];
     const size = dims.reduce((a, b) => a * b, 1);
-    const bytes = engine.bytes.slice(from, from + size * Math.max(bits >> 3, 1));
+    const length = size * Math.max(bits >> 3, 1);
+    if (into instanceof kind && bits >= 8 && into.byteLength === length) {
+      new Uint8Array(into.buffer, into.byteOffset, length).set(engine.bytes.subarray(from, from + length));
+      return { type, dims, data: into };
+    }
+    const bytes = engine.bytes.slice(from, from + length);
     return { type, dims, data: bits < 8 ? packed(bytes, bits, kind) : new kind(bytes.buffer, 0, lengthOf(type, size)) };
   }
 

@@ -310,9 +310,31 @@ static void gemv_one(int rows, int dtype, const float *a, int64_t rs, const char
     else GEMV_ANY(4);
 }
 
+#ifdef __wasm__
+/* One row times two panels at once: with no prefetch and pages of 4 KB, what counts is how many streams the processor's own prefetcher follows. */
+static void gemv_pair(const float *a, const float *b, int64_t next, int64_t k, float *c) {
+    sx_f acc[2][GEMV_V];
+    SX_UNROLL for (int p = 0; p < 2; p++)
+        SX_UNROLL for (int v = 0; v < GEMV_V; v++) acc[p][v] = sx_fsplat(0);
+    const float *other = b + next;
+    for (int64_t at = 0; at < k; at++, b += SX_PANEL, other += SX_PANEL) {
+        sx_f x = sx_fsplat(a[at]);
+        SX_UNROLL for (int v = 0; v < GEMV_V; v++) acc[0][v] += x * sx_fload(b + v * SX_GW);
+        SX_UNROLL for (int v = 0; v < GEMV_V; v++) acc[1][v] += x * sx_fload(other + v * SX_GW);
+    }
+    SX_UNROLL for (int p = 0; p < 2; p++)
+        SX_UNROLL for (int v = 0; v < GEMV_V; v++) sx_fstore(c + p * SX_PANEL + v * SX_GW, acc[p][v]);
+}
+#endif
+
 static void gemv_packed(const sx_gemm *g, const float *a, int64_t rs, int64_t mc, int64_t n0, int64_t nc, float *c, int64_t ldc) {
     int64_t panel = g->k * SX_PANEL * sx_size_of(g->b_dtype);
-    for (int64_t j = 0; j < nc; j += SX_PANEL) {
+    int64_t j = 0;
+#ifdef __wasm__
+    if (mc == 1 && g->b_dtype == SX_FLOAT && !g->add)
+        for (; j + 2 * SX_PANEL <= nc; j += 2 * SX_PANEL) gemv_pair(a, (const float *)(g->b + (n0 + j) / SX_PANEL * panel), g->k * SX_PANEL, g->k, c + j);
+#endif
+    for (; j < nc; j += SX_PANEL) {
         float sums[GEMV_ROWS * SX_PANEL];
         gemv_one((int)mc, g->b_dtype, a, rs, g->b + (n0 + j) / SX_PANEL * panel, g->k, sums, SX_PANEL);
         int64_t cols = sx_min64(SX_PANEL, nc - j);
