@@ -118,7 +118,8 @@ class WebGpuProgram:
             spans = [(self._memory(self.recording.outputs[i].slab), 0, 4 * math.prod(self._output_shapes[i])) for i in fetched]
             *raw, status = await self.device.read([*spans, (self._status, 0, 4)])
         self._judge(int(np.frombuffer(status, np.uint32)[0]))
-        return [kept[i] if i in kept else download(raw[fetched.index(i)], o.dtype, shape) for i, (o, shape) in enumerate(zip(self.recording.outputs, self._output_shapes, strict=True))]
+        read = dict(zip(fetched, raw, strict=True))
+        return [kept[i] if i in kept else download(read[i], o.dtype, shape) for i, (o, shape) in enumerate(zip(self.recording.outputs, self._output_shapes, strict=True))]
 
     def _sum_up(self, times: np.ndarray, start: int, spans: Sequence[tuple[int, int]]) -> None:
         """Dispatches' times as their steps'; the device's clock begins anywhere, so the first dispatch begins at `start`."""

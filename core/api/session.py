@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import EPFail, Fail, InvalidArgument, NoModel, SardonyxError
 from ..graph import Value
-from ..providers.base import Executor, RunContext
+from ..providers.base import Executor, RunContext, on_host
 from ..types import ValueType
 from . import nodes, providers
 from .binding import IOBinding
@@ -265,7 +265,7 @@ class InferenceSession:
     def _collect(self, feed: Any) -> list[Any]:
         """Feeds as the executor takes them; tensors on a device come to the host unless it runs there."""
         found = collect(self._inputs, feed)
-        return found if getattr(self._executor, "residents", "") else [x.numpy() if getattr(x, "on_device", False) else x for x in found]
+        return found if getattr(self._executor, "residents", "") else [on_host(x) for x in found]
 
     def _wanted(self, output_names: Iterable[str] | None) -> list[int]:
         """Output names → indices."""

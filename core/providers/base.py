@@ -46,6 +46,11 @@ class RunContext:
     stay: frozenset[int] = frozenset()
 
 
+def on_host(value: Any) -> Any:
+    """A value where the host reads it: a tensor on a device is fetched, everything else is itself."""
+    return value.numpy() if getattr(value, "on_device", False) else value
+
+
 class Executor(Protocol):
     """A model made ready to run. Safe to call from several threads at once."""
 

@@ -18,7 +18,7 @@ from ..package import Block, Device, Do, Segment
 from ..plan.planner import PackagePlan, Plan
 from ..program import Home, Program
 from ..types import DType
-from .base import Event, RunContext
+from .base import Event, RunContext, on_host
 from .profile import step_events
 from .reference import Compiled
 
@@ -65,7 +65,7 @@ class Blocks:
     def run(self, inputs: Sequence[Any], context: RunContext, generator: Any, stay: frozenset[int] = frozenset()) -> list[Any]:
         """The outputs of the root block; those whose numbers are in `stay` remain on the runners' device, where they can."""
         if self.direct is not None and context.events is None:
-            if stay and getattr(self.direct, "keeps", False):
+            if stay and _keeps(self.direct):
                 return self.direct.run(inputs, terminated=context.terminated, keep=stay)  # type: ignore[call-arg]
             if context.into is not None and len(context.into) == len(self.owned) and getattr(self.direct, "takes_into", False):
                 return self.direct.run(inputs, terminated=context.terminated, into=context.into)  # type: ignore[call-arg]
@@ -110,7 +110,7 @@ class Blocks:
             block = self.package.blocks[number]
             made, taken = set(), set(block.outputs)
             for segment in block.segments:
-                if segment.do is not Do.PROGRAM or segment.device is Device.HOST or not getattr(self.runners[segment.program], "keeps", False):
+                if not self._on_device(segment):
                     taken |= {s for s in segment.inputs if s >= 0}
                     continue
                 taken |= {segment.inputs[port] for port, _ in self.plan.plans[segment.program].program.elements}   # read by bind
@@ -118,9 +118,14 @@ class Blocks:
             found = self._residents[number] = frozenset(made - taken)
         return found
 
+    def _on_device(self, segment: Segment) -> bool:
+        """Whether a segment takes and makes tensors on a device."""
+        return segment.do is Do.PROGRAM and segment.device is not Device.HOST and _keeps(self.runners[segment.program])
+
     def _segment(self, segment: Segment, given: list[Any], run: _Run, resident: Collection[int]) -> list[Any]:
-        if segment.do is not Do.PROGRAM or segment.device is Device.HOST or not getattr(self.runners[segment.program], "keeps", False):
-            given = [x.numpy() if getattr(x, "on_device", False) else x for x in given]
+        on_device = self._on_device(segment)
+        if not on_device:
+            given = [on_host(x) for x in given]
         if segment.do is Do.IF:
             return self._block(segment.blocks[0 if _truth(given[0], segment) else 1], given[1:], run)
         if segment.do is Do.LOOP:
@@ -130,7 +135,7 @@ class Blocks:
             with np.errstate(all="ignore"):
                 return self.hosted[segment.program].run(given, context, run.generator)
         runner = self.runners[segment.program]
-        if getattr(runner, "keeps", False) and context.events is None:
+        if on_device and context.events is None:
             return runner.run(given, terminated=context.terminated, keep=[i for i, s in enumerate(segment.outputs) if s in resident])  # type: ignore[call-arg]
         return runner.run(given, terminated=context.terminated) if context.events is None else self._profiled(segment.program, runner, given, context)
 
@@ -181,6 +186,11 @@ class Blocks:
 def reads_data(program: Program) -> bool:
     """Whether a step reads or sizes follow from what a run gives."""
     return bool(program.inputs) and bool(program.elements or any(v >= 0 and program.buffers[program.views[v].buffer][0] != Home.DATA for step in program.steps for v in step.inputs))
+
+
+def _keeps(runner: Runner) -> bool:
+    """Whether a runner takes tensors on its device and has the argument `keep`."""
+    return getattr(runner, "keeps", False)
 
 
 class _Run:

@@ -3,17 +3,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sardonyx
-from sardonyx.wasm.runtime import build_package
 
 from tests.models.inputs import SCRIPTS
 from tests.models.registry import MODELS, fetch
 from tests.models.test_public_models import QUANTISED, _compare, peer
+
+from .package import installed, node
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="no node: .ci/setup test")
 QUICK = ("silero-vad", "silero-vad-op15", "silero-vad-half", "romanizer-decoder")
@@ -35,11 +35,7 @@ await session.release();
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package installed in node_modules."""
-    folder = tmp_path_factory.mktemp("models")
-    build_package(folder / "node_modules" / "sardonyx")
-    (folder / "package.json").write_text('{"type": "module"}')
-    (folder / "program.js").write_text(PROGRAM)
-    return folder
+    return installed(tmp_path_factory.mktemp("models"), PROGRAM)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in SCRIPTS if n in MODELS])
@@ -49,11 +45,10 @@ def test_public_model(name: str, package: Path, tmp_path: Path) -> None:
     for i, x in enumerate(feed.values()):
         (tmp_path / f"in{i}").write_bytes(x.tobytes())
     words = json.dumps([str(tmp_path), [[key, x.dtype.name, list(x.shape)] for key, x in feed.items()]])
-    done = subprocess.run(["node", "program.js", words], cwd=package, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    said = node("program.js", words, cwd=package)
     session = peer(str(fetch(name)))
     wanted = session.run(None, feed)
-    outputs = json.loads(done.stdout)
+    outputs = json.loads(said)
     assert [key for key, _ in outputs] == [o.name for o in session.get_outputs()]
     made = [np.frombuffer((tmp_path / f"out{i}").read_bytes(), want.dtype).reshape(dims) for i, (want, (_, dims)) in enumerate(zip(wanted, outputs, strict=True))]
     _compare([made], [wanted], QUANTISED.get(name, (1e-3, None))[0])

@@ -5,15 +5,15 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import sardonyx as ort
-from sardonyx.wasm.runtime import build_package
 
 from tests.browser.packages import NPM, pyodide
 from tests.models import generated
+
+from .package import installed, node
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="no node: .ci/setup test")
 PROGRAM = """
@@ -41,22 +41,13 @@ await session.release();
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package installed in node_modules, a model, its input and output."""
-    folder = tmp_path_factory.mktemp("node")
-    build_package(folder / "node_modules" / "sardonyx")
-    (folder / "package.json").write_text('{"type": "module"}')
-    (folder / "program.js").write_text(PROGRAM)
+    folder = installed(tmp_path_factory.mktemp("node"), PROGRAM)
     generated.mobilenet_v2(folder / "model.onnx")
     ort.convert(folder / "model.onnx", folder / "model.sdx")
     x = np.random.default_rng(5).normal(size=(2, 3, 224, 224)).astype(np.float32)
     (folder / "x").write_bytes(x.tobytes())
     np.save(folder / "y.npy", ort.InferenceSession(str(folder / "model.onnx")).run(None, {"input": x})[0])
     return folder
-
-
-def node(*words: Any, cwd: Path) -> str:
-    done = subprocess.run(["node", *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 @pytest.mark.parametrize(("threads", "proxy"), [(1, False), (2, False), (2, True)])

@@ -54,6 +54,8 @@ class Step:
 
 #: The largest size: 2^31 - 1.
 LARGEST = (1 << 31) - 1
+
+
 def number(size: Dim) -> int:
     """A size that must be a number when the step is built."""
     if isinstance(size, Expr):
