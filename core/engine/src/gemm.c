@@ -255,38 +255,47 @@ SX_INLINE sx_f widened(const char *p, int dtype, int64_t at) {
     return dtype == SX_FLOAT16 ? sx_fwiden_f16((const uint16_t *)p + at) : sx_fwiden_bf16((const uint16_t *)p + at);
 }
 
-/* One packed panel; U steps of K at once, each with its own accumulators, hide the latency of the additions. */
+/* P packed panels, `next` bytes apart; U steps of K at once, each with its own accumulators, hide the latency of the additions. All panels of a product must take the same U:
+   columns summed in another order would differ in the last bits, which a softmax of large values shows. */
 #define GEMV_V (SX_PANEL / SX_GW)
-SX_INLINE void gemv_panel(const int R, const int U, const int dtype, const float *a, int64_t rs, const char *b, int64_t k, float *c, int64_t ldc) {
-    sx_f acc[GEMV_ROWS][8][GEMV_V];
-    SX_UNROLL for (int i = 0; i < R; i++)
-        SX_UNROLL for (int u = 0; u < U; u++)
-            SX_UNROLL for (int v = 0; v < GEMV_V; v++) acc[i][u][v] = sx_fsplat(0);
+SX_INLINE void gemv_panel(const int P, const int R, const int U, const int dtype, const float *a, int64_t rs, const char *b, int64_t next, int64_t k, float *c, int64_t ldc) {
+    sx_f acc[2][GEMV_ROWS][8][GEMV_V];
+    SX_UNROLL for (int p = 0; p < P; p++)
+        SX_UNROLL for (int i = 0; i < R; i++)
+            SX_UNROLL for (int u = 0; u < U; u++)
+                SX_UNROLL for (int v = 0; v < GEMV_V; v++) acc[p][i][u][v] = sx_fsplat(0);
     int64_t at = 0;
     for (; at + U <= k; at += U) {
         SX_UNROLL for (int u = 0; u < U; u++) {
             __builtin_prefetch(b + ((at + u) * SX_PANEL + 512) * (dtype == SX_FLOAT ? 4 : 2));
-            SX_UNROLL for (int v = 0; v < GEMV_V; v++) {
-                sx_f bv = widened(b, dtype, (at + u) * SX_PANEL + v * SX_GW);
-                SX_UNROLL for (int i = 0; i < R; i++) acc[i][u][v] += sx_fsplat(a[i * rs + at + u]) * bv;
-            }
+            SX_UNROLL for (int p = 0; p < P; p++)
+                SX_UNROLL for (int v = 0; v < GEMV_V; v++) {
+                    sx_f bv = widened(b + p * next, dtype, (at + u) * SX_PANEL + v * SX_GW);
+                    SX_UNROLL for (int i = 0; i < R; i++) acc[p][i][u][v] += sx_fsplat(a[i * rs + at + u]) * bv;
+                }
         }
     }
     for (; at < k; at++)
-        SX_UNROLL for (int v = 0; v < GEMV_V; v++) {
-            sx_f bv = widened(b, dtype, at * SX_PANEL + v * SX_GW);
-            SX_UNROLL for (int i = 0; i < R; i++) acc[i][0][v] += sx_fsplat(a[i * rs + at]) * bv;
-        }
-    SX_UNROLL for (int i = 0; i < R; i++)
-        SX_UNROLL for (int v = 0; v < GEMV_V; v++) {
-            sx_f sum = acc[i][0][v];
-            SX_UNROLL for (int u = 1; u < U; u++) sum += acc[i][u][v];
-            sx_fstore(c + i * ldc + v * SX_GW, sum);
-        }
+        SX_UNROLL for (int p = 0; p < P; p++)
+            SX_UNROLL for (int v = 0; v < GEMV_V; v++) {
+                sx_f bv = widened(b + p * next, dtype, at * SX_PANEL + v * SX_GW);
+                SX_UNROLL for (int i = 0; i < R; i++) acc[p][i][0][v] += sx_fsplat(a[i * rs + at]) * bv;
+            }
+    SX_UNROLL for (int p = 0; p < P; p++)
+        SX_UNROLL for (int i = 0; i < R; i++)
+            SX_UNROLL for (int v = 0; v < GEMV_V; v++) {
+                sx_f sum = acc[p][i][0][v];
+                SX_UNROLL for (int u = 1; u < U; u++) sum += acc[p][i][u][v];
+                sx_fstore(c + i * ldc + p * SX_PANEL + v * SX_GW, sum);
+            }
 }
 
+#ifdef __wasm__ /* one row goes through two panels at once (gemv_packed), which is as many chains */
+#define STEPS(R) 1
+#else
 #define STEPS(R) (8 / (R * GEMV_V) > 0 ? 8 / (R * GEMV_V) : 1)
-#define GEMV(R, dtype) gemv_panel(R, STEPS(R), dtype, a, rs, b, k, c, ldc)
+#endif
+#define GEMV(R, dtype) gemv_panel(1, R, STEPS(R), dtype, a, rs, b, 0, k, c, ldc)
 #ifdef __wasm__ /* one row at a time for narrow B, or its variants would be most of this file's bytes */
 #define GEMV_ANY(R) GEMV(R, SX_FLOAT)
 static void gemv_narrow(int rows, int dtype, const float *a, int64_t rs, const char *b, int64_t k, float *c, int64_t ldc) {
@@ -310,29 +319,12 @@ static void gemv_one(int rows, int dtype, const float *a, int64_t rs, const char
     else GEMV_ANY(4);
 }
 
-#ifdef __wasm__
-/* One row times two panels at once: with no prefetch and pages of 4 KB, what counts is how many streams the processor's own prefetcher follows. */
-static void gemv_pair(const float *a, const float *b, int64_t next, int64_t k, float *c) {
-    sx_f acc[2][GEMV_V];
-    SX_UNROLL for (int p = 0; p < 2; p++)
-        SX_UNROLL for (int v = 0; v < GEMV_V; v++) acc[p][v] = sx_fsplat(0);
-    const float *other = b + next;
-    for (int64_t at = 0; at < k; at++, b += SX_PANEL, other += SX_PANEL) {
-        sx_f x = sx_fsplat(a[at]);
-        SX_UNROLL for (int v = 0; v < GEMV_V; v++) acc[0][v] += x * sx_fload(b + v * SX_GW);
-        SX_UNROLL for (int v = 0; v < GEMV_V; v++) acc[1][v] += x * sx_fload(other + v * SX_GW);
-    }
-    SX_UNROLL for (int p = 0; p < 2; p++)
-        SX_UNROLL for (int v = 0; v < GEMV_V; v++) sx_fstore(c + p * SX_PANEL + v * SX_GW, acc[p][v]);
-}
-#endif
-
 static void gemv_packed(const sx_gemm *g, const float *a, int64_t rs, int64_t mc, int64_t n0, int64_t nc, float *c, int64_t ldc) {
     int64_t panel = g->k * SX_PANEL * sx_size_of(g->b_dtype);
     int64_t j = 0;
-#ifdef __wasm__
+#ifdef __wasm__ /* two panels at once: with no prefetch and pages of 4 KB, what counts is how many streams the processor's own prefetcher follows */
     if (mc == 1 && g->b_dtype == SX_FLOAT && !g->add)
-        for (; j + 2 * SX_PANEL <= nc; j += 2 * SX_PANEL) gemv_pair(a, (const float *)(g->b + (n0 + j) / SX_PANEL * panel), g->k * SX_PANEL, g->k, c + j);
+        for (; j + 2 * SX_PANEL <= nc; j += 2 * SX_PANEL) gemv_panel(2, 1, STEPS(1), SX_FLOAT, a, rs, g->b + (n0 + j) / SX_PANEL * panel, panel, g->k, c + j, ldc);
 #endif
     for (; j < nc; j += SX_PANEL) {
         float sums[GEMV_ROWS * SX_PANEL];
