@@ -470,7 +470,8 @@ sx_gemm_cut SX_NAME(sx_gemm_cut_for)(const sx_gemm *g, int64_t batch) {
     if (g->m == 0 || g->n == 0) return cut;
     int few = few_rows(g, g->m);
     int64_t least_m = sx_min64(g->m, 3 * SX_MR), least_n = sx_min64(g->n, few && plain_rows(g) ? 1024 : 4 * SX_PANEL), least = few ? 1 << 16 : LEAST;
-    int64_t a_cost = g->m, b_cost = g->n * (g->b_packed && g->b_dtype == SX_FLOAT ? 1 : 8); /* of reading A once more, of reading (or copying) B once more */
+    int a_lies = g->rows || direct(g, g->m), b_lies = g->b_packed && g->b_dtype == SX_FLOAT;
+    int64_t a_cost = g->m * (a_lies ? 1 : 8), b_cost = g->n * (b_lies ? 1 : 8); /* of reading, or copying, A and B once more */
     for (;;) { /* cut where the halves cost less to read */
         cut.mc = sx_min64(cut.mc, sx_round_up(sx_ceil_div(g->m, sx_ceil_div(g->m, cut.mc)), SX_MR));
         cut.nc = sx_min64(cut.nc, sx_round_up(sx_ceil_div(g->n, sx_ceil_div(g->n, cut.nc)), SX_PANEL));
