@@ -5,16 +5,25 @@ Everything is computed in float32 where the inputs are half-width, and rounded o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..dim import Dim
+from ..dim import Dim, exact_div, product
+from ..expr import Compute, E, Op, binary, cast, const, coord, select
+from ..kernels import Kernel
+from ..lowering import CannotLower, Lowering, View
+from ..types import DType
+from .activation import softmax_view
 from .attention import RotaryEmbedding as OnnxRotaryEmbedding
-from .attention import _grouped_matmul, _heads, _packed, _softmax
+from .attention import _grouped_matmul, _grouped_product, _head_view, _heads, _packed, _scale, _softmax, _unpacked
+from .cast import cast_view
 from .common import check_equal, fresh_shape, like, same_type
 from .contrib_common import needed, sizes
 from .contrib_quantize import MatMulIntegerToFloat
+from .maps import whole_number
+from .move import joined
 from .precision import widened
 from .registry import Ints, Spec, operator, require
 
@@ -228,3 +237,208 @@ def _(input: Spec, position_ids: Spec, cos_cache: Spec, sin_cache: Spec, *, inte
     require(input.shape is None or len(input.shape) in (3, 4), f"input {input} must be [B, S, hidden] or [B, heads, S, D]")
     same_type(input, cos_cache, sin_cache, names="input and the caches")
     return like(input)
+
+
+# -- lowering ----------------------------------------------------------------------------------------------------------------------------------
+
+
+def appended_view(k: Lowering, past: View | None, new: View, begin: View, shape: Any) -> View:
+    """The cache [B, H, rows, D]: what it held, zeros behind, and the new tokens of each entry from its `begin` on."""
+    held = new if past is None else past
+    made = k.move(held, k.buffer(new.dtype, shape).whole(), mode=0 if held.shape == tuple(shape) else 1)
+    if past is not None:  # the new rows go over what lies there; no second copy of the cache
+        order = (0, 2, 1, 3)
+        at = k.map(lambda b: select(binary(Op.EQ, coord(2), 0), coord(0), coord(1) + b), begin.unsqueeze(1).unsqueeze(2), dtype=DType.INT64, shape=(new.shape[0], new.shape[2], 2))
+        k.call(Kernel.SCATTER, [made.permute(order), at, new.permute(order)], [made.permute(order)], axis=0, mode=1, reduction=0)
+    return made
+
+
+#: A view [B or 1, 1, S or 1, T or 1] and what an element of it says: whether a key may be seen.
+_Test = tuple[View, Callable[[E], E]]
+
+
+def _mask_tests(k: Lowering, mask: View | None, batch: Dim, length: Dim, total: Dim, held: Dim) -> list[_Test]:
+    """A mask in any of the forms that `mask_bias` names."""
+    if mask is None:
+        return []
+    if mask.rank == 1:
+        count = mask.shape[0]
+        if count not in (batch, 2 * batch, 3 * batch + 2):
+            raise CannotLower(f"a mask of {count} elements for a batch of {batch}: which form it has is not known before the model runs")
+
+        def column(at: Dim) -> View:
+            return mask.slice(0, at, batch).unsqueeze(1).unsqueeze(2).unsqueeze(3)
+        ends: _Test = (column(0), lambda n: binary(Op.LT, coord(3), cast(n, Compute.I64)))
+        return [ends, (column(batch), lambda n: binary(Op.GE, coord(3), cast(n, Compute.I64)))] if count == 2 * batch else [ends]
+    view = mask.unsqueeze(1).unsqueeze(1) if mask.rank == 2 else mask.unsqueeze(1) if mask.rank == 3 else mask.slice(2, held, length).slice(3, 0, total)
+    if view.shape[3] != total:  # of the new keys only; or of all, by a symbol of its own: then nothing is put before it
+        shown = k.constant(np.ones((), mask.dtype.numpy), mask.dtype)
+        view = k.move(view, k.buffer(mask.dtype, (*view.shape[:3], total)).whole(), 1, [0, 0, 0, total - view.shape[3]], shown)
+    return [(view, lambda x: binary(Op.GT, x, 0))]
+
+
+def _column(view: View) -> View:
+    """One number, or one for each batch entry, beside scores [B, heads, S, T]."""
+    return view.unsqueeze(1).unsqueeze(2).unsqueeze(3)
+
+
+def _bias_view(k: Lowering, shape: Sequence[Dim], tests: Sequence[_Test], filter_value: float | None, hard: Sequence[tuple[_Test, float]], added: View | None) -> View | None:
+    """What is added to scores of `shape`: `filter_value` where a test fails, a hard test's number in place of it where that fails, and `added`."""
+    if not tests and not hard:
+        return added
+    views = [*(v for v, _ in tests), *(v for (v, _), _ in hard), *([] if added is None else [added])]
+    dims = [size if any(v.shape[axis] != 1 for v in views) else 1 for axis, size in enumerate(shape)]
+
+    def body(*leaves: E) -> E:
+        seen = const(1, Compute.I32)
+        for (_, test), x in zip(tests, leaves, strict=False):
+            seen = binary(Op.AND, seen, test(x))
+        bias = select(seen, const(0.0, Compute.F32), const(-10000.0 if filter_value is None else filter_value, Compute.F32))
+        for ((_, test), number), x in zip(hard, leaves[len(tests):], strict=False):
+            bias = select(test(x), bias, const(number, Compute.F32))
+        return bias if added is None else bias + cast(leaves[-1], Compute.F32)
+    return k.map(body, *views, dtype=DType.FLOAT, shape=(dims[0], dims[1], shape[2] if hard else dims[2], shape[3]))
+
+
+def _attended(k: Lowering, parts: Sequence[View], pasts: Sequence[View | None], presents: Sequence[View | None], filled: View | None, mask: View | None, added: View | None,
+              causal: int, filter_value: float | None, scale: float | None, scores_wanted: bool) -> tuple[View, View, View, View | None]:
+    """Attention of Q, K and V [B, heads, L, D] to the pasts' rows and theirs: y [B, S, heads * Dv], the present keys and values (in `presents` where these are given), the scores if wanted.
+
+    `filled`: so many rows of the pasts are in use, and the presents have as many rows as the pasts."""
+    q, new_key, new_value = parts
+    dtype, old_key, old_value = q.dtype, *pasts
+    if dtype not in (DType.FLOAT, DType.FLOAT16, DType.BFLOAT16) or any(v is not None and v.dtype is not dtype for v in (*parts, *pasts)):
+        raise CannotLower(f"attention of {dtype.text}, or with a cache of another type")
+    (batch, heads, length, depth), new = q.shape, new_key.shape[2]
+    out, y = _unpacked(k, dtype, (batch, heads, length, new_value.shape[3]), 3)
+    held: Dim = 0 if old_key is None else old_key.shape[2]
+    total = held if filled is not None else held + new
+    shapes = [(*x.shape[:2], total, x.shape[3]) for x in (new_key, new_value)]
+    keys, values, pieces, hard = new_key, new_value, False, []
+    if filled is not None:
+        if scores_wanted or mask is not None and mask.rank > 1:
+            raise CannotLower("the scores, or a mask for each key, where past_sequence_length says how many there are")
+        begin = k.map(lambda n: cast(n, Compute.I64), k.reshape(filled, (1,)), dtype=DType.INT64)
+        keys, values = (appended_view(k, p, x, begin.expand((batch,)), s) for p, x, s in zip(pasts, (new_key, new_value), shapes, strict=True))
+        last = k.map(lambda n, more: n + more, begin, k.sized([new]), dtype=DType.INT64)
+        hard.append(((_column(last), lambda n: binary(Op.LT, coord(3), n)), -math.inf))
+        if added is not None and added.shape[3] != total:
+            added = k.move(added, k.buffer(added.dtype, (*added.shape[:3], total)).whole(), 1)
+    elif old_key is not None and old_value is not None and not scores_wanted:
+        pieces = True
+        keys, values = (k.buffer(dtype, s).whole() if p is None else p for p, s in zip(presents, shapes, strict=True))
+    elif old_key is not None and old_value is not None:
+        keys, values = (joined(k, [p, x], 2, Spec(dtype, s)) for p, x, s in ((old_key, new_key, shapes[0]), (old_value, new_value, shapes[1])))
+    if not pieces and presents[0] is not None and presents[1] is not None:
+        keys, values = k.move(keys, presents[0]), k.move(values, presents[1])
+    if causal and (filled is not None or scores_wanted):
+        first = begin if filled is not None else k.sized([held])
+        hard.append(((_column(first), lambda n: binary(Op.LE, coord(3), n + coord(2))), float(np.finfo(np.float32).min)))
+    bias = _bias_view(k, (*q.shape[:3], total), _mask_tests(k, mask, batch, length, total, held), filter_value, hard, added)
+    factor = _scale(depth, scale or None)
+    if scores_wanted:
+        scores = k.buffer(DType.FLOAT, (*q.shape[:3], total)).whole()
+        _grouped_product(k, cast_view(k, q, DType.FLOAT), cast_view(k, keys, DType.FLOAT).permute((0, 1, 3, 2)), scores, factor)
+        if bias is not None:
+            scores = k.map(lambda x, b: x + cast(b, Compute.F32), scores, bias, dtype=DType.FLOAT)
+        weighed = k.buffer(DType.FLOAT, out.shape).whole()
+        _grouped_product(k, softmax_view(k, scores, 3), cast_view(k, values, DType.FLOAT), weighed)
+        k.map(lambda x: x, weighed, dtype=dtype, out=out)
+        return y, keys, values, cast_view(k, scores, dtype)
+    whole = None if bias is None else bias.expand((*q.shape[:3], total))
+    operands = [q, new_key, new_value, whole, *pasts] if pieces else [q, keys, values, whole]
+    k.call(Kernel.ATTENTION, operands, [out, keys, values] if pieces else [out], scale=factor, softcap=0.0, causal=int(bool(causal) and not hard), offset=held)
+    return y, keys, values, None
+
+
+def _wanted(out: Any, number: int) -> bool:
+    return isinstance(out, list) and len(out) > number and out[number] is not None
+
+
+def _self_attended(k: Lowering, projected: View, mask: View | None, past: View | None, added: View | None, filled: View | None, heads: int, hidden: Any, unidirectional: int,
+                   filter_value: float | None, scale: float | None, out: Any) -> Any:
+    """Attention of the projected Q, K, V, side by side in the last axis; the present is one tensor."""
+    width = projected.shape[2]
+    q_size, k_size, v_size = hidden or [exact_div(width, 3)] * 3
+    parts = [_head_view(k, projected.slice(2, at, n), heads) for at, n in ((0, q_size), (q_size, k_size), (q_size + k_size, v_size))]
+    pasts: Sequence[View | None] = [None, None] if past is None else [past.slice(0, i, 1).squeeze(0) for i in range(2)]
+    presents: Sequence[View | None] = [None, None]
+    if _wanted(out, 1):
+        present = k.buffer(projected.dtype, out[1].shape).whole()
+        presents = [present.slice(0, i, 1).squeeze(0) for i in range(2)]
+    y = _attended(k, parts, pasts, presents, filled, mask, added, unidirectional, filter_value, scale, False)[0]
+    return (y, present) if _wanted(out, 1) else y
+
+
+@Attention.lower
+def _(k: Lowering, input: View, weights: View, bias: View | None = None, mask_index: View | None = None, past: View | None = None, attention_bias: View | None = None,
+      past_sequence_length: View | None = None, *, do_rotary: int = 0, mask_filter_value: float | None = None, num_heads: int, past_present_share_buffer: int = 0,
+      qkv_hidden_sizes: Ints = None, rotary_embedding_dim: int = 0, scale: float | None = None, unidirectional: int = 0, out: Any) -> Any:
+    if do_rotary:
+        raise CannotLower("do_rotary")
+    shape = (*input.shape[:2], weights.shape[1])
+    projected = k.matmul(input, weights, input.dtype, shape, None if bias is None else lambda x, b: x + b, [] if bias is None else [bias])
+    filled = past_sequence_length if past_present_share_buffer else None
+    return _self_attended(k, projected, mask_index, past, attention_bias, filled, num_heads, qkv_hidden_sizes, unidirectional, mask_filter_value, scale, out)
+
+
+@QAttention.lower
+def _(k: Lowering, input: View, weight: View, bias: View, input_scale: View, weight_scale: View, mask_index: View | None = None, input_zero_point: View | None = None,
+      weight_zero_point: View | None = None, past: View | None = None, *, do_rotary: int = 0, mask_filter_value: float | None = None, num_heads: int,
+      past_present_share_buffer: int = 0, scale: float | None = None, unidirectional: int = 0, out: Any) -> Any:
+    if do_rotary or past_present_share_buffer:
+        raise CannotLower("do_rotary or past_present_share_buffer")
+    assert MatMulIntegerToFloat.lowering is not None
+    shape = Spec(bias.dtype, (*input.shape[:2], weight.shape[1]))
+    projected = MatMulIntegerToFloat.lowering(k, input, weight, input_scale, weight_scale, input_zero_point, weight_zero_point, bias, out=shape)
+    return _self_attended(k, projected, mask_index, past, None, None, num_heads, None, unidirectional, mask_filter_value, scale, out)
+
+
+def _biased(k: Lowering, x: View, bias: View | None, at: Dim) -> tuple[View, Dim]:
+    """x [B, L, hidden] or [B, L, heads, D] plus its part of the bias, and where the next part begins."""
+    size = product(x.shape[2:])
+    if bias is None:
+        return x, at + size
+    part = bias.slice(0, at, size)
+    return k.map(lambda a, b: a + b, x, part if x.rank == 3 else part.split(0, *x.shape[2:]), dtype=x.dtype), at + size
+
+
+@MultiHeadAttention.lower
+def _(k: Lowering, query: View, key: View | None = None, value: View | None = None, bias: View | None = None, key_padding_mask: View | None = None,
+      attention_bias: View | None = None, past_key: View | None = None, past_value: View | None = None, past_sequence_length: View | None = None,
+      cache_indirection: View | None = None, *, mask_filter_value: float | None = None, num_heads: int, scale: float | None = None, unidirectional: int = 0, out: Any) -> Any:
+    if cache_indirection is not None:
+        raise CannotLower("cache_indirection")
+    if query.rank == 5:
+        given = [query.slice(3, i, 1).squeeze(3) for i in range(3)]
+    elif key is not None and key.rank == 5:
+        given = [query, *(key.slice(3, i, 1).squeeze(3) for i in range(2))]
+    else:
+        assert key is not None and value is not None
+        given = [query, key, value]
+    at: Dim = 0
+    parts: list[View] = []
+    for x in given:
+        if parts and key is not None and key.rank == 4:     # keys and values with their heads split have their biases already
+            parts.append(_head_view(k, x, num_heads))
+            continue
+        x, at = _biased(k, x, bias, at)
+        parts.append(x.permute((0, 2, 1, 3)) if x.rank == 4 else _head_view(k, x, num_heads))
+    pasts = (past_key, past_value)
+    filled = past_sequence_length if past_key is not None else None
+    y, keys, values, scores = _attended(k, parts, pasts, (None, None), filled, key_padding_mask, attention_bias, unidirectional, mask_filter_value, scale, _wanted(out, 3))
+    return y, keys, values, scores
+
+
+@RotaryEmbedding.lower
+def _(k: Lowering, input: View, position_ids: View, cos_cache: View, sin_cache: View, *, interleaved: int = 0, is_packed_batching: int = 0, num_heads: int = 0,
+      rotary_embedding_dim: int = 0, scale: float = 1.0, out: Spec) -> View:
+    assert OnnxRotaryEmbedding.lowering is not None
+    batch, length = (input.shape[0], input.shape[2]) if input.rank == 4 else input.shape[:2]
+    turned = 2 * whole_number(cos_cache.shape[1], "half of what is rotated")
+    if position_ids.rank < 2 or position_ids.shape == (1, 1):   # one offset for all
+        position_ids = k.map(lambda p: cast(p, Compute.I64) + coord(1), k.reshape(position_ids, (1, 1)), dtype=DType.INT64, shape=(batch, length))
+    heads = num_heads or (whole_number(input.shape[2], "the hidden size") // turned if input.rank == 3 else None)
+    made: View = OnnxRotaryEmbedding.lowering(k, input, cos_cache, sin_cache, position_ids, interleaved=interleaved, num_heads=heads,
+                                              rotary_embedding_dim=rotary_embedding_dim or turned, out=out)
+    return made

@@ -1,11 +1,16 @@
 """com.microsoft: operators ai.onnx took over later, under the signatures they had before: Inverse, Trilu, Range, Unique, ExpandDims, Pad, GatherND, CDist."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from ..expr import E, Op, binary, unary
+from ..kernels import Kernel
+from ..lowering import Lowering, View
 from ..types import DType
+from .cast import cast_view
 from .common import check_equal, fresh_shape, same_type
 from .contrib_common import ruled, sizes
 from .create import Range as OnnxRange
@@ -13,7 +18,7 @@ from .elementwise import Trilu as OnnxTrilu
 from .gather import GatherND as OnnxGatherND
 from .move import Pad as OnnxPad
 from .precision import widened
-from .registry import Spec, operator, require
+from .registry import Operator, Spec, operator, require
 from .shape import Unsqueeze
 from .sort import Unique as OnnxUnique
 
@@ -125,3 +130,51 @@ def _(A: Spec, B: Spec, *, metric: str = "sqeuclidean") -> Spec:
     (rows, width), (columns, other) = sizes(A, 2, "A"), sizes(B, 2, "B")
     check_equal(width, other, f"rows of A {A} and B {B} differ in size")
     return Spec(same_type(A, B), (rows, columns))
+
+
+# -- lowering: ai.onnx's rules under the older signatures --------------------------------------------------------------------------------------
+
+
+def _rule(operator: Operator) -> Callable[..., Any]:
+    assert operator.lowering is not None
+    return operator.lowering
+
+
+@Inverse.lower
+def _(k: Lowering, X: View, *, out: Spec) -> View:
+    wide = cast_view(k, X, X.dtype if X.dtype is DType.DOUBLE else DType.FLOAT)
+    made = k.buffer(wide.dtype, X.shape).whole()
+    k.call(Kernel.LINALG, [wide], [made], op=1)
+    return cast_view(k, made, X.dtype)
+
+
+@CDist.lower
+def _(k: Lowering, A: View, B: View, *, metric: str = "sqeuclidean", out: Spec) -> View:
+    squares = [k.reduce(0, v, (1,), v.dtype, lambda x: x * x) for v in (A, B)]
+
+    def distance(dot: E, a: E, b: E) -> E:
+        square = binary(Op.MAX, a - dot * 2.0 + b, 0.0)
+        return unary(Op.SQRT, square) if metric == "euclidean" else square
+    return k.matmul(A, B.permute((1, 0)), A.dtype, (A.shape[0], B.shape[0]), distance, [squares[0], squares[1].permute((1, 0))])
+
+
+@Range.lower
+def _(k: Lowering, start: View, limit: View, delta: View | None = None, *, out: Spec) -> Any:
+    return _rule(OnnxRange)(k, start, limit, k.constant(np.ones((), start.dtype.numpy), start.dtype) if delta is None else delta, out=out)
+
+
+@Unique.lower
+def _(k: Lowering, x: View, *, out: Any) -> tuple[View, ...]:
+    values, places, counts = [*(out if isinstance(out, list) else [out]), None, None][:3]
+    made, _, inverse, number = _rule(OnnxUnique)(k, x, sorted=0, out=[values, None, places, counts])
+    return made, inverse, number
+
+
+@Pad.lower
+def _(k: Lowering, data: View, pads: View, value: View | None = None, *, mode: str = "constant", out: Spec) -> Any:
+    return _rule(OnnxPad)(k, data, pads, None if value is None else k.reshape(value, ()), mode=mode, out=out)
+
+
+ExpandDims.lower(lambda k, X, axis, *, out: _rule(Unsqueeze)(k, X, axis, out=out))
+Trilu.lower(lambda k, X, k_=None, *, upper=1, out: _rule(OnnxTrilu)(k, X, k_, upper=upper, out=out))
+GatherND.lower(lambda k, data, indices, *, out: _rule(OnnxGatherND)(k, data, indices, out=out))

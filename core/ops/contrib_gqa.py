@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from ..dim import dim_max, exact_div
-from ..expr import Compute, E, Op, binary, cast, coord, select
+from ..expr import Compute, E, Op, binary, cast, coord
 from ..kernels import Kernel
 from ..lowering import CannotLower, Lowering, View
 from ..types import DType
 from .attention import RotaryEmbedding, _heads, _packed, _scale, _unpacked, rotated
 from .common import fresh_shape, same_type
-from .contrib_attention import attend
+from .contrib_attention import appended_view, attend
 from .contrib_common import needed, sizes
 from .gather import gathered
 from .maps import whole_number
@@ -210,7 +210,7 @@ def _(k: Lowering, query: View, key: View | None = None, value: View | None = No
         tables = [gathered(k, c, places, 0, 0, (batch, length, c.shape[1])).unsqueeze(1) for c in (cos_cache, sin_cache)]
         turned = 2 * whole_number(cos_cache.shape[1], "half of what is rotated")
         q, new_key = (rotated(k, x, tables[0], tables[1], 4, rotary_interleaved, turned) for x in (q, new_key))
-    presents = [_appended(k, past, new, begin, out[1 + i].shape) for i, (past, new) in enumerate(((past_key, new_key), (past_value, new_value)))]
+    presents = [appended_view(k, past, new, begin, out[1 + i].shape) for i, (past, new) in enumerate(((past_key, new_key), (past_value, new_value)))]
     rows = presents[0].shape[2]
     heads, y = _unpacked(k, query.dtype, (batch, num_heads, length, presents[1].shape[3]), 3)
 
@@ -225,14 +225,3 @@ def _(k: Lowering, query: View, key: View | None = None, value: View | None = No
     mask = k.map(seen, *column, dtype=DType.BOOL, shape=(batch, 1, length, rows)).expand((batch, num_heads, length, rows))
     k.call(Kernel.ATTENTION, [q, *presents, mask], [heads], scale=scale or _scale(q.shape[3], None), softcap=softcap, causal=0, offset=0)
     return y, presents[0], presents[1]
-
-
-def _appended(k: Lowering, past: View | None, new: View, begin: View, shape: Any) -> View:
-    """The cache [B, H, rows, D]: what it held, zeros behind, and the new tokens of each entry from its `begin` on."""
-    held = new if past is None else past
-    made = k.move(held, k.buffer(new.dtype, shape).whole(), mode=0 if held.shape == tuple(shape) else 1)
-    if past is not None:  # the new rows go over what lies there; no second copy of the cache
-        order = (0, 2, 1, 3)
-        at = k.map(lambda b: select(binary(Op.EQ, coord(2), 0), coord(0), coord(1) + b), begin.unsqueeze(1).unsqueeze(2), dtype=DType.INT64, shape=(new.shape[0], new.shape[2], 2))
-        k.call(Kernel.SCATTER, [made.permute(order), at, new.permute(order)], [made.permute(order)], axis=0, mode=1, reduction=0)
-    return made

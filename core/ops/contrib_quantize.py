@@ -169,8 +169,13 @@ def _(A: Spec, B: Spec, scales: Spec, zero_points: Spec | None = None, g_idx: Sp
 @MatMulNBits.lower
 def _(k: Lowering, A: View, B: View, scales: View, zero_points: View | None = None, g_idx: View | None = None, bias: View | None = None, *, K: int, N: int, accuracy_level: int = 0,
       bits: int = 4, block_size: int, weight_prepacked: int = 0, out: Spec) -> View:
-    if weight_prepacked or 0 in B.shape:
-        raise CannotLower("weights in a GPU's layout" if weight_prepacked else "no weights")
+    if weight_prepacked:
+        raise CannotLower("weights in a GPU's layout")
+    if 0 in B.shape and N and K:  # an omitted projection
+        nothing = k.constant(np.zeros(N, A.dtype.numpy), A.dtype) if bias is None else bias
+        return nothing.expand(out.shape or ())
+    if 0 in B.shape:
+        raise CannotLower("no weights")
     blocks = -(-K // block_size)
 
     def table(view: View, columns: int) -> View:

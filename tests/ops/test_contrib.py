@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sardonyx
 from sardonyx.dim import Expr, fresh_scope, substitute, symbol
 from sardonyx.errors import InvalidGraph
+from sardonyx.kernels import Kernel
 from sardonyx.ops import Spec, lookup
 from sardonyx.types import DType
 
@@ -96,17 +98,28 @@ def check_rule(op: str, inputs: list[Any], attributes: dict[str, Any], results: 
 
 def check(op: str, inputs: list[Any], attributes: dict[str, Any] | None = None, *, outputs: int = 1, domain: str = DOMAIN, tolerance: float = 2e-5, steps: int = 0,
           constants: tuple[int, ...] = ()) -> list[np.ndarray]:
-    """Ours equals onnxruntime's in dtype, shape and value (integers: within `steps`); returns ours."""
+    """Ours equals onnxruntime's in dtype, shape and value (integers: within `steps`), and so does what the engine computes with no node left to NumPy; returns ours."""
     attributes = attributes or {}
     results = ours(op, inputs, attributes, domain)[:outputs]
     check_rule(op, inputs, attributes, results, domain)
-    for mine, theirs in zip(results, peer(op, inputs, attributes, results, domain, constants), strict=True):
-        assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
-        if theirs.dtype.kind in "biu":
-            assert np.abs(mine.astype(np.int64) - theirs.astype(np.int64)).max(initial=0) <= steps
-        else:
-            np.testing.assert_allclose(mine.astype(np.float64), theirs.astype(np.float64), rtol=tolerance, atol=tolerance)
+    expected = peer(op, inputs, attributes, results, domain, constants)
+    for made in (results, engine(op, inputs, attributes, results, domain, constants)):
+        for mine, theirs in zip(made, expected, strict=True):
+            assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
+            if theirs.dtype.kind in "biu":
+                assert np.abs(mine.astype(np.int64) - theirs.astype(np.int64)).max(initial=0) <= steps
+            else:
+                np.testing.assert_allclose(mine.astype(np.float64), theirs.astype(np.float64), rtol=tolerance, atol=tolerance)
     return results
+
+
+def engine(op: str, inputs: list[Any], attributes: dict[str, Any], results: list[np.ndarray], domain: str = DOMAIN, constants: tuple[int, ...] = ()) -> list[np.ndarray]:
+    """The engine's results of one node, strictly: it refuses what it has no kernels for."""
+    model, fed = one_node(op, inputs, attributes, results, domain, constants)
+    strict = sardonyx.SessionOptions()
+    strict.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    made: list[np.ndarray] = sardonyx.InferenceSession(model.SerializeToString(), strict, providers=["CPUExecutionProvider"]).run(None, fed)
+    return made
 
 
 # -- activations and fused products --------------------------------------------------------------------------------------------------------------
@@ -366,6 +379,9 @@ def test_attention_shared_buffer() -> None:
     check_rule("Attention", inputs, dict(num_heads=2, past_present_share_buffer=1), shared, DOMAIN)
     np.testing.assert_allclose(shared[0], plain[0], rtol=1e-6)
     np.testing.assert_array_equal(shared[1][:, :, :, :7], plain[1])
+    y, present = engine("Attention", inputs, dict(num_heads=2, past_present_share_buffer=1), shared)
+    np.testing.assert_allclose(y, plain[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(present[:, :, :, :7], plain[1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("a", "b"), [(np.uint8, np.uint8), (np.uint8, np.int8)])
@@ -409,6 +425,7 @@ def test_multi_head_attention_packed() -> None:
         results = ours("MultiHeadAttention", inputs, dict(num_heads=2))
         check_rule("MultiHeadAttention", inputs, dict(num_heads=2), results, DOMAIN)
         np.testing.assert_array_equal(results[0], plain[0])
+        np.testing.assert_allclose(engine("MultiHeadAttention", inputs, dict(num_heads=2), results[:3])[0], plain[0], rtol=1e-5, atol=1e-5)
 
 
 def test_multi_head_attention_shared_buffer() -> None:
@@ -419,6 +436,56 @@ def test_multi_head_attention_shared_buffer() -> None:
     check_rule("MultiHeadAttention", [*inputs, *buffers, ints(3)], dict(num_heads=2), shared, DOMAIN)
     np.testing.assert_array_equal(shared[0], plain[0])
     np.testing.assert_array_equal(shared[1][:, :, :4], plain[1])
+    for more in ({}, dict(unidirectional=1)):
+        for given in ([*inputs, *buffers, ints(3)], [*inputs[:4], ints(2, 4), real(1, 1, 1, 4), *buffers, ints(3)]):
+            expected = ours("MultiHeadAttention", given, dict(num_heads=2, **more))[:3]
+            y, *presents = engine("MultiHeadAttention", given, dict(num_heads=2, **more), expected)
+            np.testing.assert_allclose(y, expected[0], rtol=1e-5, atol=1e-5)
+            for mine, theirs in zip(presents, expected[1:], strict=True):
+                np.testing.assert_array_equal(mine[:, :, :4], theirs[:, :, :4])
+
+
+#: Sizes of the inputs that are symbols, by input: s new tokens, p past ones, m a mask's, t a bias'.
+SIZES = {"Attention": {0: [2, "s", 5], 3: [2, "m"], 4: [2, 2, 2, "p", 16], 5: [2, 2, "s", "t"]},
+         "MultiHeadAttention": {0: [2, "s", 32], 1: [2, "s", 32], 2: [2, "s", 32], 4: [2, "m"], 5: [2, 2, "s", "t"], 6: [2, 2, "p", 16], 7: [2, 2, "p", 16]}}
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("form", ["plain", "mask", "new mask", "bias", "causal", "all"])
+@pytest.mark.parametrize("op", ["Attention", "MultiHeadAttention"])
+def test_decoding_with_any_sizes(op: str, form: str, half: bool) -> None:
+    """One session for any past, none too: the engine's ATTENTION reads past and new keys where they lie and writes the presents. onnxruntime's results, or our body's where it refuses."""
+    attributes = dict(num_heads=2, **(dict(unidirectional=1) if form in ("causal", "all") else {}))
+    session: Any = None
+    for past, new in ((3, 1), (0, 4), (300, 1), (17, 35), (1, 1)):
+        mask = {"mask": past + new, "all": past + new, "new mask": new}.get(form)
+        mask = None if mask is None else whole(2, mask, dtype=np.int32, low=0, high=2)
+        added = real(2, 2, new, past + new) if form in ("bias", "all") else None
+        if op == "Attention":
+            inputs: list[Any] = [real(2, new, 5), real(5, 96), real(96), mask, real(2, 2, 2, past, 16), added]
+        else:
+            inputs = [*(real(2, new, 32, seed=i) for i in range(3)), real(96) if form == "all" else None, mask, added, *(real(2, 2, past, 16, seed=i) for i in range(2))]
+        inputs = [x.astype(np.float16) if half and x is not None and x.dtype == np.float32 else x for x in inputs]
+        constants = (1,) if op == "Attention" else ()
+        results = ours(op, inputs, attributes)[:3]
+        model, fed = one_node(op, inputs, attributes, results, DOMAIN, constants)
+        if session is None:
+            for port in model.graph.input:
+                for dim, size in zip(port.type.tensor_type.shape.dim, SIZES[op].get(int(port.name[1:]), []), strict=False):
+                    if isinstance(size, str):
+                        dim.dim_param = size
+            strict = sardonyx.SessionOptions()
+            strict.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            session = sardonyx.InferenceSession(model.SerializeToString(), strict, providers=["CPUExecutionProvider"])
+        tolerance = 1e-2 if half else 2e-3 if mask is not None else 2e-5
+        refused = half or form == "new mask" or op == "Attention" and added is not None     # by onnxruntime, with a past
+        for mine, theirs in zip(session.run(None, fed), results if refused else peer(op, inputs, attributes, results, DOMAIN, constants), strict=True):
+            assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
+            np.testing.assert_allclose(mine.astype(np.float64), theirs.astype(np.float64), rtol=tolerance, atol=tolerance)
+    steps = [step for runner in session._executor.latest.blocks.runners for step in runner.program.steps]
+    attention, = (step for step in steps if step.kind is Kernel.ATTENTION)
+    assert len(attention.inputs) == 6 and len(attention.outputs) == 3
+    assert sum(step.kind is Kernel.COPY for step in steps) <= (mask is not None)   # a mask of the new keys gets the past's before it; no cache is copied
 
 
 @pytest.mark.parametrize(("shape", "positions", "attributes"), [
