@@ -22,8 +22,11 @@ typedef struct {
     sx_coming *coming;
 } part;
 
+#ifdef __wasm__
+#include "sx_gemm_wasm.h"
+#else
 #if SX_NR <= SX_PANEL
-#define B_AT(v, ps) ((v) * SX_GW) /* a plain constant: WebAssembly's loads take it as their offset */
+#define B_AT(v, ps) ((v) * SX_GW)
 #else
 #define B_AT(v, ps) ((v) * SX_GW / SX_PANEL * (ps) + (v) * SX_GW % SX_PANEL)
 #endif
@@ -33,11 +36,7 @@ typedef struct {
 #define AHEAD 8
 #endif
 
-#ifdef __wasm__
-#define SHARING 1
-#else
 #define SHARING 3 /* rows share a pointer: x86 addresses p, p + rs and p + 2 rs */
-#endif
 
 /* op: where the end's operands lie for the first element. next: what will be needed soon, `stride` bytes a step of K. */
 SX_INLINE void micro(const int R, const int V, const part *t, const float *a, const float *b, float *c, int last, const float *const *op, const char *next, int64_t stride, float *keep, int64_t keep_ps) {
@@ -75,9 +74,7 @@ SX_INLINE void micro(const int R, const int V, const part *t, const float *a, co
                 SX_UNROLL for (int v = 0; v < V; v++) sx_fstore(keep + B_AT(v, keep_ps), bv[v]);
                 keep += SX_PANEL;
             }
-#ifndef __wasm__ /* which has no such instruction, but would keep the pointer */
             __builtin_prefetch(next, 0, 2), next += stride;
-#endif
             b += bs;
             SX_UNROLL for (int i = 0; i < R; i++) {
                 sx_f x = sx_fsplat(group[i / SHARING][i % SHARING * rs]);
@@ -223,31 +220,20 @@ SX_INLINE void tile(const part *t, const float *a, int64_t i, int64_t r, const f
 #endif
     const char *next = (const char *)(rows + (ahead ? r * t->rs : 0));
     int64_t stride = ahead ? 64 : 0;
-#ifndef __wasm__
     if (!ahead && t->coming && t->coming->at < t->coming->end) next = t->coming->at, stride = 64, t->coming->at += 64 * t->run * t->runs;
-#endif
     MICRO_OF[r - 1][v - 1](t, rows, b + x / SX_PANEL * t->ps + x % SX_PANEL, c + i * t->ldc + x, last, at, next, stride);
 }
 
 /* Rows `from` to `rows` of one line in micro-tiles of nearly the same height. op: where the end's operands lie for the line's first element.
-   Columns innermost: a tile's rows of A stay in the first-level cache while the panels of B come from the second. Small tiles would ask too much of the second: there a panel of B stays
-   in the first and rows come. */
+   Columns innermost: a tile's rows of A stay in the first-level cache while the panels of B come from the second. */
 static void cover(const part *t, const float *a, int64_t from, int64_t rows, const float *b, int64_t cols, float *c, const float *const *op) {
-#ifdef __wasm__
-    for (int64_t x = 0; x < cols; x += SX_NR)
-        for (int64_t i = from, tiles = sx_ceil_div(rows - from, SX_MR); tiles > 0; tiles--) {
-            int64_t r = sx_ceil_div(rows - i, tiles);
-            tile(t, a, i, r, b, x, cols, c, op, 0);
-            i += r;
-        }
-#else
     for (int64_t i = from, tiles = sx_ceil_div(rows - from, SX_MR); tiles > 0; tiles--) {
         int64_t r = sx_ceil_div(rows - i, tiles);
         for (int64_t x = 0; x < cols; x += SX_NR) tile(t, a, i, r, b, x, cols, c, op, t->ahead && x + SX_NR >= cols);
         i += r;
     }
-#endif
 }
+#endif
 
 /* ---- few rows: every element of B is used R times, so what counts is reading B in order ---- */
 SX_INLINE sx_f widened(const char *p, int dtype, int64_t at) {
