@@ -19,6 +19,8 @@ from .wgsl.space import Operand
 from .wgsl.storage import INT32, PLAIN, UINT32, extent, interval, word
 
 #: How far from 0 the 64-bit integers of a program's inputs may lie, as a power of two: the first with which everything is proved to fit 32 bits is checked when inputs are uploaded.
+#: Elements of constants of narrow integers whose extent is looked at: zero points are often all the same.
+SMALL, NARROW = 4096, (DType.INT8, DType.UINT8)
 REACH = (31, 30, 28, 24, 20, 15)
 
 
@@ -31,7 +33,7 @@ def assumed(dtype: DType, reach: int) -> tuple[int, int]:
 
 def constant_interval(tensor: Tensor) -> tuple[float, float]:
     """Where the integers of a constant lie; CannotLower where they do not fit 32 bits."""
-    if tensor.dtype.is_float or tensor.dtype.bits < 32:
+    if tensor.dtype.is_float or (tensor.dtype.bits < 32 and not (tensor.dtype in NARROW and 0 < tensor.size <= SMALL)):
         return interval(tensor.dtype)
     low, high = extent(tensor.numpy())
     if not (INT32[0] <= low and high <= INT32[1]) and not (low >= 0 and high <= UINT32[1] and tensor.dtype in (DType.UINT32, DType.UINT64)):

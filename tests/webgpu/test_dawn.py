@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from sardonyx.webgpu.recording import Dispatch, Recording, Shader
+from sardonyx.webgpu.wgsl.functions import native
 
 from tests.conformance.suite import load
 from tests.models.registry import CACHE, MODELS, fetch, light_models
@@ -30,7 +31,7 @@ def rejected(sources: Iterable[tuple[str, Any]]) -> tuple[int, list[str]]:
             for _, recording, _ in recorded(source, cpu):
                 for d in recording.dispatches:
                     found.setdefault(recording.shaders[d.shader], f"{name}: {d.label}")
-    shaders = [{"label": label, "source": shader.source, "writes": list(shader.writes)} for shader, label in found.items()]
+    shaders = [{"label": label, "source": source, "writes": list(shader.writes)} for shader, label in found.items() for source in dict.fromkeys((shader.source, native(shader.source)))]
     done = subprocess.run(["node", str(Path(__file__).with_name("dawn.mjs")), str(NPM)], input=json.dumps(shaders), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout)

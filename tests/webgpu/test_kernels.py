@@ -383,6 +383,48 @@ def test_products_of_bytes_with_packed_weights(variant: Any, left: str, right: s
     assert agree(variant, rule, a)[0].tolist() == ((a.astype(np.int64) - 3) @ (b.astype(np.int64) - zero)).tolist()
 
 
+@pytest.mark.parametrize("dot4", [False, True])
+@pytest.mark.parametrize(("left", "right"), [("uint8", "int8"), ("int8", "uint8")])
+def test_products_of_bytes_with_and_without_the_language_feature(variant: Any, monkeypatch: pytest.MonkeyPatch, dot4: bool, left: str, right: str) -> None:
+    """Whole words and tails, zero points known, unknown and one a line, extremes of both types."""
+    if dot4 and not variant.dot4:
+        pytest.skip(f"{variant.adapter.name} has no packed_4x8_integer_dot_product")
+    monkeypatch.setattr(variant, "dot4", dot4)
+    monkeypatch.setattr(variant, "_pipelines", {})
+    a, b = (RNG.integers(np.iinfo(t).min, np.iinfo(t).max + 1, (6, n)).astype(t) for t, n in ((left, 12), (right, 7)))
+    b = np.resize(b, (12, 19))
+    a[0], b[:, 0] = np.iinfo(left).max, np.iinfo(right).min
+    lines, one = RNG.integers(0, 100, 6).astype(left), np.array(128 if left == "uint8" else 0, left)
+
+    def product(k: Lowering, x: View, y: View, *zeros: View | None) -> View:
+        made = out(k, DType.INT32, 6, 19)
+        there = [z for z in zeros if z is not None]
+        places = iter(range(2, 4))
+        at = [-1 if z is None else next(places) for z in zeros]
+        k.call(Kernel.MATMUL, [x, y, *there], [made], first_leaf=2 + len(there), zero_a=at[0], zero_b=at[1])
+        return made
+
+    def rule(k: Lowering, x: View, y: View, za: View) -> list[View]:
+        packed, tail = k.constant(b), k.constant(np.ascontiguousarray(b[:11]))
+        zb = k.constant(RNG.integers(0, 100, 19).astype(right))
+        return [product(k, x, packed, None, None), product(k, x, packed, k.constant(one), None), product(k, x, packed, za, zb), product(k, x.slice(1, 0, 11), tail, za, zb), product(k, x, y, za, zb)]
+    got = agree(variant, rule, a, b, lines)
+    assert got[0].tolist() == (a.astype(np.int64) @ b).tolist()
+
+
+@pytest.mark.parametrize("left", ["uint8", "int8"])
+def test_convolution_of_words_of_bytes(variant: Any, left: str) -> None:
+    """Channels that are whole words, in both layouts, with padding (which stands for the zero point)."""
+    x, w = RNG.integers(0, 128, (2, 8, 5, 4)).astype(left), RNG.integers(-128, 128, (18, 4, 3, 2)).astype(np.int8)
+
+    def rule(k: Lowering, view: View, z: View) -> View:
+        made = out(k, DType.INT32, 2, 18, 3, 4)
+        k.call(Kernel.CONV, [view, k.constant(w), z], [made], first_leaf=3, spatial=2, group=2, kernel=[3, 2], strides=[2, 1], dilations=[1, 1], pads=[1, 0], transposed=0, zero_x=2, zero_w=-1)
+        return made
+    agree(variant, rule, x, np.array(9, left))
+    agree(variant, lambda k, a, z: rule(k, a.permute((0, 3, 1, 2)), z), np.ascontiguousarray(x.transpose(0, 2, 3, 1)), np.array(9, left))
+
+
 @pytest.mark.parametrize("group", [1, 2])
 def test_convolution_of_bytes_with_packed_weights(variant: Any, group: int) -> None:
     x, w = RNG.integers(0, 255, (1, 6, 5, 5)).astype(np.uint8), RNG.integers(-100, 100, (20, 6 // group, 3, 3)).astype(np.int8)

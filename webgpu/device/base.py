@@ -120,6 +120,7 @@ class Device(ABC):
     preamble: str = ""
     lost: bool = False
     timestamps: bool = False   # whether there is `timed`
+    dot4: bool = False         # whether its WGSL has packed_4x8_integer_dot_product
 
     def __init__(self) -> None:
         self.lock = threading.RLock()

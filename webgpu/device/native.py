@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+from ..wgsl.functions import native
 from .base import Adapter, Buffer, Device, DeviceLost, Dispatch, LimitExceeded, Limits, MissingFeature, NoAdapter, OutOfDeviceMemory, Pipeline, ShaderRejected, Span
 from .raw import raw_pass
 
@@ -70,6 +71,7 @@ class NativeDevice(Device):
         self._groups: dict[Any, Any] = {}
         self._staging: NativeBuffer | None = None
         self._raw = raw_pass(self._wgpu)
+        self.dot4 = self._compiles("@compute @workgroup_size(1) fn main() { let x = dot4I8Packed(1u, 2u); }")  # wgpu-py does not list WGSL's language features
 
     # -- memory ------------------------------------------------------------------------------------------------------------------------------
     def buffer(self, nbytes: int, *, uniform: bool = False, label: str = "") -> NativeBuffer:
@@ -116,12 +118,19 @@ class NativeDevice(Device):
         self._alive()
         layout = self._layout(writes)
         try:
-            module = self._device.create_shader_module(code=self.preamble + source)
+            module = self._device.create_shader_module(code=self.preamble + (native(source) if self.dot4 else source))
             handle = self._device.create_compute_pipeline(layout=self._device.create_pipeline_layout(bind_group_layouts=[layout]), compute={"module": module, "entry_point": "main"})
         except self._wgpu.GPUError as error:
             raise ShaderRejected(f"{self.adapter.name} rejected the shader of {label}: {_complaint(error, source)}; please report it, and run the model on CPUExecutionProvider") from error
         self.compiled += 1
         return Pipeline(handle, layout, writes)
+
+    def _compiles(self, source: str) -> bool:
+        try:
+            self._device.create_shader_module(code=source)
+            return True
+        except self._wgpu.GPUError:
+            return False
 
     def _layout(self, writes: tuple[bool, ...]) -> Any:
         if writes not in self._layouts:

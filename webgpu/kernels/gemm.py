@@ -12,19 +12,17 @@ Three variants, one table (tiles.py)
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from ...dim import Dim, ceildiv
-from ...expr import Compute, Op, cast, compute_type, leaf, substitute
+from ...expr import Compute, compute_type
 from ...model.packing import PANEL
-from ...types import DType
 from ..wgsl.expression import Value, fit, real, whole
-from ..wgsl.shader import Built, Context, Shader, TooManyBindings
-from ..wgsl.space import Operand, Space, Temporary
+from ..wgsl.shader import Built, Context, Shader
+from ..wgsl.space import Operand, Space
 from .base import Step, compute_rep, emitter, most
-from .map import temporary_map
 from .tiles import FEW, Tile, choose, key
 
 
@@ -133,32 +131,16 @@ class Product:
     taps: Sequence[Dim]
     depth: Dim
     kind: Compute | None = None
+    unit: int = 1        # elements of the sum in one element of the sides: 4 where they are words of bytes (bytes.py)
 
 
-def multiply(make: Callable[[Step], Product], step: Step, context: Context) -> list[Built]:
-    """The dispatches of a step that `make` turns into a Product; an epilogue with more operands than a dispatch may bind becomes a Map of its own."""
-    ranges = dict(context.ranges)
-    try:
-        return [_Writer(make(step), context).build()]
-    except TooManyBindings:
-        if not step.epilogue:
-            raise
-    context.ranges.clear()
-    context.ranges.update(ranges)
-    out, number = step.output(), len(step.inputs) - step.first
-    middle = Temporary.operand(out.dtype if out.dtype.is_float else DType.INT32, out.dims)
-    bare = make(replace(step, outputs=[middle], epilogue=[], inputs=step.inputs[:step.first]))
-    built = [_Writer(bare, context).build()]
-    low, high = context.ranges.get(middle.buffer, (middle.low, middle.high))
-    root = substitute(step.epilogue[0], lambda node: cast(leaf(number, middle.dtype), node.type) if node.op is Op.ACC else None)
-    return built + temporary_map(root, [*step.inputs[step.first:], replace(middle, low=low, high=high)], out, context, step.label)
+class Writer:
+    """Writes the shader of a product. `cell`: the WGSL type of an element of a side, `rep`: of a sum."""
 
-
-class _Writer:
     def __init__(self, product: Product, context: Context) -> None:
         self.product, self.context = product, context
         self.m, self.n = product.spaces[1].count, product.spaces[2].count
-        self.rep = compute_rep(product.a.operand)
+        self.rep = self.cell = compute_rep(product.a.operand)
         self.operands = [product.step.output(), *(product.step.there(i) for i in product.leaves)]
 
     def build(self) -> Built:
@@ -202,15 +184,38 @@ class _Writer:
         kind = self.product.kind or compute_type(a.dtype)
         return fit(whole(text), -corner, corner, kind is not Compute.I32)
 
-    def depth(self) -> Dim:
-        """Length of the sum."""
+    def steps(self) -> Dim:
+        """Length of the sum, in elements of the sides."""
         total = self.product.depth
         for size in self.product.taps:
             total = total * size
         return total
 
+    def depth(self) -> Dim:
+        """Length of the sum."""
+        return self.steps() * self.product.unit
+
+    @property
+    def zero(self) -> str:
+        """What a side has beyond the sum's end."""
+        return {"f32": "0.0", "i32": "0", "u32": "0u"}[self.cell]
+
     def multiply_add(self, a: str, b: str, c: str) -> str:
+        """a · b + c as a sum; b and c may be vectors."""
         return f"fma({a}, {b}, {c})" if self.rep == "f32" else f"{a} * {b} + {c}"
+
+    def across(self, a: str, b: str, c: str) -> str:
+        """`multiply_add` of one a and four columns."""
+        return self.multiply_add(f"vec4<{self.rep}>({a})", b, c)
+
+    def begin(self, s: Shader, rows: int, columns: int, vectors: bool = False) -> None:
+        """Variables the sums need besides themselves. `vectors`: columns come four at a time."""
+
+    def also(self, s: Shader, a: Sequence[str], b: Sequence[str], vectors: bool = False) -> None:
+        """What a step adds to them."""
+
+    def settled(self, s: Shader, sums: Sequence[Sequence[str]], rows: Sequence[str], columns: Sequence[str], vectors: bool = False, once: str = "") -> None:
+        """What is left to do to the sums (variables) of the rows and columns of these numbers. `once`: where invocations share a sum, the condition that holds in one of them."""
 
     def taps(self, s: Shader, number: str) -> list[str]:
         """Kernel coordinates of a tap."""
@@ -234,11 +239,12 @@ class _Writer:
             batch, row = s.let(f"{rest} / {s.param(down)}"), s.let(f"{rest} % {s.param(down)} * {height}")
         base_a, base_b = self.batch(s, batch)
         m, n = s.param(self.m), s.param(self.n)
-        rows = [self.product.a.line(s, base_a, s.let(f"min({row} + {i}, {m} - 1)")) for i in range(height)]
-        columns = [self.product.b.line(s, base_b, s.let(f"min({column} + {j}, {n} - 1)")) for j in range(width)]
+        row_numbers, column_numbers = [s.let(f"min({row} + {i}, {m} - 1)") for i in range(height)], [s.let(f"min({column} + {j}, {n} - 1)") for j in range(width)]
+        rows, columns = [self.product.a.line(s, base_a, i) for i in row_numbers], [self.product.b.line(s, base_b, j) for j in column_numbers]
         for i in range(height):
             for j in range(width):
-                s.add(f"var c{i}{j}: {self.rep} = {'0.0' if self.rep == 'f32' else '0'};")
+                s.add(f"var c{i}{j}: {self.rep};")
+        self.begin(s, height, width)
         if self.product.taps:
             count: Dim = 1
             for size in self.product.taps:
@@ -248,6 +254,7 @@ class _Writer:
                 self._inner(s, [self.product.a.tap(s, r, kernel) for r in rows], [self.product.b.tap(s, c, kernel) for c in columns])
         else:
             self._inner(s, rows, columns)
+        self.settled(s, [[f"c{i}{j}" for j in range(width)] for i in range(height)], row_numbers, column_numbers)
         for i in range(height):
             for j in range(width):
                 inside = " && ".join([f"{row} + {i} < {m}"] * (i > 0) + [f"{column} + {j} < {n}"] * (j > 0)) or "true"
@@ -256,8 +263,9 @@ class _Writer:
 
     def _inner(self, s: Shader, rows: list[list[str]], columns: list[list[str]]) -> None:
         with s.block(f"for (var k = 0; k < {s.param(self.product.depth)}; k += 1)"):
-            a = [s.let(self.product.a.read(s, r, "k"), self.rep) for r in rows]
-            b = [s.let(self.product.b.read(s, c, "k"), self.rep) for c in columns]
+            a = [s.let(self.product.a.read(s, r, "k"), self.cell) for r in rows]
+            b = [s.let(self.product.b.read(s, c, "k"), self.cell) for c in columns]
+            self.also(s, a, b)
             for i, x in enumerate(a):
                 for j, y in enumerate(b):
                     s.add(f"c{i}{j} = {self.multiply_add(x, y, f'c{i}{j}')};")
@@ -273,8 +281,8 @@ class _Writer:
         column, row = s.let(f"group % {s.param(across)} * {side * tile.columns}"), s.let(f"{rest} % {s.param(down)} * {side * tile.rows}")
         base_a, base_b = self.batch(s, s.let(f"{rest} / {s.param(down)}"))
         # Neighbours in A are k, neighbours in B are columns: in that order invocations share the copying, each of four lines (one vec4) at a time.
-        a = _Copy(s, "a", self.rep, side * tile.rows // 4, depth, lanes, across=False)
-        b = _Copy(s, "b", self.rep, side * tile.columns // 4, depth, lanes, across=True)
+        a = _Copy(s, "a", self.cell, side * tile.rows // 4, depth, lanes, across=False)
+        b = _Copy(s, "b", self.cell, side * tile.columns // 4, depth, lanes, across=True)
         a.lines(self.product.a, base_a, row, s.param(self.m))
         b.lines(self.product.b, base_b, column, s.param(self.n))
         y, x = s.let(f"lane / {side}"), s.let(f"lane % {side}")
@@ -282,18 +290,23 @@ class _Writer:
         for i in range(tile.rows):
             for v in range(vectors):
                 s.add(f"var c{i}_{v} = vec4<{self.rep}>();")
-        total = s.param(self.depth())
+        self.begin(s, tile.rows, vectors, True)
+        total = s.param(self.steps())
         with s.block(f"for (var k0 = 0; k0 < {total}; k0 += {depth})"):
             for copy in (a, b):
                 copy.fill(self, total)
             s.add("workgroupBarrier();")
             with s.block(f"for (var k = 0; k < {depth}; k += 1)"):
-                left = [s.let(f"tile_a[k * {a.quads} + {y} * {tile.rows // 4} + {i}]", f"vec4<{self.rep}>") for i in range(tile.rows // 4)]
-                right = [s.let(f"tile_b[k * {b.quads} + {x} * {vectors} + {v}]", f"vec4<{self.rep}>") for v in range(vectors)]
+                left = [s.let(f"tile_a[k * {a.quads} + {y} * {tile.rows // 4} + {i}]", f"vec4<{self.cell}>") for i in range(tile.rows // 4)]
+                right = [s.let(f"tile_b[k * {b.quads} + {x} * {vectors} + {v}]", f"vec4<{self.cell}>") for v in range(vectors)]
+                single = [f"{left[i // 4]}[{i % 4}]" for i in range(tile.rows)]
+                self.also(s, single, right, True)
                 for i in range(tile.rows):
                     for v in range(vectors):
-                        s.add(f"c{i}_{v} = {self.multiply_add(f'vec4<{self.rep}>({left[i // 4]}[{i % 4}])', right[v], f'c{i}_{v}')};")
+                        s.add(f"c{i}_{v} = {self.across(single[i], right[v], f'c{i}_{v}')};")
             s.add("workgroupBarrier();")
+        self.settled(s, [[f"c{i}_{v}" for v in range(vectors)] for i in range(tile.rows)], [f"{row} + {y} * {tile.rows} + {i}" for i in range(tile.rows)],
+                     [f"{column} + {x} * {tile.columns} + {j}" for j in range(tile.columns)], True)
         # One epilogue in the text, not rows · columns of them: drivers take seconds over those. The sums pass through private memory for it, once.
         s.add(f"var sums = array<vec4<{self.rep}>, {tile.rows * vectors}>({', '.join(f'c{i}_{v}' for i in range(tile.rows) for v in range(vectors))});")
         s.add(f"let m0 = {row} + {y} * {tile.rows};")
@@ -313,14 +326,18 @@ class _Writer:
         base_a, base_b = self.batch(s, s.let(f"group / {s.param(across)}"))
         column = s.let(f"group % {s.param(across)} * 16 + lane % 16")
         m, n = s.param(self.m), s.param(self.n)
-        rows = [self.product.a.line(s, base_a, s.let(f"min({i}, {m} - 1)")) for i in range(height)]
-        columns = self.product.b.line(s, base_b, s.let(f"min({column}, {n} - 1)"))
+        row_numbers, column_number = [s.let(f"min({i}, {m} - 1)") for i in range(height)], s.let(f"min({column}, {n} - 1)")
+        rows, columns = [self.product.a.line(s, base_a, i) for i in row_numbers], self.product.b.line(s, base_b, column_number)
         for i in range(height):
             s.add(f"var c{i}: {self.rep};")
+        self.begin(s, height, 1)
         with s.block(f"for (var k = lane / 16; k < {s.param(self.product.depth)}; k += {tile.side})"):
-            weight = s.let(self.product.b.read(s, columns, "k"), self.rep)
+            weight = s.let(self.product.b.read(s, columns, "k"), self.cell)
+            left = [s.let(self.product.a.read(s, r, "k"), self.cell) for r in rows]
+            self.also(s, left, [weight])
             for i in range(height):
-                s.add(f"c{i} = {self.multiply_add(s.let(self.product.a.read(s, rows[i], 'k'), self.rep), weight, f'c{i}')};")
+                s.add(f"c{i} = {self.multiply_add(left[i], weight, f'c{i}')};")
+        self.settled(s, [[f"c{i}"] for i in range(height)], row_numbers, [column_number], once="lane < 16")
         s.declare(f"var<workgroup> parts: array<{self.rep}, {lanes * height}>;")
         for i in range(height):
             s.add(f"parts[{i * lanes} + lane] = c{i};")
@@ -354,10 +371,10 @@ class _Copy:
             if quad not in self.held:
                 self.held[quad] = [which.line(self.s, base, self.s.let(f"min({first} + {quad} * 4 + {j}, {size} - 1)")) for j in range(4)]
 
-    def fill(self, writer: _Writer, total: str) -> None:
+    def fill(self, writer: Writer, total: str) -> None:
         """A round: steps k0 … of the sum; zero beyond its end."""
         s, taps = self.s, writer.product.taps
-        zero = "0.0" if self.rep == "f32" else "0"
+        zero = writer.zero
         steps: dict[str, tuple[str, str, list[str]]] = {}
         for quad, place in self.places:
             if place not in steps:

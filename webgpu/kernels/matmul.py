@@ -7,7 +7,8 @@ from ..wgsl.shader import Built, Context
 from ..wgsl.space import Operand, Space, broadcast
 from .base import Step, elements, kernel
 from .blocks import Blocks
-from .gemm import Lines, Panels, Product, Side, multiply
+from .gemm import Lines, Panels, Product, Side
+from .product import multiply
 from .split import columns
 
 

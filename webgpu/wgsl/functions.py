@@ -9,6 +9,14 @@ from __future__ import annotations
 import re
 from functools import cache
 
+#: What every device runs, and what those run that have WGSL's packed_4x8_integer_dot_product: the device puts the second in the first one's place (wasm/js/gpu-device.js does the same).
+DOT4 = """fn sx_dot4(a: u32, b: u32) -> i32 {
+    let x = vec4<i32>(vec4<u32>(a << 24u, a << 16u, a << 8u, a)) >> vec4<u32>(24u);
+    let y = vec4<i32>(vec4<u32>(b << 24u, b << 16u, b << 8u, b)) >> vec4<u32>(24u);
+    return dot(x, y);
+}"""
+DOT4_NATIVE = "fn sx_dot4(a: u32, b: u32) -> i32 { return dot4I8Packed(a, b); }"
+
 _SOURCE = """
 fn sx_bits(x: u32) -> f32 { return bitcast<f32>(x); }
 fn sx_isnan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
@@ -237,6 +245,7 @@ fn sx_f16(x: f32) -> f32 {
     let y = select(select(near, tiny, a < 6.103515625e-5), sx_copysign(sx_bits(0x7f800000u), x), a >= 65520.0);
     return select(y, x, sx_isnan(x));
 }
+fn sx_dot4v(a: u32, b: vec4<u32>) -> vec4<i32> { return vec4<i32>(sx_dot4(a, b.x), sx_dot4(a, b.y), sx_dot4(a, b.z), sx_dot4(a, b.w)); }
 fn sx_bf16(x: f32) -> f32 {
     let u = bitcast<u32>(x);
     return select(bitcast<f32>((u + 0x7fffu + ((u >> 16u) & 1u)) & 0xffff0000u), x, !sx_finite(x));
@@ -246,7 +255,7 @@ fn sx_bf16(x: f32) -> f32 {
 
 @cache
 def _functions() -> dict[str, str]:
-    parts = re.split(r"\n(?=fn )", _SOURCE.strip())
+    parts = re.split(r"\n(?=fn )", f"{DOT4}\n{_SOURCE.strip()}")
     return {re.match(r"fn (\w+)", part).group(1): part for part in parts}  # type: ignore[union-attr]
 
 
@@ -261,3 +270,8 @@ def used(text: str) -> str:
                 wanted.add(name)
                 todo.append(known[name])
     return "\n".join(source for name, source in known.items() if name in wanted)
+
+
+def native(text: str) -> str:
+    """The shader with what the language offers beyond every device's: for devices that have it."""
+    return text.replace(DOT4, DOT4_NATIVE)

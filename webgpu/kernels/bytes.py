@@ -1,0 +1,180 @@
+"""Products of bytes: four neighbours of the sum are one 32-bit word, and sx_dot4 (wgsl/functions.py: WGSL's dot4I8Packed where the device has it) multiplies and adds all four.
+
+The template is gemm.py's, over words instead of elements: a quarter of the reads of an f32 product. Weights lie in such words (core/model/packing.py); the other side is read as words where its rows
+lie so, else four elements become one as they are read. Unsigned bytes are moved by 128 (the highest bit turned), as sx_dot4 takes signed ones, and their zero point with them. Zero points are taken
+out of the finished sum, so that the loop does not know them:
+    sum (a - p)(b - q) = sum a·b - p · sum b - q · sum a + count · p · q
+What lies beyond the end of a row or outside an image reads as p, which adds nothing whatever b is. All of it is modulo 2^32, as the sum itself: exact.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ...dim import Dim, ceildiv, mod
+from ...types import DType
+from ..wgsl.shader import Context, Shader
+from ..wgsl.space import Operand
+from .gemm import Lines, Panels, Product, Writer, zero_of
+from .window import Window
+
+BYTES = (DType.INT8, DType.UINT8)
+ONES = "0x01010101u"
+
+
+@dataclass
+class Words:
+    """A side read a word at a time. `side`: without its zero point, which is `zero`; `depth`: elements of a tap; `whole`: its words lie in memory as they are needed."""
+
+    side: Lines | Panels | Window
+    zero: Operand | None
+    depth: Dim
+    whole: bool
+
+    @property
+    def operand(self) -> Operand:
+        """See `Side`."""
+        return self.side.operand
+
+    @property
+    def unsigned(self) -> bool:
+        """Whether its bytes are moved by 128."""
+        return self.operand.dtype is DType.UINT8
+
+    @property
+    def known(self) -> int | None:
+        """The moved zero point, where it is known."""
+        if self.zero is None:
+            return -128 if self.unsigned else 0
+        return int(self.zero.low) - (128 if self.unsigned else 0) if self.zero.low == self.zero.high else None
+
+    def point(self, s: Shader, number: str) -> str:
+        """The moved zero point of a line."""
+        if self.known is not None:
+            return s.size(self.known)
+        text = zero_of(s, self.zero, number)[0]
+        return s.let(f"{text} - 128") if self.unsigned else text
+
+    def line(self, s: Shader, batch: str, number: str) -> list[str]:
+        """See `Side`; last the word that stands for what is not there."""
+        made = self.side.line(s, batch, number)
+        if isinstance(self.side, Panels):
+            return made
+        return [*made, f"bitcast<u32>({s.size(_signed((self.known & 255) * 0x01010101))})" if self.known is not None else s.let(f"u32({self.point(s, number)} & 255) * {ONES}", "u32")]
+
+    def tap(self, s: Shader, line: list[str], kernel: list[str]) -> list[str]:
+        """See `Side`."""
+        if isinstance(self.side, Panels):
+            return self.side.tap(s, line, kernel)
+        return [*self.side.tap(s, line[:-1], kernel), line[-1]]
+
+    def read(self, s: Shader, line: list[str], k: str) -> str:
+        """Word k of the tap."""
+        if isinstance(self.side, Panels):
+            first = "" if line[1] == "0" else f"({line[1]} >> 2u) + "
+            return self._moved(f"{s.binding(self.operand.buffer, 'u32')}[({line[0]} >> 2u) + ({first}{k}) * 16]")
+        word = f"{s.binding(self.operand.buffer, 'u32')}[({line[0]} >> 2u) + {k}]" if self.whole else self._gathered(s, line, k)
+        word = self._moved(word)
+        return f"select({line[-1]}, {word}, {line[1]})" if isinstance(self.side, Window) else word
+
+    def _moved(self, word: str) -> str:
+        return f"({word} ^ 0x80808080u)" if self.unsigned else word
+
+    def _gathered(self, s: Shader, line: list[str], k: str) -> str:
+        """A word of four elements; behind the last one the zero point."""
+        step = self.side.step if isinstance(self.side, Lines) else self.operand.strides[1]
+        cut = not even(self.depth)
+        parts = []
+        for i in range(4):
+            at = s.let(f"{k} * 4 + {i}")
+            element = s.load(self.operand, s.let(f"{line[0]} + {f'min({at}, {s.size(self.depth)} - 1)' if cut else at} * {s.size(step)}")).text
+            byte = f"(u32({element}) & 255u)"
+            parts.append(s.let(f"select({self._moved(line[-1])} & 255u, {byte}, {at} < {s.size(self.depth)})" if cut else byte, "u32"))
+        return s.let(" | ".join(part if i == 0 else f"({part} << {8 * i}u)" for i, part in enumerate(parts)), "u32")
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 32) if word >> 31 else word
+
+
+def even(size: Dim) -> bool:
+    """Whether a size is a multiple of 4 whatever the run's sizes are."""
+    return bool(mod(size, 4) == 0)
+
+
+def in_words(product: Product) -> Product | None:
+    """The product over words; None where its sides are not of bytes, or their words would be of several taps."""
+    a, b = product.a, product.b
+    if a.operand.dtype not in BYTES or b.operand.dtype not in BYTES or product.kind is not None:
+        return None
+    if not isinstance(a, Lines | Window) or not isinstance(b, Panels | Lines) or (isinstance(a, Window) and not (isinstance(b, Panels) and even(product.depth))):
+        return None
+    batch = product.spaces[0]
+    count = len(batch.strides) - 2
+    sides = [Words(replace(side, zero=None), side.zero, product.depth, _whole(side, product.depth, batch.strides[count + i])) for i, side in enumerate((a, b))]
+    return replace(product, a=sides[0], b=sides[1], depth=ceildiv(product.depth, 4), unit=4)
+
+
+def _whole(side: Lines | Panels | Window, depth: Dim, batch: Sequence[Dim]) -> bool:
+    o = side.operand
+    if isinstance(side, Panels):
+        return True
+    step, others = (side.step, [side.stride]) if isinstance(side, Lines) else (o.strides[1], [s for i, s in enumerate(o.strides) if i != 1 and o.dims[i] != 1])
+    return o.packed and step == 1 and all(even(x) for x in (depth, o.start, *others, *batch))
+
+
+class ByteWriter(Writer):
+    """The template over words of bytes: sums of rows and columns beside the products, for the zero points."""
+
+    def __init__(self, product: Product, context: Context) -> None:
+        super().__init__(product, context)
+        self.cell = "u32"
+        assert isinstance(product.a, Words) and isinstance(product.b, Words)
+        self.left, self.right = product.a, product.b
+        self.sum_rows, self.sum_columns = self.right.known != 0, self.left.known != 0
+
+    def multiply_add(self, a: str, b: str, c: str) -> str:
+        """See `Writer`."""
+        return f"sx_dot4({a}, {b}) + {c}"
+
+    def across(self, a: str, b: str, c: str) -> str:
+        """See `Writer`."""
+        return f"sx_dot4v({a}, {b}) + {c}"
+
+    def begin(self, s: Shader, rows: int, columns: int, vectors: bool = False) -> None:
+        """See `Writer`."""
+        for i in range(rows if self.sum_rows else 0):
+            s.add(f"var row{i}: i32;")
+        for j in range(columns if self.sum_columns else 0):
+            s.add(f"var column{j}: {'vec4<i32>' if vectors else 'i32'};")
+
+    def also(self, s: Shader, a: Sequence[str], b: Sequence[str], vectors: bool = False) -> None:
+        """See `Writer`."""
+        for i, x in enumerate(a if self.sum_rows else ()):
+            s.add(f"row{i} += sx_dot4({x}, {ONES});")
+        for j, y in enumerate(b if self.sum_columns else ()):
+            s.add(f"column{j} += {'sx_dot4v' if vectors else 'sx_dot4'}({ONES}, {y});")
+
+    def settled(self, s: Shader, sums: Sequence[Sequence[str]], rows: Sequence[str], columns: Sequence[str], vectors: bool = False, once: str = "") -> None:
+        """See `Writer`: zero points are taken out."""
+        if not (self.sum_rows or self.sum_columns):
+            return
+        p = self._points(s, self.left, rows, self.m)
+        q = self._points(s, self.right, columns, self.n)
+        if vectors:
+            q = [s.let(f"vec4<i32>({', '.join(q[j:j + 4])})", "vec4<i32>") for j in range(0, len(q), 4)]
+        count = s.param(self.depth())
+        for i, line in enumerate(sums):
+            for j, name in enumerate(line):
+                if self.sum_columns:
+                    s.add(f"{name} -= {p[i]} * column{j};")
+                if self.sum_rows:
+                    s.add(f"{name} -= {q[j]} * row{i};")
+                if self.sum_rows and self.sum_columns:
+                    both = f"{count} * {p[i]} * {q[j]}"
+                    s.add(f"if ({once}) {{ {name} += {both}; }}" if once else f"{name} += {both};")
+
+    def _points(self, s: Shader, side: Words, numbers: Sequence[str], size: Dim) -> list[str]:
+        if side.known is not None or (side.zero is not None and all(d == 1 for d in side.zero.dims)):
+            return [side.point(s, "0")] * len(numbers)
+        return [side.point(s, s.let(f"min({number}, {s.size(size)} - 1)")) for number in numbers]

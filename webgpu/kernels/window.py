@@ -1,0 +1,80 @@
+"""The sides of a convolution as a product: windows of the input, and plain weights."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...dim import Dim
+from ..wgsl.shader import Shader
+from ..wgsl.space import Operand, Space
+from .gemm import as_sum
+
+
+@dataclass
+class Window:
+    """The input side: which input element an output position and a tap mean. `rows`: sizes of N and the output's spatial axes."""
+
+    operand: Operand
+    rows: list[Dim]
+    params: dict[str, Any]
+    transposed: bool
+    zero: Operand | None
+
+    def line(self, s: Shader, batch: str, number: str) -> list[str]:
+        """The offset of the image, then for each spatial axis where its window begins."""
+        image, *at = s.coordinates(Space(list(self.rows), []), number)
+        made = [s.let(f"{batch} + {image} * {s.size(self.operand.strides[0])}")]
+        for i, o in enumerate(at):
+            pad = s.size(self.params["pads"][i])
+            made.append(s.let(f"{o} + {pad}" if self.transposed else f"{o} * {s.size(self.params['strides'][i])} - {pad}"))
+        return made
+
+    def tap(self, s: Shader, line: list[str], kernel: list[str]) -> list[str]:
+        """The offset of the tap's first channel, and whether it lies inside."""
+        offset, inside = line[0], []
+        for i, (start, k) in enumerate(zip(line[1:], kernel, strict=True)):
+            step, size = s.size(self.params["dilations"][i]), s.size(self.operand.dims[2 + i])
+            if self.transposed:
+                reach, stride = s.let(f"{start} - {k} * {step}"), s.size(self.params["strides"][i])
+                position = s.let(f"{reach} / {stride}")
+                inside.append(f"{reach} >= 0 && {position} * {stride} == {reach} && {position} < {size}")
+            else:
+                position = s.let(f"{start} + {k} * {step}")
+                inside.append(f"{position} >= 0 && {position} < {size}")
+            offset = f"{offset} + {position} * {s.size(self.operand.strides[2 + i])}"
+        there = s.let(" && ".join(inside), "bool")
+        return [s.let(f"select(0, {offset}, {there})"), there]
+
+    def read(self, s: Shader, line: list[str], k: str) -> str:
+        """Zero outside: padding stands for the zero point."""
+        value = as_sum(s, s.load(self.operand, s.let(f"{line[0]} + {k} * {s.size(self.operand.strides[1])}")))
+        if self.zero is not None:
+            value = f"{value} - {as_sum(s, s.load(self.zero, s.size(self.zero.start)))}"
+        return f"select({'0.0' if self.operand.dtype.is_float else '0'}, {value}, {line[1]})"
+
+
+@dataclass
+class Weights:
+    """The weight side: W[M, C/group, kernel…], transposed W[C, M/group, kernel…]."""
+
+    operand: Operand
+    out_axis: int
+    zero: Operand | None
+    per_channel: bool
+
+    def line(self, s: Shader, batch: str, number: str) -> list[str]:
+        """See `Side`."""
+        made = [s.let(f"{batch} + {number} * {s.size(self.operand.strides[self.out_axis])}")]
+        if self.zero is not None:
+            made.append(as_sum(s, s.load(self.zero, s.let(f"{s.size(self.zero.start)} + {number}") if self.per_channel else s.size(self.zero.start))))
+        return made
+
+    def tap(self, s: Shader, line: list[str], kernel: list[str]) -> list[str]:
+        """See `Side`."""
+        terms = "".join(f" + {k} * {s.size(stride)}" for k, stride in zip(kernel, self.operand.strides[2:], strict=True))
+        return [s.let(line[0] + terms), *line[1:]]
+
+    def read(self, s: Shader, line: list[str], k: str) -> str:
+        """See `Side`."""
+        value = as_sum(s, s.load(self.operand, s.let(f"{line[0]} + {k} * {s.size(self.operand.strides[1 - self.out_axis])}")))
+        return f"({value} - {line[1]})" if len(line) > 1 else value
