@@ -18,6 +18,7 @@ from sardonyx.wasm.wheel import build_wheel, dependency_wheel
 
 from tests.browser.faults import FaultyServer
 from tests.browser.packages import NPM, OLD, pyodide
+from tests.browser.webgpu import keep  # noqa: F401  (a fixture)
 from tests.models import generated
 from tests.models.registry import CACHE
 

@@ -25,9 +25,11 @@ export class GpuDevice {
   pipelines = 0; // compiled so far
   buffers = 0; // alive
   failure = null; // once lost
-  #made = new Map(); // source → promise of {pipeline, layout}
+  #made = new Map(); // source → {layout, pipeline, ready, accepted}
   #layouts = new Map();
   #staging = [];
+  #numbers = new WeakMap(); // of buffers
+  #seen = 0;
 
   static async open() {
     const { gpu } = globalThis.navigator ?? {};
@@ -94,20 +96,39 @@ export class GpuDevice {
     buffer.destroy();
   }
 
-  /** Run `make`, which creates buffers and bind groups; errors the browser reports late become ours. */
-  async guarded(make) {
+  /**
+   * Run `make`, which creates buffers and bind groups or submits, and return [what it made, a promise]: the promise is of null, or of the error the browser reports late, as ours. `refused` words
+   * what is wrong with what was asked for.
+   */
+  watched(make, refused = (why) => new ShaderRejected(`${this.name} refuses what a recording asks for: ${why}; please report it with the model, and use executionProviders: ['wasm']`)) {
     this.device.pushErrorScope("validation");
     this.device.pushErrorScope("out-of-memory");
-    let made;
+    let made, late;
     try {
       made = make();
     } finally {
-      const [memory, wrong] = await Promise.all([this.device.popErrorScope(), this.device.popErrorScope()].map((scope) => scope.catch(() => null)));
-      this.check();
-      if (memory) throw new OutOfDeviceMemory(`${this.name} has no memory left: ${memory.message}; release sessions or use smaller inputs`);
-      if (wrong) throw new ShaderRejected(`${this.name} refuses what a recording asks for: ${wrong.message}; please report it with the model, and use executionProviders: ['wasm']`);
+      const scopes = [this.device.popErrorScope(), this.device.popErrorScope()].map((scope) => scope.catch(() => null));
+      late = Promise.all(scopes).then(([memory, wrong]) => this.failure ?? (memory ? this.full(memory.message) : wrong ? refused(wrong.message) : null));
     }
+    return [made, late];
+  }
+
+  /** `watched`, waited for. */
+  async guarded(make) {
+    const [made, late] = this.watched(make), error = await late;
+    if (error) throw error;
     return made;
+  }
+
+  /** The error that says so. */
+  full(why) {
+    return new OutOfDeviceMemory(`${this.name} has no memory left: ${why}; release sessions or use smaller inputs, or executionProviders: ['wasm']`);
+  }
+
+  /** A number for a buffer, the same each time. */
+  numberOf(buffer) {
+    if (!this.#numbers.has(buffer)) this.#numbers.set(buffer, ++this.#seen);
+    return this.#numbers.get(buffer);
   }
 
   /** A staging buffer of at least `bytes` that nobody uses; give it back with `unstage`. */
@@ -141,8 +162,10 @@ export class GpuDevice {
 
   /** A buffer with these elements, the caller's. */
   uploaded(data) {
-    const made = this.storage(data.byteLength, "an output");
-    this.device.queue.writeBuffer(made, 0, data);
+    const made = this.storage(data.byteLength, "an output"), { byteLength } = data, whole = byteLength - (byteLength % 4);
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, byteLength);
+    if (whole) this.device.queue.writeBuffer(made, 0, bytes, 0, whole);
+    if (whole < byteLength) this.device.queue.writeBuffer(made, whole, Uint8Array.from({ length: 4 }, (_, i) => bytes[whole + i] ?? 0));
     return made;
   }
 
@@ -150,34 +173,38 @@ export class GpuDevice {
 
   /** The pipeline of a WGSL source and its layout, compiled once a device. `writes`: for each storage binding "1" where it is written. ShaderRejected names `label`. */
   pipeline(source, writes, label) {
+    return this.compile(source, writes, label).ready;
+  }
+
+  /** Begin to compile: {layout, pipeline: once it is there, ready: a promise of this, accepted: a promise that the browser understands the text, which is known much sooner}. */
+  compile(source, writes, label) {
     const key = `${writes}\n${source}`;
     let found = this.#made.get(key);
     if (!found) {
       this.pipelines++;
-      found = this.#compile(source, writes, label);
-      found.catch(() => this.#made.delete(key));
+      found = { layout: this.#layout(writes), pipeline: null };
       this.#made.set(key, found);
+      this.#compile(found, source, label);
+      found.ready.catch(() => this.#made.delete(key));
+      found.accepted.catch(() => {});
     }
     return found;
   }
 
-  async #compile(source, writes, label) {
-    const layout = this.#layout(writes);
+  #compile(found, source, label) {
     this.device.pushErrorScope("validation");
     const code = globalThis.navigator?.gpu?.wgslLanguageFeatures?.has("packed_4x8_integer_dot_product") ? source.replace(DOT4, DOT4_NATIVE) : source;
     const module = this.device.createShaderModule({ code, label });
     const scope = this.device.popErrorScope();
-    try {
-      const pipeline = await this.device.createComputePipelineAsync({ label, layout: this.device.createPipelineLayout({ bindGroupLayouts: [layout] }), compute: { module, entryPoint: "main" } });
-      return { pipeline, layout };
-    } catch (error) {
+    const rejected = async (error) => {
       this.check();
       const wrong = (await module.getCompilationInfo().catch(() => ({ messages: [] }))).messages.find((one) => one.type === "error");
       const where = wrong ? `${wrong.message}; line ${wrong.lineNum}: ${source.split("\n")[wrong.lineNum - 1]?.trim().slice(0, 200)}` : error.message;
       throw new ShaderRejected(`${this.name} rejected the shader of ${label}: ${where}; please report it, and use executionProviders: ['wasm']`, { cause: error });
-    } finally {
-      scope.catch(() => {});
-    }
+    };
+    found.accepted = scope.then((error) => (error ? rejected(error) : undefined), () => this.check());
+    found.ready = this.device.createComputePipelineAsync({ label, layout: this.device.createPipelineLayout({ bindGroupLayouts: [found.layout] }), compute: { module, entryPoint: "main" } })
+      .then((pipeline) => Object.assign(found, { pipeline }), rejected);
   }
 
   #layout(writes) {

@@ -3,47 +3,55 @@
 // How to think
 // - A table of sizes decides everything that changes: uniforms, workgroups, bytes of memory. It comes from the engine's bind; the same table again changes nothing.
 // - Buffers are made for the first sizes, up to twice as large where the model allows, and grow when a later size asks for it. Only then bind groups change. No size compiles anything.
-import { InvalidArgument, InvalidModelFile, RuntimeException } from "./errors.js";
-import { fromWords, toWords } from "./gpu-words.js";
-import { sizeOf } from "./tensor.js";
+// - The first run does not wait for all pipelines: what is compiled is submitted, while the others still compile.
+// - A GPU buffer given as an input, or kept as an output, is bound in the place of the slab: nothing is copied. Bind groups are kept by what they bind, so those of a loop over the same tensors exist.
+// - A run ends at its submission, as far as the next one is concerned (`submitted`): the queue keeps the order, each run has a staging buffer of its own, and the status word is reset on the GPU.
+import { Aborted, InvalidArgument, InvalidModelFile, RuntimeException } from "./errors.js";
+import { fromBuffer, fromWords, narrow, packed, toBuffer, toWords } from "./gpu-words.js";
+import { lengthOf, sizeOf, TYPES } from "./tensor.js";
 
 const FAULTS = 4, CLEAR = 0xffffffff;
 const SAID = ["", "an index is outside the tensor", "an integer is divided by zero", "a matrix has no inverse"];
-const GROUPS = 65535;
+const GROUPS = 65535, USABLE = 0x80; // GPUBufferUsage.STORAGE
+/** Runs that may be submitted and not yet read; bind groups kept of a dispatch; buffers of disposed outputs kept for the next. */
+const AHEAD = 4, KEPT = 8, SPARE = 4;
 
 export class GpuProgram {
-  #dispatches = []; // {pipeline, layout, groupsRow, buffers, offset, bytes, group, x, y}
+  #dispatches = []; // {made: of device.compile, groupsRow, buffers, offset, bytes, group, groups: by what they bind, now: the group of this run, x, y}
   #slabs = [];
   #list = [];
+  #spare = [];
+  #flying = 0;
+  #waiting = null;
+  #late = null; // a promise: what the browser says about the buffers made last
 
-  /** `stored`: the section's text; `constants`: {buffer} of all programs, filled while pipelines compile. `names`: of the inputs. */
-  static async create(device, stored, recording, constants, names) {
-    const made = new GpuProgram();
-    Object.assign(made, { device, recording, names, labels: stored.labels });
-    const compiled = new Map();
-    for (const [shader, , label] of recording.dispatches) {
-      if (!compiled.has(shader)) compiled.set(shader, device.pipeline(...stored.shaders[shader], stored.labels[label]));
-    }
-    await Promise.all(compiled.values());
-    made.fixed = [...recording.constants.map((c) => constants[c]), { buffer: (made.status = device.storage(4, "status")) }];
-    device.device.queue.writeBuffer(made.status, 0, new Uint32Array([CLEAR]));
+  /** `stored`: the section's text; `constants`: {buffer} of all programs, filled while pipelines compile. */
+  constructor(device, stored, recording, constants) {
+    Object.assign(this, { device, recording, labels: stored.labels });
+    const rows = [], compiled = new Map();
     let at = 0;
-    const rows = [];
-    for (const [shader, groupsRow, , buffers, uniforms] of recording.dispatches) {
+    for (const [shader, groupsRow, label, buffers, uniforms] of recording.dispatches) {
+      if (!compiled.has(shader)) compiled.set(shader, device.compile(...stored.shaders[shader], stored.labels[label]));
       const bytes = Math.max(16, Math.ceil(uniforms.length / 4) * 16);
-      made.#dispatches.push({ ...(await compiled.get(shader)), groupsRow, buffers, offset: at, bytes, group: null, x: 0, y: 0 });
+      this.#dispatches.push({ made: compiled.get(shader), groupsRow, buffers, offset: at, bytes, group: null, groups: new Map(), now: null, x: 0, y: 0 });
       uniforms.forEach((row, i) => rows.push(at / 4 + i, row));
       at += Math.ceil(bytes / device.alignment) * device.alignment;
     }
-    made.rows = Uint32Array.from(rows); // (word of the block, row of the table)
-    made.block = new Int32Array(Math.max(4, at / 4));
-    made.uniforms = device.uniform(made.block.byteLength);
-    made.#slabs = recording.slabs.map(() => null);
-    return made;
+    /** Resolves when the browser understands every shader. */
+    this.accepted = Promise.all(Array.from(compiled.values(), (one) => one.accepted));
+    this.rows = Uint32Array.from(rows); // (word of the block, row of the table)
+    this.block = new Int32Array(Math.max(4, at / 4));
+    this.written = new Set(recording.dispatches.flatMap(([shader, , , buffers]) => buffers.filter((_, i) => stored.shaders[shader][1][i] === "1")));
+    this.#slabs = recording.slabs.map(() => null);
+    this.uniforms = device.uniform(this.block.byteLength);
+    this.status = device.storage(8, "status");
+    this.clear = device.storage(8, "status");
+    this.fixed = [...recording.constants.map((c) => constants[c]), { buffer: this.status }];
+    for (const one of [this.status, this.clear]) device.device.queue.writeBuffer(one, 0, new Uint32Array([CLEAR, CLEAR]));
   }
 
   /** Sizes: `words`, the bound table (int64) as pairs of 32 bits; `wide`: the same as BigInt64Array. */
-  async bind(words, wide) {
+  bind(words, wide) {
     const { block, rows } = this;
     if (this.rowCount !== wide.length) this.#check((this.rowCount = wide.length));
     for (let i = 0; i < rows.length; i += 2) {
@@ -56,6 +64,7 @@ export class GpuProgram {
       for (let i = 0; i < tenants.length; i += 2) most = Math.max(most, Number(wide[tenants[i]]) * tenants[i + 1]);
       return most;
     });
+    this.bound = true;
     this.shapes = this.recording.outputs.map(([, , dims]) => dims.map((row) => Number(wide[row])));
     const grown = needs.some((bytes, i) => !this.#slabs[i] || this.#slabs[i].size < bytes);
     for (const one of this.#dispatches) {
@@ -64,7 +73,7 @@ export class GpuProgram {
       one.y = count > 0 ? Math.ceil(count / one.x) : 0;
     }
     this.#list = this.#dispatches.filter((one) => one.x > 0);
-    if (grown || this.#list.some((one) => !one.group)) await this.device.guarded(() => this.#place(needs, grown));
+    if (grown || this.#list.some((one) => !one.group)) this.#late = this.device.watched(() => this.#place(needs, grown))[1];
   }
 
   /** Every row a recording names is in the table: checked once; what else it names, gpu.js has checked. */
@@ -85,14 +94,19 @@ export class GpuProgram {
         const roomy = Math.min(most < 0 ? Infinity : most, 2 * needs[i], device.limits.maxStorageBufferBindingSize);
         this.#slabs[i] = device.storage(Math.max(needs[i], roomy), `memory of ${this.labels[this.recording.dispatches[0]?.[2]] ?? "a program"}`);
       });
-      for (const one of this.#dispatches) one.group = null;
+      for (const one of this.#dispatches) this.#unbind(one);
     }
-    for (const one of this.#list) {
-      one.group ??= device.device.createBindGroup({
-        layout: one.layout,
-        entries: [{ binding: 0, resource: { buffer: this.uniforms, offset: one.offset, size: one.bytes } }, ...one.buffers.map((b, i) => ({ binding: i + 1, resource: { buffer: this.buffer(b) } }))],
-      });
-    }
+    for (const one of this.#list) one.group ??= this.#group(one, one.buffers.map((b) => ({ buffer: this.buffer(b) })));
+  }
+
+  #unbind(one) {
+    one.group = one.now = null;
+    one.groups.clear();
+  }
+
+  #group({ made, offset, bytes }, resources) {
+    const entries = [{ buffer: this.uniforms, offset, size: bytes }, ...resources];
+    return this.device.device.createBindGroup({ layout: made.layout, entries: entries.map((resource, binding) => ({ binding, resource })) });
   }
 
   /** Buffer number `n`: slabs, constants, the status word. */
@@ -101,43 +115,146 @@ export class GpuProgram {
   }
 
   /**
-   * Run what is bound. `inputs`: {bytes} as the engine has them, or {gpu: a buffer}. `keep[i]`: leave output i on the GPU. Returns for each output {type, dims, data | gpu}; a kept buffer is the caller's.
+   * Run what is bound. `inputs`: {type, bytes} as the engine has them, or {type, gpu: a buffer, size: its bytes}. `keep[i]`: leave output i on the GPU. `submitted` is called when the next run may
+   * begin. Returns for each output {type, dims, data | gpu}; a kept buffer is the caller's, who gives it back by `give`.
    */
-  async run(inputs, keep = []) {
-    const { device, recording } = this, { queue } = device.device;
+  async run(inputs, keep = [], submitted = () => {}) {
+    const { device, recording } = this;
     device.check();
-    const foreign = inputs.some((one) => one.gpu);
-    if (foreign) device.device.pushErrorScope("validation");
-    const encoder = device.device.createCommandEncoder();
-    recording.inputs.forEach(([slab, type, ...allowed], i) => {
+    const placed = this.#late, late = [], watched = Boolean(placed) || inputs.some((one) => one.gpu);
+    this.#late = null;
+    const made = recording.outputs.map(([slab, type], i) => ({ type, dims: this.shapes[i], bytes: 4 * sizeOf(this.shapes[i]), slab, keep: Boolean(keep[i]) }));
+    let staging = null;
+    try {
+      const steps = await this.#helpers(inputs, made);
+      staging = await this.#submit(inputs, made, steps, (what) => {
+        if (!watched) return what();
+        const [result, error] = device.watched(what, (why) => new InvalidArgument(`a GPU buffer given as an input can not be read: ${why}. It must belong to env.webgpu.device, be alive and not mapped, and have the usage STORAGE or COPY_SRC`));
+        late.push(error);
+        return result;
+      });
+      const error = await placed;
+      if (error) throw (this.#forget(), error);
+      this.#begun(submitted);
+      return await this.#results(made, staging, late).finally(() => this.#ended());
+    } catch (error) {
+      for (const one of made) device.free(one.gpu);
+      throw error;
+    } finally {
+      if (staging?.mapState === "unmapped") device.unstage(staging);
+      else device.free(staging);
+    }
+  }
+
+  /** Pipelines that turn the page's elements into words and back: for inputs and for outputs, null where none is needed. */
+  async #helpers(inputs, made) {
+    const { device, recording } = this, label = (i) => `input '${this.names[i]}'`;
+    const find = async (source, writes, what) => {
+      const found = device.compile(source, writes, what);
+      await found.ready;
+      return found;
+    };
+    return {
+      inputs: await Promise.all(recording.inputs.map(([slab, type, ...allowed], i) => (slab >= 0 && inputs[i].gpu && fromBuffer(type) === "narrow" ? find(narrow(type, allowed), "011", label(i)) : null))),
+      outputs: await Promise.all(made.map(({ type, keep }) => (keep && toBuffer(type) === "pack" ? find(packed(type), "01", "an output") : null))),
+    };
+  }
+
+  /** Queue everything a run does on the GPU; the staging buffer with the status and what is not kept. `checked(what)` does it where mistakes of the page's are found. */
+  async #submit(inputs, made, helpers, checked) {
+    const { device } = this, instead = new Map(); // slab → what is bound in its place
+    let encoder = device.device.createCommandEncoder();
+    checked(() => {
+      this.#take(encoder, inputs, instead, helpers.inputs);
+      this.#stay(made, instead);
+      for (const one of this.#list) one.now = instead.size && one.buffers.some((b) => instead.has(b)) ? this.#rebound(one, instead) : one.group;
+    });
+    for (let at = 0; at < this.#list.length; ) {
+      const waits = this.#list.findIndex((one, i) => i >= at && !one.made.pipeline), end = waits < 0 ? this.#list.length : waits;
+      if (end > at) this.replay(encoder, at, end);
+      at = end;
+      if (waits < 0) break;
+      checked(() => device.device.queue.submit([encoder.finish()])); // while the rest compiles
+      await this.#list[at].made.ready;
+      device.check();
+      if (!this.#slabs) throw new Aborted("the session was released");
+      encoder = device.device.createCommandEncoder();
+    }
+    const staging = device.stage(this.#lay(made));
+    checked(() => {
+      made.forEach((one, i) => {
+        const from = instead.get(one.slab)?.buffer ?? this.buffer(one.slab);
+        if (!one.bytes || from === one.gpu) return;
+        if (helpers.outputs[i]) this.#help(encoder, helpers.outputs[i], [{ buffer: from }, { buffer: one.gpu, size: one.held }], one.held / 4);
+        else encoder.copyBufferToBuffer(from, 0, one.gpu ?? staging, one.gpu ? 0 : one.at, one.bytes);
+      });
+      encoder.copyBufferToBuffer(this.status, 0, staging, 0, 8);
+      encoder.copyBufferToBuffer(this.clear, 0, this.status, 0, 8);
+      device.device.queue.submit([encoder.finish()]);
+    });
+    return staging;
+  }
+
+  /** Where the outputs that are not kept lie in the staging buffer; bytes of it. */
+  #lay(made) {
+    let total = 8;
+    for (const one of made) {
+      one.at = total;
+      if (!one.keep) total += Math.ceil(one.bytes / 8) * 8;
+    }
+    return total;
+  }
+
+  /** Inputs: written to their slabs, or what is bound in their place. */
+  #take(encoder, inputs, instead, helpers) {
+    const { queue } = this.device.device;
+    this.recording.inputs.forEach(([slab, type, ...allowed], i) => {
       if (slab < 0) return; // it only decides sizes
       const { bytes, gpu, size } = inputs[i];
-      if (gpu) {
-        if (size) encoder.copyBufferToBuffer(gpu, 0, this.buffer(slab), 0, size);
-      } else if (bytes.byteLength) queue.writeBuffer(this.buffer(slab), 0, toWords(type, bytes, allowed, this.names[i]));
+      if (!gpu) {
+        if (bytes.byteLength) queue.writeBuffer(this.buffer(slab), 0, toWords(type, bytes, allowed, this.names[i]));
+      } else if (!size) {
+        return;
+      } else if (helpers[i]) this.#help(encoder, helpers[i], [{ buffer: gpu, size }, { buffer: this.buffer(slab) }, { buffer: this.status }], size / 8);
+      else if (gpu.usage & USABLE && !this.written.has(slab)) instead.set(slab, { buffer: gpu, size: Math.ceil(size / 4) * 4 });
+      else encoder.copyBufferToBuffer(gpu, 0, this.buffer(slab), 0, Math.ceil(size / 4) * 4);
     });
-    if (this.#list.length) this.replay(encoder);
-    const made = recording.outputs.map(([slab, type], i) => ({ type, dims: this.shapes[i], bytes: 4 * sizeOf(this.shapes[i]), slab }));
-    let total = 8;
-    made.forEach((one, i) => {
-      if (keep[i]) {
-        one.gpu = device.storage(one.bytes, "an output");
-        if (one.bytes) encoder.copyBufferToBuffer(this.buffer(one.slab), 0, one.gpu, 0, one.bytes);
-      } else {
-        one.at = total;
-        total += Math.ceil(one.bytes / 8) * 8;
-      }
-    });
-    const staging = device.stage(total);
-    encoder.copyBufferToBuffer(this.status, 0, staging, 0, 4);
-    for (const one of made) if (one.at && one.bytes) encoder.copyBufferToBuffer(this.buffer(one.slab), 0, staging, one.at, one.bytes);
-    queue.submit([encoder.finish()]);
-    const wrong = foreign ? await device.device.popErrorScope().catch(() => null) : null;
-    if (wrong) {
-      device.unstage(staging);
-      for (const one of made) device.free(one.gpu);
-      throw new InvalidArgument(`a GPU buffer given as an input can not be read: ${wrong.message}. It must belong to env.webgpu.device and have the usage COPY_SRC`);
+  }
+
+  /** Kept outputs: buffers of their own, written in place where their elements lie as programs write them. */
+  #stay(made, instead) {
+    for (const one of made) {
+      if (!one.keep) continue;
+      one.held = Math.ceil((lengthOf(one.type, sizeOf(one.dims)) * TYPES[one.type][1].BYTES_PER_ELEMENT) / 4) * 4;
+      const at = this.#spare.findIndex(({ size }) => size >= one.held && size <= Math.max(2 * one.held, 4096));
+      one.gpu = at < 0 ? this.device.storage(one.held, "an output") : this.#spare.splice(at, 1)[0];
+      if (one.bytes && toBuffer(one.type) === "" && !instead.has(one.slab)) instead.set(one.slab, { buffer: one.gpu });
     }
+  }
+
+  /** The bind group with other buffers in the place of slabs. */
+  #rebound(one, instead) {
+    const resources = one.buffers.map((b) => instead.get(b) ?? { buffer: this.buffer(b) });
+    const key = resources.map(({ buffer, size = 0 }) => `${this.device.numberOf(buffer)}:${size}`).join();
+    if (!one.groups.has(key)) {
+      if (one.groups.size === KEPT) one.groups.clear();
+      one.groups.set(key, this.#group(one, resources));
+    }
+    return one.groups.get(key);
+  }
+
+  /** A helper's dispatch for `count` items. */
+  #help(encoder, { pipeline, layout }, resources, count) {
+    const groups = Math.ceil(count / 64), pass = encoder.beginComputePass(), entries = [{ buffer: this.uniforms, offset: 0, size: 16 }, ...resources];
+    pass.setPipeline(pipeline);
+    pass.setBindGroup(0, this.device.device.createBindGroup({ layout, entries: entries.map((resource, binding) => ({ binding, resource })) }));
+    pass.dispatchWorkgroups(Math.min(groups, GROUPS), Math.ceil(groups / GROUPS));
+    pass.end();
+  }
+
+  /** What a run made, once it is done. */
+  async #results(made, staging, late) {
+    const { device } = this, total = this.#lay(made);
     try {
       await staging.mapAsync(1, 0, total);
     } catch (error) {
@@ -145,38 +262,68 @@ export class GpuProgram {
       device.check();
       throw new RuntimeException(`results could not be read: ${error.message}`, { cause: error });
     }
-    const mapped = staging.getMappedRange(0, total);
-    const status = new Uint32Array(mapped, 0, 1)[0];
+    const mapped = staging.getMappedRange(0, total), status = new Uint32Array(mapped.slice(0, 8));
     const results = made.map(({ type, dims, bytes, at, gpu }) => (gpu ? { type, dims, gpu } : { type, dims, data: fromWords(type, mapped.slice(at, at + bytes), bytes / 4) }));
     staging.unmap();
-    device.unstage(staging);
-    if (status !== CLEAR) {
-      for (const one of results) device.free(one.gpu);
-      this.#fail(status);
+    const wrong = (await Promise.all(late)).find((error) => error);
+    if (wrong) {
+      for (const one of this.#dispatches) one.groups.clear();
+      throw wrong;
     }
+    if (status[1] !== CLEAR) throw new RuntimeException(`an int64 or uint64 input on the GPU holds, at element ${status[1]}, a number beyond what 32 bits are proved to be enough for; run this model with executionProviders: ['wasm']`);
+    if (status[0] !== CLEAR) throw this.#fault(status[0]);
     return results;
   }
 
+  /** A run is on its way: the next may begin, unless there are many. */
+  #begun(submitted) {
+    if (++this.#flying < AHEAD) submitted();
+    else this.#waiting = submitted;
+  }
+
+  #ended() {
+    this.#flying--;
+    this.#waiting?.();
+    this.#waiting = null;
+  }
+
+  /** Buffers that could not be had are not used again. */
+  #forget() {
+    if (!this.#slabs) return; // released
+    for (const slab of this.#slabs) this.device.free(slab);
+    this.#slabs = this.recording.slabs.map(() => null);
+    for (const one of this.#dispatches) this.#unbind(one);
+    this.bound = false;
+  }
+
+  /** Take the buffer of a kept output back. */
+  give(buffer) {
+    if (!this.#slabs || this.device.failure) return this.device.free(buffer);
+    this.#spare.push(buffer);
+    if (this.#spare.length > SPARE * this.recording.outputs.length) this.device.free(this.#spare.shift());
+  }
+
   /** The recorded list as one compute pass. */
-  replay(encoder) {
+  replay(encoder, from = 0, to = this.#list.length) {
     const pass = encoder.beginComputePass();
     let last = null;
-    for (const { pipeline, group, x, y } of this.#list) {
-      if (pipeline !== last) pass.setPipeline((last = pipeline));
-      pass.setBindGroup(0, group);
+    for (let i = from; i < to; i++) {
+      const { made, now, x, y } = this.#list[i];
+      if (made !== last) pass.setPipeline((last = made).pipeline);
+      pass.setBindGroup(0, now);
       pass.dispatchWorkgroups(x, y);
     }
     pass.end();
   }
 
-  #fail(status) {
-    this.device.device.queue.writeBuffer(this.status, 0, new Uint32Array([CLEAR]));
+  #fault(status) {
     const where = this.labels[this.recording.steps[Math.floor(status / FAULTS)]] ?? "a step";
-    throw new RuntimeException(`${where}: ${SAID[status % FAULTS]}`);
+    return new RuntimeException(`${where}: ${SAID[status % FAULTS]}`);
   }
 
   release() {
-    for (const one of [this.uniforms, this.status, ...this.#slabs]) this.device.free(one);
-    this.#slabs = [];
+    for (const one of [this.uniforms, this.status, this.clear, ...(this.#slabs ?? []), ...this.#spare]) this.device.free(one);
+    this.#slabs = null;
+    this.#spare = [];
   }
 }

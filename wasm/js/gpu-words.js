@@ -6,9 +6,11 @@ import { TYPES } from "./tensor.js";
 
 const PLAIN = new Set([1, 6, 12]);
 const PACKED = new Set([2, 3, 4, 5, 9, 10, 16]);
-/** Types whose elements a GPU buffer holds as the host does: as an input, as an output. */
-export const sameAsInput = (type) => PLAIN.has(type) || PACKED.has(type);
-export const sameAsOutput = (type) => PLAIN.has(type);
+const WIDE = new Set([7, 13]);
+/** How a GPU buffer of the page's, whose elements lie as the host's, becomes an input: "" where programs read it as it is; "narrow": `NARROW` makes it 32 bits; null where it can not. */
+export const fromBuffer = (type) => (PLAIN.has(type) || PACKED.has(type) ? "" : WIDE.has(type) ? "narrow" : null);
+/** How an output becomes such a buffer: "" where it is one; "pack": by `packed(type)`; null where it can not. */
+export const toBuffer = (type) => (PLAIN.has(type) ? "" : type in PACK ? "pack" : null);
 
 /** Floats of 8 bits and fewer: [exponent bits, mantissa bits, bias, infinity, NaN only as the negative zero]. */
 const SMALL = { 17: [4, 3, 7], 18: [4, 3, 8, false, true], 19: [5, 2, 15, true], 20: [5, 2, 16, false, true], 23: [2, 1, 1], 24: [8, 0, 127], 27: [2, 3, 1], 28: [3, 2, 3] };
@@ -57,6 +59,43 @@ function narrowed(type, halves, [least, most], name) {
   }
   return made;
 }
+
+const HEAD = `@compute @workgroup_size(64) fn main(@builtin(workgroup_id) w: vec3<u32>, @builtin(num_workgroups) g: vec3<u32>, @builtin(local_invocation_index) l: u32) {
+  let i = (w.x + w.y * g.x) * 64 + l;
+  if (i >= arrayLength(&made)) { return; }`;
+const small = (bits) => `${Array.from({ length: 32 / bits }, (_, k) => `((words[i * ${32 / bits} + ${k}] & ${2 ** bits - 1}u) << ${k * bits}u)`).join(" | ")}`;
+/** Word `i` of the packed elements. A float16's bits are made as `half` below makes them. */
+const PACK = {
+  2: small(8), 3: small(8), 9: small(8), 4: small(16), 5: small(16), 16: "(words[2 * i] >> 16u) | (words[2 * i + 1] & 0xffff0000u)", 10: "half(words[2 * i]) | (half(words[2 * i + 1]) << 16u)",
+  7: "select(words[i >> 1u], u32(bitcast<i32>(words[i >> 1u]) >> 31u), (i & 1u) == 1u)", 13: "select(words[i >> 1u], 0u, (i & 1u) == 1u)",
+};
+const HALF = `fn half(bits: u32) -> u32 {
+  let sign = (bits >> 16u) & 0x8000u; let exponent = (bits >> 23u) & 255u; let mantissa = bits & 0x7fffffu;
+  if (exponent == 255u) { return sign | 0x7c00u | select(0u, 0x200u | (mantissa >> 13u), mantissa != 0u); }
+  if (exponent > 142u) { return sign | 0x7c00u; }
+  if (exponent >= 113u) { return sign | ((exponent - 112u) << 10u) | (mantissa >> 13u); }
+  return select(sign | ((mantissa | 0x800000u) >> min(126u - exponent, 31u)), sign, exponent < 102u);
+}
+`;
+/** WGSL that packs an output's words (binding 1) as the host has them (binding 2). */
+export const packed = (type) => `@group(0) @binding(1) var<storage, read> words: array<u32>;
+@group(0) @binding(2) var<storage, read_write> made: array<u32>;
+${type === 10 ? HALF : ""}${HEAD}
+  made[i] = ${PACK[type]};
+}`;
+/** WGSL that narrows 64-bit integers (1) to words (2); what is not within `allowed` sets word 1 of the status (3) to the least number of such an element. */
+export const narrow = (type, [least, most]) => `@group(0) @binding(1) var<storage, read> words: array<vec2<u32>>;
+@group(0) @binding(2) var<storage, read_write> made: array<u32>;
+@group(0) @binding(3) var<storage, read_write> status: array<atomic<u32>>;
+${HEAD}
+  if (i >= arrayLength(&words)) { return; }
+  let low = words[i].x; let value = bitcast<i32>(low);
+  made[i] = low;
+  let fits = ${type === 7 ? `words[i].y == select(0u, 0xffffffffu, value < 0) && value >= ${literal(least)} && value <= ${literal(most)}` : `words[i].y == 0u && low >= ${least}u && low <= ${most}u`};
+  if (!fits) { atomicMin(&status[1], i); }
+}`;
+/** An i32 in WGSL, of a number that may be beyond. */
+const literal = (value) => (value <= -2147483648 ? "(-2147483647 - 1)" : String(Math.min(value, 2147483647)));
 
 /** `size` elements from words (a buffer of its own) as the engine's bytes in the type's array; what is smaller than a byte is one a byte. */
 export function fromWords(type, buffer, size) {

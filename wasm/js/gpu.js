@@ -4,7 +4,7 @@ import { log } from "./env.js";
 import { EPFail, InvalidModelFile, NotImplemented, SardonyxError } from "./errors.js";
 import { openDevice } from "./gpu-device.js";
 import { GpuProgram } from "./gpu-program.js";
-import { sameAsInput, sameAsOutput } from "./gpu-words.js";
+import { fromBuffer, toBuffer } from "./gpu-words.js";
 import { lengthOf, sizeOf, TYPES } from "./tensor.js";
 
 const VERSION = 1, HEADER = 32, REMEDY = "convert it again: npx sardonyx convert model.onnx --webgpu";
@@ -12,6 +12,7 @@ const VERSION = 1, HEADER = 32, REMEDY = "convert it again: npx sardonyx convert
 export class Gpu {
   programs = new Map(); // number in the package → {player, program, key}
   #targets = []; // {at, bytes, write(piece, offset), done()}: where pieces of the tensor data go
+  #late = []; // promises: what the browser says about the weights' buffers
 
   /** The GPU for a session that asked for it; null where it may run on the CPU instead (a warning says why). `fallback`: another provider is listed; `strict`: nothing may run elsewhere. */
   static async open({ fallback, strict }) {
@@ -49,19 +50,28 @@ export class Gpu {
     }
     const others = this.stored.beside.filter(([, , shape]) => !shape);
     if (this.strict && others.length) throw new EPFail(`fallback refused: ${others[0][0]} would run on the CPU: ${others[0][1]}${others.length > 1 ? ` (and ${others.length - 1} more nodes)` : ""}`);
+    this.#compile();
     return bytes.subarray(HEADER, HEADER + size);
   }
 
-  /** The package is open: pipelines begin to compile, and it is known where tensor data go. */
-  prepare(session) {
-    const { stored, device } = this, { engine } = session;
+  /** Pipelines begin to compile. */
+  #compile() {
+    const { stored, device } = this;
     this.constants = stored.constants.map(([at, bytes, item]) => this.#upload(at, bytes, item));
-    this.compiled = Promise.all(Object.entries(stored.programs).map(async ([number, both]) => {
+    for (const [number, both] of Object.entries(stored.programs)) {
       const recording = (device.isCpu && both.cpu) || both.gpu;
-      const names = number === String(stored.direct) ? session.ports(0).map((one) => one.name) : recording.inputs.map((_, i) => `input ${i} of part ${number}`);
-      this.programs.set(Number(number), { player: await GpuProgram.create(device, stored, recording, this.constants, names), recording });
-    }));
-    this.compiled.catch(() => {});
+      this.programs.set(Number(number), { player: new GpuProgram(device, stored, recording, this.constants), recording });
+    }
+    this.accepted = Promise.all(Array.from(this.programs.values(), ({ player }) => player.accepted));
+    this.accepted.catch(() => {});
+  }
+
+  /** The package is open: it is known where tensor data go. */
+  prepare(session) {
+    const { engine } = session;
+    for (const [number, { player, recording }] of this.programs) {
+      player.names = number === this.stored.direct ? session.ports(0).map((one) => one.name) : recording.inputs.map((_, i) => `input ${i} of part ${number}`);
+    }
     this.lent = [];
     const cells = engine.alloc(16), count = Number(engine.c.sx_package_count(session.package, 2));
     for (let n = 0; n < count; n++) {
@@ -77,8 +87,10 @@ export class Gpu {
     const holder = { buffer: null };
     let mapped;
     const begin = () => {
-      holder.buffer = this.device.storage(bytes, "weights", true);
-      mapped = new Uint8Array(holder.buffer.getMappedRange());
+      const [buffer, late] = this.device.watched(() => this.device.storage(bytes, "weights", true));
+      this.#late.push(late);
+      holder.buffer = buffer;
+      mapped = new Uint8Array(buffer.getMappedRange());
     };
     if (!bytes) {
       begin();
@@ -124,33 +136,43 @@ export class Gpu {
     this.#targets = [];
   }
 
-  /** Everything is there: the engine is told where its constants are; pipelines are waited for. */
+  /** Everything is there: the engine is told where its constants are. Pipelines may compile still: the first run waits for each as it comes to it (gpu-program.js). */
   async begin(session) {
     const { engine } = session;
     this.lent.forEach(({ place, bytes }, n) => session.check(engine.c.sx_package_set(session.package, BigInt(n), place, BigInt(bytes), engine.report)));
-    await this.compiled;
+    await this.accepted;
+    const error = (await Promise.all(this.#late)).find((one) => one);
+    if (error) throw error;
+    this.#late = [];
     for (const [number, one] of this.programs) one.program = engine.c.sx_package_program(session.package, BigInt(number));
   }
 
   // -- running -----------------------------------------------------------------------------------------------------------------------------------
 
-  /** See Session.run. `keep[i]`: output i of the model stays on the GPU. */
-  async run(session, feeds, fetches, { signal, profile, keep = [] }) {
+  /** See Session.run. `keep[i]`: output i of the model stays on the GPU; `submitted` is called when the next run may begin, if that is before this one's end. */
+  async run(session, feeds, fetches, { signal, profile, keep = [], submitted }) {
     this.device.check();
-    const gpu = feeds.findIndex((feed) => feed.gpu && !sameAsInput(feed.type));
+    const gpu = feeds.findIndex((feed) => feed.gpu && fromBuffer(feed.type) === null);
     if (gpu >= 0) throw new NotImplemented(`input '${session.inputs[gpu].name}': ${TYPES[feeds[gpu].type][0]} is not taken from a GPU buffer; give its data`);
     const kept = session.outputs.map((port, i) => {
-      if (keep[i] && !sameAsOutput(port.type)) throw new NotImplemented(`output '${port.name}' is ${TYPES[port.type][0]}, which lies on the GPU in words of 32 bits; take it with preferredOutputLocation 'cpu'`);
+      if (keep[i] && toBuffer(port.type) === null) throw new NotImplemented(`output '${port.name}' is ${TYPES[port.type][0]}, which has no form in a GPU buffer; take it with preferredOutputLocation 'cpu'`);
       return Boolean(keep[i]) && fetches.includes(i);
     });
     const { direct } = this.stored;
     if (direct >= 0) {
-      const made = await this.#segment(session, direct, feeds.map((feed) => (feed.gpu ? { ...feed, size: bytesOf(feed) } : { ...feed, bytes: session.bytesOf(feed) })), kept);
-      return { outputs: fetches.map((i) => session.resultOf(made[i])) };
+      const { player } = this.programs.get(direct);
+      const made = await this.#segment(session, direct, feeds.map((feed) => (feed.gpu ? { ...feed, size: bytesOf(feed) } : { ...feed, bytes: session.bytesOf(feed) })), kept, submitted);
+      return { outputs: fetches.map((i) => (made[i].gpu ? { ...made[i], give: () => player.give(made[i].gpu) } : session.resultOf(made[i]))) };
     }
     const host = await Promise.all(feeds.map(async (feed) => (feed.gpu ? { ...feed, data: await this.device.download(feed.gpu, bytesOf(feed), TYPES[feed.type][1]) } : feed)));
     const { outputs, events } = await session.engineRun(host, fetches, { signal, profile }, () => this.#turn(session));
-    return { outputs: outputs.map((one, i) => (kept[fetches[i]] ? { type: one.type, dims: one.dims, gpu: this.device.uploaded(one.data) } : one)), events };
+    return { outputs: outputs.map((one, i) => (kept[fetches[i]] ? this.#kept(one) : one)), events };
+  }
+
+  /** An output the engine made, on the GPU. */
+  #kept({ type, dims, data }) {
+    const gpu = this.device.uploaded(data);
+    return { type, dims, gpu, give: () => this.device.free(gpu) };
   }
 
   /** The engine waits: run the part of the package that is the GPU's. */
@@ -177,19 +199,19 @@ export class Gpu {
   }
 
   /** One recorded program on inputs {dims, bytes | gpu}. */
-  async #segment(session, number, inputs, keep) {
+  async #segment(session, number, inputs, keep, submitted) {
     const one = this.programs.get(number);
     if (!one) throw new InvalidModelFile(`WebGPU section: part ${number} of the package is not recorded`);
     const { player, recording } = one;
     const dims = inputs.flatMap((input) => input.dims);
     const elements = recording.elements.map(([i, element]) => this.#element(inputs[i], recording.inputs[i][1], element));
     const key = `${dims}|${elements}`;
-    if (key !== one.key) {
+    if (key !== one.key || !player.bound) {
       one.key = null;
-      await this.#bind(session, one, dims, inputs);
+      this.#bind(session, one, dims, inputs);
       one.key = key;
     }
-    return player.run(inputs, keep);
+    return player.run(inputs, keep, submitted);
   }
 
   #element({ bytes, gpu }, type, element) {
@@ -199,7 +221,7 @@ export class Gpu {
   }
 
   /** The engine evaluates the sizes. */
-  async #bind(session, { player, program, recording }, dims, inputs) {
+  #bind(session, { player, program, recording }, dims, inputs) {
     const { engine } = session, { c } = engine;
     const lent = [], take = (n) => (lent.push(engine.alloc(n)), lent.at(-1));
     try {
@@ -214,9 +236,9 @@ export class Gpu {
       const at = c.sx_sizes(state, cell + 8) >>> 0, count = Number(engine.words.getBigInt64(cell + 8, true));
       const copy = engine.bytes.slice(at, at + 8 * count).buffer;
       c.sx_unbind(state);
-      await player.bind(new Int32Array(copy), new BigInt64Array(copy));
+      player.bind(new Int32Array(copy), new BigInt64Array(copy));
     } finally {
-      if (session.engine) for (const at of lent) engine.free(at);
+      for (const at of lent) engine.free(at);
     }
   }
 

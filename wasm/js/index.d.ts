@@ -26,7 +26,7 @@ export class Tensor<T extends Type = Type> {
   readonly dims: readonly number[];
   readonly size: number;
   readonly data: DataTypes[T];
-  /** A tensor whose data are a GPUBuffer of env.webgpu.device (or the device sardonyx opened), dense and row-major. */
+  /** A tensor whose data are a GPUBuffer of env.webgpu.device (or the device sardonyx opened), dense and row-major. With usage STORAGE a run binds it as it is; with COPY_SRC alone it copies. */
   static fromGpuBuffer<T extends Type = "float32">(buffer: GpuBuffer, options: { dataType?: T; dims: readonly number[]; download?(): Promise<DataTypes[T]>; dispose?(): void }): Tensor<T>;
   readonly gpuBuffer: GpuBuffer;
   /** A picture: ImageData, ImageBitmap, VideoFrame, an image, video or canvas element, Blob, URL, or (for "gpu-buffer") a GPUTexture. Values are (pixel + bias) / mean. */
@@ -65,7 +65,7 @@ export interface SessionOptions {
   /** "pyodide": Python in a worker (`env.pyodide`) converts ONNX files, and plans for sizes the file's programs do not cover. It starts when it is needed. */
   planner?: "pyodide";
   freeDimensionOverrides?: Readonly<Record<string, number>>;
-  /** "gpu-buffer": outputs stay on the GPU (float32, int32 and uint32); dispose them. */
+  /** "gpu-buffer": outputs stay on the GPU, dense and as the host has them (types of 8 bits and more that WGSL can hold; not float8); dispose them. */
   preferredOutputLocation?: "cpu" | "gpu-buffer" | Readonly<Record<string, "cpu" | "gpu-buffer">>;
   /** ["webgpu"]: on the GPU, or an error. ["webgpu", "wasm"]: on the GPU where there is one, with a warning else. Files need programs for it: sardonyx convert --webgpu. */
   executionProviders?: readonly (string | { name: string })[];

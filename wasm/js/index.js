@@ -70,7 +70,8 @@ export class InferenceSession {
   }
 
   /**
-   * run(feeds, options?) or run(feeds, fetches, options?): fetches are names, or {name: a tensor to write to, or null}. Runs of one session follow each other.
+   * run(feeds, options?) or run(feeds, fetches, options?): fetches are names, or {name: a tensor to write to, or null}. Runs of one session follow each other; on WebGPU
+   * the next one is submitted before this one's results are here.
    * Options: signal (stops a run between steps).
    */
   async run(feeds, second, third) {
@@ -78,20 +79,22 @@ export class InferenceSession {
     const [fetches, options] = third !== undefined || Array.isArray(second) || this.#areFetches(second) ? [second, third ?? {}] : [undefined, second ?? {}];
     const [names, targets] = this.#wanted(fetches);
     const given = this.#feeds(feeds);
+    let submitted;
+    const queued = new Promise((resolve) => (submitted = resolve)); // on the GPU the next run need not wait for this one's results
     const turn = this.#queue.then(() => {
       if (this.#session === null) throw new Aborted("the session was released");
       checkAborted(options.signal);
-      return this.#session.run(given, names.map((name) => this.outputNames.indexOf(name)), { signal: options.signal, profile: !!this.#events, ...(targets && !this.engine.worker ? { into: names.map((name) => targets[name]?.data) } : {}), ...(this.engine.webgpu ? { keep: this.#kept } : {}) });
+      return this.#session.run(given, names.map((name) => this.outputNames.indexOf(name)), { signal: options.signal, profile: !!this.#events, ...(targets && !this.engine.worker ? { into: names.map((name) => targets[name]?.data) } : {}), ...(this.engine.webgpu ? { keep: this.#kept, ...(this.engine.worker ? {} : { submitted }) } : {}) });
     });
-    this.#queue = turn.catch(() => {});
+    this.#queue = Promise.race([turn.catch(() => {}), queued]);
     const { outputs: made, events } = await turn;
     if (events) this.#events?.push(...events);
     return Object.fromEntries(names.map((name, i) => [name, made[i].gpu ? this.#onGpu(made[i]) : deliver(name, made[i], targets?.[name])]));
   }
 
-  #onGpu({ type, dims, gpu }) {
+  #onGpu({ type, dims, gpu, give }) {
     const { device } = this.#session.gpu;
-    return Tensor.fromGpuBuffer(gpu, { dataType: TYPES[type][0], dims, download: () => device.download(gpu, (sizeOf(dims) * TYPES[type][2]) >> 3, TYPES[type][1]), dispose: () => device.free(gpu) });
+    return Tensor.fromGpuBuffer(gpu, { dataType: TYPES[type][0], dims, download: () => device.download(gpu, (sizeOf(dims) * TYPES[type][2]) >> 3, TYPES[type][1]), dispose: give });
   }
 
   /** Where the model runs, and what not on the GPU, with the reasons: {providers, webgpu: {device, software, dispatches, beside: [{node, reason}]}}. */

@@ -27,9 +27,12 @@ export class Session {
     Object.assign(session, { options, picked: { file, threads }, module, planned: [] });
     const started = Promise.resolve(module).then((ready) => Engine.create(ready, threads));
     started.catch(() => {});
-    if (options.webgpu) session.gpu = await (await import("./gpu.js")).Gpu.open(options.webgpu);
-    let source = await open(what, options);
+    const opened = options.webgpu && openGpu(options.webgpu);
+    opened?.catch(() => {});
+    let source;
     try {
+      source = await open(what, options);
+      session.gpu = await opened;
       while (source) source = await session.#read(source, started);
       checkAborted(options.signal);
       await session.#begin();
@@ -38,7 +41,7 @@ export class Session {
       return session;
     } catch (error) {
       await source?.cancel();
-      session.gpu?.release();
+      (await opened?.catch(() => null))?.release();
       await started.then((engine) => engine.close(), () => {});
       throw asTyped(error);
     }
@@ -57,12 +60,12 @@ export class Session {
     source.keep = (bytes, at) => this.front?.push([at, bytes.slice()]);
     await source.skip(HEADER);
     source.total ??= header.end;
-    this.engine = await started;
     if (this.gpu && !header.webgpu.length) this.gpu = this.gpu.refuse(new NotImplemented(`'${source.name}' holds no programs for WebGPU; convert it with them: npx sardonyx convert model.onnx --webgpu`));
+    if (!this.gpu) this.engine = await started;
     for (const section of header.order) {
       await source.skip(section.offset - source.position);
       if (section === header.graph || section === (this.gpu ? header.programs : header.webgpu)) await source.skip(section.length);
-      else if (section === header.webgpu) await this.#record(await source.take(section.length), source.name, progress);
+      else if (section === header.webgpu) await this.#record(await source.take(section.length), source.name, progress, started);
       else if (section === header.programs) await this.#open(await source.take(section.length), source.name, progress, planner);
       else this.data = await this.#load(source, section.length);
     }
@@ -100,8 +103,10 @@ export class Session {
   }
 
   /** The package for the GPU: the engine runs what is between, and evaluates sizes. */
-  async #record(section, name, progress) {
-    this.#package(this.gpu.section(section, name), progress);
+  async #record(section, name, progress, started) {
+    const packaged = this.gpu.section(section, name); // pipelines compile from here on
+    this.engine = await started;
+    this.#package(packaged, progress);
     this.gpu.prepare(this);
   }
 
@@ -386,6 +391,12 @@ export class Session {
     this.engine = null;
     this.options.planner?.release();
   }
+}
+
+/** The GPU for a session: the device is asked for while the modules that play on it still load. */
+async function openGpu(options) {
+  import("./gpu-device.js").then(({ openDevice }) => openDevice()).catch(() => {}); // Gpu.open says what is wrong
+  return (await import("./gpu.js")).Gpu.open(options);
 }
 
 /** Whether a source can be read once more, without its bytes being held. */

@@ -91,7 +91,7 @@ export class Tensor {
     const number = NUMBERS[dataType];
     if (!number || dataType === "string") throw new InvalidArgument(`'${dataType}' is not an element type of a GPU buffer`);
     if (!Array.isArray(dims)) throw new InvalidArgument("a tensor of a GPU buffer needs its dims: Tensor.fromGpuBuffer(buffer, { dataType, dims })");
-    const bytes = Math.ceil((sizeOf(dims) * TYPES[number][2]) / 8);
+    const bytes = Math.ceil((sizeOf(dims) * TYPES[number][2]) / 32) * 4; // whole words
     if (!(buffer?.size >= bytes)) throw new InvalidArgument(`the GPU buffer has ${buffer?.size} bytes, ${dataType}[${dims}] takes ${bytes}`);
     const made = new Tensor(dataType, new TYPES[number][1](0), [0]);
     made.dims = Object.freeze([...dims]);
