@@ -88,6 +88,10 @@ export class InferenceSession {
     });
     this.#queue = Promise.race([turn.catch(() => {}), queued]);
     const { outputs: made, events } = await turn;
+    if (this.#session === null && made.some((one) => one.gpu)) {
+      for (const one of made) one.give?.();
+      throw new Aborted("the session was released");
+    }
     if (events) this.#events?.push(...events);
     return Object.fromEntries(names.map((name, i) => [name, made[i].gpu ? this.#onGpu(made[i]) : deliver(name, made[i], targets?.[name])]));
   }
