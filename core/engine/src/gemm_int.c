@@ -72,10 +72,11 @@ SX_INLINE void micro(const int R, const int V, const int S, const uint8_t *a, in
 #define micro micro_pairs
 #endif
 
-typedef void (*micro_fn)(const uint8_t *a, int64_t rs, const int32_t *b, int64_t ps, int64_t words, int32_t *c, int64_t ldc, const int32_t *base, int add, int last);
+/* `tiles` micro-tiles, one below the other: with few words a call takes as long as a tile. */
+typedef void (*micro_fn)(int64_t tiles, const uint8_t *a, int64_t rs, const int32_t *b, int64_t ps, int64_t words, int32_t *c, int64_t ldc, const int32_t *base, int add, int last);
 #define MICRO(R, V, S) \
-    static void micro_##R##_##V##_##S(const uint8_t *a, int64_t rs, const int32_t *b, int64_t ps, int64_t words, int32_t *c, int64_t ldc, const int32_t *base, int add, int last) { \
-        micro(R, V, S, a, rs, b, ps, words, c, ldc, base, add, last); }
+    static void micro_##R##_##V##_##S(int64_t tiles, const uint8_t *a, int64_t rs, const int32_t *b, int64_t ps, int64_t words, int32_t *c, int64_t ldc, const int32_t *base, int add, int last) { \
+        for (; tiles > 0; tiles--, a += R * rs, c += R * ldc) micro(R, V, S, a, rs, b, ps, words, c, ldc, base, add, last); }
 #if NV == 4
 #define MICROS_(R, S) MICRO(R, 1, S) MICRO(R, 2, S) MICRO(R, 3, S) MICRO(R, 4, S)
 #define ROW(R, S) {micro_##R##_1_##S, micro_##R##_2_##S, micro_##R##_3_##S, micro_##R##_4_##S}
@@ -124,11 +125,11 @@ static const micro_fn MICRO_OF[SIGNS][MR][NV] = {
 /* All rows of one K block for `cols` ≤ NR columns, in micro-tiles of nearly the same height. */
 static void column(int b_signed, const uint8_t *a, int64_t rs, int64_t rows, const int32_t *b, int64_t ps, int64_t words, int64_t cols, int32_t *c, int64_t ldc, const int32_t *base, int add) {
     int v = (int)sx_ceil_div(cols, SX_GW), last = (int)cols - (v - 1) * SX_GW;
-    for (int64_t i = 0, tiles = sx_ceil_div(rows, MR); tiles > 0; tiles--) {
-        int64_t r = TILED ? sx_min64(MR, rows - i) : sx_ceil_div(rows - i, tiles);
-        MICRO_OF[SIGNS == 2 && b_signed][r - 1][v - 1](a + i * rs, rs, b, ps, words, c + i * ldc, ldc, base, add, last);
-        i += r;
-    }
+    int64_t tiles = sx_ceil_div(rows, MR), high = TILED ? MR : sx_ceil_div(rows, tiles), low = TILED ? rows % MR : high - 1, n = low ? (rows - tiles * low) / (high - low) : tiles;
+    if (TILED) n = rows / MR;
+    const micro_fn(*of)[NV] = MICRO_OF[SIGNS == 2 && b_signed];
+    if (n) of[high - 1][v - 1](n, a, rs, b, ps, words, c, ldc, base, add, last);
+    if (n < tiles) of[low - 1][v - 1](tiles - n, a + n * high * rs, rs, b, ps, words, c + n * high * ldc, ldc, base, add, last);
 }
 
 /* ---- operands ---- */
@@ -162,28 +163,62 @@ static void copy_rows(const sx_igemm *g, int64_t row, int64_t rows, uint8_t *to,
     else for (int64_t i = 0; i < rows; i++) for (int64_t k = 0; k < g->k; k++) to[i * ld + k] = a[i * g->a_row + k * g->a_col];
 }
 
-#if TILED
-typedef int16_t wide8 __attribute__((vector_size(16)));
-typedef int32_t word4 __attribute__((vector_size(16)));
-SX_INLINE wide8 widened(const uint8_t *p, int is_signed) {
-    return is_signed ? (wide8)wasm_i16x8_load8x8(p) : (wide8)wasm_u16x8_load8x8(p);
+#if SX_DEPTH == 2
+/* Words of four bytes become two of two numbers: (k, k + 2) and (k + 1, k + 3), which takes shifts only. A and B are both in that order. `flip` makes unsigned bytes signed ones, less 128. */
+typedef struct { sx_h even, odd; } halves;
+SX_INLINE sx_i flip_of(int is_signed) { return sx_isplat(is_signed ? 0 : (int32_t)0x80808080); }
+SX_INLINE halves split(const uint8_t *p, sx_i flip) {
+    sx_h v = (sx_h)(sx_iload(p) ^ flip);
+    return (halves){v << 8 >> 8, v >> 8};
 }
 
-/* Up to MR = 4 rows of bytes, less their zero points, as words of two numbers that alternate; what missing rows hold does not matter. */
-static void widen_tile(const sx_igemm *g, const uint8_t *bytes, int64_t ld, int64_t row, int rows, int16_t *to) {
-    int16_t zero[MR];
-    for (int r = 0; r < MR; r++) zero[r] = (int16_t)sx_zero_at(g->za, g->za_step, g->a_signed, row + (r < rows ? r : 0));
-    int64_t k = 0;
-    for (; k + 8 <= g->k; k += 8) {
-        word4 x[MR];
-        SX_UNROLL for (int r = 0; r < MR; r++) x[r] = (word4)(widened(bytes + (r < rows ? r : 0) * ld + k, g->a_signed) - zero[r]);
-        word4 a = __builtin_shufflevector(x[0], x[1], 0, 4, 1, 5), b = __builtin_shufflevector(x[2], x[3], 0, 4, 1, 5), c = __builtin_shufflevector(x[0], x[1], 2, 6, 3, 7), d = __builtin_shufflevector(x[2], x[3], 2, 6, 3, 7);
-        sx_istore(to + k * MR, __builtin_shufflevector(a, b, 0, 1, 4, 5)), sx_istore(to + k * MR + 8, __builtin_shufflevector(a, b, 2, 3, 6, 7));
-        sx_istore(to + k * MR + 16, __builtin_shufflevector(c, d, 0, 1, 4, 5)), sx_istore(to + k * MR + 24, __builtin_shufflevector(c, d, 2, 3, 6, 7));
+/* Of a row of A: less its zero point. The last word has zeros from K, `left` bytes on; words after it are never read. */
+SX_INLINE halves split_row(const uint8_t *p, sx_i flip, sx_h zero, int64_t left) {
+    halves x = split(p, flip);
+    x.even -= zero, x.odd -= zero;
+    if (left < 4 * SX_GW && left % 4) {
+        static const int16_t kept[4 * SX_GW] = {[0 ... 2 * SX_GW - 1] = -1};
+        x.even &= (sx_h)sx_iload(kept + 2 * SX_GW - (left + 1) / 2), x.odd &= (sx_h)sx_iload(kept + 2 * SX_GW - left / 2);
     }
-    for (; k < sx_round_up(g->k, 2); k++)
-        for (int r = 0; r < MR; r++) to[k / 2 * 2 * MR + 2 * r + k % 2] = k < g->k && r < rows ? (int16_t)(sx_byte_at(bytes + r * ld, g->a_signed, k) - zero[r]) : 0;
+    return x;
 }
+SX_INLINE sx_h row_zero(const sx_igemm *g, int64_t row) { return (sx_h){0} + (int16_t)(sx_zero_at(g->za, g->za_step, g->a_signed, row) - (g->a_signed ? 0 : 128)); }
+
+#if TILED
+SX_INLINE void transpose(const sx_h *x, int16_t *to) {
+    sx_i a = __builtin_shufflevector((sx_i)x[0], (sx_i)x[1], 0, 4, 1, 5), b = __builtin_shufflevector((sx_i)x[2], (sx_i)x[3], 0, 4, 1, 5);
+    sx_i c = __builtin_shufflevector((sx_i)x[0], (sx_i)x[1], 2, 6, 3, 7), d = __builtin_shufflevector((sx_i)x[2], (sx_i)x[3], 2, 6, 3, 7);
+    sx_istore(to, __builtin_shufflevector(a, b, 0, 1, 4, 5)), sx_istore(to + 4 * MR, __builtin_shufflevector(a, b, 2, 3, 6, 7));
+    sx_istore(to + 8 * MR, __builtin_shufflevector(c, d, 0, 1, 4, 5)), sx_istore(to + 12 * MR, __builtin_shufflevector(c, d, 2, 3, 6, 7));
+}
+
+/* Up to MR = 4 rows of bytes, less their zero points, as words that alternate; what missing rows hold does not matter. */
+static void widen_tile(const sx_igemm *g, const uint8_t *bytes, int64_t ld, int64_t row, int rows, int16_t *to) {
+    sx_h zero[MR], even[MR], odd[MR];
+    sx_i flip = flip_of(g->a_signed);
+    for (int r = 0; r < MR; r++) zero[r] = row_zero(g, row + (r < rows ? r : 0));
+    for (int64_t k = 0; k < g->k; k += 16) {
+        SX_UNROLL for (int r = 0; r < MR; r++) {
+            halves x = split_row(bytes + (r < rows ? r : 0) * ld + k, flip, zero[r], g->k - k);
+            even[r] = x.even, odd[r] = x.odd;
+        }
+        transpose(even, to + k * MR), transpose(odd, to + k * MR + 2 * MR);
+    }
+}
+#else
+static void widen_row(const sx_igemm *g, const uint8_t *bytes, int64_t row, int16_t *to) {
+    sx_i flip = flip_of(g->a_signed);
+    for (int64_t k = 0; k < g->k; k += 4 * SX_GW) {
+        halves x = split_row(bytes + k, flip, row_zero(g, row), g->k - k);
+        sx_i a = (sx_i)x.even, b = (sx_i)x.odd;
+#if SX_GW == 8
+        sx_istore(to + k, __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)), sx_istore(to + k + 16, __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15));
+#else
+        sx_istore(to + k, __builtin_shufflevector(a, b, 0, 4, 1, 5)), sx_istore(to + k + 8, __builtin_shufflevector(a, b, 2, 6, 3, 7));
+#endif
+    }
+}
+#endif
 #endif
 
 /* Rows of words: bytes with one sign or the other, or 16-bit numbers less the zero point. `bytes` has room for AT_ONCE rows of bytes. */
@@ -200,16 +235,9 @@ static void copy_words(const sx_igemm *g, int64_t row, int64_t rows, int flip, u
         copy_rows(g, row + i, count, bytes, bytes_ld);
 #if TILED
         for (int64_t x = 0; x < count; x += MR) widen_tile(g, bytes + x * bytes_ld, bytes_ld, row + i + x, (int)sx_min64(MR, count - x), (int16_t *)(void *)(to + (i + x) * ld));
-        continue;
+#else
+        for (int64_t x = 0; x < count; x++) widen_row(g, bytes + x * bytes_ld, row + i + x, (int16_t *)(to + (i + x) * ld));
 #endif
-        for (int64_t x = 0; x < count; x++) {
-            int16_t zero = (int16_t)sx_zero_at(g->za, g->za_step, g->a_signed, row + i + x);
-            int16_t *made = (int16_t *)(to + (i + x) * ld);
-            const uint8_t *from = bytes + x * bytes_ld;
-            if (g->a_signed) for (int64_t k = 0; k < g->k; k++) made[k] = (int16_t)((int8_t)from[k] - zero);
-            else for (int64_t k = 0; k < g->k; k++) made[k] = (int16_t)(from[k] - zero);
-            if (g->k % 2) made[g->k] = 0;
-        }
     }
 #endif
 }
@@ -242,37 +270,25 @@ static void copy_panel(const sx_igemm *g, int64_t n, uint8_t *to) {
         for (int64_t j = 0; j < cols; j++) to[k / 4 * 64 + j * 4 + k % 4] = b[k * g->b_row + j * g->b_col];
 }
 
-typedef int16_t h8 __attribute__((vector_size(16)));
-typedef int16_t h8_any __attribute__((vector_size(16), aligned(2), may_alias));
-typedef int32_t w4 __attribute__((vector_size(16)));
-typedef int32_t w4_any __attribute__((vector_size(16), aligned(4), may_alias));
-SX_INLINE h8 half(const int is_signed, b16 v, const int high) {
-    typedef uint8_t b8 __attribute__((vector_size(8)));
-    typedef int8_t s8 __attribute__((vector_size(8)));
-    b8 part = high ? __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15) : __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
-    return is_signed ? __builtin_convertvector((s8)part, h8) : __builtin_convertvector(part, h8);
-}
-
-/* Four columns at once: their words of four bytes become two rows of words of two numbers. */
-SX_INLINE void widen_words(const int is_signed, const uint8_t *panel, int64_t at, int64_t count, const int16_t *zero, int16_t *to) {
-    for (int64_t w = at / 2; w < sx_ceil_div(at + count, 2); w++) { /* K's odd tail: A is 0 there, so what stands here does not matter */
-        int32_t *out = (int32_t *)to + (w * 2 - at) * SX_PANEL;
-        for (int j = 0; j < SX_PANEL; j += 4) {
-            b16 v = *(const b16_any *)(panel + (w * SX_PANEL + j) * 4);
-            w4 low = (w4)(half(is_signed, v, 0) - *(const h8_any *)(zero + 4 * j)), high = (w4)(half(is_signed, v, 1) - *(const h8_any *)(zero + 4 * j + 8));
-            *(w4_any *)(out + j) = __builtin_shufflevector(low, high, 0, 2, 4, 6);
-            *(w4_any *)(out + SX_PANEL + j) = __builtin_shufflevector(low, high, 1, 3, 5, 7);
+#if SX_DEPTH == 2
+SX_INLINE void widen_words(const int ZERO, const uint8_t *panel, int64_t words, sx_i flip, const int16_t *zero, int16_t *to) {
+    for (int64_t w = 0; w < words; w++, panel += 4 * SX_PANEL, to += 4 * SX_PANEL)
+        SX_UNROLL for (int j = 0; j < SX_PANEL; j += SX_GW) {
+            halves x = split(panel + 4 * j, flip);
+            if (ZERO) x.even -= (sx_h)sx_iload(zero + 2 * j), x.odd -= (sx_h)sx_iload(zero + 2 * j);
+            sx_istore(to + 2 * j, (sx_i)x.even), sx_istore(to + 2 * SX_PANEL + 2 * j, (sx_i)x.odd);
         }
-    }
 }
 
-/* Words [at, at + count) of two 16-bit numbers from a byte panel, less the zero points of its columns. `at` is even. */
+/* `count` words of two 16-bit numbers, from the one `at` on, of a byte panel, less the zero points of its columns. Both are even. */
 static void widen_panel(const sx_igemm *g, const uint8_t *panel, int64_t n, int64_t at, int64_t count, int16_t *to) {
-    int16_t zero[4 * SX_PANEL];
-    for (int j = 0; j < 4 * SX_PANEL; j++) zero[j] = n + j / 4 < g->n ? (int16_t)sx_zero_at(g->zb, g->zb_step, g->b_signed, n + j / 4) : 0;
-    if (g->b_signed) widen_words(1, panel, at, count, zero, to);
-    else widen_words(0, panel, at, count, zero, to);
+    int16_t zero[2 * SX_PANEL];
+    int any = 0;
+    for (int j = 0; j < 2 * SX_PANEL; j++) any |= zero[j] = (int16_t)((n + j / 2 < g->n ? sx_zero_at(g->zb, g->zb_step, g->b_signed, n + j / 2) : 0) - (g->b_signed ? 0 : 128));
+    if (any) widen_words(1, panel + at / 2 * 4 * SX_PANEL, count / 2, flip_of(g->b_signed), zero, to);
+    else widen_words(0, panel + at / 2 * 4 * SX_PANEL, count / 2, flip_of(g->b_signed), zero, to);
 }
+#endif
 
 /* ---- corrections of byte products ---- */
 #if SX_DEPTH == 4
@@ -418,24 +434,24 @@ int64_t SX_NAME(sx_igemm_scratch)(const sx_igemm *g, int64_t mc, int64_t nc) {
 }
 
 static int64_t k_words(const sx_igemm *g) { /* a K block, in words; even, so that it starts with a packed word */
-    int64_t words = sx_ceil_div(g->k, SX_DEPTH), blocks = sx_max64(1, sx_ceil_div(words, KW + KW / 4));
+    int64_t words = words_of(g) * 4 / SX_DEPTH, blocks = sx_max64(1, sx_ceil_div(words, KW + KW / 4));
     return sx_max64(2, sx_min64(sx_round_up(words, 2), sx_round_up(sx_ceil_div(words, blocks), 16)));
 }
 
 /* The columns [n, n + cols) of a strip by micro-tiles. `panel`: the first byte panel. */
 static void vector_strip(const work *w, int64_t mc, int64_t n, int64_t cols, const uint8_t *panel, int64_t ps, int32_t *c, int64_t ldc, const int32_t *base) {
     const sx_igemm *g = w->g;
-    int64_t kw = k_words(g), words = sx_ceil_div(g->k, SX_DEPTH);
+    int64_t kw = k_words(g), words = words_of(g) * 4 / SX_DEPTH;
     for (int64_t j = 0; j < cols; j += WIDE)
         for (int64_t at = 0; at < words || at == 0; at += kw) {
             int64_t count = sx_min64(kw, words - at), wide = sx_min64(WIDE, cols - j);
             const int32_t *b = (const int32_t *)(const void *)(panel + j / SX_PANEL * ps) + at * SX_PANEL;
             int64_t step = ps / 4;
-            if (SX_DEPTH == 2) {
-                step = wide_words(g) / (WIDE / SX_PANEL);
-                for (int64_t p = 0; p < wide; p += SX_PANEL) widen_panel(g, panel + (j + p) / SX_PANEL * ps, n + j + p, at, count, w->wide + p / SX_PANEL * step * 2);
-                b = (const int32_t *)(const void *)w->wide;
-            }
+#if SX_DEPTH == 2
+            step = wide_words(g) / (WIDE / SX_PANEL);
+            for (int64_t p = 0; p < wide; p += SX_PANEL) widen_panel(g, panel + (j + p) / SX_PANEL * ps, n + j + p, at, count, w->wide + p / SX_PANEL * step * 2);
+            b = (const int32_t *)(const void *)w->wide;
+#endif
             for (int64_t x = 0; x < wide; x += NR)
                 column(g->b_signed, w->a + at * 4 * (TILED ? MR : 1), w->rs, mc, b + x / SX_PANEL * step + x % SX_PANEL, step, count, sx_min64(NR, wide - x), c + j + x, ldc, base && at == 0 ? base + j + x : 0, at > 0);
         }

@@ -10,6 +10,11 @@
 #include "sx_vec.h"
 
 #define MOST SX_REQUANT_MOST
+#ifdef __wasm_simd128__
+#define SX_ONE_ZERO 1 /* what SX_REQUANT_SMALL means here: one number for all columns */
+#else
+#define SX_ONE_ZERO 0
+#endif
 
 typedef struct {
     const sx_call *call;
@@ -274,7 +279,7 @@ int SX_NAME(sx_requant_prepare)(const sx_call *call, const sx_requant *q, const 
     column_values(call, q->real_offset, start, row_axis, col_axis, cols, width, block, 0, (int32_t *)(offset + width));
     if (!q->rounds) return 1;
     if (!tame(factor, offset, zero, width, q->divides)) return 0;
-    for (int64_t j = 0; j < width; j++) if (!(zero[j] >= -255 && zero[j] <= 255 && zero[j] == (float)(int)zero[j])) return 1;
+    for (int64_t j = 0; j < width; j++) if (!(zero[j] >= -255 && zero[j] <= 255 && zero[j] == (float)(int)zero[j]) || (SX_ONE_ZERO && j < cols && zero[j] != zero[0])) return 1;
     return q->simple ? SX_REQUANT_SMALL : 1;
 }
 
@@ -394,6 +399,36 @@ static void wide(const int32_t *block, const int32_t *bias, const float *factor,
 }
 #endif
 
+#if defined(__wasm_simd128__)
+SX_INLINE void store_some(uint8_t *to, v128_t v, int n) {
+    if (n >= 16) wasm_v128_store(to, v);
+    else {
+        if (n & 8) wasm_v128_store64_lane(to, v, 0), to += 8, v = wasm_i64x2_shuffle(v, v, 1, 1);
+        if (n & 4) wasm_v128_store32_lane(to, v, 0), to += 4, v = wasm_u64x2_shr(v, 32);
+        for (int i = 0; i < (n & 3); i++, v = wasm_u64x2_shr(v, 8)) wasm_v128_store8_lane(to + i, v, 0);
+    }
+}
+
+/* 16 columns, all rows: what they share stays in registers. Bounds less the zero point come first; then adding 1.5 · 2²³ rounds, and taking that away from the bits gives the integer and adds the zero. */
+SX_INLINE void wide(const int DIVIDES, const int32_t *block, const columns *k, int64_t j, const sx_requant *q, int64_t rows, int n, int64_t ld, uint8_t *to, int64_t step) {
+    float zero = k->zero[0];
+    sx_i bias[4], back = sx_isplat(0x4b400000 - (int32_t)zero);
+    sx_f factor[4], low = sx_fsplat(q->low - zero), high = sx_fsplat(q->high - zero), magic = sx_fsplat(0x1.8p23f);
+    SX_UNROLL for (int v = 0; v < 4; v++) bias[v] = sx_iload(k->bias + j + 4 * v), factor[v] = sx_fload(k->factor + j + 4 * v);
+    for (int64_t r = 0; r < rows; r++, block += ld, to += step) {
+        v128_t x[4];
+        SX_UNROLL for (int v = 0; v < 4; v++) {
+            sx_f y = __builtin_convertvector(sx_iload(block + j + 4 * v) + bias[v], sx_f);
+            y = DIVIDES ? y / factor[v] : y * factor[v];
+            y = (sx_f)wasm_f32x4_pmin((v128_t)high, wasm_f32x4_pmax((v128_t)low, (v128_t)y));
+            x[v] = (v128_t)((sx_i)(y + magic) - back);
+        }
+        v128_t a = wasm_i16x8_narrow_i32x4(x[0], x[1]), b = wasm_i16x8_narrow_i32x4(x[2], x[3]);
+        store_some(to + j, q->dtype == SX_INT8 ? wasm_i8x16_narrow_i16x8(a, b) : wasm_u8x16_narrow_i16x8(a, b), n);
+    }
+}
+#endif
+
 void SX_NAME(sx_requant_finish)(const sx_call *call, const sx_requant *q, int prepared, const int32_t *block, int64_t rows, int64_t cols, int64_t ld, const int64_t *start, int row_axis, int col_axis, const char *room) {
     if (!prepared) {
         sx_finish(call, block, SX_I32, rows, cols, ld, start, row_axis, col_axis);
@@ -426,6 +461,14 @@ void SX_NAME(sx_requant_finish)(const sx_call *call, const sx_requant *q, int pr
 #if defined(__AVX512BW__)
     if (prepared == SX_REQUANT_SMALL) {
         for (int64_t j = 0; j < cols; j += 64) wide(block + j, k.bias + j, k.factor + j, k.zero + j, q, rows, sx_min64(64, cols - j), ld, to + j, step);
+        return;
+    }
+#elif defined(__wasm_simd128__)
+    if (prepared == SX_REQUANT_SMALL) {
+        for (int64_t j = 0; j < cols; j += 16) {
+            if (q->divides) wide(1, block, &k, j, q, rows, (int)sx_min64(16, cols - j), ld, to, step);
+            else wide(0, block, &k, j, q, rows, (int)sx_min64(16, cols - j), ld, to, step);
+        }
         return;
     }
 #endif
