@@ -177,8 +177,8 @@ def test_the_first_run_begins_before_all_is_compiled(page: Page, isolated: str, 
       const original = GPUDevice.prototype.createComputePipelineAsync, held = [];
       let number = 0;
       GPUDevice.prototype.createComputePipelineAsync = async function (...given) {
-        const made = await original.apply(this, given);
-        if (number++) await new Promise((go) => held.push(go));
+        const first = !number++, made = await original.apply(this, given);
+        if (!first) await new Promise((go) => held.push(go));
         return made;
       };
       let submitted = 0;
@@ -186,7 +186,7 @@ def test_the_first_run_begins_before_all_is_compiled(page: Page, isolated: str, 
       GPUQueue.prototype.submit = function (...given) { submitted++; return submit.apply(this, given); };
       const session = await ort.InferenceSession.create('/models/gpu-chain.sdx', gpu), feeds = await tensors('gpu-chain.in');
       const waiting = session.run(feeds);
-      for (let i = 0; i < 100 && !submitted; i++) await new Promise((wake) => setTimeout(wake, 20));
+      for (let i = 0; i < 1000 && !(submitted && held.length); i++) await new Promise((wake) => setTimeout(wake, 20));
       const early = submitted, compiling = held.length;
       const go = setInterval(() => { while (held.length) held.pop()(); }, 10);
       const made = difference(await waiting, await tensors('gpu-chain.out'));
