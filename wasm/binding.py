@@ -65,6 +65,11 @@ def available() -> str:
     return ""
 
 
+def bfloat16_missing() -> str:
+    """Why float products can not round to bfloat16 here."""
+    return "WebAssembly has no bfloat16 instructions"
+
+
 @cache
 def isas() -> tuple[str, ...]:
     """The instruction set of the module that runs."""

@@ -27,7 +27,7 @@ class EnginePackage:
     """A packed package, opened. `data`: the tensor data its constants lie in; `constants`: arrays of bytes for those that lie nowhere."""
 
     def __init__(self, packed: bytes | memoryview, inputs: Sequence[Port], outputs: Sequence[Port], *, data: np.ndarray | None = None, constants: Sequence[np.ndarray | None] = (),
-                 threads: int = 0, isa: str | None = None, memory_limit: int = 0) -> None:
+                 threads: int = 0, isa: str | None = None, memory_limit: int = 0, bfloat16: bool = False) -> None:
         if isa is not None:
             raise InvalidArgument(f"the instruction set can not be chosen ('{isa}'): Pyodide runs the one module this browser takes; leave it out")
         self.inputs, self.outputs = list(inputs), list(outputs)

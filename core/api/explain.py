@@ -20,10 +20,11 @@ class Row:
 
 
 class Explanation(Sequence[Row]):
-    """The rows in the order of the graph, nested graphs included; `str()` is a table. `skipped`: {listed provider that is not used: reason}."""
+    """The rows in the order of the graph, nested graphs included; `str()` is a table. `skipped`: {listed provider that is not used: reason}; `notes`: what session
+    options come to here, as sentences."""
 
-    def __init__(self, rows: Sequence[Row], skipped: Mapping[str, str]) -> None:
-        self.rows, self.skipped = tuple(rows), dict(skipped)
+    def __init__(self, rows: Sequence[Row], skipped: Mapping[str, str], notes: Sequence[str] = ()) -> None:
+        self.rows, self.skipped, self.notes = tuple(rows), dict(skipped), tuple(notes)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -38,6 +39,7 @@ class Explanation(Sequence[Row]):
         counts = Counter(row.provider for row in self.rows)
         lines = [f"{len(self.rows)} nodes: {', '.join(f'{n} on {name}' for name, n in counts.most_common()) or 'none'}"]
         lines += [f"{name} is not used: {reason}" for name, reason in self.skipped.items()]
+        lines += self.notes
         table = [("node", "operator", "provider", "reason")] + [(_short(" + ".join(r.names)), r.operator, r.provider, r.reason) for r in self.rows]
         widths = [max(len(line[i]) for line in table) for i in range(3)]
         return "\n".join(lines + ["  ".join([*(cell.ljust(w) for cell, w in zip(line[:3], widths, strict=True)), line[3]]).rstrip() for line in table])

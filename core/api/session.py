@@ -101,6 +101,8 @@ class InferenceSession:
             _warned.add(choice.name)
             _warn(f"{choice.name} runs the NumPy reference operators: {choice.stand_in}. Results are exact, runs are slow. "
                   f"providers=['{providers.REFERENCE}'] asks for the same without this warning", 4)
+        if unmet := getattr(executor, "unmet", ""):
+            _warn(unmet, 4)
         self._executor, self._choices, self._choice, self._skipped = executor, chosen, choice, skipped
         if strict:
             allowed = {request.name for request in listed} or {providers.CPU}
@@ -149,7 +151,7 @@ class InferenceSession:
     def explain(self) -> Explanation:
         """Where each node runs and why not elsewhere; print it for a table. Ours, not onnxruntime's."""
         self._gate.check()
-        return Explanation(rows_of(self._executor.placements(), self._choice.stand_in), self._skipped)
+        return Explanation(rows_of(self._executor.placements(), self._choice.stand_in), self._skipped, getattr(self._executor, "notes", ()))
 
     def get_provider_graph_assignment_info(self) -> list[OrtEpAssignedSubgraph]:
         """The nodes by provider."""

@@ -70,6 +70,7 @@ def library() -> Any:
         "sx_terminate": (None, [c_void_p]), "sx_profile": (None, [c_void_p, POINTER(c_int64)]), "sx_counts": (c_int64, [c_void_p, c_int]),
         "sx_error_text": (c_int64, [POINTER(_Report), c_void_p, POINTER(c_char), c_int64]), "sx_isa_name": (c_char_p, [c_int]), "sx_isa_available": (c_int, [c_int]),
         "sx_kernel_available": (c_int, [c_int]),
+        "sx_use_bfloat16": (c_int, [c_void_p]), "sx_package_use_bfloat16": (c_int, [c_void_p]), "sx_bfloat16_available": (c_int, []), "sx_in_bfloat16": (c_int, [c_void_p, c_int64]),
         "sx_package_open": (c_int, [c_void_p, c_uint64, POINTER(_Options), POINTER(c_void_p), POINTER(_Report)]), "sx_package_close": (None, [c_void_p]),
         "sx_package_data": (c_int, [c_void_p, c_void_p, c_uint64, POINTER(_Report)]), "sx_package_set": (c_int, [c_void_p, c_int64, c_void_p, c_uint64, POINTER(_Report)]),
         "sx_package_program": (c_void_p, [c_void_p, c_int64]), "sx_package_single": (c_int64, [c_void_p, POINTER(c_int64), c_int64]), "sx_package_count": (c_int64, [c_void_p, c_int]),
@@ -94,6 +95,11 @@ def available() -> str:
     except (EngineMissing, OSError) as reason:
         return str(reason)
     return ""
+
+
+def bfloat16_missing() -> str:
+    """Why float products can not round to bfloat16 here, or ""."""
+    return "" if available() or library().sx_bfloat16_available() else "this machine has no AVX512_BF16 instructions"
 
 
 @cache
@@ -177,11 +183,13 @@ class EngineProgram:
     measures_steps = True
     takes_into = True   # `run` has the argument `into`
 
-    def __init__(self, program: Program, constants: Sequence[Tensor], *, threads: int = 0, isa: str | None = None, memory_limit: int = 0, shared: Packed | None = None) -> None:
-        """`shared`: packed constants that programs of one model have in common; this one adds its own."""
+    def __init__(self, program: Program, constants: Sequence[Tensor], *, threads: int = 0, isa: str | None = None, memory_limit: int = 0, shared: Packed | None = None,
+                 bfloat16: bool = False) -> None:
+        """`shared`: packed constants that programs of one model have in common; this one adds its own. `bfloat16`: float products round their factors so, where the machine can."""
         packed = program.pack()
         self.program = program
         self._open(packed, [constant(program, i, t, shared) for i, t in enumerate(constants)], _Options(threads, _isa_number(isa), memory_limit))
+        self._rounds = bool(bfloat16 and self._engine.sx_use_bfloat16(self._handle))
 
     @classmethod
     def from_bytes(cls, packed: bytes, constants: Sequence[np.ndarray], program: Program, *, threads: int = 0, isa: str | None = None) -> EngineProgram:
@@ -202,7 +210,7 @@ class EngineProgram:
         return made
 
     def _prepare(self) -> None:
-        self._owned = True
+        self._owned, self._rounds = True, False
         self._free: OrderedDict[Key, list[Any]] = OrderedDict()
         self._elements = self.program.elements
         self.outputs = Outputs()
@@ -317,6 +325,16 @@ class EngineProgram:
             raise error
         self._give(key, bound)
         return made
+
+    def rounded(self, inputs: Sequence[np.ndarray]) -> frozenset[int]:
+        """The steps that round the factors of their products to bfloat16, for inputs of these sizes."""
+        if not self._rounds:
+            return frozenset()
+        key = self._key(inputs)
+        bound = self._take(key, inputs)
+        found = frozenset(i for i in range(len(self.program.steps)) if self._engine.sx_in_bfloat16(bound.state, i))
+        self._give(key, bound)
+        return found
 
     def _write_into(self, made: list[np.ndarray], into: Sequence[np.ndarray | None], bound: _Bound) -> None:
         """Put the caller's arrays in place of `made` where they fit and share no memory with an input, or with the one whose place they may take."""

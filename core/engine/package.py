@@ -38,10 +38,11 @@ class Waiting(Structure):
 
 
 class EnginePackage:
-    """A packed package, opened. `data`: the tensor data its constants lie in; `constants`: arrays of bytes for those that lie nowhere. Both must not change."""
+    """A packed package, opened. `data`: the tensor data its constants lie in; `constants`: arrays of bytes for those that lie nowhere. Both must not change. `bfloat16`: float products
+    round their factors so, where the machine can."""
 
     def __init__(self, packed: bytes | memoryview, inputs: Sequence[Port], outputs: Sequence[Port], *, data: np.ndarray | None = None, constants: Sequence[np.ndarray | None] = (),
-                 threads: int = 0, isa: str | None = None, memory_limit: int = 0) -> None:
+                 threads: int = 0, isa: str | None = None, memory_limit: int = 0, bfloat16: bool = False) -> None:
         self._engine = engine = library()
         self._held = (data, list(constants))
         self._handle = c_void_p()
@@ -55,6 +56,8 @@ class EnginePackage:
         raw = np.frombuffer(packed, np.uint8)
         if engine.sx_package_open(raw.ctypes.data, raw.nbytes, byref(_Options(threads, _isa_number(isa), memory_limit)), byref(self._handle), byref(report)):
             raise self.error(report)
+        if bfloat16:
+            engine.sx_package_use_bfloat16(self._handle)
         if data is not None and engine.sx_package_data(self._handle, data.ctypes.data, data.nbytes, byref(report)):
             raise self.error(report)
         for i, array in enumerate(constants):
@@ -69,7 +72,7 @@ class EnginePackage:
 
     def run(self, inputs: Sequence[np.ndarray], *, terminated: Callable[[], bool] | None = None, budget: int = 5_000_000, rows: np.ndarray | None = None) -> list[np.ndarray]:
         """The outputs for arrays of the model's types. `terminated` is polled every `budget` nanoseconds; `rows` (int64[n, 4]) takes (program, step, start, duration) of what ran and is -1
-        behind it."""
+        behind it; 2^32 is added to the number of a step that rounds to bfloat16."""
         key = tuple([x.shape for x in inputs])
         single = self._single.get(key, self)
         if single is self:

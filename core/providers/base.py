@@ -52,7 +52,7 @@ def on_host(value: Any) -> Any:
 
 
 class Executor(Protocol):
-    """A model made ready to run. Safe to call from several threads at once."""
+    """A model made ready to run. Safe to call from several threads at once. May have `notes`: sentences explain() begins with; and `unmet`: what was asked for and is not done, a warning."""
 
     def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
         """Compute the outputs with the given indices from all graph inputs, in order (checked by the session)."""

@@ -6,7 +6,7 @@ that reads it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +21,14 @@ from ..types import DType
 from .base import Event, RunContext, on_host
 from .profile import step_events
 from .reference import Compiled
+
+
+@runtime_checkable
+class Rounds(Protocol):
+    """A runner whose products may round to bfloat16."""
+
+    def rounded(self, inputs: Sequence[np.ndarray]) -> Container[int]:
+        """The steps that do, for these inputs."""
 
 
 class Runner(Protocol):
@@ -149,7 +157,7 @@ class Blocks:
             return made
         times = np.zeros((len(program.steps), 2), np.int64)
         made = runner.run(given, terminated=context.terminated, times=times)
-        context.events += step_events(program, given, times.tolist(), self.name)
+        context.events += step_events(program, given, times.tolist(), self.name, runner.rounded(given) if isinstance(runner, Rounds) else ())
         return made
 
     def _loop(self, segment: Segment, given: list[Any], run: _Run) -> list[Any]:

@@ -10,6 +10,7 @@ from ..errors import InvalidArgument
 from ..graph import Model
 from ..model import StoredModel
 from .base import Executor
+from .bfloat16 import Rounding
 from .limit import memory_limit
 
 if sys.platform == "emscripten":  # the same engine, a WebAssembly instance beside Pyodide
@@ -39,9 +40,10 @@ class CpuProvider:
         threads = str(options.get(THREADS, "0"))
         if not threads.isascii() or not threads.isdigit():
             raise InvalidArgument(f"'{THREADS}' must be a number of threads (0: one for each core), not '{threads[:40]}'")
+        rounding = Rounding(options)
         optimized = str(options.get(LEVEL, "99")) != "0"
         if optimized and isinstance(model, StoredModel):
             from .stored import StoredExecutor
-            return StoredExecutor(model, threads=int(threads), strict=str(options.get(STRICT, "0")) == "1", limit=memory_limit(options))
+            return StoredExecutor(model, threads=int(threads), strict=str(options.get(STRICT, "0")) == "1", limit=memory_limit(options), rounding=rounding)
         from .engine import EngineExecutor
-        return EngineExecutor(model, threads=int(threads), strict=str(options.get(STRICT, "0")) == "1", limit=memory_limit(options), optimized=optimized)
+        return EngineExecutor(model, threads=int(threads), strict=str(options.get(STRICT, "0")) == "1", limit=memory_limit(options), optimized=optimized, rounding=rounding)

@@ -10,6 +10,7 @@ from ..graph import Model
 from ..lowering import KernelCall, View
 from ..plan.planner import Plan
 from ..program import RANK
+from .bfloat16 import Rounding
 from .segmented import SegmentedExecutor
 
 if sys.platform == "emscripten":  # the same engine, a WebAssembly instance beside Pyodide
@@ -58,13 +59,14 @@ def accepts(calls: Sequence[KernelCall], outputs: Sequence[View]) -> str:
 class EngineExecutor(SegmentedExecutor):
     """A model on the C engine."""
 
-    def __init__(self, model: Model, *, threads: int = 0, strict: bool = False, limit: int | None = None, optimized: bool = True) -> None:
-        self.threads = threads
+    def __init__(self, model: Model, *, threads: int = 0, strict: bool = False, limit: int | None = None, optimized: bool = True, rounding: Rounding | None = None) -> None:
+        self.threads, self.rounds = threads, bool(rounding and rounding.used)
+        self.notes, self.unmet = (rounding.notes, rounding.unmet) if rounding else ((), "")
         self.packed = Packed()
         super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: accepts, prepare=optimize if optimized else None)
 
     def _make(self, plan: Plan) -> EngineProgram:
-        return EngineProgram(plan.program, plan.constants, threads=self.threads, memory_limit=self.limit or 0, shared=self.packed)
+        return EngineProgram(plan.program, plan.constants, threads=self.threads, memory_limit=self.limit or 0, shared=self.packed, bfloat16=self.rounds)
 
     def close(self) -> None:
         """Drop plans and constants."""

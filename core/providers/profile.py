@@ -1,7 +1,7 @@
 """What a profile says of a program's steps: which nodes, which kernel, how long, and how that compares with the machine: GFLOP/s and GB/s (operations and bytes as plan/costs.py counts them)."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,10 @@ from ..program import Program
 from .base import Event
 
 
-def step_events(program: Program, inputs: Sequence[np.ndarray], times: Sequence[Sequence[int]], provider: str) -> list[Event]:
-    """An event for every step of a run on these inputs; `times`: (start, duration) of each in nanoseconds."""
+def step_events(program: Program, inputs: Sequence[np.ndarray], times: Sequence[Sequence[int]], provider: str, rounded: Container[int] = ()) -> list[Event]:
+    """An event for every step of a run on these inputs; `times`: (start, duration) of each in nanoseconds; `rounded`: the steps that multiplied in bfloat16."""
     table = program.bind([x.shape for x in inputs], inputs)
-    return [step_event(program, i, start, duration, provider, cost) for i, ((start, duration), cost) in enumerate(zip(times, costs(program, table), strict=True))]
+    return [step_event(program, i, start, duration, provider, cost, i in rounded) for i, ((start, duration), cost) in enumerate(zip(times, costs(program, table), strict=True))]
 
 
 def costs_of(program: Program, bound: Sequence[int]) -> list[Cost]:
@@ -29,11 +29,13 @@ def costs_of(program: Program, bound: Sequence[int]) -> list[Cost]:
     return costs(program, program.bind(shapes, inputs))
 
 
-def step_event(program: Program, number: int, start: int, duration: int, provider: str, cost: Cost) -> Event:
-    """The event of one step."""
+def step_event(program: Program, number: int, start: int, duration: int, provider: str, cost: Cost, rounded: bool = False) -> Event:
+    """The event of one step. One that multiplied in bfloat16 says so as its `arithmetic`."""
     step = program.steps[number]
     nodes, kernel = program.strings[step.origin], step.kind.name.lower()
     seconds = max(duration, 1) * 1e-9
     args: dict[str, Any] = {"provider": provider, "kernel": kernel, "op_name": kernel, "operations": cost.operations, "bytes": cost.bytes,
                             "gflops": round(cost.operations / seconds / 1e9, 3), "gbytes_per_second": round(cost.bytes / seconds / 1e9, 3)}
+    if rounded:
+        args["arithmetic"] = "bfloat16"
     return Event(f"{nodes or kernel}_kernel_time", "Node", start, duration, args)

@@ -12,6 +12,7 @@ from ..errors import NotPlanned
 from ..model import StoredModel
 from ..package import Package
 from .base import Executor, Placement, RunContext
+from .bfloat16 import Rounding
 
 if TYPE_CHECKING:
     from ..plan.costs import Cost
@@ -24,6 +25,8 @@ else:
 NAME = "CPUExecutionProvider"
 #: Steps a profile has room for in one run.
 PROFILED = 1 << 14
+#: What a profile adds to the number of a step that rounds to bfloat16.
+ROUNDED = 1 << 32
 
 
 class StoredExecutor:
@@ -31,10 +34,12 @@ class StoredExecutor:
 
     strict = True  # nothing here runs on NumPy; what is planned from the graph refuses by itself
 
-    def __init__(self, model: StoredModel, *, threads: int = 0, strict: bool = False, limit: int | None = None) -> None:
+    def __init__(self, model: StoredModel, *, threads: int = 0, strict: bool = False, limit: int | None = None, rounding: Rounding | None = None) -> None:
         self.model = model
-        self._options: Any = {"threads": threads, "strict": strict, "limit": limit}
-        self._engine = EnginePackage(model.stored.packed, model.stored.inputs, model.stored.outputs, data=model.stored.data, threads=threads, memory_limit=limit or 0)
+        self._options: Any = {"threads": threads, "strict": strict, "limit": limit, "rounding": rounding}
+        self.notes, self.unmet = (rounding.notes, rounding.unmet) if rounding else ((), "")
+        self._engine = EnginePackage(model.stored.packed, model.stored.inputs, model.stored.outputs, data=model.stored.data, threads=threads, memory_limit=limit or 0,
+                                     bfloat16=bool(rounding and rounding.used))
         self._planned: Executor | None = None
         self._package: Package | None = None     # as records, for profiles
         self._lock = threading.Lock()
@@ -72,10 +77,11 @@ class StoredExecutor:
             if number < 0:
                 given.setdefault(-2 - number, {})[step] = start
                 continue
+            step, rounded = step % ROUNDED, step >= ROUNDED
             program, sizes = self._package.programs[number].program, tuple(given.get(number, {}).values())
             if (number, sizes) not in known:
                 known[number, sizes] = costs_of(program, sizes)
-            context.events.append(step_event(program, step, start, duration, NAME, known[number, sizes][step]))
+            context.events.append(step_event(program, step, start, duration, NAME, known[number, sizes][step], rounded))
 
     def placements(self) -> list[Placement]:
         """Where each node runs: all in programs."""

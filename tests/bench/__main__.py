@@ -8,11 +8,11 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
-from . import engine, foundation
+from . import engine, foundation, rounded
 from .measure import Row, known, table, write
 
 #: Each makes tables, with their titles, one after the other.
-SECTIONS: dict[str, Callable[[engine.Options], Iterable[tuple[str, list[Row]]]]] = {"foundation": lambda options: [("foundation", foundation.run())], "engine": engine.run}
+SECTIONS: dict[str, Callable[[engine.Options], Iterable[tuple[str, list[Row]]]]] = {"foundation": lambda options: [("foundation", foundation.run())], "engine": engine.run, "bf16": rounded.run}
 
 
 def main(words: Sequence[str]) -> int:

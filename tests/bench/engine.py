@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,16 +73,19 @@ Run = Callable[[Feed], list[Any]]
 
 @dataclass
 class Ours:
-    """One of our sessions. `note` says which part of it the NumPy operators run."""
+    """One of our sessions, with the configuration `entries`. `note` says which part of it the NumPy operators run."""
 
     path: Path
     threads: int
     providers: Sequence[str] = ()
     note: str = ""
+    entries: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         options = sardonyx.SessionOptions()
         options.intra_op_num_threads = self.threads
+        for key, value in self.entries.items():
+            options.add_session_config_entry(key, value)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.session = sardonyx.InferenceSession(self.path, options, providers=list(self.providers) or None)

@@ -14,7 +14,7 @@ from sardonyx.model.packing import Packing, pack
 
 SOURCE = Path(__file__).parents[2] / "core" / "engine" / "src"
 FLAGS = dict(TARGETS["linux", "x86_64"].isas) | dict(TARGETS["linux", "aarch64"].isas)
-FAMILIES = ("gemm", "matmul", "conv", "conv_narrow", "conv_rows", "depthwise", "winograd", "pool", "attention", "gemm_int", "gemm_nbits", "matmul_int", "requant", "conv_int",
+FAMILIES = ("gemm", "gemm_bf16", "matmul", "conv", "conv_narrow", "conv_rows", "depthwise", "winograd", "pool", "attention", "gemm_int", "gemm_nbits", "matmul_int", "requant", "conv_int",
             "depthwise_int", "depthwise_vnni", "expr", "convert")
 RANK = 8
 DTYPES = {np.dtype(np.float32): 1, np.dtype(np.int64): 7, np.dtype(np.int32): 6, np.dtype(bool): 9, np.dtype(np.float16): 10, np.dtype(np.float64): 11, np.dtype(ml_dtypes.bfloat16): 16,
@@ -38,7 +38,13 @@ class View(c.Structure):
 class CallRecord(c.Structure):
     _fields_ = [("kind", c.c_int32), ("n_in", c.c_int32), ("n_out", c.c_int32), ("n_param", c.c_int32), ("inputs", c.POINTER(View)), ("outputs", c.POINTER(View)), ("param", c.POINTER(c.c_int64)),
                 ("prologue", c.c_void_p), ("epilogue", c.c_void_p), ("team", c.c_void_p), ("scratch", c.c_void_p), ("scratch_bytes", c.c_int64), ("fault", c.POINTER(c.c_int64)),
-                ("stop", c.c_void_p), ("sums", c.c_void_p), ("ahead", c.c_void_p), ("ahead_bytes", c.c_int64)]
+                ("stop", c.c_void_p), ("pause", c.c_void_p), ("sums", c.c_void_p), ("ahead", c.c_void_p), ("ahead_bytes", c.c_int64), ("bf16", c.c_int32)]
+
+
+#: Products round their factors to bfloat16 (gemm_bf16.c): 0 no; 1 yes; 2 constants lie as words, too, as opening a program puts them.
+BF16 = 0
+ROUNDED: list[bool] = []   # of each kernel made meanwhile: whether it does
+WORDS = 48
 
 
 @cache
@@ -108,6 +114,8 @@ class Kernel:
         self.params = (c.c_int64 * max(len(params), 1))(*params)
         self.fault = (c.c_int64 * 4)()
         self.record = CallRecord(0, len(inputs), len(outputs), len(params), self.inputs, self.outputs, self.params, None, c.addressof(self.fault) if epilogue else None, None, None, 0, self.fault)
+        if BF16 and kind in ("matmul", "conv"):
+            self._round(kind, isa)
         scratch = getattr(self.lib, f"sx_scratch_{kind}_{isa}")
         scratch.restype = c.c_int64
         size = -(-scratch(c.byref(self.record)) // 64) * 64
@@ -117,6 +125,21 @@ class Kernel:
         self.end = self.record.scratch - self.memory.ctypes.data + size * threads
         self.function = getattr(self.lib, f"sx_k_{kind}_{isa}")
         self.pointer = c.byref(self.record)
+
+    def _round(self, kind: str, isa: str) -> None:
+        self.record.kind, self.record.bf16 = {"matmul": 4, "conv": 5}[kind], 1
+        call = c.byref(self.record)
+        ROUNDED.append(bool(getattr(self.lib, f"sx_bf16_used_{isa}")(call)))
+        if BF16 < 2 or not getattr(self.lib, f"sx_bf16_wanted_{isa}")(call):
+            return
+        count = getattr(self.lib, f"sx_bf16_bytes_{isa}")
+        count.restype = c.c_int64
+        size = count(call, WORDS)
+        self.words = np.full(size + 128, 0xA5, np.uint8)
+        start = -self.words.ctypes.data % 64
+        getattr(self.lib, f"sx_bf16_derive_{isa}")(call, WORDS, c.c_void_p(self.words.ctypes.data + start))
+        assert (self.words[start + size:] == 0xA5).all()
+        self.inputs[1].data, self.inputs[1].packing, self.inputs[1].extent = self.words.ctypes.data + start, WORDS, size
 
     def run(self) -> int:
         c.c_int.in_dll(self.lib, "stub_workers").value = self.threads

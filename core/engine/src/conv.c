@@ -178,6 +178,9 @@ static job job_of(const sx_conv *v) {
     if (j.gathered) j.in_place &= j.even;
     if (j.spread) j.gemm.k = v->cg, j.gemm.panel = 0, j.gemm.b_row = v->wv->stride[0], j.gemm.b_col = v->wv->stride[1];
     j.narrow = !j.gathered && v->rows >= 64 && v->xv->dtype == SX_FLOAT && sx_is_float(v->wv->dtype) && SX_NAME(sx_narrow)(v->mg, j.gemm.k);
+#ifdef SX_BF16
+    j.gemm.bf16 = j.narrow ? 0 : sx_bf16_of(v->call, &j.gemm, v->wv->packing == SX_PACK_WORDS);
+#endif
     j.planes = v->n * v->out[0], j.lines = j.spread ? v->in[1] : v->out[1], j.width = j.spread ? v->in[2] : v->out[2];
     if (j.flat) j.planes = j.lines = 1, j.width = v->rows;
     if (j.flat && !j.gathered) j.gemm.a_row = v->rows == 1 ? v->c : v->xs[2];
@@ -315,7 +318,7 @@ static void tile_of(void *arg, int64_t i, int worker) {
     sx_coming coming = sx_coming_of(v->call, i, j->planes * v->group * j->down * j->along * j->across);
     g.rows_source = g.panel_source = &sides, g.coming = &coming;
     g.a = v->xv->data + group * v->cg * size;
-    g.b = v->wv->data + (g.b_packed ? group * sx_round_up(g.n, SX_PANEL) * g.k * sx_size_of(g.b_dtype) : 0);
+    g.b = v->wv->data + (g.b_packed ? group * sx_packed_group(&g) : 0);
     float *shared = (float *)v->call->scratch;
     scratch += 4 * shared_floats(j);
     if (j->flat) {
@@ -417,8 +420,22 @@ int64_t SX_NAME(sx_scratch_conv)(const sx_call *call) {
     if (v.wv->packing > SX_PACK_WINOGRAD) return SX_NAME(sx_winograd_scratch)(&v);
     job j = job_of(&v);
     sx_gemm lines = {.k = 0, .a_dtype = SX_FLOAT}; /* none of its rows are copied */
+#ifdef SX_BF16
+    if (j.gemm.bf16) lines = j.gemm;
+#endif
     return SX_NAME(sx_gemm_scratch)(j.flat ? &j.gemm : &lines, j.wide, j.nc) + 4 * ((j.shared ? shared_floats(&j) : window_floats(&j)) + block_floats(&j) + weight_floats(&j));
 }
+
+#ifdef SX_BF16
+int SX_NAME(sx_conv_bf16)(const sx_call *call, sx_gemm *g) {
+    sx_conv v = sx_conv_of(call);
+    if (!call->bf16 || v.rows == 0 || v.m == 0 || v.group < 1 || !sx_is_float(v.xv->dtype) || !sx_is_float(v.wv->dtype) || v.wv->packing > SX_PACK_WINOGRAD) return 0;
+    if (SX_NAME(sx_conv_by_rows)(&v)) return SX_NAME(sx_conv_rows_bf16)(&v);
+    if (is_depthwise(&v)) return 0;
+    *g = job_of(&v).gemm;
+    return !g->bf16 || !g->b_packed ? g->bf16 : SX_BF16_WORDS;
+}
+#endif
 
 int SX_NAME(sx_k_conv)(const sx_call *call) {
     sx_conv v = sx_conv_of(call);

@@ -99,6 +99,9 @@ int SX_NAME(sx_winograd)(const sx_conv *v);
 int SX_NAME(sx_conv_by_rows)(const sx_conv *v);
 int64_t SX_NAME(sx_conv_rows_scratch)(const sx_conv *v);
 void SX_NAME(sx_conv_rows)(const sx_conv *v);
+#ifdef SX_BF16
+int SX_NAME(sx_conv_rows_bf16)(const sx_conv *v);
+#endif
 
 /* conv_narrow.c: whether so few features are better computed along K, and that, for weights [features][k]. */
 int SX_NAME(sx_narrow)(int64_t features, int64_t k);

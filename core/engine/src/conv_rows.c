@@ -178,9 +178,16 @@ static job job_of(const sx_conv *v) {
         return j;
     }
     j.gemm = (sx_gemm){.m = v->m, .n = v->pixels, .k = v->c, .a_dtype = SX_FLOAT, .b_dtype = SX_FLOAT, .b_row = v->xv->stride[1], .b_col = 1, .rows = weight_rows, .rows_source = v};
+#ifdef SX_BF16
+    j.gemm.bf16 = sx_bf16_of(v->call, &j.gemm, 0);
+#endif
     j.cut = SX_NAME(sx_gemm_cut_for)(&j.gemm, v->n);
     return j;
 }
+
+#ifdef SX_BF16
+int SX_NAME(sx_conv_rows_bf16)(const sx_conv *v) { return is_depthwise(v) ? 0 : job_of(v).gemm.bf16; }
+#endif
 
 int64_t SX_NAME(sx_conv_rows_scratch)(const sx_conv *v) {
     job j = job_of(v);

@@ -52,6 +52,15 @@ int sx_host_amx(void) {
     if (!known) __atomic_store_n(&found, known = 1 + find_amx(), __ATOMIC_RELAXED);
     return known == 2;
 }
+
+/* SARDONYX_BF16=0 does without. */
+int sx_host_bf16(void) {
+    unsigned a, b, c, d;
+    const char *asked = getenv("SARDONYX_BF16");
+    if ((asked && equal(asked, "0")) || !has_isa("avx512")) return 0;
+    __cpuid_count(7, 1, a, b, c, d);
+    return a >> 5 & 1;
+}
 #else
 #if defined(__linux__)
 #include <sys/auxv.h>
@@ -75,6 +84,7 @@ static int has_isa(const char *name) {
     return equal(name, "dotprod") ? dot_products() : equal(name, "neon");
 }
 int sx_host_amx(void) { return 0; }
+int sx_host_bf16(void) { return 0; }
 #endif
 
 int sx_isa_available(int number) { return number >= 0 && number < SX_ISAS && has_isa(sx_tables[number]->name); }

@@ -437,6 +437,11 @@ static void copy_panel(const sx_gemm *g, int64_t n, int64_t at, int64_t count, f
             for (int64_t j = 0; j < cols; j++) to[i * SX_PANEL + j] = sx_element(g->b, g->b_dtype, (at + i) * g->b_row + (n + j) * g->b_col);
 }
 
+#ifdef SX_BF16
+void SX_NAME(sx_gemm_copy_rows)(const sx_gemm *g, int64_t row, int64_t rows, int64_t at, int64_t count, float *to, int64_t ld) { copy_rows(g, row, rows, at, count, to, ld); }
+void SX_NAME(sx_gemm_copy_panel)(const sx_gemm *g, int64_t n, int64_t at, int64_t count, float *to) { copy_panel(g, n, at, count, to); }
+#endif
+
 /* ---- rectangles ---- */
 
 /* K elements of the block at `at`. Runs longer than a block are cut; shorter ones are taken whole. */
@@ -477,6 +482,9 @@ sx_gemm_cut SX_NAME(sx_gemm_cut_for)(const sx_gemm *g, int64_t batch) {
 static int64_t copied_rows(const sx_gemm *g, int64_t mc) { return direct(g, mc) ? 0 : mc * ((few_rows(g, mc) ? g->k : k_block(g->k, 0)) + SKEW); }
 
 int64_t SX_NAME(sx_gemm_scratch)(const sx_gemm *g, int64_t mc, int64_t nc) {
+#ifdef SX_BF16
+    if (g->bf16) return SX_NAME(sx_bf16_scratch)(g, nc);
+#endif
     (void)nc;
     int64_t a = sx_max64(copied_rows(g, mc), copied_rows(g, sx_min64(mc, GEMV_ROWS))); /* the last rectangle may have few rows */
     return 4 * sx_round_up(a + SX_WIDE * KC, 16);
@@ -527,6 +535,12 @@ void SX_NAME(sx_gemm_lines)(const sx_gemm *g, const sx_gemm_rows *r, int64_t n0,
     int64_t block = k_block(g->k, r->run), run = r->run ? r->run : g->k, jump[SX_GEMM_RUNS], count;
     sx_gemm_rows here = *r;
     if (g->k == 0) nothing(g, r, nc);
+#ifdef SX_BF16
+    if (g->k && g->bf16) {
+        SX_NAME(sx_bf16_lines)(g, r, n0, nc, scratch);
+        return;
+    }
+#endif
     for (int64_t at = 0; at < g->k; at += count) {
         int64_t first = at / run;
         count = sx_min64(block, g->k - at);
@@ -540,6 +554,12 @@ void SX_NAME(sx_gemm_lines)(const sx_gemm *g, const sx_gemm_rows *r, int64_t n0,
 }
 
 void SX_NAME(sx_gemm_block)(const sx_gemm *g, int64_t m0, int64_t mc, int64_t n0, int64_t nc, float *c, int64_t ldc, char *scratch) {
+#ifdef SX_BF16
+    if (g->k && g->bf16) {
+        SX_NAME(sx_bf16_block)(g, m0, mc, n0, nc, c, ldc, scratch);
+        return;
+    }
+#endif
     float *copied = (float *)scratch + SX_WIDE * KC; /* behind B's panels */
     sx_gemm_rows r = {.lines = 1, .width = mc, .a = (const float *)g->a + m0 * g->a_row, .a_row = g->a_row, .c = c, .c_row = ldc, .end = g->end};
     int in_place = direct(g, mc);

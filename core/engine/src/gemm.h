@@ -30,6 +30,9 @@ struct sx_gemm {
     int32_t add;       /* C += */
     const sx_end *end; /* what becomes of the finished rectangle, placed for its first element; NULL: nothing */
     sx_coming *coming; /* what to ask for meanwhile; NULL: nothing */
+#ifdef SX_BF16
+    int32_t bf16;      /* not 0: factors are rounded to bfloat16; SX_BF16_WORDS: and B lies so */
+#endif
 };
 
 /* Rows of A and C in lines: row i of line l is `a + l * a_line + i * a_row`, contiguous along K, or in runs of `run` elements of which the t-th begins at runs[t] (at most SX_GEMM_RUNS; NULL: one). */
@@ -62,8 +65,36 @@ static inline int64_t sx_min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t sx_max64(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t sx_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int64_t sx_round_up(int64_t a, int64_t b) { return sx_ceil_div(a, b) * b; }
+/* gemm_bf16.c: the same products with factors rounded to bfloat16. SX_PACK_WORDS: [N/16][K/2][16][2] of a group, derived when a program is first bound and never stored. */
+enum { SX_BF16_ROUNDED = 1, SX_BF16_WORDS = 2, SX_PACK_WORDS = 48, SX_BF16_ROWS = 4 };
+#ifdef SX_BF16
+int64_t SX_NAME(sx_bf16_scratch)(const sx_gemm *g, int64_t nc);
+void SX_NAME(sx_bf16_block)(const sx_gemm *g, int64_t m0, int64_t mc, int64_t n0, int64_t nc, float *c, int64_t ldc, char *scratch);
+void SX_NAME(sx_bf16_lines)(const sx_gemm *g, const sx_gemm_rows *r, int64_t n0, int64_t nc, char *scratch);
+/* How it reads its operands: as gemm.c does. */
+void SX_NAME(sx_gemm_copy_rows)(const sx_gemm *g, int64_t row, int64_t rows, int64_t at, int64_t count, float *to, int64_t ld);
+void SX_NAME(sx_gemm_copy_panel)(const sx_gemm *g, int64_t n, int64_t at, int64_t count, float *to);
+/* Whether a call multiplies so (g->bf16, also returned), and the size of its product. SX_BF16_WORDS also where its constant could lie so. */
+int SX_NAME(sx_matmul_bf16)(const sx_call *call, sx_gemm *g);
+int SX_NAME(sx_conv_bf16)(const sx_call *call, sx_gemm *g);
+
+/* `constant`: B is packed weights. Few rows of another B stay float: reading it is all the time there is. */
+static inline int sx_bf16_of(const sx_call *call, const sx_gemm *g, int constant) {
+    if (!call->bf16 || g->a_dtype != SX_FLOAT || g->b_dtype != SX_FLOAT || (g->m <= SX_BF16_ROWS && !g->b_packed)) return 0;
+    return constant ? SX_BF16_WORDS : SX_BF16_ROUNDED;
+}
+#endif
+
 static inline int sx_is_float(int dtype) { return dtype == SX_FLOAT || dtype == SX_FLOAT16 || dtype == SX_BFLOAT16; }
 static inline int64_t sx_size_of(int dtype) { return dtype == SX_FLOAT ? 4 : dtype == SX_DOUBLE ? 8 : 2; } /* of the float types */
+
+/* Bytes of one group's packed B. */
+static inline int64_t sx_packed_group(const sx_gemm *g) {
+#ifdef SX_BF16
+    if (g->bf16 == SX_BF16_WORDS) return 2 * sx_round_up(g->n, SX_PANEL) * sx_round_up(g->k, 2);
+#endif
+    return sx_round_up(g->n, SX_PANEL) * g->k * sx_size_of(g->b_dtype);
+}
 
 /* Element `at` of float storage, widened. */
 SX_INLINE float sx_element(const char *p, int dtype, int64_t at) {

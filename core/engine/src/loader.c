@@ -90,6 +90,12 @@ int sx_set_constant(sx_program *p, int64_t number, const void *data, uint64_t by
 int64_t sx_counts(const sx_program *p, int what) { return what == 0 ? p->n_inputs : what == 1 ? p->n_outputs : what == 2 ? p->n_steps : what == 3 ? p->n_constants : p->n_elements; }
 const char *sx_isa_name(int number) { return number >= 0 && number < SX_ISAS ? sx_tables[number]->name : NULL; }
 
+#ifndef __wasm__
+int sx_bfloat16_available(void) { return sx_host_bf16(); }
+int sx_use_bfloat16(sx_program *p) { return p->bf16 = p->table->rounds && sx_host_bf16(); }
+int sx_in_bfloat16(const sx_state *s, int64_t step) { return s->program->bf16 && step >= 0 && step < s->program->n_steps && s->program->table->rounds(s->calls + step); }
+#endif
+
 int sx_kernel_available(int kind) { return kind > 0 && kind < SX_KINDS && sx_tables[0]->kernels[kind].run != NULL; }
 
 /* -- bind ----------------------------------------------------------------------------------------------------------------------------------------- */
@@ -229,7 +235,7 @@ static int bind_view(const sx_program *p, int64_t index, const int64_t *size, in
     return 0;
 }
 
-/* A form of a constant: where it is, or will be (`data` is NULL: to be made), or NULL where there is no room. All forms together take at most a quarter of the constants' memory and a little.
+/* A form of a constant: where it is, or will be (`data` is NULL: to be made), or NULL where there is no room. All forms together take at most a quarter of the constants' memory and a little; with bfloat16 half as much again.
    The caller holds `deriving`. */
 static sx_derived *derived_of(sx_program *p, int64_t constant, int packing, int64_t bytes) {
     enum { LITTLE = 16 << 20 };
@@ -237,7 +243,7 @@ static sx_derived *derived_of(sx_program *p, int64_t constant, int packing, int6
     for (int i = 0; i < SX_DERIVED - 1 && d->data && d->packing != packing; i++) d++;
     if (d->data) return d->packing == packing && d->bytes == bytes ? d : NULL;
     int64_t most = LITTLE;
-    for (int64_t i = 0; i < p->n_constants; i++) most += p->constants[i].bytes / 4;
+    for (int64_t i = 0; i < p->n_constants; i++) most += p->constants[i].bytes / 4 * (p->bf16 ? 3 : 1);
     if (p->derived_bytes + bytes > most) return NULL;
     *d = (sx_derived){NULL, bytes, packing};
     return d;
@@ -250,9 +256,8 @@ static int allocate_derived(sx_program *p, sx_derived *d) {
 }
 
 /* The second operand of a call in the form its kernel would rather have, made once a program. */
-static void use_derived(const sx_program *shared, const sx_call *call, sx_view *operand, int64_t constant) {
+static void use_derived(const sx_program *shared, const sx_derivation *how, const sx_call *call, sx_view *operand, int64_t constant) {
     sx_program *p = (sx_program *)(uintptr_t)shared;
-    const sx_derivation *how = &p->table->derivation;
     int packing = how->wanted ? how->wanted(call) : 0;
     if (!packing) return;
     while (__atomic_test_and_set(&p->deriving, __ATOMIC_ACQUIRE)) {}
@@ -325,9 +330,14 @@ static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
         int code = sx_check(call, i, report);
         if (code) return code;
         sx_simplify(call);
-        if (row->kind == SX_CONV) {
+        call->bf16 = p->bf16;
+        if (row->kind == SX_CONV || (p->bf16 && row->kind == SX_MATMUL)) {
             const sx_buffer *b = p->buffers + p->views[p->lists[row->inputs + 1]].buffer;
-            if (b->home == SX_HOME_DATA) use_derived(p, call, view - row->n_in - row->n_out + 1, b->at);
+            sx_view *weights = view - row->n_in - row->n_out + 1;
+            if (b->home == SX_HOME_DATA && row->kind == SX_CONV) use_derived(p, &p->table->derivation, call, weights, b->at);
+#ifndef __wasm__
+            if (b->home == SX_HOME_DATA && p->bf16) use_derived(p, &p->table->words, call, weights, b->at);
+#endif
         }
         use_sums(p, call, i);
         call->scratch = nowhere;

@@ -42,6 +42,9 @@ static job job_of(const sx_call *call) {
     job j = {.call = call, .batch = batches(call)};
     j.gemm = (sx_gemm){.m = y->dim[y->rank - 2], .n = y->dim[y->rank - 1], .k = a->dim[a->rank - 1], .a_row = a->stride[a->rank - 2], .a_col = a->stride[a->rank - 1], .a_dtype = a->dtype,
                        .b_row = b->stride[b->rank - 2], .b_col = b->stride[b->rank - 1], .b_dtype = b->dtype, .b_packed = b->packing != 0};
+#ifdef SX_BF16
+    j.gemm.bf16 = sx_bf16_of(call, &j.gemm, b->packing == SX_PACK_WORDS);
+#endif
     j.cut = SX_NAME(sx_gemm_cut_for)(&j.gemm, j.batch);
     int64_t work = j.gemm.m * j.gemm.n * sx_max64(1, j.gemm.k);
     j.bundle = j.cut.down * j.cut.across > 1 ? 1 : sx_max64(1, sx_min64((1 << 16) / sx_max64(1, work), j.batch / 16));
@@ -56,6 +59,14 @@ int64_t SX_NAME(sx_scratch_matmul)(const sx_call *call) {
     job j = job_of(call);
     return SX_NAME(sx_gemm_scratch)(&j.gemm, j.cut.mc, j.cut.nc) + (j.in_place ? 0 : sx_round_up(4 * j.cut.mc * j.cut.nc, 64));
 }
+
+#ifdef SX_BF16
+int SX_NAME(sx_matmul_bf16)(const sx_call *call, sx_gemm *g) {
+    if (!call->bf16 || (call->n_param > 2 && call->param[2]) || !sx_is_float(call->in[0].dtype) || !sx_is_float(call->in[1].dtype)) return 0;
+    *g = job_of(call).gemm;
+    return !g->bf16 || !g->b_packed ? g->bf16 : SX_BF16_WORDS;
+}
+#endif
 
 static void rectangle(const job *j, int64_t index, int64_t tile, char *scratch) {
     const sx_view *a = &j->call->in[0], *b = &j->call->in[1], *y = &j->call->out[0];

@@ -291,6 +291,14 @@ static int open_programs(sx_package *p, const sx_options *options, sx_report *re
     return 0;
 }
 
+#ifndef __wasm__
+int sx_package_use_bfloat16(sx_package *p) {
+    int used = 0;
+    for (int64_t i = 0; i < p->n_programs; i++) used |= sx_use_bfloat16(p->programs[i]);
+    return used;
+}
+#endif
+
 static int allocate(sx_package *p, sx_report *report) {
     p->n_types = 0;
     for (int64_t i = 0; i < p->n_blocks; i++) p->n_types += p->blocks[i].slots; /* all at most the numbers in `lists` */

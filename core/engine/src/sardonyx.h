@@ -74,6 +74,14 @@ SX_API void sx_profile(sx_state *state, int64_t *times);
 SX_API void sx_unbind(sx_state *state);
 SX_API void sx_close(sx_program *program);
 
+/* Products of floats (MatMul, Gemm, convolutions but depthwise and Winograd ones) may round their factors to bfloat16 and add in float, which machines with AVX512_BF16 do twice as fast: a
+   relative error of 2^-8 a factor. Said before the program is first bound. 0: this machine or instruction set can not, and nothing changes. Not in WebAssembly. */
+SX_API int sx_use_bfloat16(sx_program *program);
+SX_API int sx_package_use_bfloat16(sx_package *package);
+SX_API int sx_bfloat16_available(void);
+/* Whether a step of a bound program does. */
+SX_API int sx_in_bfloat16(const sx_state *state, int64_t step);
+
 SX_API int64_t sx_counts(const sx_program *program, int what); /* 0 inputs, 1 outputs, 2 steps, 3 constants, 4 sizes that are elements of inputs */
 /* The report in words, at most `size` bytes with the closing 0; returns the text's full length. */
 SX_API int64_t sx_error_text(const sx_report *report, const sx_program *program, char *text, int64_t size);
@@ -135,7 +143,7 @@ SX_API void sx_tensor_free(void *data);
 SX_API int sx_session_waiting(const sx_session *session, sx_waiting *out);
 SX_API int sx_session_input(const sx_session *session, int64_t number, sx_tensor *out);
 SX_API int sx_session_put(sx_session *session, int64_t number, const sx_tensor *value, sx_report *report);
-/* Rows (program, step, start, duration in nanoseconds) of the coming runs, at most `capacity`; NULL: off. Before the steps of a program stand rows (-2 - program, number, value, 0): the sizes of
+/* Rows (program, step, start, duration in nanoseconds) of the coming runs, at most `capacity`; NULL: off. 2^32 is added to the number of a step that rounds to bfloat16. Before the steps of a program stand rows (-2 - program, number, value, 0): the sizes of
    its inputs, one after the other, then the elements that decide sizes. Returns how many were written since the last call. */
 SX_API int64_t sx_session_profile(sx_session *session, int64_t *rows, int64_t capacity);
 SX_API int64_t sx_session_memory(const sx_session *session); /* bytes it holds now */

@@ -81,7 +81,13 @@ static void record(sx_session *s) {
     if (!s->rows || !s->times) return;
     const sx_program *p = s->package->programs[s->running_program];
     for (int64_t i = 0; i < p->n_dims + p->n_elements; i++) row(s, -2 - s->running_program, i, s->dims[i], 0);
-    for (int64_t i = 0; i < p->n_steps; i++) row(s, s->running_program, i, s->times[2 * i], s->times[2 * i + 1]);
+    for (int64_t i = 0; i < p->n_steps; i++) {
+        int64_t number = i;
+#ifndef __wasm__
+        number += (int64_t)sx_in_bfloat16(s->running, i) << 32;
+#endif
+        row(s, s->running_program, number, s->times[2 * i], s->times[2 * i + 1]);
+    }
 }
 
 /* After the program of a segment has come to an end, well or not: its outputs into slots. */

@@ -10,6 +10,7 @@
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
+#define SX_BF16 /* where the machine has AVX512_BF16 and a session asks for it: gemm_bf16.c */
 #define SX_GW 16
 #define SX_MR 12
 #define SX_NV 2

@@ -10,7 +10,16 @@ typedef struct { int (*wanted)(const sx_call *call); int64_t (*bytes)(const sx_c
 static inline int64_t sx_sums_count(const sx_view *b) { return (b->dim[1] + 15) / 16 * 16; } /* whole panels */
 /* Column sums of constants, made likewise (gemm_int.h): the operand of a call they are wanted of (-1: none), the making. */
 typedef struct { int (*operand)(const sx_call *call); void (*make)(const sx_view *b, int32_t *to); } sx_summing;
-typedef struct { const char *name; sx_entry kernels[SX_KINDS]; sx_derivation derivation; sx_summing summing; } sx_table;
+typedef struct {
+    const char *name;
+    sx_entry kernels[SX_KINDS];
+    sx_derivation derivation;
+    sx_summing summing;
+#ifndef __wasm__
+    sx_derivation words;               /* of products whose factors are rounded to bfloat16 (gemm_bf16.c), and whether a call's are; NULL: no kernels for it */
+    int (*rounds)(const sx_call *call);
+#endif
+} sx_table;
 
 /* -- host ------------------------------------------------------------------------------------------------------------------------------------ */
 void *sx_host_alloc(int64_t bytes);   /* 64-byte aligned, NULL where there is none; not cleared */
@@ -68,6 +77,7 @@ struct sx_program {
     int64_t n_constants, n_dims, n_elements;
     int threads;
     int64_t memory_limit;
+    int bf16;                 /* products may round their factors */
     char busy;                /* spin lock of `spare` */
     sx_spare spare[SX_SPARES];
 };

@@ -81,6 +81,7 @@ typedef struct {
     const int32_t *sums;      /* of the columns of a constant right-hand side, packed bytes, in whole panels (gemm_int.h); NULL: not known */
     const char *ahead;        /* constants a later step reads, which a product may ask for meanwhile; NULL: none */
     int64_t ahead_bytes;
+    int32_t bf16;             /* not 0: float products may round their factors to bfloat16, and the machine can */
 } sx_call;
 
 /* Constants that come soon: a product asks for a line of them now and then, while it computes, so that they lie in a cache when their step begins. Results never depend on it. */
@@ -110,6 +111,8 @@ static inline int sx_stopped(const sx_call *call) { return call->stop && __atomi
 
 /* Whether the machine has tiles of bytes (AMX) and this process may use them. */
 int sx_host_amx(void);
+/* Whether the machine multiplies bfloat16 as gemm_bf16.c does (AVX512_BF16). */
+int sx_host_bf16(void);
 
 static inline int sx_fail(const sx_call *call, int code, int64_t operand, int64_t a, int64_t b) {
     if (call->fault) { call->fault[0] = code; call->fault[1] = operand; call->fault[2] = a; call->fault[3] = b; }

@@ -70,6 +70,12 @@ int SX_NAME(sx_conv_derives)(const sx_call *call);
 int64_t SX_NAME(sx_conv_derived_bytes)(const sx_call *call, int packing);
 void SX_NAME(sx_conv_derive)(const sx_call *call, int packing, void *derived);
 #endif
+#if defined(SX_WITH_gemm_bf16) && defined(__AVX512F__)
+int SX_NAME(sx_bf16_used)(const sx_call *call);
+int SX_NAME(sx_bf16_wanted)(const sx_call *call);
+int64_t SX_NAME(sx_bf16_bytes)(const sx_call *call, int packing);
+void SX_NAME(sx_bf16_derive)(const sx_call *call, int packing, void *derived);
+#endif
 #ifdef SX_WITH_gemm_int
 int SX_NAME(sx_igemm_summed)(const sx_call *call);
 void SX_NAME(sx_igemm_sums)(const sx_view *b, int32_t *to);
@@ -140,5 +146,8 @@ const sx_table SX_NAME(sx_table) = {NAME(SX_ISA), {
 #endif
 #ifdef SX_WITH_gemm_int
     .summing = {SX_NAME(sx_igemm_summed), SX_NAME(sx_igemm_sums)},
+#endif
+#if defined(SX_WITH_gemm_bf16) && defined(__AVX512F__)
+    .words = {SX_NAME(sx_bf16_wanted), SX_NAME(sx_bf16_bytes), SX_NAME(sx_bf16_derive)}, .rounds = SX_NAME(sx_bf16_used),
 #endif
 };
