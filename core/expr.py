@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from .narrow import plain
 from .types import DType
 
 
@@ -363,7 +364,7 @@ def _evaluate_node(node: E, value: Callable[[E], np.ndarray], operands: Sequence
     if node.op is Op.LEAF:
         operand = operands[node.data]
         assert operand is not None
-        return operand.astype(node.type.numpy)
+        return plain(operand).astype(node.type.numpy)
     if node.op is Op.ACC:
         assert accumulated is not None
         return accumulated.astype(node.type.numpy)
@@ -374,7 +375,7 @@ def _evaluate_node(node: E, value: Callable[[E], np.ndarray], operands: Sequence
         assert operand is not None
         if index.size and (index.min() < 0 or index.max() >= operand.size):
             raise IndexError(f"load index outside 0 … {operand.size - 1}")
-        return operand.reshape(-1)[index].astype(node.type.numpy)
+        return plain(operand.reshape(-1)[index]).astype(node.type.numpy)
     args = [value(a) for a in node.args]
     if node.op is Op.SATURATE:
         return _saturate(args[0], node.data)

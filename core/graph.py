@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InvalidGraph
+from .narrow import asarray
 from .types import DType, TensorType, ValueType
 
 #: The canonical opset: what every imported model is upgraded to and what every rule downstream may assume.
@@ -46,7 +47,7 @@ class Tensor:
     @classmethod
     def splat(cls, value: Any, dtype: DType, shape: tuple[int, ...]) -> Tensor:
         """Every element equal to `value`; takes one element of memory whatever the shape."""
-        return cls(np.broadcast_to(np.asarray(value, dtype.numpy), shape), dtype=dtype)
+        return cls(np.broadcast_to(asarray(value, dtype), shape), dtype=dtype)
 
     @property
     def is_splat(self) -> bool:
@@ -198,7 +199,7 @@ class Graph:
     # -- building ------------------------------------------------------------------------------------------------------------------------
     def constant(self, data: Any, name: str = "", dtype: DType | None = None) -> Value:
         """A constant Value of an array (or anything NumPy makes one of)."""
-        array = data if isinstance(data, np.ndarray) else np.asarray(data, dtype.numpy if dtype else None)
+        array = data if isinstance(data, np.ndarray) else np.asarray(data) if dtype is None else asarray(data, dtype)
         return Value(name or self.unique_name("const"), None, Tensor(array, dtype=dtype))
 
     def node(self, op_type: str, inputs: Iterable[Value | None], outputs: int | Iterable[Value | None] = 1, *, domain: str = "", name: str = "",

@@ -1,8 +1,9 @@
 """Element types and value types, with ONNX's codes and names.
 
 `DType` is the one enumeration of element types in the project: its integer value is ONNX's `TensorProto.DataType`, which is also what
-`.sdx` stores. NumPy has no bfloat16, float8, float6, float4, int4 or int2: those map to `ml_dtypes` if it is installed, and asking for
-them without it raises `NotImplemented` with the command that helps. In memory such elements take one byte each (bfloat16: two); in a file
+`.sdx` stores. NumPy has no bfloat16, float8, float6, float4, int4 or int2: those map to `ml_dtypes` if it is installed (which the first
+question for one of them finds out), else to stand-ins: dtypes with one field named as ml_dtypes names the type, `[("bfloat16", "V2")]`, that
+hold elements and compute nothing; `.view(np.uint16)` is their bits. In memory such elements take one byte each (bfloat16: two); in a file
 4- and 2-bit types are packed, first element in the low bits, as ONNX does.
 """
 from __future__ import annotations
@@ -66,6 +67,11 @@ class DType(enum.IntEnum):
         return _numpy_dtype(self)
 
     @property
+    def is_numpys_own(self) -> bool:
+        """False for the types NumPy lacks."""
+        return self in _NUMPY_NAMES
+
+    @property
     def is_float(self) -> bool:
         """True for real floating-point types of any width."""
         return self in _FLOATS
@@ -104,8 +110,9 @@ class DType(enum.IntEnum):
             return found
         if dtype.kind in "OUST":
             return cls.STRING
-        if dtype.name in _ML_NAMES.values():
-            return next(code for code, name in _ML_NAMES.items() if name == dtype.name)
+        found = _by_ml_name().get(dtype.names[0] if dtype in stand_ins and dtype.names else dtype.name)
+        if found is not None:
+            return found
         raise NotImplementedHere(f"numpy dtype {dtype} has no ONNX element type; convert the array first, e.g. array.astype('float32')")
 
     @classmethod
@@ -147,11 +154,31 @@ _FLOATS = frozenset({
 def _numpy_dtype(dtype: DType) -> np.dtype[Any]:
     if dtype in _NUMPY_NAMES:
         return np.dtype(_NUMPY_NAMES[dtype])
+    module = _ml_dtypes()
+    if module is not None:
+        return np.dtype(getattr(module, _ML_NAMES[dtype]))
+    made = np.dtype([(_ML_NAMES[dtype], f"V{max(dtype.bits // 8, 1)}")])
+    stand_ins.add(made)
+    return made
+
+
+#: The dtypes that stand in for ml_dtypes' in this process: they have no arithmetic, and NumPy's conversions to and from them mean nothing (`narrow` converts).
+stand_ins: set[np.dtype[Any]] = set()
+
+
+@cache
+def _ml_dtypes() -> Any:
+    """The module, None where it is not installed. Only models with types NumPy lacks pay for it."""
     try:
-        import ml_dtypes  # only models with these types pay for it
+        import ml_dtypes
     except ImportError:
-        raise NotImplementedHere(f"the model uses {dtype.text}, which NumPy lacks; `pip install ml_dtypes` (in a page: await micropip.install('ml_dtypes')) adds it") from None
-    return np.dtype(getattr(ml_dtypes, _ML_NAMES[dtype]))
+        return None
+    return ml_dtypes
+
+
+@cache
+def _by_ml_name() -> dict[str, DType]:
+    return {name: code for code, name in _ML_NAMES.items()}
 
 
 @cache

@@ -51,6 +51,10 @@ def bundle(
         raise NoSuchFile(f"'{model}' does not exist")
     if output.exists() and not output.is_dir():
         raise InvalidArgument(f"'{output}' is a file; give a folder with -o")
+    python = pyodide or pyodide_from is not None
+    if python:  # first: what can not be fetched fails before anything is converted
+        version = self_hosted.write_pyodide(output / "pyodide", pyodide_from)
+        show.note(f"pyodide/: Pyodide {version} (MPL-2.0) with numpy and sardonyx; loadPyodide({{indexURL: 'pyodide/'}}), then loadPackage('sardonyx')")
     output.mkdir(parents=True, exist_ok=True)
     target = output / "model.sdx"
     if not is_sdx_file(model):
@@ -58,10 +62,6 @@ def bundle(
     elif model.resolve() != target.resolve():
         shutil.copyfile(model, target)
     scripts = [path for path in runtime.copy_runtime(output / "sardonyx") if path.suffix == ".js"]
-    python = pyodide or pyodide_from is not None
-    if python:
-        version = self_hosted.write_pyodide(output / "pyodide", pyodide_from)
-        show.note(f"pyodide/: Pyodide {version} (MPL-2.0) with numpy and sardonyx; loadPyodide({{indexURL: 'pyodide/'}}), then loadPackage('sardonyx')")
     write_pages(output, title or model.stem, target, scripts, python, webgpu)
     write_headers(output)
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())

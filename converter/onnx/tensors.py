@@ -24,11 +24,8 @@ from .wire import count_varints, varints
 #: A sparse constant may become at most this many bytes, or this many times its stored bytes, when it is written out densely.
 DENSE_BYTES, DENSE_RATIO = 64 << 20, 64
 
-_NEEDS_ML_DTYPES = frozenset(DType) - {
-    DType.FLOAT, DType.UINT8, DType.INT8, DType.UINT16, DType.INT16, DType.INT32, DType.INT64, DType.STRING, DType.BOOL, DType.FLOAT16, DType.DOUBLE, DType.UINT32,
-    DType.UINT64, DType.COMPLEX64, DType.COMPLEX128}
 _SIX_BITS = (DType.FLOAT6E2M3, DType.FLOAT6E3M2)
-_PLAIN = {dtype: dtype.numpy for dtype in DType if dtype not in _NEEDS_ML_DTYPES}
+_PLAIN = {dtype: dtype.numpy for dtype in DType if dtype.is_numpys_own}
 _DTYPES = {int(dtype): dtype for dtype in DType}
 
 
@@ -89,7 +86,7 @@ def file_bytes(dtype: DType, count: int) -> int:
 def from_bytes(data: Any, dtype: DType, shape: tuple[int, ...]) -> Tensor:
     """A Tensor over bytes in ONNX's raw layout (little-endian; 2-, 4- and 6-bit types packed, first element in the low bits), in place.
 
-    Types NumPy lacks are viewed when they are asked for, so that a model with them loads, and is inspected, without ml_dtypes."""
+    Types NumPy lacks are viewed when they are asked for: only then is ml_dtypes imported."""
     plain = _PLAIN.get(dtype)
     if plain is not None:
         # reshape of an empty array refuses sizes whose product overflows, although the array is empty
@@ -111,14 +108,7 @@ def _unpack(data: Any, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
         return _unpack_bits(data, 6, _count(shape)).view(dtype.numpy).reshape(shape)
     if dtype.bits >= 8:
         return np.frombuffer(data, dtype.numpy).reshape(shape)
-    flat = _unpack_bits(data, dtype.bits, _count(shape))
-    if dtype.is_signed_integer:  # sign-extend: (x ^ half) - half
-        half = np.uint8(1 << (dtype.bits - 1))
-        flat = ((flat ^ half) - half).view(np.int8)
-        return flat.astype(dtype.numpy).reshape(shape)
-    if dtype.is_unsigned_integer:
-        return flat.astype(dtype.numpy).reshape(shape)
-    return flat.view(dtype.numpy).reshape(shape)
+    return _unpack_bits(data, dtype.bits, _count(shape)).view(dtype.numpy).reshape(shape)
 
 
 def _unpack_bits(data: Any, bits: int, count: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from sardonyx.errors import Fail, SardonyxError
 from sardonyx.graph import Graph, Model, Node, Tensor, Value, merge_origins
+from sardonyx.narrow import astype
 from sardonyx.ops.registry import Spec
 from sardonyx.plan.shapes import Specs, infer_node, infer_shapes, spec_of
 from sardonyx.types import DType, TensorType
@@ -194,8 +195,8 @@ def uniform(tensor: Tensor) -> Any:
 def tensor_of(array: np.ndarray, dtype: DType, shape: tuple[int, ...]) -> Tensor:
     """A constant of the given type: a splat where `array` has one element and the shape more."""
     if array.size == 1 and int(np.prod(shape)) > 1:
-        return Tensor.splat(array.reshape(-1)[0].astype(dtype.numpy), dtype, shape)
-    return Tensor(np.ascontiguousarray(array.astype(dtype.numpy, copy=False).reshape(shape)), dtype=dtype)
+        return Tensor.splat(astype(array, dtype).reshape(()), dtype, shape)
+    return Tensor(np.ascontiguousarray(astype(array, dtype, copy=False).reshape(shape)), dtype=dtype)
 
 
 __all__ = ["Pass", "PassResult", "all_outputs", "constant_of", "input_of", "is_op", "merge_origins", "producer", "run_passes", "scalar_of", "tensor_of", "uniform"]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sardonyx.errors import SardonyxError
 from sardonyx.graph import Node, Tensor, Value
+from sardonyx.narrow import asarray
 from sardonyx.ops import Spec
 from sardonyx.plan.shapes import infer_node, spec_of
 from sardonyx.types import DType
@@ -113,7 +114,7 @@ class Site:
     def constant(self, data: Any, dtype: DType) -> Value:
         """A constant of the given type."""
         with np.errstate(over="ignore"):  # an old float attribute may be infinite in float16
-            return Value(self.name("const"), None, Tensor(np.asarray(data, dtype.numpy), dtype=dtype))
+            return Value(self.name("const"), None, Tensor(asarray(data, dtype), dtype=dtype))
 
     def ints(self, data: Any) -> Value:
         """An int64 constant: sizes, axes."""

@@ -13,7 +13,8 @@ import numpy as np
 from ..errors import InvalidArgument
 from ..errors import NotImplemented as NotImplementedHere
 from ..graph import Value
-from ..types import DType, MapType, OptionalType, SequenceType, SparseTensorType, TensorType, ValueType
+from ..narrow import astype
+from ..types import DType, MapType, OptionalType, SequenceType, SparseTensorType, TensorType, ValueType, stand_ins
 from .exceptions import InvalidType
 from .sparse import SparseTensor
 from .values import OrtValue, native
@@ -141,16 +142,21 @@ def _as_dtype(name: str, kind: Any, array: np.ndarray) -> np.ndarray:
     if given is not kind.dtype:
         actual = f"tensor({given.text})" if given is not None else f"numpy {array.dtype}"
         raise InvalidArgument(f"Unexpected input data type. Actual: ({actual}) , expected: (tensor({kind.dtype.text})) for input '{name}'; {_remedy(kind.dtype, array)}")
-    return _strings(name, array) if given is DType.STRING else array
+    if given is DType.STRING:
+        return _strings(name, array)
+    return array if array.dtype == kind.dtype.numpy else array.view(kind.dtype.numpy)  # ml_dtypes came after the first model that needed it
 
 
 def _remedy(expected: DType, array: np.ndarray) -> str:
     if expected is DType.STRING:
         return "give an array of str, e.g. .astype(object)"
     name = expected.numpy.name
-    if expected.numpy.isbuiltin != 1:  # one of ml_dtypes
+    if not expected.is_numpys_own:
         same_size = array.dtype.kind in "iu" and array.dtype.itemsize == expected.numpy.itemsize
-        return f"convert it with {'.view' if same_size else '.astype'}(ml_dtypes.{name})"
+        if expected.numpy not in stand_ins:
+            return f"convert it with {'.view' if same_size else '.astype'}(ml_dtypes.{name})"
+        bits = f"OrtValue.ortvalue_from_numpy_with_onnx_type(array, {int(expected)}) takes an array of uint{8 * expected.numpy.itemsize} with the elements' bits"
+        return bits if same_size else f"{bits}; ml_dtypes, installed before sardonyx is imported, converts numbers"
     return f"convert it with .astype(np.{name if name != 'bool' else 'bool_'})"
 
 
@@ -192,7 +198,7 @@ def _from_list(name: str, expected: DType, kind: Any, value: Any) -> np.ndarray:
         raise InvalidArgument(f"input '{name}' must be {_text(kind)}; the list holds {_what(array)}")
     if expected.is_integer and array.size:
         _check_range(name, expected, array)
-    return array.astype(expected.numpy)
+    return astype(array, expected)
 
 
 def _check_range(name: str, expected: DType, array: np.ndarray) -> None:

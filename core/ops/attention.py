@@ -14,6 +14,7 @@ from ..dim import Dim, floordiv
 from ..expr import Compute, E, Op, acc, binary, cast, compute_type, const, coord, select, unary
 from ..kernels import Kernel
 from ..lowering import Lowering, View
+from ..narrow import asarray, plain
 from ..types import DType
 from .activation import softmax_view
 from .cast import cast_view
@@ -282,7 +283,7 @@ def _scores(k: Lowering, q: View, key: View, scale: float) -> View:
     """q keyᵀ · scale [B, Hq, S, T]. Half-width floats are scaled by √scale first, as the specification's function body does: it decides how they round."""
     out = k.buffer(q.dtype, (*q.shape[:3], key.shape[2])).whole()
     if q.dtype in (DType.FLOAT16, DType.BFLOAT16):
-        root = float(np.asarray(math.sqrt(scale), q.dtype.numpy))
+        root = float(plain(asarray(math.sqrt(scale), q.dtype)))
         q, key = (k.map(lambda x: x * root, v, dtype=v.dtype) for v in (q, key))
         scale = 1.0
     _grouped_product(k, q, key.permute((0, 1, 3, 2)), out, scale)
@@ -293,7 +294,7 @@ def _bias_view(k: Lowering, mask: View | None, dtype: DType, lengths: tuple[Dim,
     """What is added to the scores: the mask, and -inf where a query may not look. None where everybody sees everything."""
     length, total = lengths
     if mask is not None and mask.shape[-1] != total:  # a mask shorter than the keys hides the rest
-        hidden = k.constant(np.asarray(False if mask.dtype is DType.BOOL else -np.inf).astype(mask.dtype.numpy), mask.dtype)
+        hidden = k.constant(asarray(False if mask.dtype is DType.BOOL else -np.inf, mask.dtype), mask.dtype)
         padded = k.buffer(mask.dtype, (*mask.shape[:-1], total)).whole()
         mask = k.move(mask, padded, 1, [0] * mask.rank, hidden)
     if mask is None and not is_causal and left < 0 and right < 0 and valid is None:

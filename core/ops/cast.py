@@ -9,6 +9,7 @@ import numpy as np
 from ..dim import dim_trunc
 from ..expr import Compute, E, Op, binary, cast, compute_type, select, unary
 from ..lowering import CannotLower, Lowering, View
+from ..narrow import astype, bits_of, plain
 from ..types import DType
 from .maps import as_bool
 from .numeric import equal, known_sizes, wide
@@ -42,18 +43,18 @@ def saturate(x: np.ndarray, dtype: DType) -> np.ndarray:
         x = np.rint(wide(x).astype(np.float64))
         x = np.where(np.isnan(x), lowest(dtype), x)
     elif x.dtype.kind not in "biu":
-        x = x.astype(np.int8)  # 4- and 2-bit integers; uint4 fits too
+        x = plain(x)  # 4- and 2-bit integers
     # Ends beyond the source type's own range clip nothing, and NumPy refuses them.
     if x.dtype.kind == "f":
         if dtype.bits == 64:  # 2^63 − 1 is no float64: pick the ends by comparison
             low, high = float(lowest(dtype)), float(highest(dtype))
             ends = np.where(x < 0, lowest(dtype), highest(dtype)).astype(dtype.numpy)
             return np.where((x >= low) & (x < high), x, 0).astype(dtype.numpy) + np.where((x >= low) & (x < high), 0, ends).astype(dtype.numpy)
-        return np.clip(x, lowest(dtype), highest(dtype)).astype(dtype.numpy)
+        return astype(np.clip(x, lowest(dtype), highest(dtype)), dtype)
     source = DType.of(x)
     if source is DType.BOOL:
-        return x.astype(dtype.numpy)
-    return np.clip(x, max(lowest(dtype), lowest(source)), min(highest(dtype), highest(source))).astype(dtype.numpy)
+        return astype(x, dtype)
+    return astype(np.clip(x, max(lowest(dtype), lowest(source)), min(highest(dtype), highest(source))), dtype)
 
 
 def convert(x: np.ndarray, dtype: DType, saturated: bool = True, round_mode: str = "up") -> np.ndarray:
@@ -68,24 +69,14 @@ def convert(x: np.ndarray, dtype: DType, saturated: bool = True, round_mode: str
     if dtype is DType.FLOAT8E8M0:
         return _to_e8m0(x, saturated, round_mode)
     if dtype in _FLOAT8 and saturated:
-        return np.clip(_plain(x, source), -highest(dtype), highest(dtype)).astype(dtype.numpy)
-    # NumPy converts each narrow type to and from the plain ones only.
-    return (_plain(x, source) if dtype not in _PLAIN else x).astype(dtype.numpy)
-
-
-_PLAIN = frozenset({DType.BOOL, DType.INT8, DType.INT16, DType.INT32, DType.INT64, DType.UINT8, DType.UINT16, DType.UINT32, DType.UINT64, DType.FLOAT16,
-                    DType.FLOAT, DType.DOUBLE, DType.COMPLEX64, DType.COMPLEX128})
-
-
-def _plain(x: np.ndarray, source: DType) -> np.ndarray:
-    """An array in a plain NumPy type that holds every value: narrow floats as float32, narrow integers as int8."""
-    return x if source in _PLAIN else x.astype(np.float32 if source.is_float else np.int8)
+        return astype(np.clip(plain(x), -highest(dtype), highest(dtype)), dtype)
+    return astype(x, dtype)
 
 
 def _to_e8m0(x: np.ndarray, saturated: bool, round_mode: str) -> np.ndarray:
     """Powers of two 2^-127 … 2^127 of |x|. Non-saturating: NaN for zero, infinity and what is out of range."""
     require(round_mode in ("up", "down", "nearest"), f"round_mode '{round_mode}' is not one of up, down, nearest")
-    magnitude = np.abs(_plain(x, DType.of(x)).astype(np.float64))
+    magnitude = np.abs(plain(x).astype(np.float64))
     fraction, exponent = np.frexp(magnitude)  # magnitude = fraction · 2^exponent, fraction in [1/2, 1)
     above = {"up": fraction > 0.5, "down": np.zeros_like(fraction, bool), "nearest": fraction >= 0.75}[round_mode]
     power = exponent - 1 + above
@@ -102,7 +93,7 @@ _INTEGER_TEXT = re.compile(r"\s*([+-]?\d+)")
 
 def _to_strings(x: np.ndarray, source: DType) -> np.ndarray:
     out = np.empty(x.shape, object)
-    items = _plain(x, source).ravel().tolist()
+    items = plain(x).ravel().tolist()
     if source.is_float:
         words = ["NaN" if v != v else "INF" if v == np.inf else "-INF" if v == -np.inf else f"{v:.8g}" for v in items]
     else:
@@ -121,7 +112,7 @@ def _from_strings(x: np.ndarray, dtype: DType, saturated: bool, round_mode: str)
         return np.array([v != 0 for v in integers], bool).reshape(x.shape)
     # Out of range: the higher bits are dropped, as between integer types.
     wrapped = np.array([v & 0xFFFFFFFFFFFFFFFF for v in integers], np.uint64).reshape(x.shape)
-    return convert(wrapped, dtype) if dtype in _PLAIN else wrapped.astype(np.int64).astype(dtype.numpy)
+    return convert(wrapped, dtype)
 
 
 def _read_float(word: str) -> float:
@@ -189,18 +180,10 @@ def BitCast(input: np.ndarray, *, to: int) -> np.ndarray:
     source, dtype = DType.of(input), DType(to)
     require(source.bits == dtype.bits and source.bits, f"cannot reinterpret {source.text} ({source.bits} bits) as {dtype.text} ({dtype.bits} bits): widths must be equal")
     if source.bits < 8:
-        return _narrow_bits(np.ascontiguousarray(input).view(np.uint8) & ((1 << source.bits) - 1), dtype).reshape(input.shape)
+        return (bits_of(input) & np.uint8((1 << source.bits) - 1)).view(dtype.numpy)
     if dtype is DType.BOOL:
         return np.ascontiguousarray(input).view(np.uint8).reshape(input.shape) != 0  # a bool of NumPy must be 0 or 1
     return np.ascontiguousarray(input).view(dtype.numpy).reshape(input.shape)
-
-
-def _narrow_bits(bits: np.ndarray, dtype: DType) -> np.ndarray:
-    """Bit patterns in the low bits of bytes as a 4- or 2-bit type (signed ones are kept sign-extended in memory)."""
-    if dtype.is_signed_integer:
-        sign = 1 << (dtype.bits - 1)
-        return ((bits.astype(np.int8) ^ sign) - sign).astype(dtype.numpy)
-    return bits.astype(dtype.numpy) if dtype.is_integer else bits.astype(np.uint8).view(dtype.numpy)
 
 
 @BitCast.shape

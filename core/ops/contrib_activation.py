@@ -8,6 +8,7 @@ import numpy as np
 
 from ..expr import E, Op, binary, unary
 from ..lowering import Lowering, View
+from ..narrow import asarray
 from . import lookup
 from .activation import Gelu as OnnxGelu
 from .activation import sigmoid
@@ -187,7 +188,7 @@ def activated(k: Lowering, x: View, name: str | None, attributes: dict[str, Any]
     if function is None:
         return x
     if function.name == "Clip":
-        low, high = (k.constant(np.asarray(attributes[n], x.dtype.numpy), x.dtype) for n in ("min", "max"))
+        low, high = (k.constant(asarray(attributes[n], x.dtype), x.dtype) for n in ("min", "max"))
         return k.map(lambda v, a, b: binary(Op.MIN, binary(Op.MAX, v, a), b), x, low, high, dtype=x.dtype)
     assert function.lowering is not None
     made: View = function.lowering(k, x, **{n: v for n, v in attributes.items() if v is not None and n in function.attributes}, out=out)

@@ -15,6 +15,7 @@ from ..dim import Undecidable, ceildiv, product
 from ..expr import Compute, E, Op, acc, binary, cast, compute_type, const, coord, leaf, load, saturate, select, unary
 from ..kernels import Kernel
 from ..lowering import CannotLower, Lowering, Quantized, View
+from ..narrow import astype
 from ..types import DType
 from .common import check_equal, fresh_shape, same_type, size_of_rank
 from .maps import numbers, whole_number
@@ -494,7 +495,7 @@ def _(k: Lowering, input: View, image_shape: View, block_shape: View, *, dilatio
     channels = whole_number(depth, "the number of columns") // taps_count
     weights = np.tile(np.eye(taps_count, dtype=np.float32).reshape(taps_count, 1, *kernel), (channels, *[1] * (1 + len(kernel))))
     made = k.buffer(input.dtype, out.shape or ()).whole()
-    return _call_conv(k, k.reshape(input, (batch, depth, *blocks)), k.constant(weights.astype(input.dtype.numpy), input.dtype), made, window, channels, [], (None, None), [], 1, window.begin)
+    return _call_conv(k, k.reshape(input, (batch, depth, *blocks)), k.constant(astype(weights, input.dtype), input.dtype), made, window, channels, [], (None, None), [], 1, window.begin)
 
 
 @CausalConvWithState.lower

@@ -10,6 +10,7 @@ import numpy as np
 from ..dim import Dim, Expr, Undecidable, bounds, ceildiv, dim_ceil, dim_max, exact_div, fresh
 from ..expr import Compute, E, Op, binary, cast, compute_type, const, coord, select, unary
 from ..lowering import Lowering, View
+from ..narrow import astype
 from ..types import DType
 from .common import as_int64, fresh_shape, negative, same_type, size_of_rank
 from .maps import whole_number
@@ -64,7 +65,7 @@ def _fill(value: np.ndarray | None) -> np.ndarray:
 def EyeLike(input: np.ndarray, *, dtype: int | None = None, k: int = 0) -> np.ndarray:
     """Ones on the k-th diagonal and zeros elsewhere, in the shape of the matrix `input` and its dtype unless `dtype` says otherwise."""
     require(input.ndim == 2, f"the input must be a matrix, not of rank {input.ndim}")
-    return np.eye(input.shape[0], input.shape[1], k).astype(input.dtype if dtype is None else DType(dtype).numpy)
+    return astype(np.eye(input.shape[0], input.shape[1], k), DType.of(input) if dtype is None else DType(dtype))
 
 
 @EyeLike.shape
@@ -141,7 +142,7 @@ def _window(size: np.ndarray, periodic: int, output_datatype: int, cosines: Sequ
     require(count >= 0, f"size {count} must not be negative")
     period = count if periodic else count - 1
     angle = 2 * np.pi * np.arange(count) / period if period > 0 else np.full(count, np.pi)
-    return sum((-1) ** k * c * np.cos(k * angle) for k, c in enumerate(cosines)).astype(DType(output_datatype).numpy)
+    return astype(np.asarray(sum((-1) ** k * c * np.cos(k * angle) for k, c in enumerate(cosines))), DType(output_datatype))
 
 
 def _window_spec(size: Spec, *, periodic: int = 1, output_datatype: int = 1) -> Spec:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..dim import Expr, Undecidable, as_exact, bounds, ceildiv, dim_max, dim_min, floordiv, provably
 from ..dim import mod as dim_mod
+from ..narrow import plain
 from ..types import DType
 from .registry import Spec, require
 
@@ -23,7 +24,7 @@ def wide(x: np.ndarray) -> np.ndarray:
     dtype = x.dtype
     if dtype.kind in "biuOc" or dtype in (np.float32, np.float64) or not DType.of(dtype).is_float:
         return x
-    return x.astype(np.float32)
+    return plain(x) if not DType.of(dtype).is_numpys_own else x.astype(np.float32)
 
 
 def accumulator(x: np.ndarray) -> np.dtype[Any]:

@@ -13,6 +13,7 @@ from ..expr import Compute, E, Op, acc, binary, cast, compute_type, select, unar
 from ..expr import saturate as saturated_to
 from ..kernels import Kernel
 from ..lowering import CannotLower, Lowering, Quantized, View
+from ..narrow import astype, plain
 from ..types import DType
 from .cast import bounded, convert, saturate
 from .common import broadcast_shapes, check_equal, normalize_axis, same_type
@@ -61,10 +62,10 @@ def _divide(x: np.ndarray, scale: np.ndarray, precision: int) -> np.ndarray:
 def to_quantized(quotient: np.ndarray, zero: np.ndarray | None, dtype: DType, saturated: bool = True) -> np.ndarray:
     """Real numbers in units of the scale → the quantised type: integers are rounded before the zero point is added, and saturate."""
     if not dtype.is_integer:
-        shifted = quotient if zero is None or not np.any(zero) else wide(quotient) + wide(zero)
+        shifted = quotient if zero is None or not np.any(wide(zero)) else wide(quotient) + wide(zero)
         return convert(np.asarray(shifted), dtype, saturated)
     whole = np.rint(wide(quotient)).astype(np.float64)  # exact: the zero point is added without rounding
-    return saturate(whole if zero is None else whole + zero.astype(np.float64), dtype)
+    return saturate(whole if zero is None else whole + plain(zero).astype(np.float64), dtype)
 
 
 @QuantizeLinear.shape
@@ -101,10 +102,11 @@ def DequantizeLinear(x: np.ndarray, x_scale: np.ndarray, x_zero_point: np.ndarra
     dtype = DType(output_dtype) if output_dtype else DType.of(x_scale)
     scale = wide(spread(x_scale, x.shape, axis, block_size))
     if x_zero_point is None:
-        return np.asarray(x.astype(np.float32) * scale).astype(dtype.numpy)
+        return astype(np.asarray(plain(x).astype(np.float32) * scale), dtype)
     zero = spread(x_zero_point, x.shape, axis, block_size)
     exact = np.int64 if DType.of(x).is_integer else np.float32
-    return np.asarray((x.astype(exact) - zero.astype(exact)).astype(np.float32) * scale).astype(dtype.numpy)
+    given, zero = (plain(a).astype(exact) for a in (x, zero))
+    return astype(np.asarray((given - zero).astype(np.float32) * scale), dtype)
 
 
 @DequantizeLinear.shape

@@ -12,9 +12,11 @@ from ..dim import Shape, fresh
 from ..expr import Compute, E, Op, binary, cast, compute_type, unary
 from ..kernels import Kernel
 from ..lowering import Lowering, View
+from ..narrow import astype
 from ..philox import Draws, attribute_draws
 from ..types import DType
 from .maps import whole_number
+from .numeric import wide
 from .registry import Context, Spec, operator, require
 
 
@@ -27,7 +29,7 @@ def placed_draws(draws: Draws, normal: bool, first: float, factor: float, shape:
     """first + factor · draw, in float64, rounded to float32 and on to `dtype`: what a RANDOM kernel makes."""
     double = _double(dtype)
     made = np.asarray(first + factor * (draws.normal(shape, double) if normal else draws.uniform(shape, double)))
-    return made if double else made.astype(np.float32).astype(dtype.numpy)
+    return made if double else astype(made.astype(np.float32), dtype)
 
 
 @operator(random=True)
@@ -62,7 +64,7 @@ def RandomUniformLike(input: np.ndarray, *, dtype: int | None = None, high: floa
 @operator(random=True)
 def Bernoulli(input: np.ndarray, *, dtype: int | None = None, seed: float | None = None, context: Context) -> np.ndarray:
     """1 with the probability `input` gives, else 0."""
-    return (context.random(seed).uniform(input.shape) < input.astype(np.float64)).astype(_dtype_like(dtype, input).numpy)
+    return astype(context.random(seed).uniform(input.shape) < wide(input).astype(np.float64), _dtype_like(dtype, input))
 
 
 def _dtype_like(dtype: int | None, input: np.ndarray) -> DType:

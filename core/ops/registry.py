@@ -40,11 +40,15 @@ import numpy as np
 
 from ..dim import Dim, Shape, shape_text
 from ..errors import InvalidGraph, Terminated
+from ..errors import NotImplemented as NotImplementedHere
+from ..narrow import asarray
 from ..philox import Source, draws_of_run
-from ..types import DType, TensorType, ValueType
+from ..types import DType, TensorType, ValueType, stand_ins
 from .host import HOST_ONLY
 
 SPECIAL = ("n_outputs", "context", "infer", "possible")
+#: Modules whose bodies move elements, or convert them by `narrow`: they need no arithmetic of NumPy's.
+_MOVERS = ("cast", "control", "gather", "move", "sequence", "shape")
 #: Values are propagated at inference for integer, bool and float tensors of at most this many elements.
 MAX_KNOWN = 64
 
@@ -77,7 +81,7 @@ class Spec:
         value = np.asarray(self.value)
         if value.dtype == object and self.dtype is not DType.STRING:
             try:
-                return value.astype(self.dtype.numpy)
+                return asarray(value, self.dtype)
             except TypeError:
                 return None
         return value
@@ -139,6 +143,12 @@ class Operator:
         self.__doc__ = function.__doc__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The body. NotImplemented where it would compute with stand-ins for ml_dtypes' types."""
+        if stand_ins and self.function.__module__.rpartition(".")[2] not in _MOVERS:
+            for x in args:
+                if isinstance(x, np.ndarray) and x.dtype in stand_ins:
+                    raise NotImplementedHere(f"the body of {self.name} computes with {DType.of(x).text}, which NumPy lacks; `pip install ml_dtypes` "
+                                             "(in a page: await micropip.install('ml_dtypes')) adds it, before sardonyx is imported")
         return self.function(*args, **kwargs)
 
     def shape(self, rule: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ from ..dim import Dim, fresh
 from ..expr import Compute, E, Op, binary, cast, compute_type, const, coord, select, unary
 from ..kernels import Kernel
 from ..lowering import Lowering, View
+from ..narrow import astype
 from ..types import DType
 from .common import check_equal, normalize_axis
 from .maps import numbers, whole_number
@@ -132,7 +133,7 @@ def MelWeightMatrix(num_mel_bins: Any, dft_length: Any, sample_rate: Any, lower_
     rising = (bin_ - left) / np.maximum(centre - left, 1)
     falling = (right - bin_) / np.maximum(right - centre, 1)
     out = np.where((bin_ >= left) & (bin_ < centre), rising, np.where((bin_ > centre) & (bin_ < right), falling, np.where(bin_ == centre, 1.0, 0.0)))
-    return out.astype(DType(output_datatype).numpy)
+    return astype(out, DType(output_datatype))
 
 
 @MelWeightMatrix.shape

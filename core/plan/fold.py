@@ -18,6 +18,7 @@ from ..expr import E, Op, evaluate, leaf, substitute
 from ..graph import Tensor
 from ..kernels import Kernel
 from ..lowering import Axis, Buffer, KernelCall, View
+from ..narrow import astype
 from .lower import Lowered
 
 EXACT = frozenset({Op.CONST, Op.LEAF, Op.CAST, Op.SATURATE, Op.ADD, Op.SUB, Op.MUL, Op.DIV, Op.MIN, Op.MAX, Op.NEG, Op.ROUND, Op.RECIPROCAL, Op.SQRT})
@@ -84,7 +85,7 @@ def _compute(call: KernelCall) -> bool:                                         
     if any(a is None for a in operands):
         return False
     made = evaluate(call.epilogue[0], operands, target.shape)  # type: ignore[arg-type]
-    target.tensor = Tensor(np.ascontiguousarray(made.astype(target.dtype.numpy)), dtype=target.dtype)
+    target.tensor = Tensor(np.ascontiguousarray(astype(made, target.dtype)), dtype=target.dtype)
     return True
 
 

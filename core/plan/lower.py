@@ -28,6 +28,7 @@ from ..expr import Compute, E, Op, cast, compute_type, const
 from ..graph import Graph, Node, Value
 from ..kernels import Kernel
 from ..lowering import Axis, Buffer, CannotLower, KernelCall, Lowering, Opaque, Outside, View
+from ..narrow import astype
 from ..ops import Spec, lookup
 from ..ops.host import HOST_ONLY
 from ..program import RANK
@@ -288,7 +289,7 @@ class _Lower:
             numbers = spec.constant
             if numbers is not None and not any(isinstance(x, Expr) for x in np.asarray(spec.value, object).ravel()):
                 assert spec.dtype is not None
-                exact = np.asarray(numbers).astype(spec.dtype.numpy, copy=False)  # arithmetic of sizes keeps whole floats as integers
+                exact = astype(np.asarray(numbers), spec.dtype, copy=False)  # arithmetic of sizes keeps whole floats as integers
                 found = replace(self.k.constant(exact, spec.dtype), value=spec.value)
             else:
                 assert spec.dtype is not None and spec.shape is not None

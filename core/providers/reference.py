@@ -77,7 +77,7 @@ class Compiled:
         checked = guard(node, operator, arguments, self.limit)
         if "n_outputs" in operator.wants:
             arguments = {**arguments, "n_outputs": len(node.outputs)}
-        return Step(node, partial(operator.function, **arguments), tuple(inputs), tuple(outputs), (), "context" in operator.wants, checked)
+        return Step(node, partial(operator, **arguments), tuple(inputs), tuple(outputs), (), "context" in operator.wants, checked)
 
     def _mark_dead(self) -> None:
         constants = range(self.n_given, self.n_given + len(self.constants))

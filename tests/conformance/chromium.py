@@ -98,7 +98,9 @@ def run(sdx: bytes, inputs: list[Any], webgpu: bool = False) -> tuple[list[Any],
         if value.const is not None and x is not None:
             raise NotImplementedError("an input with a default is given: programs have it as a constant")
         if value.const is None:
-            dtype = DType.of(np.asarray(x))
+            if not isinstance(x, np.ndarray):
+                raise NotImplementedError("sequences, maps and optionals stay in Python: the JavaScript API and programs have tensors")
+            dtype = DType.of(x)
             if dtype is DType.STRING:
                 raise NotImplementedError("strings stay in Python: programs have none")
             feeds[value.name] = [NAMES.get(dtype, dtype.text), list(np.shape(x)), base64.b64encode(packed(np.asarray(x), dtype)).decode()]

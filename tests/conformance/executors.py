@@ -138,6 +138,20 @@ EXECUTORS: dict[str, Callable[[Case, list[Any]], list[Any]]] = {"reference": ref
                                                                   "chromium-wasm": chromium_wasm, "chromium-webgpu": chromium_webgpu, "pyodide": pyodide, "wgpu": wgpu}
 
 
+def _pyodide() -> None:
+    from .pyodide import process
+    process()
+
+
+def _page() -> None:
+    from .chromium import page
+    page()
+
+
+#: What an executor starts before its first case.
+PREPARED: dict[str, Callable[[], Any]] = {"pyodide": _pyodide, "chromium-wasm": _page, "chromium-webgpu": _page, "wgpu": _lavapipe}
+
+
 def known_failures(executor: str) -> dict[str, str]:
     """Case → reason, as committed: the cases this executor is known not to pass."""
     path = Path(__file__).parent / "failures" / f"{executor}.json"

@@ -10,32 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-#: Answers a pickled (bytes of a .sdx, inputs) by a pickled (outputs, where it ran) or (error, None).
-SERVER = """
-import pickle
-from sardonyx.errors import SardonyxError
-from sardonyx.model import read_model
-from sardonyx.providers.base import RunContext
-from sardonyx.providers.engine import EngineExecutor
-
-def answer(message):
-    try:
-        return pickle.dumps(run(*pickle.loads(message.to_bytes())), protocol=5)
-    except Exception as error:
-        return pickle.dumps((f"{type(error).__name__}: {error}", None), protocol=5)
-
-def run(sdx, inputs):
-    model = read_model(sdx)
-    executor = EngineExecutor(model, threads=1)
-    given = list(inputs) + [None] * (len(model.graph.inputs) - len(inputs))
-    given = [v.const.numpy() if x is None and v.const is not None else x for x, v in zip(given, model.graph.inputs, strict=True)]
-    outputs = executor.run(given, range(len(model.graph.outputs)), RunContext())
-    reasons = list(executor.latest.fallbacks.values())
-    place = reasons[0] if reasons else "no kernel" if executor.latest.blocks.stepless else "strict"
-    executor.close()
-    return outputs, place
-"""
-
+from .server import packed, unpacked
 
 @cache
 def process() -> subprocess.Popen[bytes]:
@@ -48,14 +23,18 @@ def process() -> subprocess.Popen[bytes]:
         raise SystemExit("no node: .ci/setup test")
     folder = Path(tempfile.mkdtemp(prefix="sardonyx-pyodide-"))
     wheels = [build_wheel(folder), dependency_wheel(folder, "flatbuffers")]
-    return subprocess.Popen([node, Path(__file__).with_suffix(".mjs"), pyodide(), SERVER, *wheels], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    host = subprocess.Popen([node, Path(__file__).with_suffix(".mjs"), pyodide(), Path(__file__).with_name("server.py"), *wheels], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert host.stdout is not None
+    if host.stdout.read(5) != b"ready":
+        raise SystemExit(f"Pyodide ended with exit code {host.wait()}")
+    return host
 
 
 def run(sdx: bytes, inputs: list[Any]) -> tuple[list[Any], str]:
     """The outputs of a converted model, and where it ran. RuntimeError with Pyodide's error."""
     host = process()
     assert host.stdin is not None and host.stdout is not None
-    message = pickle.dumps((sdx, inputs), protocol=5)
+    message = pickle.dumps((sdx, [packed(x) for x in inputs]), protocol=5)
     host.stdin.write(struct.pack("<I", len(message)) + message)
     host.stdin.flush()
     head = host.stdout.read(4)
@@ -64,4 +43,4 @@ def run(sdx: bytes, inputs: list[Any]) -> tuple[list[Any], str]:
     made, place = pickle.loads(host.stdout.read(struct.unpack("<I", head)[0]))
     if place is None:
         raise RuntimeError(made)
-    return made, place
+    return [unpacked(y) for y in made], place

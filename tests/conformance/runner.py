@@ -7,17 +7,19 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-SECONDS = 60.0  # per case; the slowest (light_vgg19 on the reference) takes a few
+SECONDS = 180.0  # per case; the slowest take a few, on a machine busy with other things a minute
 
 
 def _work(pipe: Connection, executor: str) -> None:
-    """Worker: receives case indices, answers (index, error or "", where it ran)."""
+    """Worker: says (None, "", "") when it is ready (a browser or Pyodide takes its time), then receives case indices, answers (index, error or "", where it ran)."""
     import os
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    from .executors import EXECUTORS, PLACES
+    from .executors import EXECUTORS, PLACES, PREPARED
     from .suite import compare, load
     cases = load()
     run = EXECUTORS[executor]
+    PREPARED.get(executor, lambda: None)()
+    pipe.send((None, "", ""))
     while True:
         index = pipe.recv()
         if index is None:
@@ -84,7 +86,10 @@ def _outcome(worker: _Worker) -> tuple[str, bool, str] | None:
     """(result, worker must be restarted, where it ran), or None while the case still runs."""
     try:
         if worker.pipe.poll():
-            _, result, place = worker.pipe.recv()
+            index, result, place = worker.pipe.recv()
+            if index is None:
+                worker.since = time.monotonic()
+                return None
             return result, False, place
     except (EOFError, OSError):
         worker.process.join(5)

@@ -13,6 +13,7 @@ from numpy.lib.stride_tricks import as_strided
 from ...errors import RuntimeException
 from ...expr import WORDS, Code, Compute, E, Op, compute_type, evaluate
 from ...kernels import FLOATS, RECORDS, Kernel
+from ...narrow import astype, plain
 from ...program import Home, Program, StepRecord
 from ...types import DType
 
@@ -62,7 +63,7 @@ class Call:
         """Operand i, which must be there, in the compute type of its dtype."""
         found = self.input(i)
         assert found is not None
-        return found.astype(compute_type(self.dtype(self.step.inputs[i])).numpy)
+        return plain(found).astype(compute_type(self.dtype(self.step.inputs[i])).numpy)
 
     def wide_or_none(self, i: int) -> np.ndarray | None:
         """Operand i in its compute type; None where absent."""
@@ -125,7 +126,7 @@ def _real(bits: int) -> float:
 
 def store(out: np.ndarray, value: np.ndarray, dtype: DType) -> None:
     """Write with the conversion of the dtype matrix: integers wrap, floats round to nearest."""
-    out[...] = (value != 0) if dtype is DType.BOOL else value.astype(out.dtype)
+    out[...] = (value != 0) if dtype is DType.BOOL else astype(value, dtype)
 
 
 def decode(code: Code) -> list[E]:
