@@ -2,6 +2,9 @@
 
 A page says `loadPyodide({indexURL: "pyodide/"})`, then `loadPackage("sardonyx")`, and asks no other host. Everything copied is checked: what the pinned version consists of against the hashes
 below, packages of another version against that version's own lock file.
+
+The lock file is written here, not by pyodide-build (`pyodide lockfile add-wheels`): that command came with a release that needs Python 3.12, while on 3.11 pip finds pyodide-build 0.25.1, which has
+no such command and does not start (it imports `wheel.cli`, which wheel no longer has). What it would write is these two entries.
 """
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from .server import packed, unpacked
 
+
 @cache
 def process() -> subprocess.Popen[bytes]:
     """The Pyodide of this process."""

@@ -24,8 +24,8 @@ document.querySelector("nav")?.append(...PAGES.map(([href, text]) => {
 export const say = (text) => ($("status").textContent = text);
 export const fail = (error) => say(`${error.name ?? "Error"}: ${error.message ?? error}`);
 
-/** Headers that give the page threads where the host sends none, and offline use after one visit: models are loaded once the service worker is there (or after 3 s without it). */
-const served = Promise.race([serve().catch((error) => console.info(`no service worker here: ${error.message}`)), new Promise((wake) => setTimeout(wake, 3000))]);
+/** Headers that give the page threads where the host sends none, and offline use after one visit: models and Python are loaded once the service worker is there (or after 3 s without it). */
+export const served = Promise.race([serve().catch((error) => console.info(`no service worker here: ${error.message}`)), new Promise((wake) => setTimeout(wake, 3000))]);
 
 async function serve() {
   if (!("serviceWorker" in navigator)) return;

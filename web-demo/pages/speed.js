@@ -1,5 +1,5 @@
 // speed.js: this browser's times. A worker a model (speed-worker.js), so that both runtimes may use threads and the page stays alive.
-import { $, fail, make, say } from "./common.js";
+import { $, fail, make, say, served } from "./common.js";
 
 const float = (...dims) => ["float32", dims];
 const MODELS = [
@@ -29,6 +29,7 @@ async function measure() {
   for (const head of document.querySelectorAll(".theirs")) head.hidden = !peer;
   let engine = "";
   try {
+    await served;
     for (const [title, name, feeds] of MODELS) {
       say(`Measuring ${title}…`);
       const { ours, theirs, file, source } = await ask({ name, feeds, threads, peer, seconds: 1.5 });
