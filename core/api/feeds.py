@@ -144,7 +144,7 @@ def _as_dtype(name: str, kind: Any, array: np.ndarray) -> np.ndarray:
         raise InvalidArgument(f"Unexpected input data type. Actual: ({actual}) , expected: (tensor({kind.dtype.text})) for input '{name}'; {_remedy(kind.dtype, array)}")
     if given is DType.STRING:
         return _strings(name, array)
-    return array if array.dtype == kind.dtype.numpy else array.view(kind.dtype.numpy)  # ml_dtypes came after the first model that needed it
+    return array if array.dtype == given.numpy else array.view(given.numpy)  # ml_dtypes came after the first model that needed it
 
 
 def _remedy(expected: DType, array: np.ndarray) -> str:

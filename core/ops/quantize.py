@@ -104,9 +104,8 @@ def DequantizeLinear(x: np.ndarray, x_scale: np.ndarray, x_zero_point: np.ndarra
     if x_zero_point is None:
         return astype(np.asarray(plain(x).astype(np.float32) * scale), dtype)
     zero = spread(x_zero_point, x.shape, axis, block_size)
-    exact = np.int64 if DType.of(x).is_integer else np.float32
-    given, zero = (plain(a).astype(exact) for a in (x, zero))
-    return astype(np.asarray((given - zero).astype(np.float32) * scale), dtype)
+    exact: Any = np.int64 if DType.of(x).is_integer else np.float32
+    return astype(np.asarray((plain(x).astype(exact) - plain(zero).astype(exact)).astype(np.float32) * scale), dtype)
 
 
 @DequantizeLinear.shape
