@@ -3,7 +3,9 @@
 
 #ifdef __wasm__
 #define KC 512      /* K block: a panel's, SX_PANEL · KC floats, come from the second-level cache without a pause, and longer rows of A are better foreseen */
+#define SAME_SETS 4096 /* floats between rows that lie in the same cache sets */
 #else
+#define SAME_SETS 1024
 #define KC 384      /* K block: SX_MR · KC floats of A stay in the first-level cache */
 #endif
 #define L2 81920    /* floats of B a group of columns reads for all rows: they stay in the second-level cache */
@@ -383,10 +385,10 @@ static int plain_rows(const sx_gemm *g) { return !g->b_packed && !g->panel && g-
 static int plain_columns(const sx_gemm *g) { return !g->b_packed && !g->panel && g->b_dtype == SX_FLOAT && g->b_row == 1; }
 static int few_rows(const sx_gemm *g, int64_t mc) { return mc <= GEMV_ROWS && (g->b_packed || plain_rows(g) || plain_columns(g)); }
 
-/* A is used where it lies if it is contiguous along K and its rows do not all fall into the same cache sets. */
+/* A is used where it lies if it is contiguous along K and its rows do not all fall into the same cache sets: those of few rows (a tile's in WebAssembly) may fall into some. */
 static int direct(const sx_gemm *g, int64_t mc) {
     if (g->rows || g->a_dtype != SX_FLOAT || (g->a_col != 1 && g->k > 1)) return 0;
-    return mc <= GEMV_ROWS || g->a_row % 1024 != 0 || g->k < 64;
+    return mc <= GEMV_ROWS || g->a_row % SAME_SETS != 0 || g->k < 64;
 }
 
 /* to[i * to_ld + j] = from[j * from_ld + i], i < count, j < cols. */
