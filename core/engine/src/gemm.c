@@ -244,14 +244,14 @@ SX_INLINE sx_f widened(const char *p, int dtype, int64_t at) {
 }
 
 /* P packed panels, `next` bytes apart; U steps of K at once, each with its own accumulators, hide the latency of the additions. All panels of a product must take the same U:
-   columns summed in another order would differ in the last bits, which a softmax of large values shows. */
+   columns summed in another order would differ in the last bits, which a softmax of large values shows. onto: C has the sums of earlier steps of K (one row, U of 1). */
 #define GEMV_V (SX_PANEL / SX_GW)
-SX_INLINE void gemv_panel(const int P, const int R, const int U, const int dtype, const float *a, int64_t rs, const char *b, int64_t next, int64_t k, float *c, int64_t ldc) {
+SX_INLINE void gemv_panel(const int P, const int R, const int U, const int dtype, const float *a, int64_t rs, const char *b, int64_t next, int64_t k, float *c, int64_t ldc, const int onto) {
     sx_f acc[2][GEMV_ROWS][8][GEMV_V];
     SX_UNROLL for (int p = 0; p < P; p++)
         SX_UNROLL for (int i = 0; i < R; i++)
             SX_UNROLL for (int u = 0; u < U; u++)
-                SX_UNROLL for (int v = 0; v < GEMV_V; v++) acc[p][i][u][v] = sx_fsplat(0);
+                SX_UNROLL for (int v = 0; v < GEMV_V; v++) acc[p][i][u][v] = onto ? sx_fload(c + p * SX_PANEL + v * SX_GW) : sx_fsplat(0);
     int64_t at = 0;
     for (; at + U <= k; at += U) {
         SX_UNROLL for (int u = 0; u < U; u++) {
@@ -283,7 +283,7 @@ SX_INLINE void gemv_panel(const int P, const int R, const int U, const int dtype
 #else
 #define STEPS(R) (8 / (R * GEMV_V) > 0 ? 8 / (R * GEMV_V) : 1)
 #endif
-#define GEMV(R, dtype) gemv_panel(1, R, STEPS(R), dtype, a, rs, b, 0, k, c, ldc)
+#define GEMV(R, dtype) gemv_panel(1, R, STEPS(R), dtype, a, rs, b, 0, k, c, ldc, 0)
 #ifdef __wasm__ /* one row at a time for narrow B, or its variants would be most of this file's bytes */
 #define GEMV_ANY(R) GEMV(R, SX_FLOAT)
 static void gemv_narrow(int rows, int dtype, const float *a, int64_t rs, const char *b, int64_t k, float *c, int64_t ldc) {
@@ -307,12 +307,28 @@ static void gemv_one(int rows, int dtype, const float *a, int64_t rs, const char
     else GEMV_ANY(4);
 }
 
+#ifdef __wasm__
+/* One row through AT_ONCE panels, BLOCK steps of K of two of them and then of the next two. There is no prefetch instruction and pages have 4 KB, at whose ends the processor's own prefetcher starts
+   anew: it runs ahead in one pair while the other is read (4096²: 22 → 29 GB/s of 30). Returns the columns done, pairs of panels. */
+static int64_t gemv_streams(const char *b, ptrdiff_t panel, const float *a, ptrdiff_t k, int64_t columns, float *c) {
+    enum { AT_ONCE = 4, BLOCK = 32 };
+    ptrdiff_t left = (ptrdiff_t)(columns / (2 * SX_PANEL)) * 2;
+    for (ptrdiff_t n; left > 0; left -= n, b += n * panel, c += n * SX_PANEL) {
+        n = left < AT_ONCE ? left : AT_ONCE;
+        sx_zero_row(c, n * SX_PANEL);
+        for (ptrdiff_t at = 0; at < k; at += BLOCK)
+            for (ptrdiff_t p = 0; p < n; p += 2)
+                gemv_panel(2, 1, 1, SX_FLOAT, a + at, 0, b + p * panel + at * SX_PANEL * 4, panel, k - at < BLOCK ? k - at : BLOCK, c + p * SX_PANEL, 0, 1);
+    }
+    return columns / (2 * SX_PANEL) * 2 * SX_PANEL;
+}
+#endif
+
 static void gemv_packed(const sx_gemm *g, const float *a, int64_t rs, int64_t mc, int64_t n0, int64_t nc, float *c, int64_t ldc) {
     int64_t panel = g->k * SX_PANEL * sx_size_of(g->b_dtype);
     int64_t j = 0;
-#ifdef __wasm__ /* two panels at once: with no prefetch and pages of 4 KB, what counts is how many streams the processor's own prefetcher follows */
-    if (mc == 1 && g->b_dtype == SX_FLOAT && !g->add)
-        for (; j + 2 * SX_PANEL <= nc; j += 2 * SX_PANEL) gemv_panel(2, 1, STEPS(1), SX_FLOAT, a, rs, g->b + (n0 + j) / SX_PANEL * panel, panel, g->k, c + j, ldc);
+#ifdef __wasm__
+    if (mc == 1 && g->b_dtype == SX_FLOAT && !g->add) j = gemv_streams(g->b + n0 / SX_PANEL * panel, (ptrdiff_t)panel, a, (ptrdiff_t)g->k, nc, c);
 #endif
     for (; j < nc; j += SX_PANEL) {
         float sums[GEMV_ROWS * SX_PANEL];
