@@ -12,7 +12,7 @@ Memory (DESIGN "WebGPU": disjoint slabs, because one buffer may not be bound for
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,13 +159,18 @@ def record(program: Program, constants: Sequence[Tensor], limits: Limits, cpu: b
     """The recording for devices with these limits (`cpu`: a software adapter: kernels without barriers; `tiles`: choices that were measured), and the program's sizes with the rows it needs.
     CannotLower says why there is none."""
     sizes = sizes or Sizes(program)
-    reach, built = _build(program, constants, sizes, limits, cpu, {} if tiles is None else tiles)
-    return _Recorder(program, constants, sizes, reach, built).recording, sizes
+    tiles, packed = {} if tiles is None else tiles, _bytes(program)
+    while True:
+        refused: set[Any] = set()
+        reach, built = _build(program, constants, sizes, limits, cpu, tiles, packed, refused)
+        if not refused:
+            return _Recorder(program, constants, sizes, reach, built, packed).recording, sizes
+        packed = packed - refused
 
 
 class _Recorder:
-    def __init__(self, program: Program, constants: Sequence[Tensor], sizes: Sizes, reach: int, steps: list[list[Built]]) -> None:
-        self.program, self.sizes = program, sizes
+    def __init__(self, program: Program, constants: Sequence[Tensor], sizes: Sizes, reach: int, steps: list[list[Built]], packed: Collection[int]) -> None:
+        self.program, self.sizes, self.packed = program, sizes, packed
         self.built = [b for step in steps for b in step]
         self.recording = made = Recording(steps=[program.strings[s.origin] for s in program.steps])
         homes = [Home(b[0]) for b in program.buffers]
@@ -217,7 +222,7 @@ class _Recorder:
         if isinstance(key, Temporary):
             return key.count, 4, False
         count = self.sizes.dims[self.program.buffers[key][2]] // types[key].numpy.itemsize
-        return count, word_bytes(types[key], homes[key] is Home.INPUT), homes[key] in (Home.INPUT, Home.OUTPUT)
+        return count, word_bytes(types[key], homes[key] is Home.INPUT or key in self.packed), homes[key] in (Home.INPUT, Home.OUTPUT)
 
     def _constants(self, constants: Sequence[Tensor]) -> dict[Any, Constant]:
         """The constants that are bound."""
@@ -281,16 +286,26 @@ def _forms(program: Program) -> dict[int, Form]:
     return found
 
 
-def _build(program: Program, constants: Sequence[Tensor], sizes: Sizes, limits: Limits, cpu: bool, tiles: Mapping[str, Tile]) -> tuple[int, list[list[Built]]]:
-    """Dispatches of every step, with the largest reach of 64-bit inputs for which everything fits."""
+def _bytes(program: Program) -> set[int]:
+    """Intermediates that may lie as bytes, four a word: those of 8-bit integers, as long as whoever writes them writes whole words."""
+    types: dict[int, set[DType]] = {}
+    for view in program.views:
+        types.setdefault(view.buffer, set()).add(view.dtype)
+    return {row for row, found in types.items() if program.buffers[row][0] == Home.ARENA and found in ({DType.INT8}, {DType.UINT8})}
+
+
+def _build(program: Program, constants: Sequence[Tensor], sizes: Sizes, limits: Limits, cpu: bool, tiles: Mapping[str, Tile], packed: Collection[int],
+           refused: set[Any]) -> tuple[int, list[list[Built]]]:
+    """Dispatches of every step, with the largest reach of 64-bit inputs for which everything fits. `packed`: intermediates that lie as bytes; those a kernel can not write so are put into
+    `refused`, and what was built is not to be used."""
     wide = any(p.dtype in (DType.INT64, DType.UINT64) for p in program.inputs)
     for reach in REACH if wide else REACH[:1]:
-        context = Context(limits, cpu, uppers=sizes.ranges, tiles=tiles)
+        context = Context(limits, cpu, uppers=sizes.ranges, tiles=tiles, refused=refused)
         for row, (home, at, _) in enumerate(program.buffers):
             if home == Home.INPUT:
                 dtype = program.inputs[at].dtype
                 context.ranges[row] = assumed(dtype, reach) if dtype in (DType.INT64, DType.UINT64) else interval(dtype)
-        steps = ProgramSteps(program, sizes, _homes(program, constants), context.ranges)
+        steps = ProgramSteps(program, sizes, _homes(program, constants), context.ranges, packed)
         try:
             built = []
             for number, step in enumerate(program.steps):

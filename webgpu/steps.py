@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..dim import Dim, Undecidable, ceildiv, dim_max, dim_min, floordiv, mod, symbol
@@ -89,10 +89,10 @@ _OPERATIONS: Mapping[SizeOp, Any] = {
 
 
 class ProgramSteps:
-    """The steps of a program. `constants[i]` may be replaced by an operand that lies elsewhere (`homes`)."""
+    """The steps of a program. `constants[i]` may be replaced by an operand that lies elsewhere (`homes`); `packed`: intermediates that are bytes, not words."""
 
-    def __init__(self, program: Program, sizes: Sizes, homes: Mapping[int, Operand], ranges: dict[Any, tuple[float, float]]) -> None:
-        self.program, self.sizes, self.homes, self.ranges = program, sizes, homes, ranges
+    def __init__(self, program: Program, sizes: Sizes, homes: Mapping[int, Operand], ranges: dict[Any, tuple[float, float]], packed: Collection[int] = ()) -> None:
+        self.program, self.sizes, self.homes, self.ranges, self.packed = program, sizes, homes, ranges, packed
         self._check_types()
 
     def _check_types(self) -> None:
@@ -120,7 +120,7 @@ class ProgramSteps:
         home = self.homes.get(view.buffer)
         low, high = (home.low, home.high) if home is not None else self.ranges.get(view.buffer, interval(view.dtype))
         return Operand(view.buffer if home is None else home.buffer, view.dtype, tuple(d[i] for i in view.dims), tuple(d[i] for i in view.strides), d[view.start] + (home.start if home else 0),
-                       d[view.extent], Home(self.program.buffers[view.buffer][0]) in (Home.INPUT, Home.DATA), low, high, view.packing, home is not None)
+                       d[view.extent], Home(self.program.buffers[view.buffer][0]) in (Home.INPUT, Home.DATA) or view.buffer in self.packed, low, high, view.packing, home is not None)
 
     def params(self, record: StepRecord) -> dict[str, Any]:
         """Parameters by name."""

@@ -425,6 +425,41 @@ def test_convolution_of_words_of_bytes(variant: Any, left: str) -> None:
     agree(variant, lambda k, a, z: rule(k, a.permute((0, 3, 1, 2)), z), np.ascontiguousarray(x.transpose(0, 2, 3, 1)), np.array(9, left))
 
 
+@pytest.mark.parametrize("n", [8, 20, 7])
+@pytest.mark.parametrize("m", [1, 9])
+def test_intermediates_of_bytes(variant: Any, m: int, n: int) -> None:
+    """Products, Maps and moves that write whole words of bytes where their rows are such, and words an element where they are not (n = 7)."""
+    a, b, c = RNG.integers(0, 255, (m, 12)).astype(np.uint8), RNG.integers(-128, 127, (12, n)).astype(np.int8), RNG.integers(-128, 127, (n, 4)).astype(np.int8)
+
+    def rule(k: Lowering, x: View) -> list[View]:
+        small = k.matmul(x, k.constant(b), DType.INT8, (m, n), lambda total: binary(Op.SHR, total, 6))
+        doubled = k.map(lambda v: v * 3 + 1, small, dtype=DType.UINT8)
+        made = k.move(doubled.permute((1, 0)), out(k, DType.UINT8, n, m))
+        return [k.matmul(small, k.constant(c), DType.INT32, (m, 4)),
+                k.matmul(doubled, k.constant(c), DType.INT32, (m, 4)), k.map(lambda v: v + 1, made, dtype=DType.INT32), k.map(lambda v: v - 1, doubled, dtype=DType.INT32)]
+    agree(variant, rule, a)
+
+
+@pytest.mark.parametrize("channels", [8, 6])
+@pytest.mark.parametrize(("left", "right"), [("uint8", "int8"), ("int8", "uint8")])
+def test_depthwise_convolution_of_bytes(variant: Any, channels: int, left: str, right: str) -> None:
+    """Channels last and whole words (8), or not (6), with padding; the second reads the first one's intermediate of bytes."""
+    (x, w, v), zero = ((RNG.integers(np.iinfo(t).min, np.iinfo(t).max + 1, shape).astype(t) for t, shape in
+                        ((left, (2, 5, 6, channels)), (right, (channels, 1, 3, 2)), (right, (channels, 1, 2, 2))))), np.array(11, left)
+
+    def conv(k: Lowering, a: View, weights: np.ndarray, made: View, zero: View, low: View, epilogue: Any) -> View:
+        n = weights.shape[2:]
+        k.call(Kernel.CONV, [a, k.constant(weights), zero, low], [made], epilogue=[epilogue], first_leaf=4, spatial=2, group=channels, kernel=list(n), strides=[1, 1], dilations=[1, 1], pads=[1, 0],
+               transposed=0, zero_x=2, zero_w=3)
+        return made
+
+    def rule(k: Lowering, a: View, z: View) -> View:
+        low, total = k.constant(np.array(3, right)), acc(DType.INT32)
+        first = conv(k, a.permute((0, 3, 1, 2)), w, out(k, DType.of(x), 2, 5, 5, channels).permute((0, 3, 1, 2)), z, low, binary(Op.SHR, total, 9))
+        return conv(k, first, v, out(k, DType.INT32, 2, 6, 4, channels).permute((0, 3, 1, 2)), z, low, total * 3)
+    agree(variant, rule, x, zero)
+
+
 @pytest.mark.parametrize("group", [1, 2])
 def test_convolution_of_bytes_with_packed_weights(variant: Any, group: int) -> None:
     x, w = RNG.integers(0, 255, (1, 6, 5, 5)).astype(np.uint8), RNG.integers(-100, 100, (20, 6 // group, 3, 3)).astype(np.int8)

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...dim import Dim, ceildiv, mod
+from ...dim import Dim, ceildiv
 from ...types import DType
 from ..wgsl.shader import Context, Shader
-from ..wgsl.space import Operand
+from ..wgsl.space import Operand, even
 from .gemm import Lines, Panels, Product, Writer, zero_of
 from .window import Window
 
@@ -95,11 +95,6 @@ class Words:
 
 def _signed(word: int) -> int:
     return word - (1 << 32) if word >> 31 else word
-
-
-def even(size: Dim) -> bool:
-    """Whether a size is a multiple of 4 whatever the run's sizes are."""
-    return bool(mod(size, 4) == 0)
 
 
 def in_words(product: Product) -> Product | None:

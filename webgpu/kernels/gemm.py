@@ -21,7 +21,7 @@ from ...expr import Compute, compute_type
 from ...model.packing import PANEL
 from ..wgsl.expression import Value, fit, real, whole
 from ..wgsl.shader import Built, Context, Shader
-from ..wgsl.space import Operand, Space
+from ..wgsl.space import Operand, Space, even
 from .base import Step, compute_rep, emitter, most
 from .tiles import FEW, Tile, choose, key
 
@@ -142,6 +142,9 @@ class Writer:
         self.m, self.n = product.spaces[1].count, product.spaces[2].count
         self.rep = self.cell = compute_rep(product.a.operand)
         self.operands = [product.step.output(), *(product.step.there(i) for i in product.leaves)]
+        # Bytes are written a word at a time: four neighbouring columns.
+        self.quads = self.operands[0].packed and self.n != 0 and product.spaces[2].strides[0] == [1] and all(
+            even(x) for x in (self.n, self.operands[0].start, *product.spaces[0].strides[0], *product.spaces[1].strides[0]))
 
     def build(self) -> Built:
         taps = bool(self.product.taps)
@@ -163,16 +166,28 @@ class Writer:
         return own[0], own[1]
 
     def finish(self, s: Shader) -> None:
-        """The function that ends a sum: epilogue and store."""
+        """The function that ends a sum: epilogue and store; `finish4` for four neighbouring columns where the output is bytes."""
         _, rows, columns = self.product.spaces
         step = self.product.step
-        with s.function(f"finish(acc: {self.rep}, m: i32, n: i32)"):
+        with s.function(f"finished(acc: {self.rep}, m: i32, n: i32) -> i32" if self.quads else f"finish(acc: {self.rep}, m: i32, n: i32)"):
             at_m, at_n = s.coordinates(rows, "m"), s.coordinates(columns, "n")
             places = [s.let(s.offset(columns, i, at_n, s.offset(rows, i, at_m, f"q{i}"))) for i in range(len(self.operands))]
             value = self.total("acc")
             if step.epilogue:
                 value = emitter(s, step, dict(zip(self.product.leaves, places[1:], strict=True)), lambda axis: "0", step.output().dims, value).emit(step.epilogue[0])
-            s.write(self.operands[0], places[0], value)
+            if self.quads:
+                s.add(f"return {s.element(self.operands[0], value)};")
+            else:
+                s.write(self.operands[0], places[0], value)
+        if self.quads:
+            self.finish4(s)
+
+    def finish4(self, s: Shader) -> None:
+        """The function that ends four sums and stores a word of bytes."""
+        _, rows, columns = self.product.spaces
+        with s.function(f"finish4(acc: vec4<{self.rep}>, m: i32, n: i32)"):
+            place = s.offset(columns, 0, ["n"], s.offset(rows, 0, s.coordinates(rows, "m"), "q0"))
+            s.pack(self.operands[0], place, [s.let(f"finished(acc[{j}], m, n + {j})") for j in range(4)])
 
     def total(self, text: str) -> Value:
         """The sum with the interval it lies in."""
@@ -255,7 +270,9 @@ class Writer:
         else:
             self._inner(s, rows, columns)
         self.settled(s, [[f"c{i}{j}" for j in range(width)] for i in range(height)], row_numbers, column_numbers)
-        for i in range(height):
+        for i in range(height if self.quads else 0):
+            s.add(f"if ({row} + {i} < {m}) {{ finish4(vec4<{self.rep}>({', '.join(f'c{i}{j}' for j in range(4))}), {row} + {i}, {column}); }}")
+        for i in range(0 if self.quads else height):
             for j in range(width):
                 inside = " && ".join([f"{row} + {i} < {m}"] * (i > 0) + [f"{column} + {j} < {n}"] * (j > 0)) or "true"
                 s.add(f"if ({inside}) {{ finish(c{i}{j}, {row} + {i}, {column} + {j}); }}")
@@ -311,14 +328,17 @@ class Writer:
         s.add(f"var sums = array<vec4<{self.rep}>, {tile.rows * vectors}>({', '.join(f'c{i}_{v}' for i in range(tile.rows) for v in range(vectors))});")
         s.add(f"let m0 = {row} + {y} * {tile.rows};")
         s.add(f"let n0 = {column} + {x} * {tile.columns};")
-        with s.block(f"for (var i = 0; i < min({tile.rows}, {s.param(self.m)} - m0); i += 1)"), s.block(f"for (var j = 0; j < min({tile.columns}, {s.param(self.n)} - n0); j += 1)"):
-            s.add(f"finish(sums[i * {vectors} + j / 4][j % 4], m0 + i, n0 + j);")
+        unit = 4 if self.quads else 1
+        with s.block(f"for (var i = 0; i < min({tile.rows}, {s.param(self.m)} - m0); i += 1)"), s.block(f"for (var j = 0; j < min({tile.columns}, {s.param(self.n)} - n0); j += {unit})"):
+            at = f"sums[i * {vectors} + j / 4]"
+            s.add(f"finish4({at}, m0 + i, n0 + j);" if self.quads else f"finish({at}[j % 4], m0 + i, n0 + j);")
         return s.dispatch(count)
 
     def split(self, tile: Tile) -> Built:
         height = int(min(FEW, max(1, most(self.context, self.m))))
         lanes = 16 * tile.side
         s = Shader(self.context, lanes)
+        self.quads = False   # an invocation has one column
         self.finish(s)
         across = (self.n + 15) // 16
         count = self.product.spaces[0].count * across

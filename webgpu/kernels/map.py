@@ -4,7 +4,8 @@ A Map whose operands are more than a dispatch may bind is cut: the largest part 
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from ...expr import Compute, E, leaf, leaves, substitute
@@ -13,7 +14,7 @@ from ...lowering import CannotLower
 from ...types import DType
 from ..wgsl.expression import Value, whole
 from ..wgsl.shader import Built, Context, Shader, TooManyBindings, each, groups
-from ..wgsl.space import Operand, Space, Temporary, broadcast
+from ..wgsl.space import Operand, Space, Temporary, broadcast, even
 from .base import Step, coordinates_used, elements, emitter, kernel, offsets_in, strides_of
 
 _STORED = {Compute.F32: DType.FLOAT, Compute.I32: DType.INT32, Compute.I64: DType.INT64, Compute.U64: DType.UINT64}
@@ -38,17 +39,46 @@ def _map(step: Step, context: Context) -> Built:
     operands = [o for _, o in outputs] + [step.there(i) for i in read]
     space = Space.of(dims, [broadcast(o, dims) for _, o in outputs] + strides_of(step.inputs, read, dims), coordinates_used(step.epilogue))
     shader = Shader(context)
-    at = shader.coordinates(space, each(shader, space.count))
-    places = offsets_in(shader, space, operands, at)
 
-    def coordinate(axis: int) -> str:
-        where = space.where[axis]
-        return "0" if where is None else at[where]
-    expressions = emitter(shader, step, dict(zip(read, places[len(outputs):], strict=True)), coordinate, dims)
-    values = [expressions.emit(root) for root, _ in outputs]
-    for value, (_, out), place in zip(values, outputs, places, strict=False):
+    def values(at: list[str]) -> tuple[list[Value], list[str]]:
+        places = offsets_in(shader, space, operands, at)
+
+        def coordinate(axis: int) -> str:
+            where = space.where[axis]
+            return "0" if where is None else at[where]
+        expressions = emitter(shader, step, dict(zip(read, places[len(outputs):], strict=True)), coordinate, dims)
+        return [expressions.emit(root) for root, _ in outputs], places
+    if in_words([o for _, o in outputs], space):
+        with words(shader, space, [o for _, o in outputs]) as (at, add):
+            for i, value in enumerate(values(at)[0]):
+                add(i, value)
+        return shader.dispatch(groups(shader, space.count // 4))
+    made, places = values(shader.coordinates(space, each(shader, space.count)))
+    for value, (_, out), place in zip(made, outputs, places, strict=False):
         shader.write(out, place, value)
     return shader.dispatch(groups(shader, space.count))
+
+
+def in_words(outputs: Sequence[Operand], space: Space) -> bool:
+    """Whether all outputs (the space's first operands) are bytes of which four neighbours in the last axis are one word."""
+    return all(o.packed and even(o.start) and space.dims and space.strides[i][-1] == 1 and all(even(x) for x in (space.dims[-1], *space.strides[i][:-1])) for i, o in enumerate(outputs))
+
+
+@contextmanager
+def words(shader: Shader, space: Space, outputs: Sequence[Operand]) -> Iterator[tuple[list[str], Callable[[int, Value], None]]]:
+    """An invocation a word: a loop over its four positions. Gives the coordinates, and what adds an element to output i."""
+    quads = Space([*space.dims[:-1], space.dims[-1] // 4], [[*s[:-1], s[-1] * 4] for s in space.strides])
+    first = shader.coordinates(quads, each(shader, quads.count))
+    names = [shader.name("word") for _ in outputs]
+    for name in names:
+        shader.add(f"var {name}: u32;")
+    q = shader.name("q")
+    with shader.block(f"for (var {q} = 0; {q} < 4; {q} += 1)"):
+        last = shader.let(f"{first[-1]} * 4 + {q}")
+        yield [*first[:-1], last], lambda i, value: shader.add(f"{names[i]} |= (u32({shader.element(outputs[i], value)}) & 255u) << u32({q} * 8);")
+    for i, (name, out) in enumerate(zip(names, outputs, strict=True)):
+        place = shader.offset(quads, i, first, shader.size(out.start))
+        shader.add(f"{shader.binding(out.buffer, 'u32', True)}[({place}) >> 2u] = {name};")
 
 
 def _cut(step: Step, context: Context) -> list[Built]:
@@ -93,6 +123,10 @@ def copy(step: Step, context: Context) -> list[Built]:
     shader = Shader(context)
     if mode == 0:
         space = Space.of(out.dims, [broadcast(out, out.dims), broadcast(x, out.dims)])
+        if in_words([out], space):
+            with words(shader, space, [out]) as (at, add):
+                add(0, shader.load(x, offsets_in(shader, space, [out, x], at)[1]))
+            return [shader.dispatch(groups(shader, space.count // 4))]
         at = shader.coordinates(space, each(shader, space.count))
         to, source = offsets_in(shader, space, [out, x], at)
         shader.write(out, to, shader.load(x, source))

@@ -10,6 +10,7 @@ from ..wgsl.shader import Built, Context, TooManyBindings
 from ..wgsl.space import Temporary
 from .base import Step
 from .bytes import ByteWriter, in_words
+from .depthwise import DepthwiseWriter, is_depthwise
 from .gemm import Product, Writer
 from .map import temporary_map
 
@@ -34,6 +35,8 @@ def multiply(make: Callable[[Step], Product], step: Step, context: Context) -> l
 
 
 def writer(product: Product, context: Context) -> Writer:
-    """What writes the shader of a product: bytes.py's where four bytes can be multiplied at once."""
+    """What writes the shader of a product: bytes.py's and depthwise.py's where four bytes can be multiplied at once."""
+    if is_depthwise(product):
+        return DepthwiseWriter(product, context)
     words = in_words(product)
     return Writer(product, context) if words is None else ByteWriter(words, context)

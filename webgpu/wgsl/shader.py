@@ -54,6 +54,7 @@ class Context:
     step: int = 0
     label: str = ""
     tiles: Mapping[str, Any] = field(default_factory=dict)   # measured choices, see kernels/tiles.py
+    refused: set[Any] = field(default_factory=set)   # packed memory that a kernel can only write element by element: recording.py gives it words and builds again
     planning: bool = False    # only asked whether there is a kernel: how constants will lie is not known yet
 
 
@@ -171,11 +172,23 @@ class Shader:
 
     def write(self, operand: Operand, at: str, value: Value) -> None:
         """Store an element; what integers it may hold is remembered for the readers of the buffer."""
-        text, (low, high) = stored(value, operand.dtype)
+        if operand.packed:
+            self.context.refused.add(operand.buffer)
+        text = self.element(operand, value)
         self.add(f"{self.binding(operand.buffer, word(operand.dtype), True)}[{at}] = {text};")
+
+    def pack(self, operand: Operand, at: str, texts: Sequence[str]) -> None:
+        """Store four bytes, which `element` gave, in the word of the packed memory that element `at` begins."""
+        joined = " | ".join(f"(u32({text}) & 255u){f' << {8 * i}u' if i else ''}" for i, text in enumerate(texts))
+        self.add(f"{self.binding(operand.buffer, 'u32', True)}[({at}) >> 2u] = {joined};")
+
+    def element(self, operand: Operand, value: Value) -> str:
+        """The word that stores a value there; what integers it may hold is remembered for the readers of the buffer."""
+        text, (low, high) = stored(value, operand.dtype)
         if not operand.dtype.is_float:
             before = self.context.ranges.get(operand.buffer)
             self.context.ranges[operand.buffer] = (low, high) if before is None else (min(low, before[0]), max(high, before[1]))
+        return text
 
     def fault(self, condition: str, kind: int = DIVISION) -> None:
         """Report a run-time error where the condition holds; the run goes on and its results are thrown away."""

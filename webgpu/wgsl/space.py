@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...dim import Dim, product, substitute, symbols
+from ...dim import Dim, mod, product, substitute, symbols
 from ...types import DType
 
 
@@ -88,6 +88,11 @@ def dense(dims: Sequence[Dim]) -> tuple[Dim, ...]:
         out.insert(0, step)
         step = step * size
     return tuple(out)
+
+
+def even(size: Dim) -> bool:
+    """Whether a size is a multiple of 4 whatever the run's sizes are."""
+    return bool(mod(size, 4) == 0)
 
 
 def broadcast(operand: Operand, dims: Sequence[Dim]) -> tuple[Dim, ...]:
