@@ -9,28 +9,36 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from sardonyx.webgpu.recording import Dispatch, Recording, Shader
+from sardonyx.types import DType
+from sardonyx.webgpu.device.base import Limits
+from sardonyx.webgpu.recording import Dispatch, Recording, Shader, record
 from sardonyx.webgpu.wgsl.functions import native
 
 from tests.conformance.suite import load
 from tests.models.registry import CACHE, MODELS, fetch, light_models
 
 from .paper import recorded
+from .programs import planned
+from .test_kernels import bytes_between
 
 NPM = CACHE / "npm" / "node_modules"
 
 
 def rejected(sources: Iterable[tuple[str, Any]]) -> tuple[int, list[str]]:
     """(how many different shaders the models have, Dawn's complaints)."""
+    return compiled((name, recording) for name, source in sources for cpu in (False, True) for _, recording, _ in recorded(source, cpu))
+
+
+def compiled(recordings: Iterable[tuple[str, Recording]]) -> tuple[int, list[str]]:
+    """The same of recordings."""
+    found: dict[Shader, str] = {}
+    for name, recording in recordings:
+        for d in recording.dispatches:
+            found.setdefault(recording.shaders[d.shader], f"{name}: {d.label}")
     if not (NPM / "webgpu").exists() or shutil.which("node") is None:
         pytest.skip("Dawn is not here: .ci/setup test installs the npm package webgpu")
-    found: dict[Shader, str] = {}
-    for name, source in sources:
-        for cpu in (False, True):
-            for _, recording, _ in recorded(source, cpu):
-                for d in recording.dispatches:
-                    found.setdefault(recording.shaders[d.shader], f"{name}: {d.label}")
     shaders = [{"label": label, "source": source, "writes": list(shader.writes)} for shader, label in found.items() for source in dict.fromkeys((shader.source, native(shader.source)))]
     done = subprocess.run(["node", str(Path(__file__).with_name("dawn.mjs")), str(NPM)], input=json.dumps(shaders), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -46,6 +54,15 @@ def test_dawn_rejects_a_wrong_shader(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "recorded", lambda *_: [(None, wrong, None)])
     count, complaints = rejected([("wrong", b"")])
     assert count == 1 and len(complaints) == 1 and "unresolved value 'nothing'" in complaints[0] and "a wrong one" in complaints[0]
+
+
+def test_kernels_of_bytes_compile_in_dawn() -> None:
+    """Those that read and write words of bytes between two kernels, which no model of the suite has."""
+    a, b, c = (np.ones(shape, dtype) for shape, dtype in (((9, 12), np.uint8), ((12, 8), np.int8), ((8, 4), np.int8)))
+    program, constants = planned(lambda k, x: bytes_between(k, x, b, c), [(DType.UINT8, a.shape)])
+    made = [("bytes", record(program, constants, Limits(), cpu)[0]) for cpu in (False, True)]
+    assert all(any("finish4" in s.source for s in r.shaders) and any("var word" in s.source for s in r.shaders) for _, r in made)
+    assert compiled(made)[1] == []
 
 
 def test_shaders_of_the_suite_compile_in_dawn() -> None:

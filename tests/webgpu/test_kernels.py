@@ -425,19 +425,41 @@ def test_convolution_of_words_of_bytes(variant: Any, left: str) -> None:
     agree(variant, lambda k, a, z: rule(k, a.permute((0, 3, 1, 2)), z), np.ascontiguousarray(x.transpose(0, 2, 3, 1)), np.array(9, left))
 
 
+def bytes_between(k: Lowering, x: View, b: np.ndarray, c: np.ndarray) -> list[View]:
+    """Products, Maps and moves with bytes between them."""
+    m, n = x.shape[0], b.shape[1]
+    small = k.matmul(x, k.constant(b), DType.INT8, (m, n), lambda total: binary(Op.SHR, total, 6))
+    doubled = k.map(lambda v: v * 3 + 1, small, dtype=DType.UINT8)
+    made = k.move(doubled.permute((1, 0)), out(k, DType.UINT8, n, m))
+    return [*(k.matmul(v, k.constant(c), DType.INT32, (m, 4)) for v in (small, doubled)), k.map(lambda v: v + 1, made, dtype=DType.INT32), k.map(lambda v: v - 1, doubled, dtype=DType.INT32)]
+
+
 @pytest.mark.parametrize("n", [8, 20, 7])
 @pytest.mark.parametrize("m", [1, 9])
 def test_intermediates_of_bytes(variant: Any, m: int, n: int) -> None:
-    """Products, Maps and moves that write whole words of bytes where their rows are such, and words an element where they are not (n = 7)."""
+    """Whole words are written where rows are such, words an element where they are not (n = 7)."""
     a, b, c = RNG.integers(0, 255, (m, 12)).astype(np.uint8), RNG.integers(-128, 127, (12, n)).astype(np.int8), RNG.integers(-128, 127, (n, 4)).astype(np.int8)
+    agree(variant, lambda k, x: bytes_between(k, x, b, c), a)
 
-    def rule(k: Lowering, x: View) -> list[View]:
-        small = k.matmul(x, k.constant(b), DType.INT8, (m, n), lambda total: binary(Op.SHR, total, 6))
-        doubled = k.map(lambda v: v * 3 + 1, small, dtype=DType.UINT8)
-        made = k.move(doubled.permute((1, 0)), out(k, DType.UINT8, n, m))
-        return [k.matmul(small, k.constant(c), DType.INT32, (m, 4)),
-                k.matmul(doubled, k.constant(c), DType.INT32, (m, 4)), k.map(lambda v: v + 1, made, dtype=DType.INT32), k.map(lambda v: v - 1, doubled, dtype=DType.INT32)]
-    agree(variant, rule, a)
+
+@pytest.mark.parametrize("m", [1, 3, 20])
+@pytest.mark.parametrize(("bits", "depth", "zeros"), [(4, 64, ""), (4, 61, "uint8"), (8, 64, "float32"), (8, 61, "")])
+def test_packed_weights_in_blocks(variant: Any, m: int, bits: int, depth: int, zeros: str) -> None:
+    """Words of weights, the last of which may hold more than the sum takes: what is there must not matter, nor may what lies behind a row."""
+    n, block = 37, 16
+    blocks = -(-depth // block)
+    b, scales = RNG.integers(0, 256, (n, blocks, block * bits // 8)).astype(np.uint8), f(n, blocks)
+    points = f(n, blocks) if zeros == "float32" else RNG.integers(0, 256, (n, -(-blocks * bits // 8))).astype(np.uint8)
+    x = f(m, depth)
+    if m > 2:
+        x[1, 0], x[2, depth - 1] = np.inf, np.nan
+
+    def rule(k: Lowering, a: View) -> View:
+        operands = [a, k.constant(b), k.constant(scales), *([k.constant(points)] if zeros else [])]
+        made = out(k, DType.FLOAT, m, n)
+        k.call(Kernel.MATMUL, operands, [made], first_leaf=len(operands), zero_a=-1, zero_b=-1, bits=bits, block=block, block_scales=2, block_zeros=3 if zeros else 0, level=0)
+        return made
+    agree(variant, rule, x, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("channels", [8, 6])

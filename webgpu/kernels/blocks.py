@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...dim import Dim, ceildiv
+from ...dim import Dim, ceildiv, mod
 from ...model.packing import PANEL
 from ..wgsl.shader import Shader
 from ..wgsl.space import Operand
+from .gemm import Writer
 
 
 @dataclass
@@ -52,13 +53,58 @@ class Blocks:
         number = self._small(s, s.load(b, s.let(place)).text, k)
         step: Dim = PANEL if self.scales.packing else self.scales.strides[1]
         scale = s.load(self.scales, s.let(f"{line[1]} + {block} * {s.size(step)}")).text
-        zero = f"{1 << (self.bits - 1)}.0"
-        if self.zeros is not None:
-            held = not self.zeros.dtype.is_float and self.bits == 4
-            v = s.load(self.zeros, s.let(f"{line[2]} + ({f'{block} >> 1u' if held else block}) * {s.size(self.zeros.strides[1])}"))
-            zero = v.text if v.rep == "f32" else f"f32({self._small(s, v.text, block)})"
-        return f"((f32({number}) - {zero}) * {scale})"
+        return f"((f32({number}) - {self._zero(s, line, block)}) * {scale})"
+
+    def _zero(self, s: Shader, line: list[str], block: str) -> str:
+        """The zero point of a block as an f32."""
+        if self.zeros is None:
+            return f"{1 << (self.bits - 1)}.0"
+        held = not self.zeros.dtype.is_float and self.bits == 4
+        v = s.load(self.zeros, s.let(f"{line[2]} + ({f'{block} >> 1u' if held else block}) * {s.size(self.zeros.strides[1])}"))
+        return v.text if v.rep == "f32" else f"f32({self._small(s, v.text, block)})"
 
     def _small(self, s: Shader, byte: str, position: str) -> str:
         """Number `position` of a byte's."""
         return byte if self.bits == 8 else s.let(f"({byte} >> (u32({position} & 1) * 4u)) & 15")
+
+    @property
+    def each(self) -> int:
+        """Numbers in a word."""
+        return 32 // self.bits
+
+    def word(self, s: Shader, line: list[str], k: str) -> list[str]:
+        """Word k of a packed column as vectors of four numbers, each an f32."""
+        word = s.let(f"{s.binding(self.operand.buffer, 'u32')}[({line[0]} >> 2u) + {k} * {PANEL}]", "u32")
+        block = s.let(f"{k} / {s.param(self.block // self.each)}")
+        step: Dim = PANEL if self.scales.packing else self.scales.strides[1]
+        scale = s.load(self.scales, s.let(f"{line[1]} + {block} * {s.size(step)}")).text
+        zero = self._zero(s, line, block)
+        quads = [f"sx_u8x4({word})"] if self.bits == 8 else [f"sx_u4x4({word})", f"sx_u4x4({word} >> 16u)"]
+        return [s.let(f"(vec4<f32>({quad}) - {zero}) * {scale}", "vec4<f32>") for quad in quads]
+
+
+class BlockWriter(Writer):
+    """The template over packed weights: a word of them, and what its block has, is read once for the four or eight numbers in it. Tiles in workgroup memory are filled number by number."""
+
+    def length(self) -> Dim:
+        """See `Writer`: words."""
+        right = self.product.b
+        assert isinstance(right, Blocks)
+        return ceildiv(self.product.depth, right.each)
+
+    def add(self, s: Shader, rows: list[list[str]], columns: list[list[str]], sums: list[list[str]]) -> None:
+        """See `Writer`."""
+        right = self.product.b
+        assert isinstance(right, Blocks)
+        depth, weights = s.param(self.product.depth), [right.word(s, c, "k") for c in columns]
+        cut = mod(self.product.depth, right.each) != 0   # behind the last element there may be anything
+        for line, names in zip(rows, sums, strict=True):
+            for q in range(right.each // 4):
+                four = []
+                for e in range(4):
+                    at = s.let(f"k * {right.each} + {4 * q + e}")
+                    x = self.product.a.read(s, line, s.let(f"min({at}, {depth} - 1)") if cut else at)
+                    four.append(f"select(0.0, {x}, {at} < {depth})" if cut else x)
+                left = s.let(f"vec4<f32>({', '.join(four)})", "vec4<f32>")
+                for weight, name in zip(weights, names, strict=True):
+                    s.add(f"{name} += dot({left}, {f'sx_until({weight[q]}, {depth} - k * {right.each} - {4 * q})' if cut else weight[q]});")

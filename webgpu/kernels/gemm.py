@@ -278,14 +278,22 @@ class Writer:
                 s.add(f"if ({inside}) {{ finish(c{i}{j}, {row} + {i}, {column} + {j}); }}")
         return s.dispatch((batches * down * across + 63) // 64)
 
+    def length(self) -> Dim:
+        """Steps of a tap, of the variants that read memory as they add."""
+        return self.product.depth
+
     def _inner(self, s: Shader, rows: list[list[str]], columns: list[list[str]]) -> None:
-        with s.block(f"for (var k = 0; k < {s.param(self.product.depth)}; k += 1)"):
-            a = [s.let(self.product.a.read(s, r, "k"), self.cell) for r in rows]
-            b = [s.let(self.product.b.read(s, c, "k"), self.cell) for c in columns]
-            self.also(s, a, b)
-            for i, x in enumerate(a):
-                for j, y in enumerate(b):
-                    s.add(f"c{i}{j} = {self.multiply_add(x, y, f'c{i}{j}')};")
+        with s.block(f"for (var k = 0; k < {s.param(self.length())}; k += 1)"):
+            self.add(s, rows, columns, [[f"c{i}{j}" for j in range(len(columns))] for i in range(len(rows))])
+
+    def add(self, s: Shader, rows: list[list[str]], columns: list[list[str]], sums: list[list[str]]) -> None:
+        """Step k of the sums."""
+        a = [s.let(self.product.a.read(s, r, "k"), self.cell) for r in rows]
+        b = [s.let(self.product.b.read(s, c, "k"), self.cell) for c in columns]
+        self.also(s, a, b)
+        for x, line in zip(a, sums, strict=True):
+            for y, name in zip(b, line, strict=True):
+                s.add(f"{name} = {self.multiply_add(x, y, name)};")
 
     def workgroup(self, tile: Tile) -> Built:
         side, lanes, depth = tile.side, tile.side**2, tile.depth
@@ -351,12 +359,8 @@ class Writer:
         for i in range(height):
             s.add(f"var c{i}: {self.rep};")
         self.begin(s, height, 1)
-        with s.block(f"for (var k = lane / 16; k < {s.param(self.product.depth)}; k += {tile.side})"):
-            weight = s.let(self.product.b.read(s, columns, "k"), self.cell)
-            left = [s.let(self.product.a.read(s, r, "k"), self.cell) for r in rows]
-            self.also(s, left, [weight])
-            for i in range(height):
-                s.add(f"c{i} = {self.multiply_add(left[i], weight, f'c{i}')};")
+        with s.block(f"for (var k = lane / 16; k < {s.param(self.length())}; k += {tile.side})"):
+            self.add(s, rows, [columns], [[f"c{i}"] for i in range(height)])
         self.settled(s, [[f"c{i}"] for i in range(height)], row_numbers, [column_number], once="lane < 16")
         s.declare(f"var<workgroup> parts: array<{self.rep}, {lanes * height}>;")
         for i in range(height):

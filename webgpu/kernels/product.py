@@ -9,6 +9,7 @@ from ...types import DType
 from ..wgsl.shader import Built, Context, TooManyBindings
 from ..wgsl.space import Temporary
 from .base import Step
+from .blocks import Blocks, BlockWriter
 from .bytes import ByteWriter, in_words
 from .depthwise import DepthwiseWriter, is_depthwise
 from .gemm import Product, Writer
@@ -35,7 +36,9 @@ def multiply(make: Callable[[Step], Product], step: Step, context: Context) -> l
 
 
 def writer(product: Product, context: Context) -> Writer:
-    """What writes the shader of a product: bytes.py's and depthwise.py's where four bytes can be multiplied at once."""
+    """What writes the shader of a product: that of bytes.py, depthwise.py or blocks.py where several narrow numbers are read and multiplied at once."""
+    if isinstance(product.b, Blocks) and product.b.operand.packing:
+        return BlockWriter(product, context)
     if is_depthwise(product):
         return DepthwiseWriter(product, context)
     words = in_words(product)

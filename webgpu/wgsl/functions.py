@@ -248,6 +248,8 @@ fn sx_f16(x: f32) -> f32 {
 fn sx_dot4v(a: u32, b: vec4<u32>) -> vec4<i32> { return vec4<i32>(sx_dot4(a, b.x), sx_dot4(a, b.y), sx_dot4(a, b.z), sx_dot4(a, b.w)); }
 fn sx_s8x4(w: u32) -> vec4<i32> { return vec4<i32>(vec4<u32>(w << 24u, w << 16u, w << 8u, w)) >> vec4<u32>(24u); }
 fn sx_u8x4(w: u32) -> vec4<i32> { return vec4<i32>(vec4<u32>(w, w >> 8u, w >> 16u, w >> 24u) & vec4<u32>(255u)); }
+fn sx_u4x4(w: u32) -> vec4<i32> { return vec4<i32>(vec4<u32>(w, w >> 4u, w >> 8u, w >> 12u) & vec4<u32>(15u)); }
+fn sx_until(v: vec4<f32>, count: i32) -> vec4<f32> { return select(vec4<f32>(), v, vec4<i32>(0, 1, 2, 3) < vec4<i32>(count)); }
 fn sx_bf16(x: f32) -> f32 {
     let u = bitcast<u32>(x);
     return select(bitcast<f32>((u + 0x7fffu + ((u >> 16u) & 1u)) & 0xffff0000u), x, !sx_finite(x));

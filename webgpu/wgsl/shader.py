@@ -179,7 +179,7 @@ class Shader:
 
     def pack(self, operand: Operand, at: str, texts: Sequence[str]) -> None:
         """Store four bytes, which `element` gave, in the word of the packed memory that element `at` begins."""
-        joined = " | ".join(f"(u32({text}) & 255u){f' << {8 * i}u' if i else ''}" for i, text in enumerate(texts))
+        joined = " | ".join(f"((u32({text}) & 255u) << {8 * i}u)" if i else f"(u32({text}) & 255u)" for i, text in enumerate(texts))
         self.add(f"{self.binding(operand.buffer, 'u32', True)}[({at}) >> 2u] = {joined};")
 
     def element(self, operand: Operand, value: Value) -> str:
