@@ -55,7 +55,7 @@ class WebGpuProgram:
     measures_steps = property(lambda self: self.device.timestamps, doc="Whether `run` fills `times`.")
     keeps = True   # `run` takes tensors on the device, and has the argument `keep`
 
-    def __init__(self, device: Device, program: Program, constants: Sequence[Tensor], weights: Weights | None = None) -> None:
+    def __init__(self, device: Device, program: Program, constants: Sequence[Tensor], weights: Weights | None = None, precision: str = "f32") -> None:
         self.device, self.program = device, program
         self._weights, self._own_weights = weights or Weights(device), weights is None
         self._recorded: list[Dispatch] = []
@@ -63,7 +63,7 @@ class WebGpuProgram:
         self._output_shapes: list[list[int]] = []
         self._decided: tuple[Any, Any] | None = None  # shapes and elements that are bound now
         self._closed = False
-        self.recording, self.sizes = record(program, constants, device.limits, device.adapter.is_cpu, tiles=device.tiles)
+        self.recording, self.sizes = record(program, constants, device.limits, device.adapter.is_cpu, tiles=device.tiles, features=device.features, precision=precision)
         made = self.recording
         self._label = f"a program that begins with {made.dispatches[0].label}" if made.dispatches else "a program"
         self._slabs: list[Buffer | None] = [None] * len(made.slabs)

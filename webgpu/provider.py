@@ -9,7 +9,7 @@ import numpy as np
 
 from ..dim import Undecidable
 from ..engine.binding import Packed
-from ..errors import EPFail
+from ..errors import EPFail, InvalidArgument
 from ..graph import Model
 from ..kernels import Kernel
 from ..lowering import CannotLower, KernelCall, View
@@ -21,7 +21,7 @@ from ..providers.engine import EngineProgram, accepts, available, optimize
 from ..providers.limit import memory_limit
 from ..providers.segmented import Beside, SegmentedExecutor
 from .device import open_device, unavailable
-from .device.base import Device, Limits
+from .device.base import Device, Limits, MissingFeature
 from .executor import WebGpuProgram, Weights
 from .kernels import build
 from .kernels.tiles import load
@@ -30,6 +30,7 @@ from .steps import CallSteps
 from .wgsl.shader import Context
 
 NAME = "WebGpuExecutionProvider"
+PRECISION = "precision"
 STRICT = "session.disable_cpu_ep_fallback"
 
 
@@ -80,7 +81,8 @@ class WebGpuExecutor(SegmentedExecutor):
 
     residents = "webgpu"   # the device whose OrtValues it takes as they are
 
-    def __init__(self, device: Device, model: Model, *, strict: bool = False, limit: int | None = None, engine: bool = False, threads: int = 0) -> None:
+    def __init__(self, device: Device, model: Model, *, strict: bool = False, limit: int | None = None, engine: bool = False, threads: int = 0, precision: str = "f32") -> None:
+        self.precision = precision
         self._use(device)
         self.threads, self.packed = threads, Packed()
         beside = Beside(Place.WEBGPU, CPU, accepts, self._make_beside) if engine else None
@@ -91,12 +93,14 @@ class WebGpuExecutor(SegmentedExecutor):
         return EngineProgram(plan.program, plan.constants, threads=self.threads, memory_limit=self.limit or 0, shared=self.packed)
 
     def _use(self, device: Device) -> None:
+        if self.precision == "f16" and "shader-f16" not in device.features:
+            raise MissingFeature(f"{device.adapter.name} lacks shader-f16, which the option {PRECISION}='f16' of {NAME} takes: leave it out, or use another adapter")
         if device.tiles is None:
             device.tiles = load(device.adapter)
         self.device, self.weights = device, Weights(device)
 
     def _make(self, plan: Plan) -> Deferred:
-        return Deferred(lambda: WebGpuProgram(self.device, plan.program, plan.constants, self.weights), self.device.timestamps)
+        return Deferred(lambda: WebGpuProgram(self.device, plan.program, plan.constants, self.weights, self.precision), self.device.timestamps)
 
     def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
         """See `Executor.run`. The run in which the device is lost raises DeviceLost; the next one opens a device and makes the programs anew."""
@@ -137,7 +141,13 @@ class WebGpuProvider:
         return open_device().adapter.is_cpu
 
     def compile(self, model: Model, options: Mapping[str, Any]) -> WebGpuExecutor:
-        """Partition and, at the first run of a size, plan and compile. What WGSL lacks runs on the C engine where CPUExecutionProvider is one of the session's; strict refuses NumPy."""
+        """Partition and, at the first run of a size, plan and compile. What WGSL lacks runs on the C engine where CPUExecutionProvider is one of the session's; strict refuses NumPy.
+
+        The provider option `precision`: "f32" (the default) or "f16": float32 intermediates and large weights lie as f16 on the GPU, sums are float32's; inputs and outputs stay float32.
+        MissingFeature where the adapter has no shader-f16."""
+        precision = str(options.get(PRECISION, "f32"))
+        if precision not in ("f32", "f16"):
+            raise InvalidArgument(f"{NAME}: the option {PRECISION} is 'f32' or 'f16', not {precision!r}")
         engine = CPU in options.get("session.providers", ()) and not available()
         return WebGpuExecutor(open_device(), model, strict=str(options.get(STRICT, "0")) == "1", limit=memory_limit(options), engine=engine,
-                              threads=int(options.get("session.intra_op_num_threads", 0)))
+                              threads=int(options.get("session.intra_op_num_threads", 0)), precision=precision)

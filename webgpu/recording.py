@@ -12,7 +12,7 @@ Memory (DESIGN "WebGPU": disjoint slabs, because one buffer may not be bound for
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,16 +34,18 @@ from .wgsl.storage import PACKED, interval, upload, word, word_bytes
 
 #: Constants of at most this many bytes lie together.
 POOLED = 1 << 16
+LARGEST_HALF = np.float32(65504)
 #: Bytes at which constants of a pool begin.
 PART = 16
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a constant lies: plain, or packed for `group` groups (core/model/packing.py)."""
+    """How a constant lies: plain, or packed for `group` groups (core/model/packing.py); `half`: floats as f16, finite ones at most its largest."""
 
     packing: Packing = Packing.NONE
     group: int = 1
+    half: bool = False
 
     def bytes(self, tensor: Tensor) -> np.ndarray:
         """What is uploaded."""
@@ -51,7 +53,13 @@ class Form:
         if self.packing is not Packing.NONE:
             bits = pack(np.ascontiguousarray(array), self.packing, self.group)
             array = bits.view(np.uint8 if self.packing is Packing.NIBBLES else tensor.dtype.numpy)
+        if self.half and tensor.dtype is DType.FLOAT:
+            return upload(np.where(np.isfinite(array), np.clip(array, -LARGEST_HALF, LARGEST_HALF), array).astype(np.float16), DType.FLOAT16)
         return upload(array, tensor.dtype)
+
+    def element_bytes(self, tensor: Tensor) -> int:
+        """Bytes an element takes."""
+        return 2 if self.half else word_bytes(tensor.dtype, True)
 
     def count(self, tensor: Tensor) -> int:
         """Elements of that."""
@@ -79,7 +87,7 @@ class Constant:
         if not self.pooled:
             tensor, form = self.parts[0]
             data = form.bytes(tensor)
-            each = word_bytes(tensor.dtype, True)
+            each = form.element_bytes(tensor)
             return data if not self.count else data.view(np.uint8).reshape(-1)[self.first * each:(self.first + self.count) * each]
         pieces = [form.bytes(tensor).view(np.uint8).reshape(-1) for tensor, form in self.parts]
         return np.concatenate([np.concatenate([p, np.zeros(-p.size % PART, np.uint8)]) for p in pieces])
@@ -155,22 +163,23 @@ class Recording:
         return len(self.slabs) + len(self.constants)
 
 
-def record(program: Program, constants: Sequence[Tensor], limits: Limits, cpu: bool, sizes: Sizes | None = None, tiles: Mapping[str, Tile] | None = None) -> tuple[Recording, Sizes]:
-    """The recording for devices with these limits (`cpu`: a software adapter: kernels without barriers; `tiles`: choices that were measured), and the program's sizes with the rows it needs.
-    CannotLower says why there is none."""
+def record(program: Program, constants: Sequence[Tensor], limits: Limits, cpu: bool, sizes: Sizes | None = None, tiles: Mapping[str, Tile] | None = None, features: frozenset[str] = frozenset(),
+           precision: str = "f32") -> tuple[Recording, Sizes]:
+    """The recording for devices with these limits (`cpu`: a software adapter: kernels without barriers; `tiles`: choices that were measured; `features`: of `Context`; `precision` "f16", which takes
+    shader-f16: how float32 lies), and the program's sizes with the rows it needs. CannotLower says why there is none."""
     sizes = sizes or Sizes(program)
-    tiles, packed = {} if tiles is None else tiles, _bytes(program)
+    narrow = _narrow(program, constants, features, precision)
     while True:
-        refused: set[Any] = set()
-        reach, built = _build(program, constants, sizes, limits, cpu, tiles, packed, refused)
-        if not refused:
-            return _Recorder(program, constants, sizes, reach, built, packed).recording, sizes
-        packed = packed - refused
+        context = Context(limits, cpu, uppers=sizes.ranges, tiles={} if tiles is None else tiles, half=narrow.half, features=features)
+        reach, built = _build(program, constants, sizes, context, narrow)
+        if not context.refused:
+            return _Recorder(program, constants, sizes, reach, built, narrow).recording, sizes
+        narrow = Narrow(narrow.bytes - context.refused, narrow.half - context.refused)
 
 
 class _Recorder:
-    def __init__(self, program: Program, constants: Sequence[Tensor], sizes: Sizes, reach: int, steps: list[list[Built]], packed: Collection[int]) -> None:
-        self.program, self.sizes, self.packed = program, sizes, packed
+    def __init__(self, program: Program, constants: Sequence[Tensor], sizes: Sizes, reach: int, steps: list[list[Built]], narrow: Narrow) -> None:
+        self.program, self.sizes, self.narrow = program, sizes, narrow
         self.built = [b for step in steps for b in step]
         self.recording = made = Recording(steps=[program.strings[s.origin] for s in program.steps])
         homes = [Home(b[0]) for b in program.buffers]
@@ -222,12 +231,12 @@ class _Recorder:
         if isinstance(key, Temporary):
             return key.count, 4, False
         count = self.sizes.dims[self.program.buffers[key][2]] // types[key].numpy.itemsize
-        return count, word_bytes(types[key], homes[key] is Home.INPUT or key in self.packed), homes[key] in (Home.INPUT, Home.OUTPUT)
+        return count, 2 if key in self.narrow.half else word_bytes(types[key], homes[key] is Home.INPUT or key in self.narrow.bytes), homes[key] in (Home.INPUT, Home.OUTPUT)
 
     def _constants(self, constants: Sequence[Tensor]) -> dict[Any, Constant]:
         """The constants that are bound."""
         used = dict.fromkeys(key for b in self.built for key, _ in b.bindings)
-        forms = _forms(self.program)
+        forms = _forms(self.program, self.narrow)
         made: dict[Any, Constant] = {}
         pools: dict[str, list[tuple[Tensor, Form]]] = {}
         for row, (home, at, _) in enumerate(self.program.buffers):
@@ -269,43 +278,56 @@ def _estimate(size: Dim) -> float:
 
 def pool_of(tensor: Tensor, form: Form) -> str | None:
     """The pool a small constant lies in; None for a large one."""
-    if form.count(tensor) * word_bytes(tensor.dtype, True) > POOLED:
+    if form.half or form.count(tensor) * word_bytes(tensor.dtype, True) > POOLED:
         return None
     return f"pool {'u32 packed' if tensor.dtype in PACKED else word(tensor.dtype)}"
 
 
-def _forms(program: Program) -> dict[int, Form]:
-    """The forms of packed constants, by buffer row."""
-    found: dict[int, Form] = {}
+def _forms(program: Program, narrow: Narrow) -> dict[int, Form]:
+    """The forms of constants that are not plain, by buffer row."""
+    found = {row: Form(half=True) for row in narrow.half}
     for step in program.steps:
         for number in step.inputs:
             view = program.views[number] if number >= 0 else None
             if view is not None and view.packing:
                 group = program.sizes[step.params[1]][1] if view.packing == Packing.CONV else program.sizes[view.dims[0]][1] if view.packing == Packing.SCALES else 1
-                found[view.buffer] = Form(Packing(view.packing), group)
+                found[view.buffer] = Form(Packing(view.packing), group, view.buffer in narrow.half)
     return found
 
 
-def _bytes(program: Program) -> set[int]:
-    """Intermediates that may lie as bytes, four a word: those of 8-bit integers, as long as whoever writes them writes whole words."""
+@dataclass(frozen=True)
+class Narrow:
+    """Buffer rows that lie narrower than a word an element (wgsl/storage.py), as far as their kernels can do it: `bytes` intermediates of 8-bit integers, `half` f16."""
+
+    bytes: frozenset[int]
+    half: frozenset[int]
+
+
+def _narrow(program: Program, constants: Sequence[Tensor], features: frozenset[str], precision: str) -> Narrow:
+    """What may lie so."""
     types: dict[int, set[DType]] = {}
     for view in program.views:
         types.setdefault(view.buffer, set()).add(view.dtype)
-    return {row for row, found in types.items() if program.buffers[row][0] == Home.ARENA and found in ({DType.INT8}, {DType.UINT8})}
+    floats = [{DType.FLOAT16}, *([{DType.FLOAT}] if precision == "f16" else [])] if "shader-f16" in features else []
+
+    def is_half(row: int) -> bool:
+        home, at, _ = program.buffers[row]
+        large = home == Home.DATA and constants[at].size * constants[at].dtype.bits // 8 > POOLED
+        return types[row] in floats and (home == Home.ARENA or large or (home == Home.INPUT and types[row] == {DType.FLOAT16}))
+    arena = (row for row in types if program.buffers[row][0] == Home.ARENA)
+    return Narrow(frozenset(row for row in arena if types[row] in ({DType.INT8}, {DType.UINT8})), frozenset(row for row in types if is_half(row)))
 
 
-def _build(program: Program, constants: Sequence[Tensor], sizes: Sizes, limits: Limits, cpu: bool, tiles: Mapping[str, Tile], packed: Collection[int],
-           refused: set[Any]) -> tuple[int, list[list[Built]]]:
-    """Dispatches of every step, with the largest reach of 64-bit inputs for which everything fits. `packed`: intermediates that lie as bytes; those a kernel can not write so are put into
-    `refused`, and what was built is not to be used."""
+def _build(program: Program, constants: Sequence[Tensor], sizes: Sizes, context: Context, narrow: Narrow) -> tuple[int, list[list[Built]]]:
+    """Dispatches of every step, with the largest reach of 64-bit inputs for which everything fits. Where `context.refused` is not empty, what was built is not to be used."""
     wide = any(p.dtype in (DType.INT64, DType.UINT64) for p in program.inputs)
     for reach in REACH if wide else REACH[:1]:
-        context = Context(limits, cpu, uppers=sizes.ranges, tiles=tiles, refused=refused)
+        context.ranges = {}
         for row, (home, at, _) in enumerate(program.buffers):
             if home == Home.INPUT:
                 dtype = program.inputs[at].dtype
                 context.ranges[row] = assumed(dtype, reach) if dtype in (DType.INT64, DType.UINT64) else interval(dtype)
-        steps = ProgramSteps(program, sizes, _homes(program, constants), context.ranges, packed)
+        steps = ProgramSteps(program, sizes, _homes(program, constants, narrow), context.ranges, narrow.bytes, narrow.half)
         try:
             built = []
             for number, step in enumerate(program.steps):
@@ -327,11 +349,11 @@ def _labelled(make: Any, steps: ProgramSteps, record: Any, context: Context) -> 
         raise CannotLower(f"{step.label}: {reason}") from None
 
 
-def _homes(program: Program, constants: Sequence[Tensor]) -> dict[int, Operand]:
+def _homes(program: Program, constants: Sequence[Tensor], narrow: Narrow) -> dict[int, Operand]:
     """Constants as operands of whole buffers: where they lie, and between which numbers."""
     homes: dict[int, Operand] = {}
     offsets: dict[str, int] = {}
-    forms = _forms(program)
+    forms = _forms(program, narrow)
     for row, (home, at, _) in enumerate(program.buffers):
         if home != Home.DATA:
             continue

@@ -89,10 +89,10 @@ _OPERATIONS: Mapping[SizeOp, Any] = {
 
 
 class ProgramSteps:
-    """The steps of a program. `constants[i]` may be replaced by an operand that lies elsewhere (`homes`); `packed`: intermediates that are bytes, not words."""
+    """The steps of a program. `constants[i]` may be replaced by an operand that lies elsewhere (`homes`); `packed`: intermediates that are bytes, not words; `half`: buffers of f16."""
 
-    def __init__(self, program: Program, sizes: Sizes, homes: Mapping[int, Operand], ranges: dict[Any, tuple[float, float]], packed: Collection[int] = ()) -> None:
-        self.program, self.sizes, self.homes, self.ranges, self.packed = program, sizes, homes, ranges, packed
+    def __init__(self, program: Program, sizes: Sizes, homes: Mapping[int, Operand], ranges: dict[Any, tuple[float, float]], packed: Collection[int] = (), half: Collection[int] = ()) -> None:
+        self.program, self.sizes, self.homes, self.ranges, self.packed, self.half = program, sizes, homes, ranges, packed, half
         self._check_types()
 
     def _check_types(self) -> None:
@@ -120,7 +120,8 @@ class ProgramSteps:
         home = self.homes.get(view.buffer)
         low, high = (home.low, home.high) if home is not None else self.ranges.get(view.buffer, interval(view.dtype))
         return Operand(view.buffer if home is None else home.buffer, view.dtype, tuple(d[i] for i in view.dims), tuple(d[i] for i in view.strides), d[view.start] + (home.start if home else 0),
-                       d[view.extent], Home(self.program.buffers[view.buffer][0]) in (Home.INPUT, Home.DATA) or view.buffer in self.packed, low, high, view.packing, home is not None)
+                       d[view.extent], Home(self.program.buffers[view.buffer][0]) in (Home.INPUT, Home.DATA) or view.buffer in self.packed, low, high, view.packing, home is not None,
+                       view.buffer in self.half)
 
     def params(self, record: StepRecord) -> dict[str, Any]:
         """Parameters by name."""

@@ -161,7 +161,7 @@ class _Recorder:
         if constant.key not in self.constants:
             self.constants[constant.key] = len(self.constants)
             tensor, form = constant.parts[0]
-            if constant.pooled or tensor.dtype not in PACKED | PLAIN:
+            if constant.pooled or form.half or tensor.dtype not in PACKED | PLAIN:
                 words = constant.bytes().reshape(-1).view(np.uint8)
                 self.kept.append((Tensor(np.concatenate([words, np.zeros(-words.size % 4, np.uint8)]).view(np.int32)), (0, 1)))
                 self.ranges.append((len(self.kept) - 1, 0, 0))

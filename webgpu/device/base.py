@@ -9,8 +9,8 @@ How to think
 - `Limits` are those the device was opened with. A backend raises them to the adapter's only for sizes (buffer, binding), never for what kernels rely on, unless told to.
 - Errors are the typed ones below, always with the remedy; a backend translates its library's errors, and nothing of that library leaks.
 
-To add a backend: subclass `Device`, fill the abstract methods, give `adapter`, `limits`, `features`; `preamble` is what its WGSL dialect wants before a
-shader (FACTS.md: `enable subgroups;`). Nothing else in this package may know which backend runs.
+To add a backend: subclass `Device`, fill the abstract methods, give `adapter`, `limits`, `features`; texts it compiles go through `native` and, where
+its WGSL is another dialect (FACTS.md: `enable subgroups;`), through what wgsl/functions.py has for that. Nothing else in this package may know which backend runs.
 """
 from __future__ import annotations
 
@@ -117,7 +117,6 @@ class Device(ABC):
     adapter: Adapter
     limits: Limits
     features: frozenset[str]
-    preamble: str = ""
     lost: bool = False
     timestamps: bool = False   # whether there is `timed`
     dot4: bool = False         # whether its WGSL has packed_4x8_integer_dot_product

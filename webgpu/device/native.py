@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from ..wgsl.functions import native
+from ..wgsl.functions import naga, native
 from .base import Adapter, Buffer, Device, DeviceLost, Dispatch, LimitExceeded, Limits, MissingFeature, NoAdapter, OutOfDeviceMemory, Pipeline, ShaderRejected, Span
 from .raw import raw_pass
 
@@ -23,6 +23,10 @@ _NAMES = {
     "groups": "max-compute-workgroups-per-dimension", "binding_bytes": "max-storage-buffer-binding-size", "buffer_bytes": "max-buffer-size", "uniform_bytes": "max-uniform-buffer-binding-size",
     "alignment": "min-uniform-buffer-offset-alignment",
 }
+
+
+#: Features a device is opened with where the adapter has them, wgpu's names → WebGPU's.
+OFFERED = {"timestamp-query": "timestamp-query", "shader-f16": "shader-f16", "subgroup": "subgroups"}
 
 
 class NativeBuffer(Buffer):
@@ -60,12 +64,12 @@ class NativeDevice(Device):
                 raise LimitExceeded(f"the adapter {adapter.info['device']} has {key} {has[name]}, {wanted} was asked for")
         try:
             self.timestamps = "timestamp-query" in adapter.features
-            wanted_features = sorted({*features, *(["timestamp-query"] if self.timestamps else [])})
+            wanted_features = sorted({*features, *(name for name in OFFERED if name in adapter.features)})
             self._device = adapter.request_device_sync(required_features=wanted_features, required_limits={key: getattr(self.limits, name) for name, key in _NAMES.items()})
         except Exception as error:
             raise NoAdapter(f"the adapter {adapter.info['device']} gives no device: {_first_line(error)}; update its driver") from error
         self.adapter = Adapter(str(adapter.info["device"]), str(adapter.info["description"]), str(adapter.info["backend_type"]), adapter.info["adapter_type"] == "CPU")
-        self.features = frozenset(self._device.features)
+        self.features = frozenset(OFFERED.get(name, name) for name in self._device.features)
         self._pipelines: dict[tuple[str, tuple[bool, ...]], Pipeline] = {}
         self._layouts: dict[tuple[bool, ...], Any] = {}
         self._groups: dict[Any, Any] = {}
@@ -117,8 +121,9 @@ class NativeDevice(Device):
     def _compile(self, source: str, writes: tuple[bool, ...], label: str) -> Pipeline:
         self._alive()
         layout = self._layout(writes)
+        source = naga(native(source) if self.dot4 else source)
         try:
-            module = self._device.create_shader_module(code=self.preamble + (native(source) if self.dot4 else source))
+            module = self._device.create_shader_module(code=source)
             handle = self._device.create_compute_pipeline(layout=self._device.create_pipeline_layout(bind_group_layouts=[layout]), compute={"module": module, "entry_point": "main"})
         except self._wgpu.GPUError as error:
             raise ShaderRejected(f"{self.adapter.name} rejected the shader of {label}: {_complaint(error, source)}; please report it, and run the model on CPUExecutionProvider") from error

@@ -14,7 +14,6 @@ from ...lowering import CannotLower
 from ...model.packing import PANEL, Packing
 from ..wgsl.shader import Context
 from ..wgsl.space import Operand, Part
-from ..wgsl.storage import word_bytes
 from .base import Step, number
 
 
@@ -28,14 +27,14 @@ def size_of(operand: Operand) -> int:
     if not operand.constant or isinstance(operand.buffer, str) or not all(isinstance(d, int) for d in operand.dims):
         return 0
     if operand.packing in (Packing.MATRIX, Packing.MATRIX_T):
-        return -(-number(operand.dims[-1]) // PANEL) * panel(operand) * word_bytes(operand.dtype, True)
-    return (int(operand.extent) if isinstance(operand.extent, int) and operand.extent else math.prod(map(number, operand.dims))) * word_bytes(operand.dtype, True)
+        return -(-number(operand.dims[-1]) // PANEL) * panel(operand) * operand.element_bytes
+    return (int(operand.extent) if isinstance(operand.extent, int) and operand.extent else math.prod(map(number, operand.dims))) * operand.element_bytes
 
 
 def panel(operand: Operand) -> int:
     """Elements of a panel of 16 columns of a packed matrix [K, N]."""
     depth = number(operand.dims[-2])
-    return (-(-depth // 4) * 4 if word_bytes(operand.dtype, True) == 1 else depth) * PANEL
+    return (-(-depth // 4) * 4 if operand.element_bytes == 1 else depth) * PANEL
 
 
 def columns(step: Step, context: Context) -> Iterator[Step]:
@@ -49,9 +48,9 @@ def columns(step: Step, context: Context) -> Iterator[Step]:
         raise CannotLower(f"a matrix of {size_of(b):,} bytes that lies by rows; one binding takes {room(context):,}")
     count = number(b.dims[-1])
     each, unit = (panel(b), PANEL) if b.packing else (number(b.dims[-2]), 1)
-    most = room(context) // (each * word_bytes(b.dtype, True)) * unit
+    most = room(context) // (each * b.element_bytes) * unit
     if most == 0:
-        raise CannotLower(f"16 columns of a matrix take {each * word_bytes(b.dtype, True):,} bytes; one binding takes {room(context):,}")
+        raise CannotLower(f"16 columns of a matrix take {each * b.element_bytes:,} bytes; one binding takes {room(context):,}")
     for first in range(0, count, most):
         n = min(most, count - first)
         part = Part(b.buffer, first // unit * each, -(-n // unit) * each)
@@ -77,7 +76,7 @@ def rows(table: Operand, axis: int, context: Context) -> list[tuple[Operand, int
     row = product(table.dims[1:])
     if axis != 0 or not table.is_dense or table.start != 0 or not isinstance(row, int):
         raise CannotLower(f"a table of {size:,} bytes that can not be cut by rows; one binding takes {room(context):,}")
-    most = room(context) // (row * word_bytes(table.dtype, True)) // 4 * 4
+    most = room(context) // (row * table.element_bytes) // 4 * 4
     if most == 0:
         raise CannotLower(f"a row of {row:,} elements; one binding takes {room(context):,} bytes")
     count = number(table.dims[0])

@@ -250,6 +250,7 @@ fn sx_s8x4(w: u32) -> vec4<i32> { return vec4<i32>(vec4<u32>(w << 24u, w << 16u,
 fn sx_u8x4(w: u32) -> vec4<i32> { return vec4<i32>(vec4<u32>(w, w >> 8u, w >> 16u, w >> 24u) & vec4<u32>(255u)); }
 fn sx_u4x4(w: u32) -> vec4<i32> { return vec4<i32>(vec4<u32>(w, w >> 4u, w >> 8u, w >> 12u) & vec4<u32>(15u)); }
 fn sx_until(v: vec4<f32>, count: i32) -> vec4<f32> { return select(vec4<f32>(), v, vec4<i32>(0, 1, 2, 3) < vec4<i32>(count)); }
+fn sx_half(x: f32) -> f32 { return select(x, clamp(x, -65504.0, 65504.0), sx_finite(x)); }
 fn sx_bf16(x: f32) -> f32 {
     let u = bitcast<u32>(x);
     return select(bitcast<f32>((u + 0x7fffu + ((u >> 16u) & 1u)) & 0xffff0000u), x, !sx_finite(x));
@@ -279,3 +280,8 @@ def used(text: str) -> str:
 def native(text: str) -> str:
     """The shader with what the language offers beyond every device's: for devices that have it."""
     return text.replace(DOT4, DOT4_NATIVE)
+
+
+def naga(text: str) -> str:
+    """The shader in the dialect of wgpu-native, whose WGSL has subgroups without being told and refuses to be told."""
+    return text.replace("enable subgroups;\n", "")

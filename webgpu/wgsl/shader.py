@@ -5,7 +5,7 @@ The text depends on types, ranks and which strides are 0 or 1, never on sizes or
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from ...dim import Dim, Expr
 from ...lowering import CannotLower
+from ...types import DType
 from ..device.base import Limits
 from .expression import Value, real, stored
 from .functions import used
@@ -55,6 +56,8 @@ class Context:
     label: str = ""
     tiles: Mapping[str, Any] = field(default_factory=dict)   # measured choices, see kernels/tiles.py
     refused: set[Any] = field(default_factory=set)   # packed memory that a kernel can only write element by element: recording.py gives it words and builds again
+    half: Collection[Any] = ()       # memory of f16 (wgsl/storage.py)
+    features: frozenset[str] = frozenset()   # what WGSL has here beyond every device's: "shader-f16", "subgroups"
     planning: bool = False    # only asked whether there is a kernel: how constants will lie is not known yet
 
 
@@ -68,6 +71,7 @@ class Shader:
         self.functions: list[str] = []
         self.globals: list[str] = []
         self.lines: list[str] = []
+        self.subgroups = False   # whether it works with subgroups
         self._depth = 1
         self._count = 0
         self._sizes: dict[Any, str] = {}
@@ -149,6 +153,8 @@ class Shader:
     # -- memory ------------------------------------------------------------------------------------------------------------------------------
     def binding(self, key: Any, element: str, write: bool = False) -> str:
         """The name of a bound array of `element`s."""
+        if element != "f16" and key in self.context.half:
+            self.context.refused.add(key)
         name, written = self.bindings.get((key, element), (f"b{len(self.bindings)}", False))
         self.bindings[key, element] = (name, written or write)
         return name
@@ -156,7 +162,9 @@ class Shader:
     def read(self, operand: Operand, at: str) -> Value:
         """An element, as text that reads it; `at` is an i32 name or literal."""
         element = word(operand.dtype)
-        if operand.packed and operand.dtype in PACKED:
+        if operand.half:
+            text = f"f32({self.binding(operand.buffer, 'f16')}[{at}])"
+        elif operand.packed and operand.dtype in PACKED:
             text = read_packed(self.binding(operand.buffer, "u32"), operand.dtype, at if at.isidentifier() or at.isdigit() else f"({at})")
         else:
             text = f"{self.binding(operand.buffer, element)}[{at}]"
@@ -174,8 +182,10 @@ class Shader:
         """Store an element; what integers it may hold is remembered for the readers of the buffer."""
         if operand.packed:
             self.context.refused.add(operand.buffer)
-        text = self.element(operand, value)
-        self.add(f"{self.binding(operand.buffer, word(operand.dtype), True)}[{at}] = {text};")
+        text, element = self.element(operand, value), word(operand.dtype)
+        if operand.half:
+            text, element = f"f16({text if operand.dtype is DType.FLOAT16 else f'sx_half({text})'})", "f16"
+        self.add(f"{self.binding(operand.buffer, element, True)}[{at}] = {text};")
 
     def pack(self, operand: Operand, at: str, texts: Sequence[str]) -> None:
         """Store four bytes, which `element` gave, in the word of the packed memory that element `at` begins."""
@@ -226,7 +236,8 @@ class Shader:
                           "fn main(@builtin(workgroup_id) w: vec3<u32>, @builtin(num_workgroups) g: vec3<u32>, @builtin(local_invocation_index) l: u32) {",
                           "    let group = i32(w.x + w.y * g.x);", "    let lane = i32(l);", *self.lines, "}", ""])
         library = used(body)
-        return Built(f"{library}\n{body}" if library else body, bindings, list(self.params), groups, label or self.context.label)
+        enabled = [f"enable {name};" for name, wanted in (("f16", any(element == "f16" for _, element in self.bindings)), ("subgroups", self.subgroups)) if wanted]
+        return Built("\n".join([*enabled, *([library] if library else []), body]), bindings, list(self.params), groups, label or self.context.label)
 
 
 def each(shader: Shader, count: Dim) -> str:

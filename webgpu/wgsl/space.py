@@ -13,6 +13,7 @@ from typing import Any
 
 from ...dim import Dim, mod, product, substitute, symbols
 from ...types import DType
+from .storage import word_bytes
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,16 @@ class Operand:
     high: float = math.inf
     packing: int = 0
     constant: bool = False
+    half: bool = False     # memory of WGSL's f16, two bytes an element
 
     @property
     def rank(self) -> int:
         return len(self.dims)
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes an element takes."""
+        return 2 if self.half else word_bytes(self.dtype, self.packed)
 
     def pick(self, axes: Sequence[int]) -> Operand:
         """Axes in another order, or fewer of them (at position 0 of the others)."""

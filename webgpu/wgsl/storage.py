@@ -5,6 +5,10 @@ Two forms
   rounded when stored; bool is 0 or 1; integers of at most 32 bits are held extended; INT64 and UINT64 are held as i32 and u32, which the interval of every value written proves right.
 - *packed*: 8- and 16-bit inputs and constants keep the bytes they have on the host (weights are uploaded as they are); they are only read.
 
+- *half*: where WGSL has f16 (feature shader-f16), FLOAT16 inputs, large constants and intermediates are arrays of it, and where a session asks for `precision` "f16" so are float32
+  intermediates and large constants: half the memory, half of what moves. Arithmetic is f32's, sums too; finite numbers beyond f16 become its largest, infinities stay.
+- *bytes*: intermediates of 8-bit integers whose writers write four neighbours at once (whole words) lie packed too.
+
 float8 and 4- and 2-bit types are widened to words when uploaded; float8 is never written (no kernel computes it). DOUBLE is refused: WGSL has no f64.
 """
 from __future__ import annotations
