@@ -1,41 +1,53 @@
-"""The JavaScript runtime as a folder of static files: the modules of js/ and the engine's .wasm beside them. What the npm package holds and `sardonyx bundle` copies."""
+"""The JavaScript runtime as a folder of static files: the modules of js/, without comments and joined (join.py), and the engine's .wasm beside them. What the npm package holds and
+`sardonyx bundle` copies."""
 from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
+from .join import join, later
 from .strip import strip
 from .wheel import build_wheel, dependency_wheel, engine_files
 
 JS = Path(__file__).resolve().parent / "js"
 #: Templates of the page that `sardonyx bundle` writes.
 SITE = Path(__file__).resolve().parent / "site"
+#: What a page imports and the sessions' workers are; and the scripts of other workers, which need little of it.
+ROOT, ALONE = "index", ("thread", "planner-worker")
+
+
+def scripts() -> dict[str, str]:
+    """The JavaScript that pages load: {file: text}."""
+    modules = {path.stem: strip(path.read_text()) for path in sorted(JS.glob("*.js"))}
+    whole, inside = join(modules, ROOT)
+    made = {f"{ROOT}.js": whole, **{f"{name}.js": join(modules, name)[0] for name in ALONE}}
+    return made | {f"{name}.js": later(text, ROOT, inside) for name, text in modules.items() if name not in inside and name not in ALONE}
 
 
 def copy_runtime(folder: Path) -> list[Path]:
-    """Copy what a page loads into `folder`; returns the files. Raises BuildError where the engine's modules are neither here nor can be built."""
-    return _copy(folder, lambda p: p.suffix == ".js")
+    """Write what a page loads into `folder`; returns the files. Raises BuildError where the engine's modules are neither here nor can be built."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for name, text in scripts().items():
+        made.append(folder / name)
+        made[-1].write_text(text)
+    for path in engine_files().values():
+        made.append(folder / path.name)
+        shutil.copyfile(path, made[-1])
+    return made
 
 
 def build_package(folder: Path) -> None:
     """The npm package: what a page loads, the types, and the converter with its wheels (`npx sardonyx convert`). `npm pack FOLDER` makes the file to publish."""
-    _copy(folder, lambda p: p.suffix in (".js", ".mjs", ".json", ".ts"))
+    copy_runtime(folder)
+    for path in sorted(JS.iterdir()):
+        if path.suffix == ".mjs":
+            (folder / path.name).write_text(strip(path.read_text()))
+        elif path.suffix in (".json", ".ts"):
+            shutil.copyfile(path, folder / path.name)
     build_wheel(folder / "wheels")
     dependency_wheel(folder / "wheels", "flatbuffers")
-
-
-def _copy(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    made = []
-    for path in [*filter(wanted, sorted(JS.iterdir())), *engine_files().values()]:
-        made.append(folder / path.name)
-        if path.suffix in (".js", ".mjs"):
-            made[-1].write_text(strip(path.read_text()))
-        else:
-            shutil.copyfile(path, made[-1])
-    return made
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def memory(page: Page) -> Memory:
     pids = [int(one["id"]) for one in processes if one["type"] == "renderer"]
     found = []
     for _ in range(40):
-        for place in (page, *(worker for worker in page.workers if worker.url.endswith("/worker.js"))):  # not those that lend threads: they sleep
+        for place in (page, *(worker for worker in page.workers if worker.url.endswith("/index.js"))):  # not those that lend threads: they sleep
             place.evaluate("() => gc()")
         session.send("Memory.simulatePressureNotification", {"level": "critical"})  # what is free goes back to the system
         heap = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}["JSHeapUsedSize"]

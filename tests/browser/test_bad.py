@@ -56,7 +56,7 @@ def test_no_memory_to_share(page: Page, isolated: str, mobilenet: Stored) -> Non
     def scarce(route):  # type: ignore[no-untyped-def]
         route.fulfill(response=(answer := route.fetch()), body="WebAssembly.Memory = function () { throw new RangeError('could not allocate memory'); };\n" + answer.text())
 
-    page.route("**/sardonyx/worker.js", scarce)
+    page.route("**/sardonyx/index.js", scarce)
     page.goto(isolated)
     found = ask(page, """
       ort.env.wasm.numThreads = 2;
@@ -113,7 +113,7 @@ def test_a_worker_that_crashes(page: Page, plain: str, mobilenet: Stored) -> Non
       const sessions = await Promise.all([1, 2].map(() => ort.InferenceSession.create('/models/mobilenet.sdx')));
       Object.assign(globalThis, { sessions, waiting: (async () => { for (;;) await difference(sessions[0]); })().catch((error) => [error.name, error.message, error instanceof ort.SardonyxError]) });
     """)
-    first = [worker for worker in page.workers if worker.url.endswith("/worker.js")][0]
+    first = [worker for worker in page.workers if worker.url.endswith("/index.js")][0]
     first.evaluate("() => void setTimeout(() => { throw new Error('out of luck'); })")
     found = ask(page, """
       const pending = await waiting, later = await failure(() => difference(sessions[0]));

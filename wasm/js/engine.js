@@ -77,7 +77,8 @@ async function build(file, binary) {
 
 /** sx_status → class and what the text lacks. */
 const STATUS = { 1: NotImplemented, 2: RuntimeException, 3: RuntimeException, 4: RuntimeException, 5: MemoryLimit, 6: InvalidModelFile, 7: Aborted, 8: InvalidModelFile, 9: InvalidArgument, 10: InvalidArgument };
-export const YIELD = 100, HOST = 101;
+export const YIELD = 100;
+export const HOST = 101;
 const REPORT = 64;
 
 /** An instance of the engine with its memory and its threads. */
@@ -102,7 +103,7 @@ export class Engine {
 
   async #lend(module) {
     const started = Array.from({ length: this.threads - 1 }, async () => {
-      const worker = await spawn("thread.js");
+      const worker = await spawn("thread.js", "sardonyx thread");
       this.workers.push(worker);
       worker.post({ module, memory: this.memory, stack: this.alloc(STACK) + STACK });
       await worker.ready;

@@ -10,6 +10,7 @@ import { RemoteSession } from "./remote.js";
 import { Session } from "./session.js";
 import { isNode } from "./spawn.js";
 import { lengthOf, NUMBERS, sizeOf, Tensor, TYPES } from "./tensor.js";
+import "./worker.js"; // what this file is where it is started as a session's worker
 
 export { env, Tensor };
 export {

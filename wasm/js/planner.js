@@ -72,7 +72,7 @@ function start() {
     if (shared === made) shared = undefined; // the next conversion starts another
     for (const { reject } of made.waiting.values()) reject(error);
   };
-  made.worker = spawn("planner-worker.js").then((worker) => {
+  made.worker = spawn("planner-worker.js", "sardonyx planner").then((worker) => {
     worker.onfail = end;
     worker.onmessage = ({ id, result, error, progress }) => {
       const waiting = made.waiting.get(id);

@@ -2,12 +2,13 @@
 import { compile } from "./engine.js";
 import { env } from "./env.js";
 import { Aborted, InvalidArgument, pack, unpack } from "./errors.js";
-import { feeder } from "./pipe.js";
+import { Feeder } from "./pipe.js";
 import { spawn } from "./spawn.js";
+import { SESSION } from "./worker.js";
 
 export class RemoteSession {
   #worker;
-  #waiting = new Map(); // id → {resolve, reject, progress, pull}
+  #waiting = new Map(); // id → {resolve, reject, progress, feeder}
   #next = 1;
   #failed;
 
@@ -18,14 +19,14 @@ export class RemoteSession {
     const beside = await Promise.all((externalData ?? []).map(movable));
     const module = compile(file, progress); // while the worker starts and the model's first bytes come
     module.catch((error) => session.#fail(error));
-    session.#worker = await spawn("worker.js");
+    session.#worker = await spawn("index.js", SESSION);
     session.#worker.onmessage = (message) => session.#take(message);
     session.#worker.onfail = (error) => session.#fail(error);
     module.then((ready) => session.#worker.post({ op: "module", module: ready }), () => {});
     try {
       const settings = { env: { logLevel: env.logLevel, debug: env.debug }, wasm: { wasmPaths: env.wasm.wasmPaths } };
       session.description = await session.#ask({ op: "create", options: { ...rest, externalData: beside, progress: !!progress, planner: !!planner }, file, threads, settings, ...portable(source) },
-        { signal, progress, pull: portable(source).source.pipe && feeder(pipeable(source)) });
+        { signal, progress, feed: portable(source).source.pipe && pipeable(source) });
     } catch (error) {
       session.release();
       throw error;
@@ -49,7 +50,7 @@ export class RemoteSession {
 
   // -- messages ----------------------------------------------------------------------------------------------------------------------------------
 
-  async #ask(message, { signal, progress, pull } = {}) {
+  async #ask(message, { signal, progress, feed } = {}) {
     if (this.#failed) throw this.#failed;
     const id = this.#next++;
     const abort = () => this.#worker.post({ op: "abort", of: id, reason: String(signal.reason?.message ?? signal.reason) });
@@ -58,29 +59,29 @@ export class RemoteSession {
     this.#worker.ref?.();
     try {
       return await new Promise((resolve, reject) => {
-        this.#waiting.set(id, { resolve, reject, progress, pull });
+        const asked = { resolve, reject, progress };
+        this.#waiting.set(id, asked);
         try {
           this.#worker.post({ id, ...message });
+          if (feed) asked.feeder = new Feeder(feed, (chunk) => this.#worker.post({ op: "chunk", of: id, ...chunk }, chunk.bytes ? [chunk.bytes.buffer] : []));
         } catch (error) {
           reject(new InvalidArgument(`what was given can not be sent to a worker: ${error.message}`));
         }
       });
     } finally {
+      this.#waiting.get(id)?.feeder?.stop();
       this.#waiting.delete(id);
       signal?.removeEventListener("abort", abort);
       if (!this.#waiting.size) this.#worker.unref?.();
     }
   }
 
-  async #take({ id, result, error, progress, pull, plan }) {
+  #take({ id, result, error, progress, took, plan }) {
     if (plan) return this.#plan(plan);
     const waiting = this.#waiting.get(id);
     if (!waiting) return;
     if (progress) return waiting.progress?.(progress);
-    if (pull) {
-      const chunk = await waiting.pull().catch((why) => ({ error: why.message }));
-      return this.#worker.post({ op: "chunk", of: id, ...chunk }, chunk.bytes ? [chunk.bytes.buffer] : []);
-    }
+    if (took) return waiting.feeder?.took(took);
     if (error) waiting.reject(unpack(error));
     else waiting.resolve(result);
   }

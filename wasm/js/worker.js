@@ -1,9 +1,9 @@
-// worker.js: one session in a worker. Messages are {id, op, …}; answers {id, result} or {id, error}, in between {id, progress} and {id, log}. remote.js is the other side.
+// worker.js: one session in a worker, which loads index.js as its page did: one file for both. Messages are {id, op, …}; answers {id, result} or {id, error}, in between {id, progress} and {id, log}. remote.js is the other side.
 import { env } from "./env.js";
 import { checkAborted, pack, unpack } from "./errors.js";
 import { Session } from "./session.js";
-import { listen } from "./spawn.js";
 import { Pipe } from "./pipe.js";
+import { isSpawned, listen } from "./spawn.js";
 
 let session;
 let arrived;
@@ -34,7 +34,7 @@ const operations = {
     Object.assign(env, settings.env);
     Object.assign(env.wasm, settings.wasm);
     const abort = new AbortController();
-    const pipe = source.pipe && new Pipe(() => post({ id, pull: true }));
+    const pipe = source.pipe && new Pipe((took) => post({ id, took }));
     pending.set(id, { abort, pipe });
     session = await Session.create(pipe ? pipe.stream(source.size) : source.value, {
       ...options, signal: abort.signal, planner: options.planner ? planner(post) : undefined, progress: options.progress ? (progress) => post({ id, progress }) : undefined,
@@ -59,7 +59,10 @@ const operations = {
   chunk: ({ of, ...chunk }) => pending.get(of)?.pipe.push(chunk),
 };
 
-listen(async (message, post) => {
+/** The name such a worker is started with. */
+export const SESSION = "sardonyx session";
+
+if (isSpawned(SESSION)) listen(async (message, post) => {
   const { id, op } = message;
   if (id === undefined) return operations[op](message);
   try {

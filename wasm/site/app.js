@@ -38,9 +38,9 @@ let kept;
 
 /** Once all is loaded: its addresses, and that of what workers load. */
 async function keep() {
-  const loaded = performance.getEntriesByType("resource").map((entry) => entry.name), beside = ["worker.js", "thread.js"].map((name) => new URL(`sardonyx/${name}`, location.href).href);
+  const loaded = performance.getEntriesByType("resource").map((entry) => entry.name), beside = new URL("sardonyx/thread.js", location.href).href;
   await kept;
-  (await served)?.postMessage({ keep: [location.href.split("#")[0], ...loaded, ...beside] });
+  (await served)?.postMessage({ keep: [location.href.split("#")[0], ...loaded, beside] });
 }
 
 /** Random numbers of a type; free sizes are 1. */
