@@ -259,6 +259,28 @@ def test_memory_of_many_sessions(page: Page, isolated: str, small: str, proxy: b
 
 
 @pytest.mark.parametrize("proxy", [False, True])
+def test_outputs_in_the_engine(page: Page, address: str, small: str, proxy: bool) -> None:
+    """preferredOutputLocation "cpu-pinned": read by the next run where they are, copied out by getData, given back by dispose; tests/node/test_pinned.py has the rest."""
+    page.goto(address)
+    found = ask(page, FEED + """
+      ort.env.wasm.proxy = given[1];
+      const plain = await ort.InferenceSession.create(given[0]), session = await ort.InferenceSession.create(given[0], { preferredOutputLocation: 'cpu-pinned' });
+      let a = { y: x(3) }, b = a, places = [];
+      for (let i = 0; i < 4; i++) {
+        a = await plain.run({ x: a.y });
+        const next = await session.run({ x: b.y });
+        if (i) b.y.dispose();
+        b = next;
+        places.push(b.y.location);
+      }
+      const copy = await b.y.getData(), same = copy.every((v, i) => v === a.y.data[i]), data = await failure(() => b.y.data), last = await b.y.getData(true);
+      return { places, same, data, last: last.length, after: b.y.location, other: await failure(async () => plain.run({ x: (await session.run({ x: x(1) })).y })) };
+    """, [small, proxy])
+    assert found["places"] == ["cpu-pinned"] * 4 and found["same"] and found["last"] == 768 and found["after"] == "cpu"
+    assert found["data"][0] == found["other"][0] == "InvalidArgument" and "getData" in found["data"][1] and "another session" in found["other"][1]
+
+
+@pytest.mark.parametrize("proxy", [False, True])
 def test_profile(page: Page, isolated: str, mobilenet: Stored, proxy: bool) -> None:
     """Every step of the runs in between, with the names of the model's nodes, on one clock, in order; nothing before and after."""
     page.goto(isolated)

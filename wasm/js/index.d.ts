@@ -34,8 +34,9 @@ export class Tensor<T extends Type = Type> {
     resizedWidth?: number; resizedHeight?: number; tensorFormat?: "RGB" | "BGR" | "RGBA"; tensorLayout?: "NCHW" | "NHWC"; dataType?: "float32" | "uint8";
     norm?: { mean?: number | readonly number[]; bias?: number | readonly number[] }; location?: "cpu" | "gpu-buffer";
   }): Promise<Tensor<"float32"> | Tensor<"uint8">>;
-  /** "cpu", "gpu-buffer", or "none" once disposed. */
-  readonly location: "cpu" | "gpu-buffer" | "none";
+  /** "cpu", "cpu-pinned" (in the engine's memory of the session that made it), "gpu-buffer", or "none" once disposed. */
+  readonly location: "cpu" | "cpu-pinned" | "gpu-buffer" | "none";
+  /** The data, wherever they are: `data` is there for "cpu" only. With `release` what was elsewhere is given up. */
   getData(release?: boolean): Promise<DataTypes[T]>;
   dispose(): void;
   reshape(dims: readonly number[]): Tensor<T>;
@@ -65,8 +66,11 @@ export interface SessionOptions {
   /** "pyodide": Python in a worker (`env.pyodide`) converts ONNX files, and plans for sizes the file's programs do not cover. It starts when it is needed. */
   planner?: "pyodide";
   freeDimensionOverrides?: Readonly<Record<string, number>>;
-  /** "gpu-buffer": outputs stay on the GPU, dense and as the host has them (types of 8 bits and more that WGSL can hold; not float8); dispose them. */
-  preferredOutputLocation?: "cpu" | "gpu-buffer" | Readonly<Record<string, "cpu" | "gpu-buffer">>;
+  /**
+   * "cpu-pinned": outputs stay in the engine's memory, and are read there where they are fed to this session again (a language model's cache); dispose them, or release the session.
+   * "gpu-buffer": outputs stay on the GPU, dense and as the host has them (types of 8 bits and more that WGSL can hold; not float8); dispose them.
+   */
+  preferredOutputLocation?: "cpu" | "cpu-pinned" | "gpu-buffer" | Readonly<Record<string, "cpu" | "cpu-pinned" | "gpu-buffer">>;
   /** ["webgpu"]: on the GPU, or an error. ["webgpu", "wasm"]: on the GPU where there is one, with a warning else. Files need programs for it: sardonyx convert --webgpu. */
   executionProviders?: readonly (string | { name: string })[];
   /** {session: {disable_cpu_ep_fallback: "1"}}: refuse a model of which anything but shape arithmetic would not run on the GPU. */

@@ -9,7 +9,7 @@ import { Aborted, checkAborted, InvalidArgument, NotImplemented } from "./errors
 import { RemoteSession } from "./remote.js";
 import { Session } from "./session.js";
 import { isNode } from "./spawn.js";
-import { lengthOf, NUMBERS, sizeOf, Tensor, TYPES } from "./tensor.js";
+import { lengthOf, NUMBERS, pinnedTensor, pinOf, sizeOf, Tensor, TYPES } from "./tensor.js";
 import "./worker.js"; // what this file is where it is started as a session's worker
 
 export { env, Tensor };
@@ -25,11 +25,15 @@ export class InferenceSession {
   #queue = Promise.resolve();
   #events; // of the runs since startProfiling
   #kept; // for each output whether it stays on the GPU
+  #pinned; // and whether it stays in the engine's memory
 
   /** Not for callers: see `create`. */
   constructor(session, { inputs, outputs, engine }, { freeDimensionOverrides: overrides = {}, preferredOutputLocation: place }) {
     this.#session = session;
-    this.#kept = outputs.map(({ name }) => (typeof place === "object" && place ? place[name] : place) === "gpu-buffer");
+    const stays = (where) => outputs.map(({ name }) => (typeof place === "object" && place ? place[name] : place) === where);
+    this.#kept = stays("gpu-buffer");
+    this.#pinned = stays("cpu-pinned");
+    if (engine.webgpu && this.#pinned.includes(true)) throw new NotImplemented("preferredOutputLocation 'cpu-pinned' is the wasm engine's memory, and the session runs on WebGPU; there outputs stay in 'gpu-buffer'");
     if (this.#kept.includes(true) && (!engine.webgpu || engine.worker)) throw new NotImplemented(`preferredOutputLocation 'gpu-buffer': the session ${engine.worker ? "runs in a worker (env.wasm.proxy)" : "does not run on WebGPU"}; its outputs are in "cpu"`);
     this.inputMetadata = Object.freeze(inputs.map((port) => metadata(port, overrides)));
     this.outputMetadata = Object.freeze(outputs.map((port) => metadata(port, overrides)));
@@ -76,7 +80,8 @@ export class InferenceSession {
    * Options: signal (stops a run between steps).
    */
   async run(feeds, second, third) {
-    if (this.#session === null) throw new InvalidArgument("the session was released");
+    const session = this.#session;
+    if (session === null) throw new InvalidArgument("the session was released");
     const [fetches, options] = third !== undefined || Array.isArray(second) || this.#areFetches(second) ? [second, third ?? {}] : [undefined, second ?? {}];
     const [names, targets] = this.#wanted(fetches);
     const given = this.#feeds(feeds);
@@ -85,7 +90,11 @@ export class InferenceSession {
     const turn = this.#queue.then(() => {
       if (this.#session === null) throw new Aborted("the session was released");
       checkAborted(options.signal);
-      return this.#session.run(given, names.map((name) => this.outputNames.indexOf(name)), { signal: options.signal, profile: !!this.#events, ...(targets && !this.engine.worker ? { into: names.map((name) => targets[name]?.data) } : {}), ...(this.engine.webgpu ? { keep: this.#kept, ...(this.engine.worker ? {} : { submitted }) } : {}) });
+      const numbers = names.map((name) => this.outputNames.indexOf(name)), { webgpu, worker } = this.engine, told = { signal: options.signal, profile: !!this.#events };
+      if (this.#pinned.includes(true)) told.pin = numbers.map((number, i) => this.#pinned[number] && !targets?.[names[i]]);
+      if (targets && !worker) told.into = names.map((name) => targets[name]?.data);
+      if (webgpu) Object.assign(told, { keep: this.#kept }, worker ? {} : { submitted });
+      return session.run(given, numbers, told);
     });
     this.#queue = Promise.race([turn.catch(() => {}), queued]);
     const { outputs: made, events } = await turn;
@@ -94,7 +103,7 @@ export class InferenceSession {
       throw new Aborted("the session was released");
     }
     if (events) this.#events?.push(...events);
-    return Object.fromEntries(names.map((name, i) => [name, made[i].gpu ? this.#onGpu(made[i]) : deliver(name, made[i], targets?.[name])]));
+    return Object.fromEntries(names.map((name, i) => [name, made[i].gpu ? this.#onGpu(made[i]) : made[i].pinned ? pinnedTensor(made[i], session) : deliver(name, made[i], targets?.[name])]));
   }
 
   #onGpu({ type, dims, gpu, give }) {
@@ -153,20 +162,30 @@ export class InferenceSession {
       if (!isTensor(tensor)) throw new InvalidArgument(`feeds['${port.name}'] is not a Tensor`);
       check(tensor, port);
       if (tensor.location === "gpu-buffer") return { type: NUMBERS[tensor.type], dims: [...tensor.dims], gpu: this.#takesGpu(port) && tensor.gpuBuffer };
+      if (isPinned(tensor)) return { type: NUMBERS[tensor.type], dims: [...tensor.dims], pinned: this.#own(tensor, port) };
       return { type: NUMBERS[tensor.type], dims: [...tensor.dims], data: tensor.data };
     });
+  }
+
+  #own(tensor, port) {
+    const { owner, id } = pinOf(tensor);
+    if (owner !== this.#session) throw new InvalidArgument(`input '${port.name}' is in the memory of another session: give its data (await tensor.getData())`);
+    return id;
   }
 }
 
 /** A tensor of this package, or one of onnxruntime-web's, which has the same fields. */
 const isTensor = (what) => what instanceof Tensor || (typeof what === "object" && what !== null && typeof what.type === "string" && Array.isArray(what.dims) && (what.location === "gpu-buffer" || what.data !== undefined));
 
+/** In an engine's memory: not so onnxruntime-web's own tensors of that location. */
+const isPinned = (tensor) => tensor instanceof Tensor && tensor.location === "cpu-pinned";
+
 function check(tensor, port) {
   if (tensor.type !== port.type) throw new InvalidArgument(`input '${port.name}' takes ${port.type}, given is ${tensor.type}; make it with new Tensor('${port.type}', …)`);
   const fits = tensor.dims.length === port.shape.length && port.shape.every((d, i) => typeof d !== "number" || d === tensor.dims[i]);
   if (!fits) throw new InvalidArgument(`input '${port.name}' takes [${port.shape.join(", ")}], given is [${tensor.dims.join(", ")}]`);
   if (tensor.type === "string") throw new NotImplemented(`input '${port.name}' is of strings: they run in Python only (sardonyx in Pyodide)`);
-  if (tensor.location !== "gpu-buffer" && lengthOf(NUMBERS[tensor.type], sizeOf(tensor.dims)) !== tensor.data.length) throw new InvalidArgument(`input '${port.name}': ${tensor.data.length} elements do not make [${tensor.dims}]`);
+  if (tensor.location !== "gpu-buffer" && !isPinned(tensor) && lengthOf(NUMBERS[tensor.type], sizeOf(tensor.dims)) !== tensor.data.length) throw new InvalidArgument(`input '${port.name}': ${tensor.data.length} elements do not make [${tensor.dims}]`);
 }
 
 function metadata({ name, type, dims }, overrides) {
@@ -226,7 +245,7 @@ function checkOptions({ executionProviders, preferredOutputLocation, freeDimensi
     if (name !== "wasm" && name !== "cpu" && name !== "webgpu") log("warning", `the execution provider '${name}' is not in this runtime; the session runs on the wasm engine`);
   }
   const places = typeof preferredOutputLocation === "object" && preferredOutputLocation ? Object.values(preferredOutputLocation) : [preferredOutputLocation ?? "cpu"];
-  for (const place of places) if (!["cpu", "cpu-pinned", "gpu-buffer"].includes(place)) throw new NotImplemented(`preferredOutputLocation '${place}': outputs are in "cpu" or, on WebGPU, in "gpu-buffer"`);
+  for (const place of places) if (!["cpu", "cpu-pinned", "gpu-buffer"].includes(place)) throw new NotImplemented(`preferredOutputLocation '${place}': outputs are in "cpu", in the engine's memory ("cpu-pinned") or, on WebGPU, in "gpu-buffer"`);
   for (const [name, size] of Object.entries(freeDimensionOverrides ?? {})) {
     if (!Number.isSafeInteger(size) || size < 0) throw new InvalidArgument(`freeDimensionOverrides['${name}'] is ${size}; it is a size`);
   }

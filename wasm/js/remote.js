@@ -42,6 +42,15 @@ export class RemoteSession {
     return this.#ask({ op: "run", feeds, fetches, options: { ...options, signal: !!signal } }, { signal });
   }
 
+  /** See Session. */
+  pinnedData(number) {
+    return this.#ask({ op: "pinned", of: number });
+  }
+
+  unpin(number) {
+    if (!this.#failed) this.#worker.post({ op: "unpin", of: number });
+  }
+
   release() {
     this.#fail(new Aborted("the session was released"));
     this.#worker?.terminate();

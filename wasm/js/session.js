@@ -18,6 +18,10 @@ const PROFILED = 1 << 14, ROW = 32;
 const PLANNED = 16;
 
 export class Session {
+  /** Tensors that stay in the engine's memory: number → {type, dims, at, taken (from the engine, else put there), users: runs that read it, gone: disposed}. */
+  pins = new Map();
+  #pinned = 0;
+
   /**
    * `module`: the compiled engine, or a promise of it. Options: signal, progress, cache, integrity, externalData, planner, freeDimensionOverrides, webgpu ({fallback, strict}: run there, see
    * gpu.js).
@@ -242,8 +246,10 @@ export class Session {
     const made = await options.planner.convert(this.#files(), [...planned, {}], { signal });
     const next = await Session.create(made, { planner: options.planner, signal }, { ...picked, module });
     if (!this.engine) return next.engine.close(); // released meanwhile
+    const { pins } = this;
+    for (const pin of pins.values()) Object.assign(pin, { at: next.engine.put(this.#bytesOf(pin)), taken: false });
     this.engine.close();
-    Object.assign(this, next, { options, planned, names: undefined });
+    Object.assign(this, next, { options, planned, pins, names: undefined });
   }
 
   /** {name: size} of the named sizes of these inputs. */
@@ -278,17 +284,18 @@ export class Session {
   }
 
   /** On the engine; `turn` runs the parts of another device. */
-  async engineRun(feeds, fetches, { signal, profile, into = [] } = {}, turn = undefined) {
+  async engineRun(feeds, fetches, { signal, profile, into = [], pin = [] } = {}, turn = undefined) {
     const { engine } = this, { c } = engine;
-    const lent = [];
+    const lent = [], read = [];
     try {
       const table = engine.alloc(TENSOR * Math.max(feeds.length, 1));
       lent.push(table);
       for (const [i, feed] of feeds.entries()) {
-        const bytes = stored(feed);
-        lent.push(engine.put(bytes));
-        this.writeTensor(table + TENSOR * i, feed, lent.at(-1));
+        if (feed.pinned !== undefined) read.push(this.#pin(feed.pinned));
+        else lent.push(engine.put(stored(feed)));
+        this.writeTensor(table + TENSOR * i, feed, feed.pinned !== undefined ? read.at(-1).at : lent.at(-1));
       }
+      for (const one of read) one.users++;
       const budget = signal ? SLICE : 0n, rows = profile ? engine.alloc(ROW * PROFILED) : 0;
       lent.push(rows);
       if (rows) c.sx_session_profile(this.handle, rows, BigInt(PROFILED));
@@ -302,12 +309,13 @@ export class Session {
       if (code === HOST) throw new NotImplemented("a part of the model was planned for another device than the wasm engine; convert it again without that device");
       this.#check(code);
       const events = rows ? this.#events(rows, Number(c.sx_session_profile(this.handle, 0, 0n))) : undefined;
-      return { outputs: fetches.map((number, i) => this.#output(number, into[i])), events };
+      return { outputs: this.#outputs(fetches, into, pin), events };
     } catch (error) {
       if (profile && this.engine) c.sx_session_profile(this.handle, 0, 0n);
       throw asTyped(error);
     } finally {
       if (this.engine) for (const at of lent) engine.free(at);
+      for (const one of read) if (one.users && !--one.users && one.gone) this.#free(one);
     }
   }
 
@@ -342,9 +350,19 @@ export class Session {
 
   /** The tensor a struct of the engine's describes; `bytes` are a copy. */
   tensorAt(at) {
-    const { words } = this.engine, rank = words.getInt32(at + 4, true), type = words.getInt32(at, true), from = words.getUint32(at + DATA, true);
+    const made = this.#described(at);
+    return { type: made.type, dims: made.dims, bytes: this.#bytesOf(made).slice() };
+  }
+
+  #described(at) {
+    const { words } = this.engine, rank = words.getInt32(at + 4, true);
     const dims = Array.from({ length: rank }, (_, d) => Number(words.getBigInt64(at + 8 + 8 * d, true)));
-    return { type, dims, bytes: this.engine.bytes.slice(from, from + dims.reduce((a, b) => a * b, 1) * Math.max(TYPES[type][2] >> 3, 1)) };
+    return { type: words.getInt32(at, true), dims, at: words.getUint32(at + DATA, true) };
+  }
+
+  /** Where a tensor lies in the engine's memory. */
+  #bytesOf({ type, dims, at }) {
+    return this.engine.bytes.subarray(at, at + dims.reduce((a, b) => a * b, 1) * Math.max(TYPES[type][2] >> 3, 1));
   }
 
   writeTensor(at, { type, dims }, data) {
@@ -357,21 +375,75 @@ export class Session {
 
   /** An output; with `into`, an array of its type and length, copied there: a new one of many megabytes costs more than the copy (the system clears its pages). */
   #output(number, into) {
-    const { engine } = this, at = engine.alloc(TENSOR);
-    this.#check(engine.c.sx_session_output(this.handle, BigInt(number), at));
-    const { words } = engine;
-    const type = words.getInt32(at, true), rank = words.getInt32(at + 4, true), from = words.getUint32(at + DATA, true);
-    const dims = Array.from({ length: rank }, (_, d) => Number(words.getBigInt64(at + 8 + 8 * d, true)));
-    engine.free(at);
-    const [, kind, bits] = TYPES[type];
-    const size = dims.reduce((a, b) => a * b, 1);
-    const length = size * Math.max(bits >> 3, 1);
-    if (into instanceof kind && bits >= 8 && into.byteLength === length) {
-      new Uint8Array(into.buffer, into.byteOffset, length).set(engine.bytes.subarray(from, from + length));
+    const made = this.#given("sx_session_output", number), { type, dims } = made, [, kind, bits] = TYPES[type], bytes = this.#bytesOf(made);
+    if (into instanceof kind && bits >= 8 && into.byteLength === bytes.length) {
+      new Uint8Array(into.buffer, into.byteOffset, bytes.length).set(bytes);
       return { type, dims, data: into };
     }
-    const bytes = engine.bytes.slice(from, from + length);
-    return { type, dims, data: bits < 8 ? packed(bytes, bits, kind) : new kind(bytes.buffer, 0, lengthOf(type, size)) };
+    return { type, dims, data: this.#copied(made) };
+  }
+
+  /** What the engine says of an output: {type, dims, at}. */
+  #given(call, number) {
+    const { engine } = this, at = engine.alloc(TENSOR);
+    try {
+      this.#check(engine.c[call](this.handle, BigInt(number), at));
+      return this.#described(at);
+    } finally {
+      engine.free(at);
+    }
+  }
+
+  /** A tensor's elements, as an array of the page's. */
+  #copied(tensor) {
+    const [, kind, bits] = TYPES[tensor.type], bytes = this.#bytesOf(tensor).slice();
+    return bits < 8 ? packed(bytes, bits, kind) : new kind(bytes.buffer, 0, lengthOf(tensor.type, tensor.dims.reduce((a, b) => a * b, 1)));
+  }
+
+  /** The outputs of a run; those with `pin` stay where they are, as {type, dims, pinned: number}. */
+  #outputs(fetches, into, pin) {
+    const made = [];
+    try {
+      for (const [i, number] of fetches.entries()) if (!pin[i]) made[i] = this.#output(number, into[i]);
+      for (const [i, number] of fetches.entries()) if (pin[i]) made[i] = made[fetches.indexOf(number)] ?? this.#kept(number); // a name may come twice
+    } catch (error) {
+      for (const one of made) if (one?.pinned) this.unpin(one.pinned);
+      throw error;
+    }
+    return made;
+  }
+
+  // -- tensors that stay in the engine's memory ------------------------------------------------------------------------------------------------------
+
+  #kept(number) {
+    const made = this.#given("sx_session_take", number);
+    this.pins.set(++this.#pinned, { ...made, taken: true, users: 0 });
+    return { type: made.type, dims: made.dims, pinned: this.#pinned };
+  }
+
+  #pin(number) {
+    if (!this.engine) throw new InvalidArgument("the session was released, and with it the tensors in its memory");
+    const found = this.pins.get(number);
+    if (!found) throw new InvalidArgument("the tensor is disposed");
+    return found;
+  }
+
+  /** A copy of such a tensor's elements. */
+  async pinnedData(number) {
+    return this.#copied(this.#pin(number));
+  }
+
+  /** Forget such a tensor; where a run reads it, after that. */
+  unpin(number) {
+    const found = this.pins.get(number);
+    if (!found || !this.engine) return;
+    this.pins.delete(number);
+    found.gone = true;
+    if (!found.users) this.#free(found);
+  }
+
+  #free({ taken, at }) {
+    if (this.engine) this.engine.c[taken ? "sx_tensor_free" : "sx_free"](at);
   }
 
   /** Bytes as the engine has them as a result. */
@@ -389,6 +461,7 @@ export class Session {
     this.gpu?.release();
     this.engine?.close();
     this.engine = null;
+    this.pins.clear();
     this.options.planner?.release();
   }
 }

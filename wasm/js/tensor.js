@@ -1,4 +1,4 @@
-// tensor.js: Tensor with onnxruntime-web's names and shapes. Data lie in memory of the page (location "cpu"); strings are arrays of strings.
+// tensor.js: Tensor with onnxruntime-web's names and shapes. Data lie in memory of the page (location "cpu"), of a session's engine ("cpu-pinned") or of the GPU; strings are arrays of strings.
 // float16 is Float16Array where the browser has it, else Uint16Array with the bits; 4-bit types hold two elements a byte, first in the low bits, as in onnxruntime-web.
 import { InvalidArgument } from "./errors.js";
 
@@ -53,9 +53,23 @@ function accept(type, number, data) {
   throw new InvalidArgument(`a ${type} tensor takes a ${kind.name}, not ${data?.constructor?.name ?? typeof data}`);
 }
 
+let heldOf, holding;
+
 export class Tensor {
   #data;
-  #gpu; // {buffer, download, dispose} where the data are on the GPU
+  #held; // {location, download, dispose, and buffer, or owner and id} where the data are not in the page's memory
+
+  static {
+    heldOf = (tensor) => tensor.#held;
+    holding = (number, dims, held) => {
+      const made = new Tensor(TYPES[number][0], new TYPES[number][1](0), [0]);
+      made.dims = Object.freeze([...dims]);
+      made.size = sizeOf(dims);
+      made.#data = undefined;
+      made.#held = held;
+      return made;
+    };
+  }
 
   /** new Tensor(type, data, dims?) or new Tensor(data, dims?): without dims, one axis. */
   constructor(first, second, third) {
@@ -93,12 +107,7 @@ export class Tensor {
     if (!Array.isArray(dims)) throw new InvalidArgument("a tensor of a GPU buffer needs its dims: Tensor.fromGpuBuffer(buffer, { dataType, dims })");
     const bytes = Math.ceil((sizeOf(dims) * TYPES[number][2]) / 32) * 4; // whole words
     if (!(buffer?.size >= bytes)) throw new InvalidArgument(`the GPU buffer has ${buffer?.size} bytes, ${dataType}[${dims}] takes ${bytes}`);
-    const made = new Tensor(dataType, new TYPES[number][1](0), [0]);
-    made.dims = Object.freeze([...dims]);
-    made.size = sizeOf(dims);
-    made.#data = undefined;
-    made.#gpu = { buffer, download, dispose };
-    return made;
+    return holding(number, dims, { location: "gpu-buffer", buffer, download, dispose });
   }
 
   /** A picture: ImageData, ImageBitmap, VideoFrame, image, video, canvas, Blob, URL, GPUTexture. Options as onnxruntime-web's, and location: "gpu-buffer" (image.js). */
@@ -109,30 +118,31 @@ export class Tensor {
     return Tensor.fromGpuBuffer(gpu, { dataType: type, dims, download: () => device.download(gpu, 4 * sizeOf(dims), Float32Array), dispose: () => device.free(gpu) });
   }
 
-  /** Where the data are: "cpu", "gpu-buffer", or "none" once disposed. */
+  /** Where the data are: "cpu", "cpu-pinned" (in the engine's memory of the session that made it), "gpu-buffer", or "none" once disposed. */
   get location() {
-    return this.#gpu ? "gpu-buffer" : this.#data === undefined ? "none" : "cpu";
+    return this.#held?.location ?? (this.#data === undefined ? "none" : "cpu");
   }
 
   get gpuBuffer() {
-    if (!this.#gpu) throw new InvalidArgument(`the tensor's data are not on the GPU: its location is "${this.location}"`);
-    return this.#gpu.buffer;
+    if (this.location !== "gpu-buffer") throw new InvalidArgument(`the tensor's data are not on the GPU: its location is "${this.location}"`);
+    return this.#held.buffer;
   }
 
   get data() {
-    if (this.#gpu) throw new InvalidArgument('the tensor\'s data are on the GPU (location "gpu-buffer"): await tensor.getData()');
+    if (this.#held) throw new InvalidArgument(`the tensor's data are ${this.#held.buffer ? "on the GPU" : "in the engine's memory"} (location "${this.location}"): await tensor.getData()`);
     if (this.#data === undefined) throw new InvalidArgument("the tensor is disposed");
     return this.#data;
   }
 
-  /** The data; from the GPU they stay here afterwards. With `release` the tensor gives up what is on the GPU, or its data. */
+  /** The data; from the GPU they stay here afterwards, in the engine's memory they stay too. With `release` the tensor gives up what is there, or its data. */
   async getData(release = false) {
-    if (this.#gpu) {
-      const { download } = this.#gpu;
+    if (this.#held) {
+      const { download, location } = this.#held;
       if (!download) throw new InvalidArgument("the tensor was made of a GPU buffer without a way to download it: Tensor.fromGpuBuffer(buffer, { …, download })");
       const data = await download();
-      if (release) this.#gpu?.dispose?.();
-      this.#gpu = undefined;
+      if (location === "cpu-pinned" && !release) return data; // a copy
+      if (release) this.#held?.dispose?.();
+      this.#held = undefined;
       this.#data = data;
       return data;
     }
@@ -142,17 +152,16 @@ export class Tensor {
   }
 
   dispose() {
-    this.#gpu?.dispose?.();
-    this.#gpu = undefined;
+    this.#held?.dispose?.();
+    this.#held = undefined;
     this.#data = undefined;
   }
 
-  /** The same data with other dims. */
+  /** The same data with other dims; where they are not in the page's memory, they stay this tensor's to dispose. */
   reshape(dims) {
-    if (this.#gpu) {
+    if (this.#held) {
       if (sizeOf(dims) !== this.size) throw new InvalidArgument(`${this} has ${this.size} elements, [${dims}] has ${sizeOf(dims)}`);
-      const { buffer, download } = this.#gpu;
-      return Tensor.fromGpuBuffer(buffer, { dataType: this.type, dims, download });
+      return holding(NUMBERS[this.type], dims, { ...this.#held, dispose: undefined });
     }
     return new Tensor(this.type, this.data, dims);
   }
@@ -161,3 +170,10 @@ export class Tensor {
     return `${this.type}[${this.dims}]`;
   }
 }
+
+/** A tensor in the engine's memory of `owner` (a session), where it has the number `id`. */
+export const pinnedTensor = ({ type, dims, pinned: id }, owner) =>
+  holding(type, dims, { location: "cpu-pinned", owner, id, download: () => owner.pinnedData(id), dispose: () => owner.unpin(id) });
+
+/** {owner, id} of such a tensor. */
+export const pinOf = (tensor) => heldOf(tensor);

@@ -45,8 +45,13 @@ const operations = {
     const abort = new AbortController();
     pending.set(id, { abort });
     const made = await session.run(feeds, fetches, { ...options, signal: options.signal ? abort.signal : undefined });
-    return [made, made.outputs.map((one) => one.data.buffer)];
+    return [made, made.outputs.filter((one) => one.data).map((one) => one.data.buffer)];
   },
+  async pinned({ of }) {
+    const data = await session.pinnedData(of);
+    return [data, [data.buffer]];
+  },
+  unpin: ({ of }) => session?.unpin(of),
   abort: ({ of, reason }) => pending.get(of)?.abort.abort(reason),
   planned({ turn, result, error, progress }) {
     const { resolve, reject, progress: tell } = plans.get(turn);
