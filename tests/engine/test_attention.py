@@ -116,6 +116,17 @@ def test_masks(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_hidden_ends(isa: str) -> None:
+    """A bool mask that hides the last keys from all queries of a tile, or all keys, or the last of some: of a cache with room only what is used is read."""
+    for h, hk, s, t in ((4, 4, 1, 40), (4, 2, 3, 1300), (2, 2, 250, 600)):
+        for ends in ((5, 5), (t - 3, 1), (0, t), (0, 0), (min(t, 300), 257)):
+            keep = np.arange(t) < np.asarray(ends).reshape(2, 1, 1, 1)
+            check(isa, 2, h, hk, s, t, 32, mask=keep)
+            check(isa, 2, h, hk, s, t, 32, mask=keep & (rng.random((2, h, s, t)) < 0.5), held=t // 2, dense=bool(rng.integers(2)))
+            check(isa, 2, h, hk, s, t, 32, mask=keep, causal=True, offset=t // 3, held=t - 1)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_causal_offsets(isa: str) -> None:
     for offset in (-700, -3, 0, 5, 1000):
         check(isa, 1, 2, 2, 30, 600, 16, causal=True, offset=offset)

@@ -5,9 +5,9 @@
    Keys are taken in blocks; running maximum and sum of each row are corrected from block to block (Milakov and Gimelshein 2018; Dao et al. 2022), so scores never leave the cache.
    The rows of a tile are queries of all heads that share a key head: a decoding step of grouped heads reads each key once. A row that sees no key gives zeros.
    - Many rows: both products are gemm.c's, a block of keys becomes panels.
-   - FEW rows or less (decoding): memory is the limit. Keys and values are read once, in order, as they lie: four dot products at a time, then sums of rows by weight. What is read goes on to
-     `present` from the registers, past the caches if it is large. 12 heads × 512 keys of 64, one Zen 4 core, from memory in pages of 4 KiB: 19 GB/s read (a plain loop: 19), 12 where
-     present is written too (a plain copy past the caches: 15). */
+   - FEW rows or less (decoding): memory is the limit. Keys and values are read once, in order, as they lie: dot products, four to a sum, then sums of rows by weight. What is read goes on to
+     `present` from the registers, past the caches if it is large. 12 heads × 512 keys of 64, one Zen 4 core, from memory in pages of 4 KiB: 16 GB/s where present is written too (a plain
+     copy past the caches: 15 to 19); four keys side by side, a line of each in turn, were a tenth slower, and software prefetches a fifth. */
 #include "gemm.h"
 #include "sx_math.h"
 #include "sx_vec.h"
@@ -15,6 +15,7 @@
 #define ROWS 192 /* of a tile */
 #define KEYS 256 /* of a block */
 #define FEW 8    /* rows that are taken as they come */
+#define LONG 1024 /* keys of a block of few rows: reading stops where keys give way to values */
 #define SUB 16   /* keys whose values are added at once */
 #define STREAM (1 << 20) /* bytes of a present tensor from which it is written past the caches */
 
@@ -62,16 +63,16 @@ static job job_of(const sx_call *call) {
     j.blocks = sx_max64(1, sx_ceil_div(j.rows, ROWS));
     j.tile = j.blocks == 1 ? j.rows : sx_min64(ROWS, sx_round_up(sx_ceil_div(j.rows, j.blocks), SX_MR));
     j.blocks = sx_max64(1, sx_ceil_div(j.rows, sx_max64(1, j.tile)));
-    j.keys = sx_min64(KEYS, j.t), j.ld = sx_round_up(j.keys, 16) + 16;
     j.few = j.rows <= FEW, j.past_caches = j.q->dim[0] * j.hk * j.t * j.d >= STREAM / 4;
-    for (int i = 0; i < j.pieces; i++) {
-        j.few &= dense(j.piece[i].k) && dense(j.piece[i].v);
+    for (int i = 0; i < j.pieces; i++) j.few &= dense(j.piece[i].k) && dense(j.piece[i].v);
+    for (int i = 0; i < 2; i++) j.few &= !j.present[i] || dense(j.present[i]);
+    j.keys = sx_min64(j.few ? LONG : KEYS, j.t), j.ld = sx_round_up(j.keys, 16) + 16;
+    for (int i = 0; i < j.pieces && !j.few; i++) {
         sx_gemm scores = scores_of(&j, j.piece + i, 0), values = values_of(&j, j.piece + i, 0);
         values.k = j.keys;
         j.gemm = sx_max64(j.gemm, sx_max64(SX_NAME(sx_gemm_scratch)(&scores, j.tile, j.keys), SX_NAME(sx_gemm_scratch)(&values, j.tile, j.dv)));
     }
-    for (int i = 0; i < 2; i++) j.few &= !j.present[i] || dense(j.present[i]);
-    j.gemm = j.few ? 0 : sx_round_up(j.gemm, 64);
+    j.gemm = sx_round_up(j.gemm, 64);
     return j;
 }
 
@@ -94,6 +95,11 @@ int64_t SX_NAME(sx_scratch_attention)(const sx_call *call) {
     return j.gemm + floats(j.tile * j.d) + floats(j.tile * j.ld) + floats(j.tile * j.dv) + 2 * floats(j.tile);
 }
 
+/* Where row s of head h of a mask begins, in elements. */
+static int64_t mask_at(const sx_view *m, int64_t b, int64_t h, int64_t s) {
+    return (m->dim[0] == 1 ? 0 : b * m->stride[0]) + (m->dim[1] == 1 ? 0 : h * m->stride[1]) + (m->dim[2] == 1 ? 0 : s * m->stride[2]);
+}
+
 /* Capped and masked scores of one query for keys [at, at + n). */
 static void prepare(const job *j, int64_t b, int64_t h, int64_t s, int64_t at, int64_t n, float *x) {
     if (j->softcap != 0) {
@@ -103,7 +109,7 @@ static void prepare(const job *j, int64_t b, int64_t h, int64_t s, int64_t at, i
     const sx_view *m = j->mask;
     if (!m) return;
     int64_t step = m->dim[3] == 1 ? 0 : m->stride[3];
-    int64_t from = (m->dim[0] == 1 ? 0 : b * m->stride[0]) + (m->dim[1] == 1 ? 0 : h * m->stride[1]) + (m->dim[2] == 1 ? 0 : s * m->stride[2]) + at * step;
+    int64_t from = mask_at(m, b, h, s) + at * step;
     if (m->dtype == SX_BOOL) {
         const uint8_t *keep = (const uint8_t *)m->data + from;
         for (int64_t i = 0; i < n; i++) x[i] = keep[i * step] ? x[i] : -SX_INF32;
@@ -152,17 +158,12 @@ SX_INLINE void dots(const int R, const int J, const float *q, int64_t d, const f
     sx_f acc[GROUP][4];
     SX_UNROLL for (int r = 0; r < R; r++)
         SX_UNROLL for (int j = 0; j < J; j++) acc[r][j] = sx_fsplat(0);
-    for (int64_t i = 0; i < d; i += SX_GW) {
-        sx_f x[4];
-        SX_UNROLL for (int j = 0; j < J; j++) x[j] = sx_fload(k + j * k_row + i);
-        if (copy) {
-            SX_UNROLL for (int j = 0; j < J; j++) pass_on(copy + j * copy_row + i, x[j], past_caches);
+    SX_UNROLL for (int j = 0; j < J; j++) /* a key after the other: in the order of memory, which is what its prefetchers follow while copies are written */
+        for (int64_t i = 0; i < d; i += SX_GW) {
+            sx_f x = sx_fload(k + j * k_row + i);
+            if (copy) pass_on(copy + j * copy_row + i, x, past_caches);
+            SX_UNROLL for (int r = 0; r < R; r++) acc[r][j] += sx_fload(q + r * d + i) * x;
         }
-        SX_UNROLL for (int r = 0; r < R; r++) {
-            sx_f y = sx_fload(q + r * d + i);
-            SX_UNROLL for (int j = 0; j < J; j++) acc[r][j] += y * x[j];
-        }
-    }
     SX_UNROLL for (int r = 0; r < R; r++) {
         if (J == 4) *(sx_f4_any *)(to + r * ld) = sx_fsum4(acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
         else to[r * ld] = sx_fsum(acc[r][0]);
@@ -285,6 +286,17 @@ static void block_of(const job *j, const memory *m, const piece *p, int64_t b, i
     }
 }
 
+/* The larger of `least` and the keys [0, n) of a query without those at the end that a bool mask hides: of a cache with room the kernel reads what is used. */
+static int64_t seen_by(const job *j, int64_t b, int64_t h, int64_t s, int64_t n, int64_t least) {
+    const sx_view *m = j->mask;
+    if (m && m->dtype == SX_BOOL) {
+        const uint8_t *keep = (const uint8_t *)m->data + mask_at(m, b, h, s);
+        int64_t step = m->dim[3] == 1 ? 0 : m->stride[3];
+        while (n > least && !keep[(n - 1) * step]) n--;
+    }
+    return sx_max64(n, least);
+}
+
 static void tile_of(void *arg, int64_t index, int worker) {
     const job *j = arg;
     int64_t b = index / j->blocks / j->hk, head = index / j->blocks % j->hk, number = index % j->blocks, row = number * j->tile, rows = sx_min64(j->tile, j->rows - row);
@@ -294,10 +306,9 @@ static void tile_of(void *arg, int64_t index, int worker) {
         int64_t h = head * j->heads + (row + r) / j->s, s = (row + r) % j->s, at = b * j->q->stride[0] + h * j->q->stride[1] + s * j->q->stride[2];
         sx_widen_row(j->q->data + at * sx_size_of(j->q->dtype), j->q->dtype, j->q->stride[3], j->d, m.q + r * j->d);
         for (int64_t i = 0; i < j->d; i++) m.q[r * j->d + i] *= j->scale; /* cheaper than scaling the scores */
-        visible = sx_max64(visible, j->causal ? sx_min64(j->t, s + j->offset + 1) : j->t);
+        visible = seen_by(j, b, h, s, j->causal ? sx_min64(j->t, s + j->offset + 1) : j->t, visible);
         m.total[r] = 0;
     }
-    visible = sx_max64(0, visible);
     for (int64_t i = 0; !visible && i < rows * j->dv; i++) m.sums[i] = 0;
     for (int i = 0; i < j->pieces; i++) {
         const piece *p = j->piece + i;
