@@ -75,7 +75,7 @@ class Blocks:
         if self.direct is not None and context.events is None:
             if stay and _keeps(self.direct):
                 return self.direct.run(inputs, terminated=context.terminated, keep=stay)  # type: ignore[call-arg]
-            if context.into is not None and len(context.into) == len(self.owned) and getattr(self.direct, "takes_into", False):
+            if context.into is not None and getattr(self.direct, "takes_into", False):
                 return self.direct.run(inputs, terminated=context.terminated, into=context.into)  # type: ignore[call-arg]
             return self.direct.run(inputs, terminated=context.terminated)
         return self._block(self.package.variants[0].block, inputs, _Run(context, generator), stay)

@@ -170,8 +170,9 @@ class SegmentedExecutor:
         generator = draws_of_run(context.seed)
         given = inputs if len(inputs) == len(self.inputs) else [x for x, v in zip(inputs, self.model.graph.inputs, strict=True) if v.const is None]
         self._latest = variant = self._fixed or self._variant(dict(zip(self.inputs, given, strict=True)))
-        if context.into is not None and list(wanted) != list(range(len(variant.blocks.owned))):
-            context.into = None
+        if context.into is not None:    # by output, in the programs' order; of one that is asked for twice the first
+            at = dict(reversed(list(zip(wanted, context.into, strict=True))))
+            context.into = [at.get(i) for i in range(len(variant.blocks.owned))]
         made = variant.blocks.run(given, context, generator, frozenset(wanted[i] for i in context.stay))
         owned = variant.blocks.owned
         context.owned = all([owned[i] for i in wanted]) and len(set(wanted)) == len(wanted)

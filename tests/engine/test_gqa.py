@@ -66,6 +66,37 @@ def test_cache_grows_in_place() -> None:
     np.testing.assert_array_equal(made[1][:, :, 6:], given["past_key"][:, :, 6:])  # what lay behind stays
 
 
+@pytest.mark.parametrize("order", [("y", "present_key", "present_value"), ("present_value", "y", "present_key"), ("present_key", "present_value")])
+def test_bound_outputs_in_any_order(order: tuple[str, ...]) -> None:
+    """Outputs bound in another order than the model's, or only some: the run still writes to the memory bound for them, and to each what is its own."""
+    inputs, attributes = gqa(1, [6, 6], 6, 16)
+    expected = dict(zip(("y", "present_key", "present_value"), ours("GroupQueryAttention", inputs, attributes), strict=True))
+    given = {n: np.asarray(x) for n, x in zip(NAMES, inputs, strict=False) if x is not None}
+    node = helper.make_node("GroupQueryAttention", NAMES[:len(inputs)], ["y", "present_key", "present_value"], domain="com.microsoft", **attributes)
+    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for n, x in given.items()],
+                              [helper.make_tensor_value_info(n, 1, None) for n in node.output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)], ir_version=10).SerializeToString()
+    session = sardonyx.InferenceSession(model, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    caches = {name: sardonyx.OrtValue.ortvalue_from_numpy(given[name].copy()) for name in ("past_key", "past_value")}
+    for name, array in given.items():
+        binding.bind_ortvalue_input(name, caches.get(name) or sardonyx.OrtValue.ortvalue_from_numpy(array))
+    room = {"y": np.empty_like(expected["y"]), "present_key": caches["past_key"]._array(), "present_value": caches["past_value"]._array()}
+    targets = {"present_key": caches["past_key"], "present_value": caches["past_value"], "y": sardonyx.OrtValue.ortvalue_from_numpy(room["y"])}
+    room["y"] = targets["y"]._array()
+    for name in order:
+        binding.bind_ortvalue_output(name, targets[name])
+    runner = session._executor
+    made: list[Any] = []
+    original = runner.run
+    runner.run = lambda *a: made.extend(original(*a)) or made   # what the run itself made, before anything is copied
+    session.run_with_iobinding(binding)
+    for name, array, value in zip(order, made, binding.get_outputs(), strict=True):
+        assert array is room[name] and value is targets[name]
+        rows = (..., slice(0, 6), slice(None)) if array.ndim == 4 else ...
+        np.testing.assert_allclose(array[rows], expected[name][rows], rtol=1e-4, atol=1e-5)
+
+
 def test_outputs_on_other_inputs_are_written_after_the_run() -> None:
     """An output bound to the memory of an input that is still read: as if it were copied at the end."""
     graph = helper.make_graph([helper.make_node("Transpose", ["x"], ["t"]), helper.make_node("Add", ["x", "t"], ["y"])], "g", [helper.make_tensor_value_info("x", 1, ["n", "n"])],
