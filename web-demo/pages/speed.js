@@ -33,8 +33,8 @@ async function measure() {
     for (const [title, name, feeds] of MODELS) {
       say(`Measuring ${title}…`);
       const { ours, theirs, file, source } = await ask({ name, feeds, threads, peer, seconds: 1.5 });
-      const cells = [ours.least, ours.median, ours.opened].map((ms) => ms.toFixed(ms < 10 ? 2 : 0));
-      if (peer) cells.push(theirs.least.toFixed(theirs.least < 10 ? 2 : 0), `${(ours.least / theirs.least).toFixed(2)} ×`);
+      const text = (ms) => ms.toFixed(ms < 10 ? 2 : 0);
+      const cells = [text(ours.least), ...(peer ? [text(theirs.least), `${(ours.least / theirs.least).toFixed(2)} ×`] : []), text(ours.median), text(ours.opened)];
       if (peer) ratios.push(ours.least / theirs.least);
       $("rows").append(make("tr", {}, make("th", { scope: "row" }, title), ...cells.map((text) => make("td", { className: "number" }, text))));
       engine = `WebAssembly (${file.includes("relaxed") ? "relaxed SIMD" : "SIMD"}), ${threads} thread${threads > 1 ? "s" : ""}, in a worker${peer ? `; onnxruntime-web from ${source}` : ""}`;
