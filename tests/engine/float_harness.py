@@ -14,8 +14,8 @@ from sardonyx.model.packing import Packing, pack
 
 SOURCE = Path(__file__).parents[2] / "core" / "engine" / "src"
 FLAGS = dict(TARGETS["linux", "x86_64"].isas) | dict(TARGETS["linux", "aarch64"].isas)
-FAMILIES = ("gemm", "gemm_bf16", "matmul", "conv", "conv_narrow", "conv_rows", "depthwise", "winograd", "pool", "attention", "gemm_int", "gemm_nbits", "matmul_int", "requant", "conv_int",
-            "depthwise_int", "depthwise_vnni", "expr", "convert")
+FAMILIES = ("gemm", "gemm_bf16", "matmul", "conv", "conv_narrow", "conv_rows", "depthwise", "winograd", "winograd_int", "pool", "attention", "gemm_int", "gemm_nbits", "matmul_int", "requant",
+            "conv_int", "depthwise_int", "depthwise_vnni", "expr", "convert")
 RANK = 8
 DTYPES = {np.dtype(np.float32): 1, np.dtype(np.int64): 7, np.dtype(np.int32): 6, np.dtype(bool): 9, np.dtype(np.float16): 10, np.dtype(np.float64): 11, np.dtype(ml_dtypes.bfloat16): 16,
           np.dtype(np.int8): 3, np.dtype(np.uint8): 2}

@@ -182,6 +182,19 @@ def conv(rng: np.random.Generator) -> Step:
     return finished(s, rng, operands, (n, m, *map(int, out)), 1, Kernel.CONV, params, rng.random() < 0.7)
 
 
+def square(rng: np.random.Generator, c: int, m: int, space: tuple[int, int], pad: int, zeros: bool, most: bool) -> Step:
+    """A 3×3 convolution of stride 1 with constant weights (winograd_int.c). `zeros`: with zero points, the weights' a constant 0; `most`: the largest sums there are."""
+    x, w = (np.uint8, np.int8) if most else rng.choice(BYTES, 2)
+    s, (h, width) = Step(rng), space
+    values = np.full((2, c, h, width), 255, x) if most else some(rng, (2, c, h, width), x)
+    operands = [last_view(s, values.shape, DType.of(np.zeros(0, x)), values), s.constant(np.full((m, c, 3, 3), -128, w) if most else some(rng, (m, c, 3, 3), w), Packing.CONV)]
+    if zeros:
+        operands += [s.operand(some(rng, (), x), broadcast=False), s.constant(np.zeros(int(rng.integers(1, 3)) // 2 * m or 1, w), Packing.NONE)]
+    params = {"spatial": 2, "group": 1, "kernel": [3, 3, 1], "strides": [1, 1, 1], "dilations": [1, 1, 1], "pads": [pad, pad, 0], "transposed": 0}
+    params |= {"zero_x": 2 if zeros else -1, "zero_w": 3 if zeros else -1}
+    return finished(s, rng, operands, (2, m, h + 2 * pad - 2, width + 2 * pad - 2), 1, Kernel.CONV, params, bool(rng.random() < 0.7))
+
+
 def sweep(first: int, count: int, kind: str) -> None:
     """Random cases of consecutive seeds."""
     for seed in range(first, first + count):
@@ -253,3 +266,10 @@ def test_zero_points_of_other_types_are_refused() -> None:
         s.step(Kernel.MATMUL, operands, [s.result((2, 5), DType.INT32)], {"zero_a": 2, "zero_b": -1})
         with pytest.raises(Exception, match="parameter"):
             s.run()
+
+
+@pytest.mark.parametrize("c,m,space,pad", [(32, 32, (14, 14), 1), (48, 33, (13, 9), 0), (64, 70, (5, 60), 1), (32, 200, (20, 7), 2), (112, 40, (11, 12), 1), (896, 32, (8, 9), 1)])
+def test_squares(c: int, m: int, space: tuple[int, int], pad: int) -> None:
+    for seed in range(4):
+        square(np.random.default_rng(c + seed), c, m, space, pad, seed % 2 == 1, False).check(rtol=1e-6)
+    square(np.random.default_rng(c), c, m, space, pad, False, True).check(rtol=1e-6)

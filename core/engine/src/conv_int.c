@@ -187,12 +187,14 @@ static void tile_of(void *arg, int64_t i, int worker) {
 static int is_depthwise(const sx_conv *v) { return v->wv->packing == SX_PACK_DEPTHWISE || (!v->wv->packing && v->cg == 1 && v->group > 1); }
 
 int64_t SX_NAME(sx_conv_int_scratch)(const sx_conv *v) {
+    if (SX_DEPTH == 2 && v->wv->packing > SX_PACK_WINOGRAD) return SX_NAME(sx_winograd_int_scratch)(v);
     if (is_depthwise(v)) return SX_NAME(sx_depthwise_int_scratch)(v);
     job j = job_of(v);
     return SX_NAME(sx_igemm_scratch)(&j.gemm, j.cut.mc, j.cut.nc);
 }
 
 int SX_NAME(sx_conv_int)(const sx_conv *v) {
+    if (SX_DEPTH == 2 && v->wv->packing > SX_PACK_WINOGRAD) return SX_NAME(sx_winograd_int)(v);
     if (is_depthwise(v)) return SX_NAME(sx_depthwise_int)(v);
     job j = job_of(v);
     j.q = SX_NAME(sx_conv_int_requant)(v); /* it reads operands: not while binding */

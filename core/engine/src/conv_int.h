@@ -18,6 +18,12 @@ void SX_NAME(sx_conv_int_finish)(const sx_conv *v, const sx_requant *q, int prep
 
 int SX_NAME(sx_depthwise_int)(const sx_conv *v);
 int64_t SX_NAME(sx_depthwise_int_scratch)(const sx_conv *v);
+/* winograd_int.c: weights worth transforming (as sx_conv_derives), and convolutions with such. */
+int SX_NAME(sx_conv_int_derives)(const sx_call *call);
+int64_t SX_NAME(sx_conv_int_derived_bytes)(const sx_call *call);
+void SX_NAME(sx_conv_int_derive)(const sx_call *call, void *derived);
+int SX_NAME(sx_winograd_int)(const sx_conv *v);
+int64_t SX_NAME(sx_winograd_int_scratch)(const sx_conv *v);
 /* depthwise_vnni.c: 1 where it has done the convolution. */
 int SX_NAME(sx_depthwise_vnni)(const sx_conv *v, const sx_requant *q);
 #endif

@@ -132,6 +132,12 @@ static void column(int b_signed, const uint8_t *a, int64_t rs, int64_t rows, con
     if (n < tiles) of[low - 1][v - 1](tiles - n, a + n * high * rs, rs, b, ps, words, c + n * high * ldc, ldc, base, add, last);
 }
 
+#if SX_DEPTH == 2
+void SX_NAME(sx_iwords)(const uint8_t *a, int64_t rs, int64_t rows, const int32_t *b, int64_t words, int32_t *c, int64_t ldc) {
+    for (int x = 0; x < SX_PANEL; x += NR) column(0, a, rs, rows, b + x, 0, words, sx_min64(NR, SX_PANEL - x), c + x, ldc, 0, 0);
+}
+#endif
+
 /* ---- operands ---- */
 static int64_t words_of(const sx_igemm *g) { return sx_ceil_div(g->k, 4); }      /* of a packed panel */
 static int64_t panel_bytes(const sx_igemm *g) { return words_of(g) * 4 * SX_PANEL; }
@@ -185,13 +191,6 @@ SX_INLINE halves split_row(const uint8_t *p, sx_i flip, sx_h zero, int64_t left)
 SX_INLINE sx_h row_zero(const sx_igemm *g, int64_t row) { return (sx_h){0} + (int16_t)(sx_zero_at(g->za, g->za_step, g->a_signed, row) - (g->a_signed ? 0 : 128)); }
 
 #if TILED
-SX_INLINE void transpose(const sx_h *x, int16_t *to) {
-    sx_i a = __builtin_shufflevector((sx_i)x[0], (sx_i)x[1], 0, 4, 1, 5), b = __builtin_shufflevector((sx_i)x[2], (sx_i)x[3], 0, 4, 1, 5);
-    sx_i c = __builtin_shufflevector((sx_i)x[0], (sx_i)x[1], 2, 6, 3, 7), d = __builtin_shufflevector((sx_i)x[2], (sx_i)x[3], 2, 6, 3, 7);
-    sx_istore(to, __builtin_shufflevector(a, b, 0, 1, 4, 5)), sx_istore(to + 4 * MR, __builtin_shufflevector(a, b, 2, 3, 6, 7));
-    sx_istore(to + 8 * MR, __builtin_shufflevector(c, d, 0, 1, 4, 5)), sx_istore(to + 12 * MR, __builtin_shufflevector(c, d, 2, 3, 6, 7));
-}
-
 /* Up to MR = 4 rows of bytes, less their zero points, as words that alternate; what missing rows hold does not matter. */
 static void widen_tile(const sx_igemm *g, const uint8_t *bytes, int64_t ld, int64_t row, int rows, int16_t *to) {
     sx_h zero[MR], even[MR], odd[MR];
@@ -202,7 +201,7 @@ static void widen_tile(const sx_igemm *g, const uint8_t *bytes, int64_t ld, int6
             halves x = split_row(bytes + (r < rows ? r : 0) * ld + k, flip, zero[r], g->k - k);
             even[r] = x.even, odd[r] = x.odd;
         }
-        transpose(even, to + k * MR), transpose(odd, to + k * MR + 2 * MR);
+        sx_words_spread(even, to + k * MR, 4 * MR), sx_words_spread(odd, to + k * MR + 2 * MR, 4 * MR);
     }
 }
 #else

@@ -44,6 +44,9 @@ int64_t SX_NAME(sx_igemm_scratch)(const sx_igemm *g, int64_t mc, int64_t nc);
 /* Rows [m0, m0 + mc), columns [n0, n0 + nc); n0 is a multiple of SX_STRIP or the only rectangle's 0. */
 void SX_NAME(sx_igemm_run)(const sx_igemm *g, int64_t m0, int64_t mc, int64_t n0, int64_t nc, char *scratch);
 
+/* C = A · B of words as they multiply: 16 columns of B, words × 16; rows of A as sx_words_store wrote them (winograd_int.c; where words are pairs). */
+void SX_NAME(sx_iwords)(const uint8_t *a, int64_t rs, int64_t rows, const int32_t *b, int64_t words, int32_t *c, int64_t ldc);
+
 /* Column sums of packed B are made when a program is first bound (sx_call's `sums`): which operand of a call they are wanted of, -1: none; Σ over K of B[k, j] for every column of its panels. */
 int SX_NAME(sx_igemm_summed)(const sx_call *call);
 void SX_NAME(sx_igemm_sums)(const sx_view *b, int32_t *to);

@@ -117,6 +117,27 @@ SX_INLINE sx_i sx_dot(sx_i acc, sx_i a, sx_i b, const int b_signed) {
 #endif
 }
 
+#if SX_DEPTH == 2
+#ifdef __wasm__
+/* Four words each of four rows to four words one after the other, the next four `step` 16-bit numbers on. */
+SX_INLINE void sx_words_spread(const sx_h *x, int16_t *to, int step) {
+    sx_i a = __builtin_shufflevector((sx_i)x[0], (sx_i)x[1], 0, 4, 1, 5), b = __builtin_shufflevector((sx_i)x[2], (sx_i)x[3], 0, 4, 1, 5);
+    sx_i c = __builtin_shufflevector((sx_i)x[0], (sx_i)x[1], 2, 6, 3, 7), d = __builtin_shufflevector((sx_i)x[2], (sx_i)x[3], 2, 6, 3, 7);
+    sx_istore(to, __builtin_shufflevector(a, b, 0, 1, 4, 5)), sx_istore(to + step, __builtin_shufflevector(a, b, 2, 3, 6, 7));
+    sx_istore(to + 2 * step, __builtin_shufflevector(c, d, 0, 1, 4, 5)), sx_istore(to + 3 * step, __builtin_shufflevector(c, d, 2, 3, 6, 7));
+}
+#endif
+/* Numbers of 16 bits from k on of four rows, where the product of words (gemm_int.c) looks for them. */
+SX_INLINE void sx_words_store(const sx_h *x, int64_t k, uint8_t *to, int64_t rs) {
+#ifdef __wasm__
+    (void)rs;
+    sx_words_spread(x, (int16_t *)(void *)to + 4 * k, 8);
+#else
+    for (int r = 0; r < 4; r++) sx_istore(to + r * rs + 2 * k, (sx_i)x[r]);
+#endif
+}
+#endif
+
 /* A product must not become part of a fused multiply-add: results would differ between instruction sets. */
 #if defined(__AVX512F__)
 #define SX_APART(v) __asm__("" : "+v"(v))

@@ -7,7 +7,7 @@
    - Small images are one block, whose inputs are transformed before all tasks, for all of them; the tasks of larger ones transform their own.
    - Weights are transformed when a program is first bound (sx_conv_derive), in double, to [edge²][M/16][C][16] floats: 4 times (F4) or 1.8 times (F2) the stored ones. Hence F4 for large images
      and few weights only, F2 for middling ones, and neither where there are few tiles to share what is read. */
-#include "conv.h"
+#include "conv_int.h"
 
 #define TILES 32     /* of a block, about */
 #define FEATURES 256 /* of a block, at most */
@@ -46,8 +46,11 @@ static void transform_weights(int size, double g[9][SX_PANEL], double u[36][SX_P
             for (int l = 0; l < SX_PANEL; l++) u[i * edge + j][l] = half[i][0][l] * side[j][0] + half[i][1][l] * side[j][1] + half[i][2][l] * side[j][2];
 }
 
+static int is_bytes(const sx_call *call) { return call->in[1].dtype == SX_INT8 || call->in[1].dtype == SX_UINT8; }
+
 int SX_NAME(sx_conv_derives)(const sx_call *call) {
     sx_conv v = sx_conv_of(call);
+    if (is_bytes(call)) return SX_DEPTH == 2 ? SX_NAME(sx_conv_int_derives)(call) : 0;
     if (v.spatial != 2 || v.transposed || v.group != 1 || v.wv->packing != SX_PACK_CONV || !sx_is_float(v.wv->dtype) || v.c < 16 || v.m < 16) return 0;
     for (int i = 1; i < 3; i++)
         if (v.k[i] != 3 || v.s[i] != 1 || v.d[i] != 1) return 0;
@@ -58,11 +61,16 @@ int SX_NAME(sx_conv_derives)(const sx_call *call) {
 
 int64_t SX_NAME(sx_conv_derived_bytes)(const sx_call *call, int packing) {
     int64_t edge = packing - SX_PACK_WINOGRAD + 2;
+    if (SX_DEPTH == 2 && is_bytes(call)) return SX_NAME(sx_conv_int_derived_bytes)(call);
     return 4 * edge * edge * sx_round_up(call->in[1].dim[0], SX_PANEL) * call->in[1].dim[1];
 }
 
 void SX_NAME(sx_conv_derive)(const sx_call *call, int packing, void *derived) {
     const sx_view *w = &call->in[1];
+    if (SX_DEPTH == 2 && is_bytes(call)) {
+        SX_NAME(sx_conv_int_derive)(call, derived);
+        return;
+    }
     int64_t m = sx_round_up(w->dim[0], SX_PANEL), c = w->dim[1];
     int size = packing - SX_PACK_WINOGRAD, edge = size + 2;
     double g[9][SX_PANEL], u[36][SX_PANEL];
