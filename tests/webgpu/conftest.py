@@ -37,10 +37,23 @@ def device(request: Any) -> Iterator[Any]:
 @pytest.fixture(params=["barrier-free", "workgroup"])
 def variant(request: Any, device: Any) -> Iterator[Any]:
     """The device as the software adapter it is, and as if it were a GPU (kernels with workgroup memory and barriers)."""
-    before = device.adapter
-    device.adapter = dataclasses.replace(before, is_cpu=request.param == "barrier-free")
+    before = device.adapter, device.features
+    device.adapter = dataclasses.replace(before[0], is_cpu=request.param == "barrier-free")
+    device.features = before[1] - {"subgroups"}
     yield device
-    device.adapter = before
+    device.adapter, device.features = before
+
+
+@pytest.fixture(params=["barrier-free", "workgroup", "subgroups"])
+def lanes(request: Any, device: Any) -> Iterator[Any]:
+    """As `variant`, and with subgroups where the adapter has them (both have: of 8 and of 4 invocations)."""
+    if request.param == "subgroups" and "subgroups" not in device.features:
+        pytest.skip(f"{device.adapter.name} has no subgroups")
+    before = device.adapter, device.features
+    device.adapter = dataclasses.replace(before[0], is_cpu=request.param == "barrier-free")
+    device.features = before[1] if request.param == "subgroups" else before[1] - {"subgroups"}
+    yield device
+    device.adapter, device.features = before
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ const { create, globals } = createRequire(`${process.argv[2]}/`)('webgpu');
 Object.assign(globalThis, globals);
 const gpu = create(['backend=null']); // kept: what Dawn made goes with it
 const adapter = await gpu.requestAdapter();
-const device = await adapter.requestDevice(); // WebGPU's default limits: 8 storage buffers, 256 invocations
+const device = await adapter.requestDevice({ requiredFeatures: ['shader-f16', 'subgroups'] }); // WebGPU's default limits: 8 storage buffers, 256 invocations
 const shaders = JSON.parse(readFileSync(0, 'utf8'));
 const rejected = [];
 for (const [index, { label, source, writes }] of shaders.entries()) {

@@ -21,6 +21,7 @@ from tests.models.registry import CACHE, MODELS, fetch, light_models
 
 from .paper import recorded
 from .programs import planned
+from .test_half import block
 from .test_kernels import bytes_between
 
 NPM = CACHE / "npm" / "node_modules"
@@ -63,6 +64,17 @@ def test_kernels_of_bytes_compile_in_dawn() -> None:
     made = [("bytes", record(program, constants, Limits(), cpu)[0]) for cpu in (False, True)]
     assert all(any("finish4" in s.source for s in r.shaders) and any("var word" in s.source for s in r.shaders) for _, r in made)
     assert compiled(made)[1] == []
+
+
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+@pytest.mark.parametrize("dtype", [DType.FLOAT, DType.FLOAT16])
+def test_kernels_of_features_compile_in_dawn(precision: str, dtype: DType) -> None:
+    """Subgroups, and memory of f16, in the dialect of Chromium."""
+    program, constants = planned(block, [(dtype, (11, 200))])
+    recording, _ = record(program, constants, Limits(), False, features=frozenset({"shader-f16", "subgroups"}), precision=precision)
+    assert any("enable subgroups;" in s.source for s in recording.shaders)
+    assert any("enable f16;" in s.source for s in recording.shaders) == (precision == "f16" or dtype is DType.FLOAT16)
+    assert compiled([("features", recording)])[1] == []
 
 
 def test_shaders_of_the_suite_compile_in_dawn() -> None:

@@ -11,8 +11,9 @@ from sardonyx.expr import Compute, E, Op, acc, binary, cast, leaf, unary
 from sardonyx.kernels import Kernel
 from sardonyx.lowering import CannotLower, Lowering, View
 from sardonyx.types import DType
+from sardonyx.webgpu.executor import WebGpuProgram
 
-from .programs import agree, both
+from .programs import agree, both, planned
 
 RNG = np.random.default_rng(7)
 
@@ -58,55 +59,55 @@ SHAPES: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((7,), (0,)), ((3, 5, 4
 
 
 @pytest.mark.parametrize(("op", "shape", "axes"), [(op, shape, axes) for op in range(7) for shape, axes in SHAPES if op not in (4, 5) or (len(axes) == 1 and 0 not in shape)])
-def test_reduce(variant: Any, op: int, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+def test_reduce(lanes: Any, op: int, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
     x = f(*shape)
     if op == 1:
         x = np.abs(x) * 0.1 + 0.95
-    agree(variant, lambda k, v: k.reduce(op, v, axes, DType.INT64 if op in (4, 5) else DType.FLOAT), x, rtol=1e-4)
+    agree(lanes, lambda k, v: k.reduce(op, v, axes, DType.INT64 if op in (4, 5) else DType.FLOAT), x, rtol=1e-4)
 
 
 @pytest.mark.parametrize("op", [2, 3, 4, 5])
 @pytest.mark.parametrize("last", [0, 1])
-def test_extremes_of_nan_and_equal_values(variant: Any, op: int, last: int) -> None:
+def test_extremes_of_nan_and_equal_values(lanes: Any, op: int, last: int) -> None:
     x = RNG.integers(0, 3, (20, 50)).astype(np.float32)
     x[::3, 17] = np.nan
     x[::5, 30] = np.inf
     axes = (1,)
     if op < 4:
-        agree(variant, lambda k, v: k.reduce(op, v, axes, DType.FLOAT), x)
+        agree(lanes, lambda k, v: k.reduce(op, v, axes, DType.FLOAT), x)
     else:
-        agree(variant, lambda k, v: k.reduce(op, v, axes, DType.INT64, last=last), np.nan_to_num(x, nan=1.0) if last else x)
+        agree(lanes, lambda k, v: k.reduce(op, v, axes, DType.INT64, last=last), np.nan_to_num(x, nan=1.0) if last else x)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "float16", "bool"])
-def test_reduce_of_other_types(variant: Any, dtype: str) -> None:
+def test_reduce_of_other_types(lanes: Any, dtype: str) -> None:
     x = RNG.integers(0, 2 if dtype == "bool" else 100, (4, 60)).astype(dtype)
     kind = DType.of(x)
-    agree(variant, lambda k, v: [k.reduce(op, v, (1,), kind) for op in (2, 3)], x)
+    agree(lanes, lambda k, v: [k.reduce(op, v, (1,), kind) for op in (2, 3)], x)
     if dtype not in ("bool", "float16"):
-        agree(variant, lambda k, v: k.reduce(0, v, (1,), kind), x)
+        agree(lanes, lambda k, v: k.reduce(0, v, (1,), kind), x)
 
 
-def test_prologue_and_epilogue(variant: Any) -> None:
+def test_prologue_and_epilogue(lanes: Any) -> None:
     x, y, z = f(6, 80), f(80), f(6, 1)
-    agree(variant, lambda k, a, b, c: k.reduce(0, a, (1,), DType.FLOAT, lambda p, q: unary(Op.EXP, p * q * 0.3), lambda total, r: total * 0.1 + r, [b], [c]), x, y, z, rtol=1e-4)
+    agree(lanes, lambda k, a, b, c: k.reduce(0, a, (1,), DType.FLOAT, lambda p, q: unary(Op.EXP, p * q * 0.3), lambda total, r: total * 0.1 + r, [b], [c]), x, y, z, rtol=1e-4)
 
 
 @pytest.mark.parametrize("mode", [0, 1, 2])
 @pytest.mark.parametrize(("shape", "axis"), [((3, 5), 1), ((4, 7, 3), 1), ((2, 500), 1), ((70, 2), 0), ((2, 0), 1), ((1, 1), 1)])
-def test_softmax(variant: Any, mode: int, shape: tuple[int, ...], axis: int) -> None:
+def test_softmax(lanes: Any, mode: int, shape: tuple[int, ...], axis: int) -> None:
     def rule(k: Lowering, x: View, mask: View) -> View:
         y = out(k, DType.FLOAT, *shape)
         k.call(Kernel.SOFTMAX, [x, mask.expand(shape)], [y], axis=axis, mode=mode, scale=0.7)
         return y
-    agree(variant, rule, f(*shape) * 5, f(*shape[1:]), rtol=1e-4)
+    agree(lanes, rule, f(*shape) * 5, f(*shape[1:]), rtol=1e-4)
 
 
-def test_softmax_of_infinities(variant: Any) -> None:
+def test_softmax_of_infinities(lanes: Any) -> None:
     x = f(4, 40)
     x[0, 3], x[1, :], x[2, 5], x[3, 1:] = np.inf, -np.inf, np.nan, -np.inf
-    agree(variant, lambda k, v: _softmax(k, v), x)
-    agree(variant, lambda k, v: _softmax(k, v), f(3, 50).astype(np.float16), rtol=2e-3, atol=1e-4)
+    agree(lanes, lambda k, v: _softmax(k, v), x)
+    agree(lanes, lambda k, v: _softmax(k, v), f(3, 50).astype(np.float16), rtol=2e-3, atol=1e-4)
 
 
 def _softmax(k: Lowering, x: View) -> View:
@@ -117,22 +118,32 @@ def _softmax(k: Lowering, x: View) -> View:
 
 @pytest.mark.parametrize("mode", [0, 1])
 @pytest.mark.parametrize(("shape", "axis"), [((3, 5), 1), ((2, 3, 40), 1), ((4, 300), 1), ((2, 3, 4, 5), 2)])
-def test_norm(variant: Any, mode: int, shape: tuple[int, ...], axis: int) -> None:
+def test_norm(lanes: Any, mode: int, shape: tuple[int, ...], axis: int) -> None:
     def rule(k: Lowering, x: View, scale: View, bias: View, skip: View) -> list[View]:
         kept = [*shape[:axis], *[1] * (len(shape) - axis)]
         made = [out(k, DType.FLOAT, *shape), out(k, DType.FLOAT, *kept), out(k, DType.FLOAT, *kept), out(k, DType.FLOAT, *shape)]
         k.call(Kernel.NORM, [x, scale.expand(shape), bias.expand(shape), skip], made, mode=mode, axis=axis, groups=0, epsilon=1e-5)
         return made
-    agree(variant, rule, f(*shape), f(*shape[axis:]), f(*shape[axis:]), f(*shape), rtol=1e-4, atol=1e-5)
+    agree(lanes, rule, f(*shape), f(*shape[axis:]), f(*shape[axis:]), f(*shape), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 6])
-def test_group_norm(variant: Any, groups: int) -> None:
+def test_group_norm(lanes: Any, groups: int) -> None:
     def rule(k: Lowering, x: View, scale: View) -> View:
         y = out(k, DType.FLOAT, 2, 6, 5, 7)
         k.call(Kernel.NORM, [x, scale.unsqueeze(1).unsqueeze(2).expand((2, 6, 5, 7)), None, None], [y], mode=2, axis=1, groups=groups, epsilon=1e-5)
         return y
-    agree(variant, rule, f(2, 6, 5, 7), f(6), rtol=1e-4, atol=1e-5)
+    agree(lanes, rule, f(2, 6, 5, 7), f(6), rtol=1e-4, atol=1e-5)
+
+
+def test_rows_work_with_subgroups(lanes: Any) -> None:
+    """That the variant is the one meant."""
+    x = f(3, 200)
+    program, constants = planned(lambda k, v: _softmax(k, v), [(DType.FLOAT, x.shape)])
+    runner = WebGpuProgram(lanes, program, constants)
+    runner.close()
+    source = runner.recording.shaders[0].source
+    assert ("subgroupMax" in source and "enable subgroups;" in source) == ("subgroups" in lanes.features and not lanes.adapter.is_cpu)
 
 
 # -- products -------------------------------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Reduce, Softmax and Norm: many positions become one (or a row of as many).
 
 Positions are two spaces: the *rows* (axes that stay) and the *run* (axes reduced). Two variants: one invocation a row, no barriers (software adapters, and short runs); or one workgroup
-a row, whose invocations take every 64th element and meet in workgroup memory.
+a row, whose invocations take every 64th element and meet in workgroup memory: by halves, six barriers; or, where WGSL has subgroups (tiles.py), each subgroup by itself and then all of them over
+what the subgroups left, two barriers. Which invocations make a subgroup is the device's business: each counts its own, and no order of them is taken for granted.
 """
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from ..wgsl.shader import Built, Context, Shader, groups
 from ..wgsl.space import Operand, Space, broadcast
 from ..wgsl.storage import INT32
 from .base import Step, coordinates_used, elements, emitter, kernel, least, most, repeated
+from .tiles import with_subgroups
 
 #: Runs at most this long are one invocation's work on any adapter.
 SHORT = 32
@@ -47,6 +49,7 @@ class Rows:
         run = Space.of([dims[a] for a in reduced], [[s[a] for a in reduced] for s in strides], {list(reduced).index(a) for a in keep if a in reduced})
         wide = not (context.cpu or serial or most(context, run.count) <= SHORT)
         shader = Shader(context, LANES)
+        shader.subgroups = wide and with_subgroups(context)
         row = shader.let("group" if wide else f"group * {LANES} + lane")
         shader.add(f"if ({row} >= {shader.param(rows.count)}) {{ return; }}")
         at = shader.coordinates(rows, row)
@@ -69,12 +72,14 @@ class Rows:
         self.shader.add(f"var {name}: {rep} = {start};")
         return name
 
-    def join(self, name: str, rep: str, combine: Callable[[str, str], str]) -> str:
-        """The variable combined over the invocations of a row."""
+    def join(self, name: str, rep: str, op: int) -> str:
+        """The variable combined over the invocations of a row by SUM, PRODUCT, MIN or MAX."""
         if not self.wide:
             return name
-        s, shared = self.shader, f"shared_{rep}"
+        s, shared, combine = self.shader, f"shared_{rep}", _combined(op, rep)
         s.declare(f"var<workgroup> {shared}: array<{rep}, {LANES}>;")
+        if s.subgroups:
+            return self._join_subgroups(name, rep, op, shared)
         s.add(f"{shared}[lane] = {name};")
         s.add("workgroupBarrier();")
         h = s.name("h")
@@ -85,9 +90,29 @@ class Rows:
         s.add("workgroupBarrier();")
         return total
 
+    def _join_subgroups(self, name: str, rep: str, op: int, shared: str) -> str:
+        s, start = self.shader, _identity(op, rep)
+        rank, left, i = s.let("i32(subgroupExclusiveAdd(1u))"), s.name("a"), s.name("i")
+        s.add(f"{shared}[lane] = select({start}, {self._subgroup(name, rep, op)}, {rank} == 0);")
+        s.add("workgroupBarrier();")
+        s.add(f"var {left}: {rep} = {start};")
+        count = s.let("i32(subgroupAdd(1u))")
+        s.add(f"for (var {i} = {rank}; {i} < {LANES}; {i} += {count}) {{ {left} = {_combined(op, rep)(left, f'{shared}[{i}]')}; }}")
+        total = self._subgroup(left, rep, op)
+        s.add("workgroupBarrier();")
+        return total
+
+    def _subgroup(self, name: str, rep: str, op: int) -> str:
+        """A variable combined over a subgroup. WGSL promises nothing about NaN."""
+        s, call = self.shader, {SUM: "subgroupAdd", MEAN: "subgroupAdd", PRODUCT: "subgroupMul", MIN: "subgroupMin", MAX: "subgroupMax"}[op]
+        if rep != "f32" or op not in (MIN, MAX):
+            return s.let(f"{call}({name})", rep)
+        best = s.let(f"{call}(select({name}, {_identity(op, rep)}, sx_isnan({name})))", rep)
+        return s.let(f"select({best}, sx_bits(0x7fc00000u), subgroupAny(sx_isnan({name})))", rep)
+
     def sum(self, name: str) -> str:
         """The f32 variable summed over the invocations of a row."""
-        return self.join(name, "f32", lambda a, b: f"{a} + {b}")
+        return self.join(name, "f32", SUM)
 
     @contextmanager
     def once(self) -> Iterator[None]:
@@ -164,7 +189,7 @@ def _accumulate(rows: Rows, op: int, kind: Compute, inside: list[int], value: Ca
         s.add(f"{acc} = {_combined(op, rep)(acc, text)};")
     start = _identity(op, rep)
     s.lines[mark] = f"    var {acc}: {rep} = {start};"
-    total = rows.join(acc, rep, _combined(op, rep))
+    total = rows.join(acc, rep, op)
     if rep == "f32":
         return real(s.let(f"{total} / f32({s.param(rows.run.count)})", "f32")) if op == MEAN else real(total)
     if op == MEAN:
@@ -244,7 +269,7 @@ def softmax(step: Step, context: Context) -> list[Built]:
     top = rows.var("f32", _identity(MAX, "f32"))
     with rows.loop(numbers) as (offsets, _):
         s.add(f"{top} = sx_max({top}, {element(offsets)});")
-    top = rows.join(top, "f32", _combined(MAX, "f32"))
+    top = rows.join(top, "f32", MAX)
     total = rows.var("f32", "0.0")
 
     def power(offsets: dict[int, str]) -> str:

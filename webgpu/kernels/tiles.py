@@ -53,6 +53,11 @@ FEW = 4
 FOLDER = "SARDONYX_TILES"
 
 
+def with_subgroups(context: Context) -> bool:
+    """Whether rows are combined by subgroups: where WGSL has them, on GPUs."""
+    return "subgroups" in context.features and not context.cpu
+
+
 def key(context: Context, m: Dim, n: Dim, k: Dim, taps: bool) -> str:
     """What products that want the same tile have in common: sizes up to powers of two."""
     return f"{'conv' if taps else 'matmul'} {'×'.join(_bucket(most(context, size)) for size in (m, n, k))}"
