@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import Fail, InvalidArgument
 from ..errors import NotImplemented as NotImplementedHere
+from ..providers.base import Stops
 from .enums import ExecutionMode, ExecutionOrder, GraphOptimizationLevel, OrtExecutionProviderDevicePolicy
 from .exceptions import InvalidType, expect
 from .values import OrtValue
@@ -189,15 +190,27 @@ def _size(name: str, size: Any) -> int:
     return number
 
 
+class _Terminate(Option):
+    """The field that stops runs: engines that are in the middle of a step are told at once."""
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        super().__set__(instance, value)
+        instance._stops.set(instance.terminate)
+
+
 class RunOptions(_Configured):
     """What one run is given. Setting `terminate` from another thread stops every run that uses this object."""
 
-    __slots__ = ()
+    __slots__ = ("_stops",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stops = Stops()
 
     log_severity_level = Option(int, -1, "See set_default_logger_severity.")
     log_verbosity_level = Option(int, 0, "See set_default_logger_verbosity.")
     logid = Option(str, "", "A name for this run in log records.")
-    terminate = Option(bool, False, "True stops the run with an error (a Fail): before its next node, and inside a long one as soon as a part of it is done.")
+    terminate = _Terminate(bool, False, "True stops the run with an error (a Fail): before its next node, and inside a long one as soon as a part of it is done.")
     only_execute_path_to_fetches = Option(bool, False, "Only a hint: outputs that are not wanted may be computed all the same.")
 
     def add_run_config_entry(self, key: str, value: str) -> None:

@@ -288,7 +288,7 @@ class InferenceSession:
         profiler = self._profiler
         context = RunContext(events=[] if profiler else None, seed=self._next_seed(), into=into, stay=stay)
         if run_options is not None:
-            context.terminated = lambda: run_options.terminate
+            context.terminated = run_options._stops
         with self._gate.enter(self) as executor:
             begin = profiler.now() if profiler else 0
             made = executor.run(inputs, wanted, context)

@@ -14,7 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, byref, c_char, c_char_p, c_int, c_int32, c_int64, c_uint64, c_void_p
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -312,11 +312,7 @@ class EngineProgram:
             pointers[i] = address(y)
         if times is not None:
             self._engine.sx_profile(bound.state, times.ctypes.data_as(POINTER(c_int64)))
-        code = self._run(bound.state, bound.in_at, bound.out_at, arena, 0 if terminated is None else budget, bound.report_at)
-        while code == YIELD:
-            if terminated is not None and terminated():
-                self._engine.sx_terminate(bound.state)
-            code = self._engine.sx_continue(bound.state, budget, bound.report_at)
+        code = self._go(bound, arena, terminated, budget) if not hasattr(terminated, "tell") else told(terminated, partial(self._engine.sx_terminate, bound.state), self._go, bound, arena, terminated, budget)
         if times is not None:
             self._engine.sx_profile(bound.state, None)
         if code:
@@ -325,6 +321,14 @@ class EngineProgram:
             raise error
         self._give(key, bound)
         return made
+
+    def _go(self, bound: _Bound, arena: int | None, terminated: Callable[[], bool] | None, budget: int) -> int:
+        code: int = self._run(bound.state, bound.in_at, bound.out_at, arena, 0 if terminated is None else budget, bound.report_at)
+        while code == YIELD:
+            if terminated is not None and terminated():
+                self._engine.sx_terminate(bound.state)
+            code = self._engine.sx_continue(bound.state, budget, bound.report_at)
+        return code
 
     def rounded(self, inputs: Sequence[np.ndarray]) -> frozenset[int]:
         """The steps that round the factors of their products to bfloat16, for inputs of these sizes."""
@@ -379,6 +383,17 @@ class EngineProgram:
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
             self.close()
+
+
+def told(stops: Any, stop: Callable[[], object], go: Callable[..., int], *arguments: Any) -> int:
+    """go(…), which `stop` ends; `stops` (providers/base.py) calls it as soon as the run is to end."""
+    stops.tell(stop)
+    try:
+        if stops():  # said before anybody could be told
+            raise error_of(TERMINATED, "the run was stopped")
+        return go(*arguments)
+    finally:
+        stops.forget(stop)
 
 
 def error_of(code: int, text: str) -> SardonyxError:

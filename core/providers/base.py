@@ -5,6 +5,7 @@ device is missing: `available()` answers instead, with a reason.
 """
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -32,9 +33,38 @@ class Event:
     args: dict[str, Any] = field(default_factory=dict)
 
 
+class Stops:
+    """Whether runs are to stop: polled by calling it. An engine whose step takes long is told as well: `tell` names what stops it until `forget`."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._lock, self._told = threading.Lock(), list[Callable[[], object]]()
+
+    def __call__(self) -> bool:
+        return self.wanted
+
+    def set(self, wanted: bool) -> None:
+        """From any thread."""
+        self.wanted = wanted
+        if wanted:
+            with self._lock:  # nobody is told after it was forgotten
+                for stop in self._told:
+                    stop()
+
+    def tell(self, stop: Callable[[], object]) -> None:
+        """Call `stop` from any thread when the run is to end."""
+        with self._lock:
+            self._told.append(stop)
+
+    def forget(self, stop: Callable[[], object]) -> None:
+        """After the run."""
+        with self._lock:
+            self._told.remove(stop)
+
+
 @dataclass
 class RunContext:
-    """What a run is given besides its inputs. `terminated` is polled; `events`, where not None, collects the profile. The executor sets `owned` where every array it returns is the
+    """What a run is given besides its inputs. `terminated` is polled (of `Stops` it may ask to be told); `events`, where not None, collects the profile. The executor sets `owned` where every array it returns is the
     caller's alone; else the session copies them. `into`: for each wanted output an array of the caller's or None; an executor may write there and return it, where it fits.
     `stay`: positions of wanted outputs that are to stay on the executor's device, where it has one and their type can: an object with `on_device` and `numpy()` is returned for them."""
 

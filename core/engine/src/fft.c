@@ -4,6 +4,7 @@
    - Stockham's autosort transform (Van Loan, "Computational Frameworks for the Fast Fourier Transform", 1.7) of radices 4, 2 and the odd primes: a pass reads n / r places apart and writes r side by
      side; no reordering at the end. Up to LANES signals lie interleaved, so that even the first pass, whose stretches are shortest, runs over vectors.
    - A length with a prime factor above LARGEST becomes a convolution of a power of two (Bluestein, 1970).
+   - Long signals are transformed one after the other, each pass in parts; short ones side by side.
    - Inverse: real and imaginary parts change places before and after. The roots of unity and Bluestein's filter are computed once for a call and shared. */
 #include "sx_expr.h"
 #include "sx_math.h"
@@ -40,15 +41,16 @@ static void unit(int64_t k, int64_t n, double *re, double *im) {
 
 /* ---- passes: `count` places left, of which p = 0 … count / r - 1 is taken with its r; s numbers lie side by side at each ---- */
 
-typedef struct { const plan *p; const double *xr, *xi; double *yr, *yi; int64_t count, s; } pass;
+/* Places [from, to) of the first of each r, and of the numbers side by side [low, high). */
+typedef struct { const plan *p; const double *xr, *xi; double *yr, *yi; int64_t count, s, from, to, low, high; } pass;
 
 static void radix_2(const pass *a) {
     int64_t m = a->count / 2, s = a->s, step = a->p->m / a->count;
-    for (int64_t p = 0; p < m; p++) {
+    for (int64_t p = a->from; p < a->to; p++) {
         double wr = a->p->root.re[p * step], wi = a->p->root.im[p * step];
         const double *restrict r0 = a->xr + s * p, *restrict i0 = a->xi + s * p, *restrict r1 = r0 + s * m, *restrict i1 = i0 + s * m;
         double *restrict y0 = a->yr + s * 2 * p, *restrict z0 = a->yi + s * 2 * p, *restrict y1 = y0 + s, *restrict z1 = z0 + s;
-        for (int64_t q = 0; q < s; q++) {
+        for (int64_t q = a->low; q < a->high; q++) {
             double dr = r0[q] - r1[q], di = i0[q] - i1[q];
             y0[q] = r0[q] + r1[q], z0[q] = i0[q] + i1[q];
             y1[q] = dr * wr - di * wi, z1[q] = dr * wi + di * wr;
@@ -58,13 +60,13 @@ static void radix_2(const pass *a) {
 
 static void radix_4(const pass *a) {
     int64_t m = a->count / 4, s = a->s, step = a->p->m / a->count;
-    for (int64_t p = 0; p < m; p++) {
+    for (int64_t p = a->from; p < a->to; p++) {
         double w1r = a->p->root.re[p * step], w1i = a->p->root.im[p * step], w2r = a->p->root.re[2 * p * step], w2i = a->p->root.im[2 * p * step];
         double w3r = a->p->root.re[3 * p * step], w3i = a->p->root.im[3 * p * step];
         const double *restrict r0 = a->xr + s * p, *restrict i0 = a->xi + s * p, *restrict r1 = r0 + s * m, *restrict i1 = i0 + s * m;
         const double *restrict r2 = r1 + s * m, *restrict i2 = i1 + s * m, *restrict r3 = r2 + s * m, *restrict i3 = i2 + s * m;
         double *restrict y = a->yr + s * 4 * p, *restrict z = a->yi + s * 4 * p;
-        for (int64_t q = 0; q < s; q++) {
+        for (int64_t q = a->low; q < a->high; q++) {
             double ar = r0[q] + r2[q], ai = i0[q] + i2[q], br = r0[q] - r2[q], bi = i0[q] - i2[q];
             double cr = r1[q] + r3[q], ci = i1[q] + i3[q], dr = i1[q] - i3[q], di = r3[q] - r1[q]; /* -i (x1 - x3) */
             y[q] = ar + cr, z[q] = ai + ci;
@@ -81,7 +83,7 @@ static void radix_4(const pass *a) {
 SX_SMALL static void radix_any(const pass *a, int r) {
     int64_t m = a->count / r, s = a->s, step = a->p->m / a->count, turn = a->p->m / r;
     const part *root = &a->p->root;
-    for (int64_t p = 0; p < m; p++)
+    for (int64_t p = a->from; p < a->to; p++)
         for (int64_t k = 0; k < r; k++) {
             double *restrict y = a->yr + s * (r * p + k), *restrict z = a->yi + s * (r * p + k);
             for (int64_t j = 0; j < r; j++) {
@@ -90,10 +92,16 @@ SX_SMALL static void radix_any(const pass *a, int r) {
                 int64_t at = j * k % r * turn + p * k * step;
                 if (at >= a->p->m) at -= a->p->m;
                 double cr = root->re[at], ci = root->im[at];
-                if (j == 0) for (int64_t q = 0; q < s; q++) y[q] = x[q] * cr - w[q] * ci, z[q] = x[q] * ci + w[q] * cr;
-                else for (int64_t q = 0; q < s; q++) y[q] += x[q] * cr - w[q] * ci, z[q] += x[q] * ci + w[q] * cr;
+                if (j == 0) for (int64_t q = a->low; q < a->high; q++) y[q] = x[q] * cr - w[q] * ci, z[q] = x[q] * ci + w[q] * cr;
+                else for (int64_t q = a->low; q < a->high; q++) y[q] += x[q] * cr - w[q] * ci, z[q] += x[q] * ci + w[q] * cr;
             }
         }
+}
+
+static void run_pass(const pass *a, int r) {
+    if (r == 4) radix_4(a);
+    else if (r == 2) radix_2(a);
+    else radix_any(a, r);
 }
 
 /* The transform of `x` ([m][lanes]); `y` is room. Where the result is. */
@@ -101,10 +109,8 @@ SX_SMALL static part transform(const plan *p, part x, part y, int64_t lanes) {
     int64_t count = p->m, s = lanes;
     for (int i = 0; i < p->passes && !sx_stopped(p->call); i++) {
         int r = p->radix[i];
-        pass a = {p, x.re, x.im, y.re, y.im, count, s};
-        if (r == 4) radix_4(&a);
-        else if (r == 2) radix_2(&a);
-        else radix_any(&a, r);
+        pass a = {p, x.re, x.im, y.re, y.im, count, s, 0, count / r, 0, s};
+        run_pass(&a, r);
         part swap = x;
         x = y, y = swap;
         count /= r, s *= r;
@@ -144,7 +150,9 @@ static void own(const plan *p, int worker, part *x, part *y) {
     *x = (part){at, at + size}, *y = (part){at + 2 * size, at + 3 * size};
 }
 
-static void fill_tables(const plan *p) {
+static void fill_tables(void *arg, int64_t number, int worker) {
+    const plan *p = arg;
+    (void)number, (void)worker;
     for (int64_t k = 0; k < p->m && (k % 4096 || !sx_stopped(p->call)); k++) unit(k, p->m, p->root.re + k, p->root.im + k);
     if (!p->chirped) return;
     part x, y;
@@ -261,6 +269,154 @@ static void task(void *arg, int64_t number, int worker) {
     }
 }
 
+#ifndef __wasm__ /* where no signal is so long */
+/* ---- long signals, one after the other, every loop in parts: a run can be left between them, and several workers share a signal ---- */
+
+#define LONG (1 << 18)
+#define PART (1 << 15)
+
+/* x, y: the signal and room; on, by: what is multiplied, and by what, up to `n`; at[]: where the signal begins in X and Y. */
+typedef struct { const plan *p; part x, y, on, by; int64_t n, at[2]; } alone;
+
+typedef struct { pass a; int radix; int64_t tiles; } spread;
+
+static void pass_part(void *arg, int64_t number, int worker) {
+    const spread *t = arg;
+    pass a = t->a;
+    (void)worker;
+    if (a.to >= t->tiles) a.from = a.to * number / t->tiles, a.to = a.to * (number + 1) / t->tiles;
+    else a.low = a.high * number / t->tiles, a.high = a.high * (number + 1) / t->tiles;
+    run_pass(&a, t->radix);
+}
+
+/* As `transform`, of one signal. 0: left. */
+static int transform_parts(const plan *p, part x, part y, part *made) {
+    int64_t count = p->m, s = 1, tiles = up(p->m, PART);
+    for (int i = 0; i < p->passes; i++) {
+        int r = p->radix[i];
+        spread t = {{p, x.re, x.im, y.re, y.im, count, s, 0, count / r, 0, s}, r, tiles};
+        if (!sx_tiles(p->call, tiles, pass_part, &t)) return 0;
+        part swap = x;
+        x = y, y = swap;
+        count /= r, s *= r;
+    }
+    *made = x;
+    return 1;
+}
+
+#define EACH_OF(count) for (int64_t k = number * PART, end_ = min64(count, (number + 1) * PART); k < end_; k++)
+
+static void root_part(void *arg, int64_t number, int worker) {
+    const alone *l = arg;
+    const plan *p = l->p;
+    (void)worker;
+    EACH_OF(p->m) {
+        unit(k, p->m, p->root.re + k, p->root.im + k);
+        if (p->chirped) l->x.re[k] = l->x.im[k] = 0;
+    }
+}
+
+static void chirp_part(void *arg, int64_t number, int worker) {
+    const alone *l = arg;
+    const plan *p = l->p;
+    (void)worker;
+    EACH_OF(p->n) {
+        unit((int64_t)((uint64_t)k * (uint64_t)k % (uint64_t)(2 * p->n)), 2 * p->n, p->chirp.re + k, p->chirp.im + k);
+        int64_t mirror = k ? p->m - k : 0;
+        l->x.re[k] = l->x.re[mirror] = p->chirp.re[k], l->x.im[k] = l->x.im[mirror] = -p->chirp.im[k];
+    }
+}
+
+static void filter_part(void *arg, int64_t number, int worker) {
+    const alone *l = arg;
+    const plan *p = l->p;
+    (void)worker;
+    EACH_OF(p->m) p->filter.re[k] = l->on.re[k] / (double)p->m, p->filter.im[k] = l->on.im[k] / (double)p->m;
+}
+
+static int tables_parts(const plan *p) {
+    alone l = {.p = p};
+    own(p, 0, &l.x, &l.y);
+    if (!sx_tiles(p->call, up(p->m, PART), root_part, &l)) return 0;
+    if (!p->chirped) return 1;
+    return sx_tiles(p->call, up(p->n, PART), chirp_part, &l) && transform_parts(p, l.x, l.y, &l.on) && sx_tiles(p->call, up(p->m, PART), filter_part, &l);
+}
+
+/* The signal, with zeros behind it up to m. */
+static void bring_part(void *arg, int64_t number, int worker) {
+    const alone *l = arg;
+    const plan *p = l->p;
+    const sx_view *v = p->call->in;
+    int64_t from = number * PART, stride = v->stride[p->axis], n = p->inverse && p->half ? p->n / 2 + 1 : p->n;
+    int64_t have = max64(0, min64(min64(v->dim[p->axis], n), from + PART) - from);
+    (void)worker;
+    load(v, l->at[0] + from * stride, stride, have, l->x.re + from, 1);
+    if (v->dim[v->rank - 1] == 2) load(v, l->at[0] + v->stride[v->rank - 1] + from * stride, stride, have, l->x.im + from, 1);
+    EACH_OF(p->m) {
+        if (k >= from + have) l->x.re[k] = 0;
+        if (k >= from + have || v->dim[v->rank - 1] != 2) l->x.im[k] = 0;
+    }
+}
+
+/* The other half of a half spectrum. */
+static void mirror_part(void *arg, int64_t number, int worker) {
+    const alone *l = arg;
+    const plan *p = l->p;
+    (void)worker;
+    EACH_OF(p->n) {
+        if (k == 0 || 2 * k == p->n) l->x.im[k] = 0;
+        else if (2 * k > p->n) l->x.re[k] = l->x.re[p->n - k], l->x.im[k] = -l->x.im[p->n - k];
+    }
+}
+
+static void times_part(void *arg, int64_t number, int worker) {
+    const alone *l = arg;
+    int64_t from = number * PART;
+    (void)worker;
+    times((part){l->on.re + from, l->on.im + from}, (part){l->by.re + from, l->by.im + from}, min64(PART, l->n - from), 1);
+}
+
+static int times_parts(alone *l, part on, part by, int64_t n) {
+    l->on = on, l->by = by, l->n = n;
+    return sx_tiles(l->p->call, up(n, PART), times_part, l);
+}
+
+static void store_part(void *arg, int64_t number, int worker) {
+    const alone *l = arg;
+    const plan *p = l->p;
+    const sx_view *y = p->call->out;
+    int64_t from = number * PART, n = min64(PART, y->dim[p->axis] - from), stride = y->stride[p->axis];
+    double factor = p->inverse ? 1.0 / (double)p->n : 1.0;
+    (void)worker;
+    store(y, l->at[1] + from * stride, stride, n, l->on.re + from, 1, factor);
+    if (y->dim[y->rank - 1] == 2) store(y, l->at[1] + y->stride[y->rank - 1] + from * stride, stride, n, l->on.im + from, 1, factor);
+}
+
+static int signal_parts(const plan *p, int64_t row) {
+    alone l = {.p = p};
+    own(p, 0, &l.x, &l.y);
+    offsets(p, row, l.at, l.at + 1);
+    if (!sx_tiles(p->call, up(p->m, PART), bring_part, &l)) return 0;
+    if (p->inverse && p->half && !sx_tiles(p->call, up(p->n, PART), mirror_part, &l)) return 0;
+    part x = p->inverse ? turned(l.x) : l.x, room = p->inverse ? turned(l.y) : l.y, made;
+    if (p->chirped) {
+        if (!times_parts(&l, x, p->chirp, p->n) || !transform_parts(p, x, room, &made) || !times_parts(&l, made, p->filter, p->m)) return 0;
+        part vacant = made.re == x.re ? room : x;
+        if (!transform_parts(p, turned(made), turned(vacant), &made)) return 0;
+        made = turned(made);
+        if (!times_parts(&l, made, p->chirp, p->n)) return 0;
+    } else if (!transform_parts(p, x, room, &made)) return 0;
+    l.on = p->inverse ? turned(made) : made;
+    return sx_tiles(p->call, up(p->call->out->dim[p->axis], PART), store_part, &l);
+}
+
+static void long_signals(const plan *p) {
+    if (!tables_parts(p)) return;
+    for (int64_t row = 0; row < p->rows; row++)
+        if (!signal_parts(p, row)) return;
+}
+#endif
+
 int64_t SX_NAME(sx_scratch_fft)(const sx_call *call) {
     plan p = plan_of(call);
     return (p.shared + 4 * p.m * p.lanes) * 8;
@@ -269,7 +425,12 @@ int64_t SX_NAME(sx_scratch_fft)(const sx_call *call) {
 int SX_NAME(sx_k_fft)(const sx_call *call) {
     plan p = plan_of(call);
     if (!p.rows) return SX_OK;
-    fill_tables(&p);
-    sx_tiles(call, p.tasks, task, &p);
+#ifndef __wasm__
+    if (p.m >= LONG) {
+        long_signals(&p);
+        return SX_OK;
+    }
+#endif
+    if (sx_tiles(call, 1, fill_tables, &p)) sx_tiles(call, p.tasks, task, &p);
     return SX_OK;
 }

@@ -6,7 +6,7 @@
    The pool (shared memory only): workers are lent by the host, which instantiates the module on the same memory, gives each instance a stack and calls sx_worker. As in host_posix.c a job is an odd
    epoch: a worker that sees one counts itself in, checks that the epoch still holds and claims tiles; the caller closes the job and spins until nobody is in (a page's main thread may not
    wait; a host whose threads may says so with sx_may_wait, for machines with more threads than cores). Workers spin for 50 µs between jobs, then sleep in memory.atomic.wait32. */
-#include "sx_internal.h"
+#include "job.h"
 #include "sx_tables.h"
 
 #define PAGE 65536u
@@ -143,14 +143,10 @@ sx_team *sx_host_join(int threads) {
 }
 void sx_host_leave(sx_team *team) { (void)team; }
 int64_t sx_host_for(const sx_call *call, int64_t from, int64_t n, int64_t until, void (*body)(void *, int64_t, int), void *arg) {
-    int64_t i = from;
-    for (; i < n && !(call->stop && *(volatile const int *)call->stop) && !(i > from && until && sx_host_now() > until); i++) body(arg, i, 0);
-    return i;
+    return by_itself(call, from, n, until, body, arg);
 }
 
 #else
-
-#define SPIN_NS 50000
 
 struct sx_team {
     int started;               /* workers inside sx_worker */
@@ -158,28 +154,11 @@ struct sx_team {
     char owned;                /* a run has the pool */
     int sleepers, leaving, may_wait;
     int threads;               /* workers this run may use */
-    const int *stop;           /* of the job's call */
-    int64_t until;
-    void (*body)(void *, int64_t, int);
-    void *arg;
-    int64_t n;
+    sx_job job;
     _Alignas(64) uint32_t epoch; /* odd: a job is open */
-    _Alignas(64) int64_t next;
     _Alignas(64) int inside;
 };
 static struct sx_team pool;
-
-static int stopped(const int *stop) { return stop && __atomic_load_n(stop, __ATOMIC_RELAXED); }
-
-static int over(int64_t until) { return until && sx_host_now() > until; }
-
-static void claim(struct sx_team *t, int worker) {
-    for (int did = 0; !(did && over(t->until)); did = 1) { /* what is claimed is done */
-        int64_t i = __atomic_fetch_add(&t->next, 1, __ATOMIC_RELAXED);
-        if (i >= t->n || stopped(t->stop)) return;
-        t->body(t->arg, i, worker);
-    }
-}
 
 /* An open job other than `seen`, or 0 when workers are to leave: spin, then sleep. */
 static uint32_t await(struct sx_team *t, uint32_t seen) {
@@ -215,7 +194,7 @@ int sx_worker(void) {
     for (uint32_t seen = 0; (seen = await(&pool, seen));) {
         __atomic_fetch_add(&pool.inside, 1, __ATOMIC_SEQ_CST);
         /* Either this load sees the job closed, or the caller sees us inside and waits. */
-        if (__atomic_load_n(&pool.epoch, __ATOMIC_SEQ_CST) == seen && worker < pool.threads) claim(&pool, worker);
+        if (__atomic_load_n(&pool.epoch, __ATOMIC_SEQ_CST) == seen && worker < pool.threads) claim(&pool.job, worker);
         __atomic_fetch_sub(&pool.inside, 1, __ATOMIC_SEQ_CST);
     }
     __atomic_fetch_sub(&pool.started, 1, __ATOMIC_SEQ_CST);
@@ -254,24 +233,19 @@ void sx_host_leave(sx_team *team) { __atomic_clear(&team->owned, __ATOMIC_RELEAS
 int64_t sx_host_for(const sx_call *call, int64_t from, int64_t n, int64_t until, void (*body)(void *, int64_t, int), void *arg) {
     struct sx_team *t = call->team;
     int asleep = t && __atomic_load_n(&t->sleepers, __ATOMIC_RELAXED) >= sx_workers(); /* waking costs as much as a few tiles */
-    if (n - from <= (asleep ? 3 : 1) || !t) {
-        int64_t i = from;
-        for (; i < n && !stopped(call->stop) && !(i > from && over(until)); i++) body(arg, i, 0);
-        return i;
-    }
-    t->body = body, t->arg = arg, t->n = n, t->stop = call->stop, t->until = until;
-    __atomic_store_n(&t->next, from, __ATOMIC_RELAXED);
+    if (n - from <= (asleep ? 3 : 1) || !t) return by_itself(call, from, n, until, body, arg);
+    t->job.body = body, t->job.arg = arg, t->job.n = n, t->job.stop = call->stop, t->job.until = until;
+    __atomic_store_n(&t->job.next, from, __ATOMIC_RELAXED);
     __atomic_fetch_add(&t->epoch, 1, __ATOMIC_SEQ_CST); /* open */
     if (__atomic_load_n(&t->sleepers, __ATOMIC_SEQ_CST)) __builtin_wasm_memory_atomic_notify((int *)&t->epoch, (unsigned)-1);
-    claim(t, 0);
+    claim(&t->job, 0);
     __atomic_fetch_add(&t->epoch, 1, __ATOMIC_SEQ_CST); /* closed */
     int in;
     for (int64_t turn = 0; (in = __atomic_load_n(&t->inside, __ATOMIC_SEQ_CST)); turn++) {
         if (t->may_wait && turn >= 1 << 14) __builtin_wasm_memory_atomic_wait32(&t->inside, in, 50000); /* nobody notifies: it is a nap */
         if (turn == (t->may_wait ? 1ll << 22 : 1ll << 36)) __builtin_trap(); /* minutes in one tile: the host ended a worker inside it */
     }
-    int64_t at = __atomic_load_n(&t->next, __ATOMIC_RELAXED);
-    return at < n ? at : n;
+    return reached(&t->job);
 }
 #endif
 

@@ -92,6 +92,13 @@ static int advance(const plan *p, int64_t *index, int64_t *at) {
     return 0;
 }
 
+/* The statistics somebody wants. */
+static void say(const plan *p, const void *mean, const void *inverse, int64_t mean_at, int64_t inverse_at) {
+    const sx_call *c = p->call;
+    if (mean_at != NOWHERE) sx_store_row(c->out[1].dtype, p->type, c->out[1].data + mean_at * sx_element_bytes(c->out[1].dtype), 1, mean, 1);
+    if (inverse_at != NOWHERE) sx_store_row(c->out[2].dtype, p->type, c->out[2].data + inverse_at * sx_element_bytes(c->out[2].dtype), 1, inverse, 1);
+}
+
 /* For every piece of the group: `x` (with the skip added), its offset and place. BODY sees x, n, done, at, piece (number of elements before it). */
 #define WALK(T, BODY) { \
     int64_t index[SX_RANK + 1] = {0}, at[VIEWS], length = p->dim[p->rank - 1], before = 0; \
@@ -107,20 +114,20 @@ static int advance(const plan *p, int64_t *index, int64_t *at) {
         before += n; \
     } while (advance(p, index, at)); }
 
+/* Sum; sum of squared deviations; and what comes of them, of all or a part of a group. `kept`: its elements, where they were loaded before. */
 #define GROUP(T, S) \
-    static void group_##S(const plan *p, const int64_t *start, T *keep, int64_t mean_at, int64_t inverse_at) { \
-        const sx_call *c = p->call; \
-        const T *kept = NULL; \
-        T room[PIECE], more[PIECE], mean = 0; \
-        double sum = 0, squares = 0; \
-        if (keep) { \
-            WALK(T, { T *restrict to = keep + before; for (int64_t i = 0; i < n; i++) to[i] = x[i]; }) \
-            kept = keep; } \
-        if (p->mode != 1) { \
-            WALK(T, { sum += sx_sum_##S(x, n); }) \
-            mean = (T)(sum / (double)p->count); } \
+    static double sum_##S(const plan *p, const int64_t *start, const T *kept) { \
+        T room[PIECE], more[PIECE]; \
+        double sum = 0; \
+        WALK(T, { sum += sx_sum_##S(x, n); }) \
+        return sum; } \
+    static double squares_##S(const plan *p, const int64_t *start, const T *kept, T mean) { \
+        T room[PIECE], more[PIECE]; \
+        double squares = 0; \
         WALK(T, { squares += sx_squares_##S(x, mean, n); }) \
-        T inverse = (T)(1.0 / __builtin_sqrt(squares / (double)p->count + p->epsilon)); \
+        return squares; } \
+    static void write_##S(const plan *p, const int64_t *start, const T *kept, T mean, T inverse) { \
+        T room[PIECE], more[PIECE]; \
         WALK(T, { \
             T y[PIECE]; \
             if (p->view[SUM]) sx_store_row(p->view[SUM]->dtype, p->type, p->view[SUM]->data + (at[SUM] + done * p->stride[SUM][p->rank - 1]) * element(p, SUM), p->stride[SUM][p->rank - 1], x, n); \
@@ -131,17 +138,27 @@ static int advance(const plan *p, int64_t *index, int64_t *at) {
             if (p->view[BIAS]) { \
                 if (!p->stride[BIAS][p->rank - 1]) { T b = *(const T *)get(p, BIAS, at, 0, 1, more); for (int64_t i = 0; i < n; i++) y[i] += b; } \
                 else { const T *b = get(p, BIAS, at, done, n, more); for (int64_t i = 0; i < n; i++) y[i] += b[i]; } } \
-            sx_store_row(p->view[Y]->dtype, p->type, p->view[Y]->data + (at[Y] + done * p->stride[Y][p->rank - 1]) * element(p, Y), p->stride[Y][p->rank - 1], y, n); }) \
-        if (mean_at != NOWHERE) sx_store_row(c->out[1].dtype, p->type, c->out[1].data + mean_at * sx_element_bytes(c->out[1].dtype), 1, &mean, 1); \
-        if (inverse_at != NOWHERE) sx_store_row(c->out[2].dtype, p->type, c->out[2].data + inverse_at * sx_element_bytes(c->out[2].dtype), 1, &inverse, 1); \
+            sx_store_row(p->view[Y]->dtype, p->type, p->view[Y]->data + (at[Y] + done * p->stride[Y][p->rank - 1]) * element(p, Y), p->stride[Y][p->rank - 1], y, n); }) } \
+    static void group_##S(const plan *p, const int64_t *start, T *keep, int64_t mean_at, int64_t inverse_at) { \
+        const T *kept = NULL; \
+        T room[PIECE], more[PIECE], mean = 0; \
+        if (keep) { \
+            WALK(T, { T *restrict to = keep + before; for (int64_t i = 0; i < n; i++) to[i] = x[i]; }) \
+            kept = keep; } \
+        if (p->mode != 1) mean = (T)(sum_##S(p, start, kept) / (double)p->count); \
+        T inverse = (T)(1.0 / __builtin_sqrt(squares_##S(p, start, kept, mean) / (double)p->count + p->epsilon)); \
+        write_##S(p, start, kept, mean, inverse); \
+        say(p, &mean, &inverse, mean_at, inverse_at); \
     }
+SX_SMALL static double sum_f64(const plan *p, const int64_t *start, const double *kept);
+SX_SMALL static double squares_f64(const plan *p, const int64_t *start, const double *kept, double mean);
+SX_SMALL static void write_f64(const plan *p, const int64_t *start, const double *kept, double mean, double inverse);
 SX_SMALL static void group_f64(const plan *p, const int64_t *start, double *keep, int64_t mean_at, int64_t inverse_at);
 GROUP(float, f32)
 GROUP(double, f64)
 
 /* A group that is a dense row of floats everywhere: no pieces, no copies. scale, bias NULL: none. */
 static void dense_row(const plan *p, const float *x, const float *scale, const float *bias, float *restrict y, int64_t mean_at, int64_t inverse_at) {
-    const sx_call *c = p->call;
     int64_t n = p->count;
     double sum = 0, squares = 0;
     float mean = 0;
@@ -154,8 +171,7 @@ static void dense_row(const plan *p, const float *x, const float *scale, const f
     if (scale && bias) for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * inverse * scale[i] + bias[i];
     else if (scale) for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * inverse * scale[i];
     else for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * inverse;
-    if (mean_at != NOWHERE) sx_store_row(c->out[1].dtype, p->type, c->out[1].data + mean_at * sx_element_bytes(c->out[1].dtype), 1, &mean, 1);
-    if (inverse_at != NOWHERE) sx_store_row(c->out[2].dtype, p->type, c->out[2].data + inverse_at * sx_element_bytes(c->out[2].dtype), 1, &inverse, 1);
+    say(p, &mean, &inverse, mean_at, inverse_at);
 }
 
 static int all_dense(const plan *p) {
@@ -166,19 +182,27 @@ static int all_dense(const plan *p) {
     return 1;
 }
 
+/* Where a group begins in every operand, and where its statistics go. */
+static void places(const plan *p, int64_t group, int64_t *at, int64_t *mean, int64_t *inverse) {
+    const sx_call *c = p->call;
+    *mean = *inverse = 0;
+    for (int v = 0; v < VIEWS; v++) at[v] = 0;
+    for (int d = p->outer_rank - 1; d >= 0; d--) {
+        int64_t i = group % p->outer[d];
+        group /= p->outer[d];
+        for (int v = 0; v < VIEWS; v++) at[v] += i * p->outer_stride[v][d];
+        *mean += i * p->mean_stride[d], *inverse += i * p->inverse_stride[d];
+    }
+    *mean = c->n_out > 1 && c->out[1].dtype ? *mean : NOWHERE, *inverse = c->n_out > 2 && c->out[2].dtype ? *inverse : NOWHERE;
+}
+
 static void task(void *arg, int64_t number, int worker) {
     const plan *p = arg;
     const sx_call *c = p->call;
     int64_t end = min64(p->groups, (number + 1) * p->per);
     for (int64_t g = number * p->per; g < end; g++) {
-        int64_t rest = g, at[VIEWS] = {0}, mean = 0, inverse = 0;
-        for (int d = p->outer_rank - 1; d >= 0; d--) {
-            int64_t i = rest % p->outer[d];
-            rest /= p->outer[d];
-            for (int v = 0; v < VIEWS; v++) at[v] += i * p->outer_stride[v][d];
-            mean += i * p->mean_stride[d], inverse += i * p->inverse_stride[d];
-        }
-        mean = c->n_out > 1 && c->out[1].dtype ? mean : NOWHERE, inverse = c->n_out > 2 && c->out[2].dtype ? inverse : NOWHERE;
+        int64_t at[VIEWS], mean, inverse;
+        places(p, g, at, &mean, &inverse);
         if (p->dense) {
             const float *operand[VIEWS] = {0};
             for (int v = 0; v < VIEWS; v++) if (p->view[v]) operand[v] = (const float *)(const void *)p->view[v]->data + at[v];
@@ -192,6 +216,79 @@ static void task(void *arg, int64_t number, int worker) {
         else group_f32(p, at, keep, mean, inverse);
     }
 }
+
+#ifndef __wasm__ /* where no group is so large */
+/* -- large groups, one after the other, in parts of their first axis: a run can be left between them, and several workers share a group -------------------------------- */
+
+#define LARGE (1 << 20)
+#define PART (1 << 16)
+#define MOST_PARTS 4096
+
+/* found: of each part, the sum or the squares. */
+typedef struct { const plan *p; int64_t start[VIEWS], per, mean_at, inverse_at; double mean, inverse, *found; } large;
+
+/* The plan and the begin of a part. */
+static plan part_of(const large *l, int64_t number, int64_t *start) {
+    plan q = *l->p;
+    q.dim[0] = min64(l->per, q.dim[0] - number * l->per);
+    for (int v = 0; v < VIEWS; v++) start[v] = l->start[v] + number * l->per * q.stride[v][0];
+    return q;
+}
+
+static void part_sum(void *arg, int64_t number, int worker) {
+    const large *l = arg;
+    int64_t start[VIEWS];
+    plan q = part_of(l, number, start);
+    (void)worker;
+    l->found[number] = q.type == SX_F64 ? sum_f64(&q, start, NULL) : sum_f32(&q, start, NULL);
+}
+
+static void part_squares(void *arg, int64_t number, int worker) {
+    const large *l = arg;
+    int64_t start[VIEWS];
+    plan q = part_of(l, number, start);
+    (void)worker;
+    l->found[number] = q.type == SX_F64 ? squares_f64(&q, start, NULL, l->mean) : squares_f32(&q, start, NULL, (float)l->mean);
+}
+
+static void part_write(void *arg, int64_t number, int worker) {
+    const large *l = arg;
+    int64_t start[VIEWS];
+    plan q = part_of(l, number, start);
+    (void)worker;
+    const float mean = (float)l->mean, inverse = (float)l->inverse;
+    if (q.type == SX_F64) write_f64(&q, start, NULL, l->mean, l->inverse);
+    else write_f32(&q, start, NULL, mean, inverse);
+    if (number) return;
+    if (q.type == SX_F64) say(&q, &l->mean, &l->inverse, l->mean_at, l->inverse_at);
+    else say(&q, &mean, &inverse, l->mean_at, l->inverse_at);
+}
+
+static double total(const double *found, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += found[i];
+    return sum;
+}
+
+static void large_groups(const plan *p) {
+    const sx_call *c = p->call;
+    int64_t parts = min64(p->dim[0], min64(up(p->count, PART), MOST_PARTS));
+    large l = {.p = p, .per = up(p->dim[0], parts)};
+    parts = up(p->dim[0], l.per);
+    for (int64_t g = 0; g < p->groups; g++) {
+        places(p, g, l.start, &l.mean_at, &l.inverse_at);
+        l.mean = 0, l.found = (double *)(void *)c->scratch;
+        if (p->mode != 1) {
+            if (!sx_tiles(c, parts, part_sum, &l)) return;
+            l.mean = total(l.found, parts) / (double)p->count;
+            l.found += parts; /* the sums stay: a run that was left comes by again */
+        }
+        if (!sx_tiles(c, parts, part_squares, &l)) return;
+        l.inverse = 1.0 / __builtin_sqrt(total(l.found, parts) / (double)p->count + p->epsilon);
+        if (!sx_tiles(c, parts, part_write, &l)) return;
+    }
+}
+#endif
 
 static int64_t group_count(const sx_call *call) {
     int64_t n = 1;
@@ -212,6 +309,12 @@ int SX_NAME(sx_k_norm)(const sx_call *call) {
     merge_inside(&p);
     for (int d = 0; d < p.outer_rank; d++) p.groups *= p.outer[d];
     p.dense = all_dense(&p);
+#ifndef __wasm__
+    if (p.count >= LARGE) {
+        large_groups(&p);
+        return 0;
+    }
+#endif
     p.per = max64(1, WORK / p.count);
     sx_tiles(call, up(p.groups, p.per), task, &p);
     return 0;

@@ -5,9 +5,7 @@
    for 50 µs, then sleep; only a job wakes them, so an idle process uses no CPU. A forked child starts with no workers. */
 #ifndef SX_POOL_H
 #define SX_POOL_H
-#include "sx_internal.h"
-
-#define SPIN_NS 50000
+#include "job.h"
 
 struct sx_team {
     sx_mutex owner;     /* held by the run that has the pool */
@@ -15,13 +13,8 @@ struct sx_team {
     sx_condition wake;
     int started, sleepers, failed;
     int threads;               /* workers this run may use */
-    const int *stop;           /* of the job's call */
-    int64_t until;
-    void (*body)(void *, int64_t, int);
-    void *arg;
-    int64_t n;
+    sx_job job;
     _Alignas(64) uint64_t epoch; /* odd: a job is open */
-    _Alignas(64) int64_t next;
     _Alignas(64) int inside;
 };
 
@@ -35,18 +28,6 @@ static void pause_cpu(void) {
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
-}
-
-static int stopped(const int *stop) { return stop && __atomic_load_n(stop, __ATOMIC_RELAXED); }
-
-static int over(int64_t until) { return until && sx_host_now() > until; }
-
-static void claim(struct sx_team *t, int worker) {
-    for (int did = 0; !(did && over(t->until)); did = 1) { /* what is claimed is done */
-        int64_t i = __atomic_fetch_add(&t->next, 1, __ATOMIC_RELAXED);
-        if (i >= t->n || stopped(t->stop)) return;
-        t->body(t->arg, i, worker);
-    }
 }
 
 /* Wait for an open job other than `seen`: spin, then sleep. */
@@ -73,7 +54,7 @@ static void work(int worker) {
         seen = await(&pool, seen);
         __atomic_fetch_add(&pool.inside, 1, __ATOMIC_SEQ_CST);
         /* Either this load sees the job closed, or the caller sees us inside and waits. */
-        if (__atomic_load_n(&pool.epoch, __ATOMIC_SEQ_CST) == seen && worker < pool.threads) claim(&pool, worker);
+        if (__atomic_load_n(&pool.epoch, __ATOMIC_SEQ_CST) == seen && worker < pool.threads) claim(&pool.job, worker);
         __atomic_fetch_sub(&pool.inside, 1, __ATOMIC_SEQ_CST);
     }
 }
@@ -103,26 +84,21 @@ void sx_host_leave(sx_team *team) { sx_unlock(&team->owner); }
 int64_t sx_host_for(const sx_call *call, int64_t from, int64_t n, int64_t until, void (*body)(void *, int64_t, int), void *arg) {
     struct sx_team *t = call->team;
     int asleep = t && t->started && __atomic_load_n(&t->sleepers, __ATOMIC_RELAXED) == t->started; /* waking costs as much as a few tiles */
-    if (n - from <= (asleep ? 3 : 1) || !t || !t->started) {
-        int64_t i = from;
-        for (; i < n && !stopped(call->stop) && !(i > from && over(until)); i++) body(arg, i, 0);
-        return i;
-    }
-    t->body = body, t->arg = arg, t->n = n, t->stop = call->stop, t->until = until;
-    __atomic_store_n(&t->next, from, __ATOMIC_RELAXED);
+    if (n - from <= (asleep ? 3 : 1) || !t || !t->started) return by_itself(call, from, n, until, body, arg);
+    t->job.body = body, t->job.arg = arg, t->job.n = n, t->job.stop = call->stop, t->job.until = until;
+    __atomic_store_n(&t->job.next, from, __ATOMIC_RELAXED);
     __atomic_fetch_add(&t->epoch, 1, __ATOMIC_SEQ_CST); /* open */
     if (__atomic_load_n(&t->sleepers, __ATOMIC_SEQ_CST)) {
         sx_lock(&t->mutex);
         sx_wake_all(&t->wake);
         sx_unlock(&t->mutex);
     }
-    claim(t, 0);
+    claim(&t->job, 0);
     __atomic_fetch_add(&t->epoch, 1, __ATOMIC_SEQ_CST); /* closed */
     for (int turn = 0; __atomic_load_n(&t->inside, __ATOMIC_SEQ_CST); turn++) {
         pause_cpu();
         if (turn > 4096) sx_give_way(); /* more runnable threads than cores */
     }
-    int64_t at = __atomic_load_n(&t->next, __ATOMIC_RELAXED);
-    return at < n ? at : n;
+    return reached(&t->job);
 }
 #endif

@@ -3,7 +3,7 @@
    How to think
    - Reduced axes are merged where every operand allows. Then either a whole run of the last reduced axis is taken at a time (rows), or, where a kept axis lies denser, up to 512 results
      advance together (columns).
-   - An extreme of everything (what DynamicQuantizeLinear asks for) is taken in parts: which order they come in changes nothing.
+   - An extreme, a sum or a mean of everything is taken in parts, by shape alone: of extremes the order changes nothing, sums of parts are added in double.
    - Floats are summed in float by pieces of at most 1024 and the pieces in double; integers in 64 bits, which wraps alike for every narrower type. The order depends on the shape only. */
 #include "sx_expr.h"
 #include "sx_vec.h"
@@ -12,7 +12,7 @@
 #define COLUMNS 512
 #define FLUSH 32     /* rows of a column block between two flushes into double */
 #define WORK 32768   /* elements a task should read at least */
-#define PARTS 64     /* of an extreme of everything, at most */
+#define PARTS 1024   /* of everything, at most */
 
 enum { SUM, PRODUCT, LEAST, GREATEST, ARG_LEAST, ARG_GREATEST, MEAN };
 
@@ -279,9 +279,9 @@ static plan plan_of(const sx_call *call) {
     return p;
 }
 
-/* -- an extreme of everything, in parts ------------------------------------------------------------------------------------------------------------------------------ */
+/* -- everything to one number, in parts ------------------------------------------------------------------------------------------------------------------------------ */
 
-static int in_parts(const plan *p) { return (p->op == LEAST || p->op == GREATEST) && p->type == SX_F32 && p->tasks == 1 && p->cols == 1 && p->rank == 1 && p->count >= 2 * WORK; }
+static int in_parts(const plan *p) { return (p->op == LEAST || p->op == GREATEST || p->op == SUM || p->op == MEAN) && p->type == SX_F32 && p->tasks == 1 && p->cols == 1 && p->rank == 1 && p->count >= 2 * WORK; }
 static int64_t part_length(const plan *p) { return max64(WORK, up(up(p->count, PARTS), PIECE) * PIECE); }
 
 static void part(void *arg, int64_t number, int worker) {
@@ -289,6 +289,7 @@ static void part(void *arg, int64_t number, int worker) {
     plan p = *(const plan *)arg;
     int64_t length = part_length(&p), at[SX_MAX_OPERANDS] = {0}, position;
     for (int i = 0; i < p.n_ops; i++) at[i] = number * length * p.stride[i][0];
+    p.op = p.op == MEAN ? SUM : p.op;
     p.dim[0] = p.count = min64(length, p.count - number * length);
     rows_f32(&p, at, (float *)(void *)p.call->scratch + number, &position);
 }
@@ -298,7 +299,10 @@ static void reduce_parts(plan *p) {
     int64_t n = up(p->count, part_length(p)), start[SX_RANK] = {0};
     if (!sx_tiles(p->call, n, part, p)) return;
     float best = made[0];
-    for (int64_t i = 1; i < n; i++) best = (p->op == LEAST ? made[i] < best : made[i] > best) || made[i] != made[i] ? made[i] : best;
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += made[i];
+    if (p->op == SUM || p->op == MEAN) best = (float)(p->op == SUM ? sum : sum / (double)p->count);
+    else for (int64_t i = 1; i < n; i++) best = (p->op == LEAST ? made[i] < best : made[i] > best) || made[i] != made[i] ? made[i] : best;
     sx_finish(p->call, &best, p->result, 1, 1, 1, start, -1, p->col_axis);
 }
 

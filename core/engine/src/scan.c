@@ -63,17 +63,27 @@ static void scan_columns(const plan *p, const char *x, char *y, int64_t n) {
     }
 }
 
-static void scan_row(const plan *p, const char *x, char *y) {
+/* The sums of a row that a run left in the middle. */
+typedef struct { float f; double d; int32_t i; int64_t l; } sums;
+
+/* `place`: how far the row is and, in scratch, its sums there, where it may be left; NULL: it may not. */
+static void scan_row(const plan *p, const char *x, char *y, int64_t *place) {
     const sx_view *xv = p->call->in, *yv = p->call->out;
     int64_t xs = xv->stride[p->axis], ys = yv->stride[p->axis], xi = sx_element_bytes(xv->dtype), yi = sx_element_bytes(yv->dtype), first = p->product;
     if (p->reverse) x += (p->n - 1) * xs * xi, y += (p->n - 1) * ys * yi, xs = -xs, ys = -ys;
-    float f = (float)first;
-    double d = (double)first;
-    int32_t i = (int32_t)first;
-    int64_t l = first;
+    sums *kept = (sums *)(void *)p->call->scratch, own = {(float)first, (double)first, (int32_t)first, first};
+    if (place && *place) own = *kept;
+    float f = own.f;
+    double d = own.d;
+    int32_t i = own.i;
+    int64_t l = own.l;
     piece v;
-    for (int64_t at = 0; at < p->n && !sx_stopped(p->call); at += PIECE) {
+    for (int64_t at = place ? *place : 0, from = at; at < p->n && !sx_stopped(p->call); at += PIECE) {
         int64_t n = min64(PIECE, p->n - at);
+        if (place && at > from && at % (64 * PIECE) == 0 && sx_due(p->call)) {
+            *kept = (sums){f, d, i, l}, *place = at, p->call->pause->left = 1;
+            return;
+        }
         sx_load_row(xv->dtype, p->type, &v, x + at * xs * xi, xs, n);
         if (p->type == SX_F32) f = run_f(f, v.f, n, p->product, p->exclusive);
         else if (p->type == SX_F64) d = run_d(d, v.d, n, p->product, p->exclusive);
@@ -101,7 +111,7 @@ static void scan_task(void *arg, int64_t number, int worker) {
         const char *from = x->data + xat * sx_element_bytes(x->dtype);
         char *to = y->data + yat * sx_element_bytes(y->dtype);
         if (p->columns) scan_columns(p, from, to, min64(COLUMNS, p->cols - col));
-        else scan_row(p, from, to);
+        else scan_row(p, from, to, p->tasks == 1 && p->call->pause ? p->call->pause->at : NULL);
     }
 }
 
@@ -121,7 +131,8 @@ static int scan(const sx_call *call) {
     p.cols = p.columns ? y->dim[p.near] : 1, p.across = up(p.cols, COLUMNS);
     if (p.columns) p.tasks = p.tasks / p.cols * p.across;
     p.per = max64(1, WORK / (p.n * min64(p.cols, COLUMNS)));
-    sx_tiles(call, up(p.tasks, p.per), scan_task, &p);
+    if (p.tasks == 1 && !p.columns) scan_task(&p, 0, 0);
+    else sx_tiles(call, up(p.tasks, p.per), scan_task, &p);
     return SX_OK;
 }
 
@@ -203,7 +214,7 @@ static attention attention_of(const sx_call *call) {
 }
 
 int64_t SX_NAME(sx_scratch_scan)(const sx_call *call) {
-    if (call->param[3] != 2) return 0;
+    if (call->param[3] != 2) return sizeof(sums);
     attention a = attention_of(call);
     int64_t state = min64(a.dk, MOST / 1024) * (STATE_COLUMNS + 2) * 4, queries;
     if (__builtin_mul_overflow(a.group, a.dk + STATE_COLUMNS, &queries) || queries > MOST / 4) return MOST;

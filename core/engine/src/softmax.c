@@ -156,6 +156,84 @@ static void column_task(void *arg, int64_t number, int worker) {
     do_columns(p, at, min64(width, count - col), p->call->scratch + worker * p->call->scratch_bytes);
 }
 
+#ifndef __wasm__ /* where no row is so long */
+/* -- long rows of floats, one after the other, in parts: a run can be left between them, and several workers share a row ------------------------------------- */
+
+#define LONG (1 << 20)
+#define PART (1 << 16)
+#define PIECE 1024
+
+/* work: the row, the output itself or scratch. greatest, sums: of each part; top, last: of all, and what the third pass multiplies by or takes off. */
+typedef struct { const plan *p; int64_t at[3]; float *work, top, last; float *greatest; double *sums; } long_row;
+
+static int is_long(const plan *p) { return p->n >= LONG && !p->doubles && p->mode < 2 && (p->mode || p->call->in->dtype == SX_FLOAT); }
+
+static void part_in(void *arg, int64_t number, int worker) {
+    const long_row *l = arg;
+    const sx_call *c = l->p->call;
+    const sx_view *x = c->in, *mask = c->n_in > 1 && c->in[1].dtype ? c->in + 1 : NULL;
+    int64_t first = number * PART, n = min64(PART, l->p->n - first), axis = l->p->axis;
+    float *work = l->work + first, room[PIECE];
+    const char *from = x->data + (l->at[0] + first * x->stride[axis]) * sx_element_bytes(x->dtype);
+    (void)worker;
+    if ((const char *)work != from) sx_load_row(x->dtype, SX_F32, work, from, x->stride[axis], n);
+    for (int64_t i = 0; i < n; i += PIECE) {
+        int64_t m = min64(PIECE, n - i);
+        if (mask) sx_load_row(mask->dtype, SX_F32, room, mask->data + (l->at[2] + (first + i) * mask->stride[axis]) * sx_element_bytes(mask->dtype), mask->stride[axis], m);
+        scale_row((char *)(work + i), mask ? (const char *)room : NULL, l->p->scale, m, 0);
+    }
+    l->greatest[number] = sx_max_f32(work, n);
+}
+
+static void part_exp(void *arg, int64_t number, int worker) {
+    const long_row *l = arg;
+    int64_t n = min64(PART, l->p->n - number * PART);
+    float *restrict y = l->work + number * PART, room[PIECE];
+    double sum = 0;
+    (void)worker;
+    for (int64_t i = 0; i < n; i += PIECE) {
+        int64_t m = min64(PIECE, n - i);
+        for (int64_t k = 0; k < m; k++) y[i + k] -= l->top, room[k] = sx_exp_f32(y[i + k]);
+        if (!l->p->mode) for (int64_t k = 0; k < m; k++) y[i + k] = room[k];
+        sum += sx_sum_f32(room, m);
+    }
+    l->sums[number] = sum;
+}
+
+static void part_out(void *arg, int64_t number, int worker) {
+    const long_row *l = arg;
+    const sx_view *y = l->p->call->out;
+    int64_t first = number * PART, n = min64(PART, l->p->n - first), stride = y->stride[l->p->axis];
+    float *restrict work = l->work + first;
+    char *to = y->data + (l->at[1] + first * stride) * sx_element_bytes(y->dtype);
+    (void)worker;
+    if (l->p->mode) for (int64_t i = 0; i < n; i++) work[i] -= l->last;
+    else for (int64_t i = 0; i < n; i++) work[i] *= l->last;
+    if ((char *)work != to) sx_store_row(y->dtype, SX_F32, to, stride, work, n);
+}
+
+static void long_rows(const plan *p) {
+    const sx_call *c = p->call;
+    const sx_view *y = c->out;
+    int64_t parts = up(p->n, PART), near = p->near < 0 ? 1 : y->dim[p->near];
+    float *room = (float *)(void *)c->scratch; /* of the first worker: twice the row */
+    long_row l = {.p = p, .sums = (double *)(void *)(room + up(p->n, 16) * 16)};
+    l.greatest = (float *)(l.sums + parts);
+    for (int64_t row = 0; row < p->rows; row++) {
+        offsets(p, row / near, row % near, l.at);
+        l.work = y->stride[p->axis] == 1 && y->dtype == SX_FLOAT ? (float *)(void *)y->data + l.at[1] : room;
+        if (!sx_tiles(c, parts, part_in, &l)) return;
+        l.top = l.greatest[0];
+        for (int64_t i = 1; i < parts; i++) l.top = l.top > l.greatest[i] || l.top != l.top ? l.top : l.greatest[i];
+        if (!sx_tiles(c, parts, part_exp, &l)) return;
+        double sum = 0;
+        for (int64_t i = 0; i < parts; i++) sum += l.sums[i];
+        l.last = p->mode ? sx_log_f32((float)sum) : 1 / (float)sum;
+        if (!sx_tiles(c, parts, part_out, &l)) return;
+    }
+}
+#endif
+
 /* -- tasks --------------------------------------------------------------------------------------------------------------------------------------------- */
 
 static void task(void *arg, int64_t number, int worker) {
@@ -190,6 +268,12 @@ int SX_NAME(sx_k_softmax)(const sx_call *call) {
         sx_tiles(call, p.rows / y->dim[p.near] * up(y->dim[p.near], column_count(call)), column_task, &p);
         return 0;
     }
+#ifndef __wasm__
+    if (is_long(&p)) {
+        long_rows(&p);
+        return 0;
+    }
+#endif
     p.per = max64(1, WORK / p.n);
     sx_tiles(call, up(p.rows, p.per), task, &p);
     return 0;
