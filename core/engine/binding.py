@@ -312,7 +312,10 @@ class EngineProgram:
             pointers[i] = address(y)
         if times is not None:
             self._engine.sx_profile(bound.state, times.ctypes.data_as(POINTER(c_int64)))
-        code = self._go(bound, arena, terminated, budget) if not hasattr(terminated, "tell") else told(terminated, partial(self._engine.sx_terminate, bound.state), self._go, bound, arena, terminated, budget)
+        if hasattr(terminated, "tell"):
+            code = told(terminated, partial(self._engine.sx_terminate, bound.state), self._go, bound, arena, terminated, budget)
+        else:
+            code = self._go(bound, arena, terminated, budget)
         if times is not None:
             self._engine.sx_profile(bound.state, None)
         if code:

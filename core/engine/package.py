@@ -10,8 +10,8 @@ import ctypes
 import math
 import weakref
 from collections.abc import Callable, Sequence
-from functools import partial
 from ctypes import Structure, byref, c_char, c_int32, c_int64, c_void_p
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -152,7 +152,10 @@ class _Session:
         if rows is not None:
             rows[:] = -1
             engine.sx_session_profile(self.handle, rows.ctypes.data, len(rows))
-        code = self._go(len(inputs), terminated, budget) if not hasattr(terminated, "tell") else told(terminated, partial(engine.sx_session_terminate, self.handle), self._go, len(inputs), terminated, budget)
+        if hasattr(terminated, "tell"):
+            code = told(terminated, partial(engine.sx_session_terminate, self.handle), self._go, len(inputs), terminated, budget)
+        else:
+            code = self._go(len(inputs), terminated, budget)
         if rows is not None:
             engine.sx_session_profile(self.handle, None, 0)
         if code:

@@ -64,9 +64,10 @@ class Stops:
 
 @dataclass
 class RunContext:
-    """What a run is given besides its inputs. `terminated` is polled (of `Stops` it may ask to be told); `events`, where not None, collects the profile. The executor sets `owned` where every array it returns is the
-    caller's alone; else the session copies them. `into`: for each wanted output an array of the caller's or None; an executor may write there and return it, where it fits.
-    `stay`: positions of wanted outputs that are to stay on the executor's device, where it has one and their type can: an object with `on_device` and `numpy()` is returned for them."""
+    """What a run is given besides its inputs. `terminated` is polled (of `Stops` it may ask to be told); `events`, where not None, collects the profile. The executor sets `owned` where
+    every array it returns is the caller's alone; else the session copies them. `into`: for each wanted output an array of the caller's or None; an executor may write there and return it,
+    where it fits. `stay`: positions of wanted outputs that are to stay on the executor's device, where it has one and their type can: an object with `on_device` and `numpy()` is returned
+    for them."""
 
     terminated: Callable[[], bool] = lambda: False
     events: list[Event] | None = None
