@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 from sardonyx.converter import convert
-from sardonyx.model import read_model
+from sardonyx.model import read_model, read_programs
+from sardonyx.package import Do, Package
+from sardonyx.providers.blocks import reads_data
 from sardonyx.types import DType
 
 #: In the page: {model, feeds: {name: [type, dims, base64]}, providers} → {made: [[type, dims, base64] of each output], about: where it ran}.
@@ -66,6 +68,12 @@ def stored(model: Any, webgpu: bool) -> bytes:
     return file.getvalue()
 
 
+def reads(sdx: bytes) -> bool:
+    """Whether the file's programs compute anything of what they are given: not all was known when it was converted."""
+    package = Package.unpack(read_programs(sdx)[1])
+    return any(reads_data(placed.program) for placed in package.programs) or any(segment.do is not Do.PROGRAM for block in package.blocks for segment in block.segments)
+
+
 def packed(array: np.ndarray, dtype: DType) -> bytes:
     """An array's bytes as the JavaScript API has them: 4- and 2-bit elements packed, the first in the low bits."""
     if dtype.bits >= 8 or dtype.name.startswith("FLOAT6"):
@@ -104,8 +112,9 @@ def run(sdx: bytes, inputs: list[Any], webgpu: bool = False) -> tuple[list[Any],
             if dtype is DType.STRING:
                 raise NotImplementedError("strings stay in Python: programs have none")
             feeds[value.name] = [NAMES.get(dtype, dtype.text), list(np.shape(x)), base64.b64encode(packed(np.asarray(x), dtype)).decode()]
-    made = page().evaluate(RUN, {"model": base64.b64encode(stored(model, webgpu)).decode(), "feeds": feeds, "providers": ["webgpu" if webgpu else "wasm"]})
+    file = stored(model, webgpu)
+    made = page().evaluate(RUN, {"model": base64.b64encode(file).decode(), "feeds": feeds, "providers": ["webgpu" if webgpu else "wasm"]})
     numbers = {**{t.text: t for t in DType}, "float32": DType.FLOAT, "float64": DType.DOUBLE}
-    about = made["about"].get("webgpu", {"beside": [], "dispatches": 1})
+    about = made["about"].get("webgpu") or {"beside": [], "dispatches": reads(file)}
     place = next((b["reason"] for b in about["beside"] if not b["shape"]), "strict" if about["dispatches"] else "no kernel")
     return [unpacked(base64.b64decode(text), numbers[kind], dims) for kind, dims, text in made["outputs"]], place
