@@ -18,6 +18,7 @@ from sardonyx.dim import Expr, Symbol, substitute, symbols
 from sardonyx.errors import InvalidArgument, NoSuchFile, SardonyxError
 from sardonyx.graph import Model, Value
 from sardonyx.model import is_sdx
+from sardonyx.narrow import astype, plain
 from sardonyx.types import DType, MapType, OptionalType, SequenceType, SparseTensorType, TensorType
 
 from .media import AUDIO, IMAGES, Pixels, read_audio, read_image
@@ -294,8 +295,8 @@ def _as_type(name: str, kind: Any, array: np.ndarray) -> np.ndarray:
     if text or kind.dtype is DType.STRING:
         raise InvalidArgument(f"{problem}: {'text' if kind.dtype is DType.STRING else 'numbers'} expected")
     with np.errstate(all="ignore"):
-        made = array.astype(wanted)
-        if not (kind.dtype.is_float and array.dtype.kind in "fiub") and not np.array_equal(made, array):
+        made = astype(array, kind.dtype)
+        if not (kind.dtype.is_float and array.dtype.kind in "fiub") and not np.array_equal(plain(made), array):
             raise InvalidArgument(f"{problem}: some of its numbers are not {kind.dtype.text}; convert it first")
     return made
 
@@ -367,7 +368,7 @@ def _random(value: Value, kind: Any, bound: dict[str, int], chosen: dict[str, in
     if kind.dtype.is_complex:
         return (generator.random(shape) + 1j * generator.random(shape)).astype(kind.dtype.numpy)
     if not kind.dtype.is_integer:
-        return generator.random(shape).astype(kind.dtype.numpy)
+        return astype(generator.random(shape), kind.dtype)
     return _random_integers(value, kind.dtype, shape, generator)
 
 
@@ -378,12 +379,12 @@ def _random_integers(value: Value, dtype: DType, shape: Sequence[int], generator
     if fixed is not None and dtype.bits >= 16:
         return np.full(shape, fixed, dtype.numpy)
     if "position" in word and shape:
-        return np.broadcast_to(np.arange(shape[-1]), shape).astype(dtype.numpy)
+        return astype(np.broadcast_to(np.arange(shape[-1]), shape), dtype)
     limit = index_limit(value)
     if dtype.bits <= 8 and limit is None:
         low = -(1 << dtype.bits - 1) if dtype.is_signed_integer else 0
-        return generator.integers(low, low + (1 << dtype.bits), shape).astype(dtype.numpy)
-    return generator.integers(0, MAX_RANDOM_INTEGER if limit is None else max(limit, 1), shape).astype(dtype.numpy)
+        return astype(generator.integers(low, low + (1 << dtype.bits), shape), dtype)
+    return astype(generator.integers(0, MAX_RANDOM_INTEGER if limit is None else max(limit, 1), shape), dtype)
 
 
 def index_limit(value: Value) -> int | None:

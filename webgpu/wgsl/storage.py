@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...lowering import CannotLower
+from ...narrow import astype, plain
 from ...types import DType
 
 #: The WGSL type of a word.
@@ -73,7 +74,7 @@ def upload(array: np.ndarray, dtype: DType) -> np.ndarray:
         raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         return raw if raw.size % 4 == 0 else np.concatenate([raw, np.zeros(-raw.size % 4, np.uint8)])
     kind = {"f32": np.float32, "i32": np.int32, "u32": np.uint32}[word(dtype)]
-    return np.ascontiguousarray(array.astype(kind, copy=False)).reshape(-1)
+    return np.ascontiguousarray(plain(array).astype(kind, copy=False)).reshape(-1)
 
 
 def download(raw: bytes, dtype: DType, shape: list[int]) -> np.ndarray:
@@ -81,7 +82,7 @@ def download(raw: bytes, dtype: DType, shape: list[int]) -> np.ndarray:
     kind = {"f32": np.float32, "i32": np.int32, "u32": np.uint32}[word(dtype)]
     words: np.ndarray = np.frombuffer(raw, kind).reshape(shape)
     with np.errstate(all="ignore"):
-        return words.copy() if words.dtype == dtype.numpy else words.astype(dtype.numpy)
+        return astype(words, dtype)
 
 
 def word_bytes(dtype: DType, packed: bool) -> int:
