@@ -10,6 +10,7 @@ from .base import Pass, PassResult, run_passes
 from .cleanup import CommonSubexpressions, DeadCode, DuplicateConstants, NoOps
 from .fold import FoldConstants
 from .labels import NumberLabels
+from .merge import MergeProducts
 from .moves import CleanMoves
 from .normalizations import RecogniseLayerNormalization, RecogniseRMSNormalization
 from .qdq import NormalizeQDQ
@@ -26,7 +27,7 @@ def default_passes(options: ConvertOptions) -> list[Pass]:
        patterns are seen in their plain form (shared subexpressions once).
     2. Quantised models get their canonical form, small operators become the standard ones, from the inside out; then affine maps go into weights (before, they would take the
        factors out of activations that are spelled out).
-    3. What these left behind is cleaned up.
+    3. What these left behind is cleaned up, and products of one tensor become one.
     """
     small, budget = 64, options.fold_budget
     return [
@@ -34,7 +35,7 @@ def default_passes(options: ConvertOptions) -> list[Pass]:
         CleanMoves(), FoldConstants(budget), DeadCode(), CommonSubexpressions(),
         NormalizeQDQ(), RecogniseLayerNormalization(), RecogniseRMSNormalization(), RecogniseGelu(), RecogniseActivations(),                # 2
         RecogniseRotaryEmbedding(), RecogniseAttention(), FoldBatchNorm(),
-        CleanMoves(), FoldConstants(budget), NoOps(), DuplicateConstants(), CommonSubexpressions(), DeadCode(),                             # 3
+        CleanMoves(), FoldConstants(budget), NoOps(), DuplicateConstants(), CommonSubexpressions(), MergeProducts(), DeadCode(),            # 3
     ]
 
 
@@ -44,10 +45,10 @@ def session_passes() -> list[Pass]:
     return [
         StandardForms(), NumberLabels(), FoldConstants(budget), NoOps(), CommonSubexpressions(), CleanMoves(),
         NormalizeQDQ(), RecogniseLayerNormalization(), RecogniseRMSNormalization(), RecogniseGelu(), RecogniseActivations(), RecogniseRotaryEmbedding(), RecogniseAttention(), FoldBatchNorm(),
-        CleanMoves(), NoOps(), DeadCode(),
+        CleanMoves(), NoOps(), MergeProducts(), DeadCode(),
     ]
 
 
-__all__ = ["CleanMoves", "CommonSubexpressions", "DeadCode", "DuplicateConstants", "FoldBatchNorm", "FoldConstants", "NoOps", "NormalizeQDQ", "NumberLabels", "Pass", "PassResult",
+__all__ = ["CleanMoves", "CommonSubexpressions", "DeadCode", "DuplicateConstants", "FoldBatchNorm", "FoldConstants", "MergeProducts", "NoOps", "NormalizeQDQ", "NumberLabels", "Pass", "PassResult",
            "RecogniseActivations", "RecogniseAttention", "RecogniseGelu", "RecogniseLayerNormalization", "RecogniseRMSNormalization", "RecogniseRotaryEmbedding", "StandardForms", "default_passes",
            "run_passes", "session_passes"]

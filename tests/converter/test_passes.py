@@ -17,6 +17,7 @@ from sardonyx.converter.passes import (  # noqa: E402
     DuplicateConstants,
     FoldBatchNorm,
     FoldConstants,
+    MergeProducts,
     NoOps,
     NormalizeQDQ,
     Pass,
@@ -444,3 +445,30 @@ def test_an_output_that_is_constant_keeps_its_name() -> None:
     model = build("(float[2, 3] x) => (int64[2] y, float[2, 3] z)", "y = Shape(x) z = Exp(x)")
     check(model, everything(), [normal(2, 3)], {"Exp": 1}, 0)
     assert model.graph.outputs[0].const is not None
+
+
+# -- products of one tensor ----------------------------------------------------------------------------------------------------------------------------
+
+HEADS = "(float[b, n, 6] x) => (float[b, n, 2, 4] q, float[b, n, 2, 4] k, float[b, n, 3] v)"
+MERGED = {"u": normal(6, 8), "w": normal(6, 8) * 2, "z": normal(6, 3), "a": normal(8), "c": normal(8) * 2, "e": normal(3), "s": [0, 0, 2, 4], "t": [0, 0, 3]}
+
+
+@pytest.mark.parametrize(("body", "expected"), [
+    ("h = Exp(x) i = MatMul(h, u) j = Add(i, a) q = Reshape(j, s) l = MatMul(h, w) m = Add(c, l) k = Reshape(m, s) o = MatMul(h, z) p = Add(o, e) v = Reshape(p, t)",
+     {"Exp": 1, "MatMul": 1, "Add": 1, "Split": 1, "Reshape": 3}),
+    # a product that is computed with, one without a bias, one whose sum is an output, one that is read before the sum
+    ("h = Exp(x) i = MatMul(h, u) j = Add(i, a) q = Reshape(j, s) l = MatMul(h, w) m = Add(c, l) n2 = Relu(m) k = Reshape(n2, s) o = MatMul(h, z) p = Add(o, e) v = Reshape(p, t)",
+     {"Exp": 1, "MatMul": 2, "Add": 2, "Split": 1, "Reshape": 3, "Relu": 1}),
+    ("h = Exp(x) i = MatMul(h, u) q = Reshape(i, s) l = MatMul(h, w) k = Reshape(l, s) o = MatMul(h, z) v = Reshape(o, t)", {"Exp": 1, "MatMul": 3, "Reshape": 3}),
+    ("h = Exp(x) i = MatMul(h, u) j = Add(i, a) q = Reshape(j, s) l = MatMul(x, w) m = Add(c, l) k = Reshape(m, s) o = MatMul(h, z) v = Add(o, e)",
+     {"Exp": 1, "MatMul": 3, "Add": 3, "Reshape": 2}),
+    ("h = Exp(x) i = MatMul(h, u) j = Add(i, a) q = Reshape(j, s) l = MatMul(h, u) m = Add(l, c) k = Reshape(m, s) o = MatMul(h, z) p = Add(o, e) v = Reshape(p, t)",
+     {"Exp": 1, "MatMul": 3, "Add": 3, "Reshape": 3}),
+])
+def test_products_of_one_tensor_are_merged(body: str, expected: dict[str, int]) -> None:
+    used = {name: value for name, value in MERGED.items() if f"{name})" in body or f"({name}," in body}
+    model = build(HEADS, body, used)
+    check(model, [MergeProducts()], [normal(2, 5, 6)], expected, 1e-6)
+    if "Split" in expected:
+        product = next(n for n in model.graph.nodes if n.op_type == "MatMul" and n.inputs[1].const.shape[1] > 8)
+        assert {"node_i", "node_j", "node_o", "node_p"} <= set(product.origin)
