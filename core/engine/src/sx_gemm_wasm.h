@@ -3,8 +3,8 @@
    V8 folds a load's constant offset and little else: rows have a pointer each, pointers are 32 bits. Unrolling over K halves the speed, for LLVM mixes the steps and V8 spills. Every access to C that
    is not of a whole register is edge()'s, so that the micro-tiles are small. All tiles of a product add in one order: along K, to C's element where it is added to, then the end. */
 
-/* Rows of A at `a`, whole registers of C at `c`, the end's operands at `op` unless e is NULL. keep: where B's steps go too, as a panel. */
-SX_INLINE void micro(const int R, const part *t, const float *a, const float *b, float *c, ptrdiff_t ldc, const sx_end *e, const float *const *op, float *keep) {
+/* One tile: rows of A at `a`, whole registers of C at `c`, the end's operands at p and q unless e is NULL. keep: where B's steps go too, as a panel. */
+SX_INLINE void micro(const int R, const part *t, const float *a, const float *b, float *c, ptrdiff_t ldc, const sx_end *e, const float *p, const float *q, float *keep) {
     sx_f acc[SX_MR][SX_NV];
     const ptrdiff_t rs = (ptrdiff_t)t->rs, bs = (ptrdiff_t)t->bs;
     const float *row[SX_MR];
@@ -37,7 +37,6 @@ SX_INLINE void micro(const int R, const part *t, const float *a, const float *b,
         SX_UNROLL for (int i = 0; i < R; i++) row[i] += (ptrdiff_t)t->jump[done - 1];
     }
     if (e) {
-        const float *p = op[0], *q = op[1];
         SX_UNROLL for (int i = 0; i < R; i++, p += (ptrdiff_t)e->row[0], q += (ptrdiff_t)e->row[1])
             SX_UNROLL for (int v = 0; v < SX_NV; v++) acc[i][v] = sx_ended(e, acc[i][v], p + v * SX_GW, q + v * SX_GW, SX_GW);
     }
@@ -45,9 +44,14 @@ SX_INLINE void micro(const int R, const part *t, const float *a, const float *b,
         SX_UNROLL for (int v = 0; v < SX_NV; v++) sx_fstore(c + i * ldc + v * SX_GW, acc[i][v]);
 }
 
-typedef void (*micro_fn)(const part *t, const float *a, const float *b, float *c, ptrdiff_t ldc, const sx_end *e, const float *const *op);
+/* `tiles` tiles of R rows, one below the other: the loop is here because a call costs some of 64 steps' time. */
+typedef void (*micro_fn)(const part *t, const float *a, const float *b, float *c, ptrdiff_t ldc, const sx_end *e, const float *const *op, int tiles);
 #define MICRO(R) \
-    static void micro_##R(const part *t, const float *a, const float *b, float *c, ptrdiff_t ldc, const sx_end *e, const float *const *op) { micro(R, t, a, b, c, ldc, e, op, (float *)0); }
+    static void micro_##R(const part *t, const float *a, const float *b, float *c, ptrdiff_t ldc, const sx_end *e, const float *const *op, int tiles) { \
+        const float *p = op[0], *q = op[1]; \
+        const ptrdiff_t down = R * (ptrdiff_t)t->rs, down_p = e ? R * (ptrdiff_t)e->row[0] : 0, down_q = e ? R * (ptrdiff_t)e->row[1] : 0; \
+        _Pragma("clang loop unroll(disable)") for (; tiles > 0; tiles--, a += down, c += R * ldc, p += down_p, q += down_q) micro(R, t, a, b, c, ldc, e, p, q, (float *)0); \
+    }
 MICRO(1) MICRO(2) MICRO(3) MICRO(4)
 #if SX_MR == 6
 MICRO(5) MICRO(6)
@@ -58,7 +62,7 @@ static const micro_fn MICRO_OF[] = {micro_1, micro_2, micro_3, micro_4};
 
 static void micro_keep(const part *t, const float *a, const float *b, float *c, const float *const *op, float *keep, int64_t keep_ps) {
     (void)keep_ps;
-    micro(SX_MR, t, a, b, c, (ptrdiff_t)t->ldc, t->end, op, keep);
+    micro(SX_MR, t, a, b, c, (ptrdiff_t)t->ldc, t->end, op[0], op[1], keep);
 }
 
 /* The end's operands for row i and column j, given those of row 0 and column 0. */
@@ -72,7 +76,7 @@ SX_EDGE void edge(const part *t, const float *a, int r, const float *b, int cols
     const ptrdiff_t ldc = (ptrdiff_t)t->ldc;
     for (int i = 0; i < r && t->add; i++)
         for (int j = 0; j < cols; j++) block[i * SX_NR + j] = c[i * ldc + j];
-    MICRO_OF[r - 1](t, a, b, block, SX_NR, (const sx_end *)0, op);
+    MICRO_OF[r - 1](t, a, b, block, SX_NR, (const sx_end *)0, op, 1);
     for (int i = 0; i < r; i++)
         for (int j = 0; j < cols; j++) {
             float x = block[i * SX_NR + j];
@@ -89,15 +93,17 @@ SX_EDGE void edge(const part *t, const float *a, int r, const float *b, int cols
    the line's first element. */
 static void cover(const part *t, const float *a, int64_t from, int64_t rows, const float *b, int64_t cols, float *c, const float *const *op) {
     const ptrdiff_t rs = (ptrdiff_t)t->rs, ldc = (ptrdiff_t)t->ldc;
-    const int height = (int)(rows - from), wide = (int)cols, tiles = (height + SX_MR - 1) / SX_MR;
-    for (int x = 0; x < wide; x += SX_NR)
-        for (int i = 0, left = tiles; left > 0; left--) {
-            int r = (height - i + left - 1) / left;
-            const ptrdiff_t row = (ptrdiff_t)from + i;
-            const float *panel = b + (x / SX_PANEL * (ptrdiff_t)t->ps + x % SX_PANEL), *at[SX_SUM_OPERANDS] = {0, 0};
-            move(t, op, row, x, at);
-            if (wide - x >= SX_NR) MICRO_OF[r - 1](t, a + row * rs, panel, c + row * ldc + x, ldc, t->end, at);
-            else edge(t, a + row * rs, r, panel, wide - x, c + row * ldc + x, at);
-            i += r;
+    const int height = (int)(rows - from), wide = (int)cols, tiles = (height + SX_MR - 1) / SX_MR, low = tiles ? height / tiles : 0, more = height - low * tiles; /* `more` tiles have a row more than `low` */
+    for (int x = 0; x < wide; x += SX_NR) {
+        const float *panel = b + (x / SX_PANEL * (ptrdiff_t)t->ps + x % SX_PANEL), *at[SX_SUM_OPERANDS] = {0, 0};
+        ptrdiff_t row = (ptrdiff_t)from;
+        for (int r = low + 1, left = more; r >= low && r > 0; r--, left = tiles - more) {
+            int together = wide - x >= SX_NR ? left : 1;
+            for (; left > 0; left -= together, row += together * r) {
+                move(t, op, row, x, at);
+                if (wide - x >= SX_NR) MICRO_OF[r - 1](t, a + row * rs, panel, c + row * ldc + x, ldc, t->end, at, together);
+                else edge(t, a + row * rs, r, panel, wide - x, c + row * ldc + x, at);
+            }
         }
+    }
 }
