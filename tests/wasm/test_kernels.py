@@ -32,13 +32,16 @@ def model(op: str, inputs: Arrays, constants: Arrays, outputs: int, opset: int =
 
 def check(op: str, inputs: Arrays, constants: Arrays | None = None, outputs: int = 1, rtol: float = 1e-5, **attributes: Any) -> None:
     """Both modules give what the native engine gives."""
-    source = model(op, inputs, constants or {}, outputs, **attributes)
+    same(model(op, inputs, constants or {}, outputs, **attributes), inputs, rtol, op)
 
+
+def same(source: bytes, inputs: Arrays, rtol: float, what: str) -> None:
+    """The model gives the same on both modules and natively."""
     def run(make: Any) -> Sequence[np.ndarray]:
         read = load_model(source)
         infer_shapes(read)
         executor = make(read)
-        found: Sequence[np.ndarray] = executor.run([inputs.get(v.name) if v.const is None else v.const.numpy() for v in read.graph.inputs], range(outputs), RunContext())
+        found: Sequence[np.ndarray] = executor.run([inputs.get(v.name) if v.const is None else v.const.numpy() for v in read.graph.inputs], range(len(read.graph.outputs)), RunContext())
         assert not executor.latest.fallbacks, executor.latest.fallbacks
         executor.close()
         return found
@@ -49,9 +52,9 @@ def check(op: str, inputs: Arrays, constants: Arrays | None = None, outputs: int
         for a, w in zip(made, want, strict=True):
             if w.dtype.kind == "f":
                 finite = np.abs(w[np.isfinite(w)])
-                np.testing.assert_allclose(a, w, rtol=rtol, atol=rtol * (finite.max() if finite.size else 0), err_msg=f"{build}: {op}")
+                np.testing.assert_allclose(a, w, rtol=rtol, atol=rtol * (finite.max() if finite.size else 0), err_msg=f"{build}: {what}")
             else:
-                np.testing.assert_array_equal(a, w, f"{build}: {op}")
+                np.testing.assert_array_equal(a, w, f"{build}: {what}")
 
 
 def floats(rng: np.random.Generator, *shape: int, special: bool = False) -> np.ndarray:
@@ -119,6 +122,30 @@ def test_convolution(c: int, m: int, kernel: int, size: tuple[int, int], group: 
         check("QLinearConv", {"x": whole(rng, dtype, 2, c, *size)},
               {"xs": scale, "xz": np.array(4, dtype), "w": whole(rng, np.int8, m, c // group, kernel, kernel), "ws": rng.uniform(0.001, 0.01, m).astype("f4"), "wz": np.zeros(m, np.int8),
                "ys": np.array(0.3, "f4"), "yz": np.array(7, dtype), "b": rng.integers(-999, 999, m).astype("i4")}, **options)
+
+
+@pytest.mark.parametrize("c,kernel,width,strides,pads", [
+    (13, 3, 16, 1, (1, 1)), (8, 3, 8, 1, (1, 1)), (24, 3, 7, 1, (1, 1)), (4, 3, 6, 1, (1, 1)), (6, 3, 5, 1, (0, 2)), (3, 3, 9, 1, (1, 1)), (17, 3, 27, 2, (1, 1)), (12, 3, 13, 2, (0, 1)),
+    (9, 5, 15, 1, (2, 2)), (20, 5, 23, 2, (2, 1)), (7, 7, 17, 1, (3, 3)), (5, 7, 9, 1, (5, 6)), (16, 3, 3, 1, (2, 2))])
+@pytest.mark.parametrize("special", [False, True])
+def test_depthwise_along_channels(c: int, kernel: int, width: int, strides: int, pads: tuple[int, int], special: bool) -> None:
+    """Between two pointwise convolutions, where channels lie side by side: borders and spans of every width, with a bound and with a residual."""
+    rng = np.random.default_rng(c * 100 + width)
+    constants = {"w0": floats(rng, c, 3, 1, 1), "w1": floats(rng, c, 1, kernel, kernel), "b1": floats(rng, c), "w2": floats(rng, 5, c, 1, 1), "lo": np.float32(-1), "hi": np.float32(2)}
+    around = [kernel // 2, pads[0], kernel // 2, pads[1]]
+    nodes = [helper.make_node("Conv", ["x", "w0"], ["a"]), helper.make_node("Conv", ["a", "w1", "b1"], ["d"], group=c, strides=[strides] * 2, pads=around),
+             helper.make_node("Clip", ["d", "lo", "hi"], ["e"]), helper.make_node("Conv", ["e", "w2"], ["y0"])]
+    x = floats(rng, 2, 3, 6, width)
+    if special:
+        x[0, 1, 3, width // 2] = np.nan
+    out = 1
+    if strides == 1 and sum(pads) == kernel - 1:
+        nodes += [helper.make_node("Add", ["d", "a"], ["f"]), helper.make_node("Conv", ["f", "w2"], ["y1"])]
+        out = 2
+    graph = helper.make_graph(nodes, "three", [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+                              [helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, None) for i in range(out)], [numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()])
+    made = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]))
+    same(bytes(made.SerializeToString()), {"x": x}, 1e-4, f"{kernel} of {width}")
 
 
 @pytest.mark.parametrize("op", ["Exp", "Log", "Tanh", "Erf", "Sigmoid", "Sin", "Cos", "Tan", "Atan", "Sqrt", "Floor", "Round", "Neg", "Abs", "Sign", "Softplus", "Gelu", "HardSwish", "IsNaN"])
