@@ -21,13 +21,19 @@
 #define NR (NV * SX_GW)                   /* columns of a micro-tile */
 #define WIDE (NR > SX_PANEL ? NR : SX_PANEL) /* whole panels a micro-tile needs */
 
-/* ---- micro-tile: R rows of words, V registers of columns. Starts at `base` (one row for all; NULL: 0) or adds to C. `last` lanes of the last register are stored. ---- */
+/* ---- micro-tile: R rows of words, V registers of columns. Starts at `base` (one row for all; NULL: 0) or adds to C. `last` lanes of the last register are stored;
+   of a tile that is always whole, `last` columns of `rows` rows. ---- */
+#if TILED
+#define OF_ROWS , int64_t rows
+#else
+#define OF_ROWS
+#endif
 #if NR <= SX_PANEL
 #define B_AT(v) ((v) * SX_GW) /* a plain constant: WebAssembly's loads take it as their offset */
 #else
 #define B_AT(v) ((v) * SX_GW / SX_PANEL * ps + (v) * SX_GW % SX_PANEL)
 #endif
-SX_INLINE void micro(const int R, const int V, const int S, const uint8_t *a, int64_t rs, const int32_t *b, int64_t ps, int64_t words, int32_t *c, int64_t ldc, const int32_t *base, int add, int last) {
+SX_INLINE void micro(const int R, const int V, const int S, const uint8_t *a, int64_t rs, const int32_t *b, int64_t ps, int64_t words, int32_t *c, int64_t ldc, const int32_t *base, int add, int last OF_ROWS) {
     sx_i acc[MR][NV];
     (void)ps;
 #if TILED
@@ -59,6 +65,14 @@ SX_INLINE void micro(const int R, const int V, const int S, const uint8_t *a, in
         }
 #endif
     }
+#if TILED
+    if (rows < R || last < V * SX_GW) {
+        for (int i = 0; i < (rows < R ? rows : R); i++)
+            for (int j = 0; j < last; j++) c[i * ldc + j] = (add ? c[i * ldc + j] : 0) + acc[i][j / SX_GW][j % SX_GW];
+        return;
+    }
+    last = SX_GW;
+#endif
     SX_UNROLL for (int i = 0; i < R; i++)
         SX_UNROLL for (int v = 0; v < V; v++) {
             int32_t *to = c + i * ldc + v * SX_GW;
@@ -72,6 +86,14 @@ SX_INLINE void micro(const int R, const int V, const int S, const uint8_t *a, in
 #define micro micro_pairs
 #endif
 
+#if TILED
+/* All rows of one K block for `cols` ≤ NR columns: whole tiles, and for one row, which may be all there is, that. */
+static void column(int b_signed, const uint8_t *a, int64_t rs, int64_t rows, const int32_t *b, int64_t ps, int64_t words, int64_t cols, int32_t *c, int64_t ldc, const int32_t *base, int add) {
+    (void)b_signed;
+    for (; rows > 1; rows -= MR, a += MR * rs, c += MR * ldc) micro(MR, NV, 0, a, rs, b, ps, words, c, ldc, base, add, (int)cols, rows);
+    if (rows == 1) micro(1, NV, 0, a, rs, b, ps, words, c, ldc, base, add, (int)cols, 1);
+}
+#else
 /* `tiles` micro-tiles, one below the other: with few words a call takes as long as a tile. */
 typedef void (*micro_fn)(int64_t tiles, const uint8_t *a, int64_t rs, const int32_t *b, int64_t ps, int64_t words, int32_t *c, int64_t ldc, const int32_t *base, int add, int last);
 #define MICRO(R, V, S) \
@@ -125,12 +147,12 @@ static const micro_fn MICRO_OF[SIGNS][MR][NV] = {
 /* All rows of one K block for `cols` ≤ NR columns, in micro-tiles of nearly the same height. */
 static void column(int b_signed, const uint8_t *a, int64_t rs, int64_t rows, const int32_t *b, int64_t ps, int64_t words, int64_t cols, int32_t *c, int64_t ldc, const int32_t *base, int add) {
     int v = (int)sx_ceil_div(cols, SX_GW), last = (int)cols - (v - 1) * SX_GW;
-    int64_t tiles = sx_ceil_div(rows, MR), high = TILED ? MR : sx_ceil_div(rows, tiles), low = TILED ? rows % MR : high - 1, n = low ? (rows - tiles * low) / (high - low) : tiles;
-    if (TILED) n = rows / MR;
+    int64_t tiles = sx_ceil_div(rows, MR), high = sx_ceil_div(rows, tiles), low = high - 1, n = low ? rows - tiles * low : tiles;
     const micro_fn(*of)[NV] = MICRO_OF[SIGNS == 2 && b_signed];
     if (n) of[high - 1][v - 1](n, a, rs, b, ps, words, c, ldc, base, add, last);
     if (n < tiles) of[low - 1][v - 1](tiles - n, a + n * high * rs, rs, b, ps, words, c + n * high * ldc, ldc, base, add, last);
 }
+#endif
 
 #if SX_DEPTH == 2
 void SX_NAME(sx_iwords)(const uint8_t *a, int64_t rs, int64_t rows, const int32_t *b, int64_t words, int32_t *c, int64_t ldc) {
@@ -539,7 +561,7 @@ void SX_NAME(sx_igemm_run)(const sx_igemm *g, int64_t m0, int64_t mc, int64_t n0
 }
 
 sx_igemm_cut SX_NAME(sx_igemm_cut_for)(const sx_igemm *g, int64_t batch) {
-    enum { WANTED = 12, LEAST = 1 << 21, MOST = SX_DEPTH == 4 ? 1 << 29 : 1 << 28, A_BYTES = 1 << 18 }; /* rectangles for a large product, the least and the most multiplications of one, bytes of rows */
+    enum { WANTED = 12, LEAST = SX_DEPTH == 4 ? 1 << 21 : 1 << 19, MOST = SX_DEPTH == 4 ? 1 << 29 : 1 << 28, A_BYTES = 1 << 18 }; /* rectangles for a large product, the least and the most multiplications of one, bytes of rows */
     int64_t tall = sx_max64(64, sx_min64(384, (g->rows ? A_BYTES : 2 * A_BYTES) / sx_max64(g->k, 1)) / 32 * 32);
     sx_igemm_cut cut = {sx_min64(g->m, tall), sx_min64(g->n, 2048), 1, 1};
     if (g->m == 0 || g->n == 0) return cut;

@@ -58,7 +58,7 @@ static inline int32_t sx_zero_at(const uint8_t *zero, int64_t step, int is_signe
 /* Epilogues of integer sums (requant.c). Instructions are given by their number, -1: none. */
 typedef struct {
     int32_t plain;                             /* of none of the forms: goes through sx_finish */
-    int32_t rounds, simple, real;              /* to bytes; nothing else than that; and from those to floats */
+    int32_t rounds, simple, real, added;       /* to bytes; nothing else than that; and from those to floats; or bytes are added and nothing is unusual */
     int32_t dtype, divides, bias, factor, offset, zero;
     int32_t other, other_first, real_offset;   /* the operand that is added: bytes after rounding, or floats, before real_offset or after */
     float low, high;

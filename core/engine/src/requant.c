@@ -206,6 +206,8 @@ static int prefix_of(const graph *g, const sx_requant *plain, sx_requant *q) {
     return 0;
 }
 
+static int whole(float x) { return x >= -255 && x <= 255 && x == (float)(int)x; }
+
 sx_requant SX_NAME(sx_requant_of)(const sx_call *call, const int *row_axes, int n_axes) {
     graph g = {0};
     sx_requant plain = {.plain = 1, .bias = -1, .factor = -1, .offset = -1, .zero = -1, .real_offset = -1, .other = -1, .dtype = call->out->dtype}, q = plain;
@@ -216,7 +218,8 @@ sx_requant SX_NAME(sx_requant_of)(const sx_call *call, const int *row_axes, int 
     else if (q = plain, call->out->dtype == SX_FLOAT && ends && floats_of(&g, last, &q)) q.plain = 0;
     else if (prefix_of(&g, &plain, &q)) q.plain = 0;
     else return plain;
-    q.simple = bytes && !q.prefix && q.other < 0 && q.offset < 0 && q.low == (float)(int)q.low && q.high == (float)(int)q.high;
+    q.added = SX_ONE_ZERO && bytes && !q.prefix && q.other >= 0 && q.offset < 0 && whole(q.last_zero) && whole(q.last_low) && whole(q.last_high);
+    q.simple = bytes && !q.prefix && q.other < 0 && q.offset < 0 && whole(q.low) && whole(q.high);
     return q;
 }
 
@@ -280,7 +283,7 @@ int SX_NAME(sx_requant_prepare)(const sx_call *call, const sx_requant *q, const 
     if (!q->rounds) return 1;
     if (!tame(factor, offset, zero, width, q->divides)) return 0;
     for (int64_t j = 0; j < width; j++) if (!(zero[j] >= -255 && zero[j] <= 255 && zero[j] == (float)(int)zero[j]) || (SX_ONE_ZERO && j < cols && zero[j] != zero[0])) return 1;
-    return q->simple ? SX_REQUANT_SMALL : 1;
+    return q->simple || q->added ? SX_REQUANT_SMALL : 1;
 }
 
 /* ---- any of the forms ---- */
@@ -427,6 +430,29 @@ SX_INLINE void wide(const int DIVIDES, const int32_t *block, const columns *k, i
         store_some(to + j, q->dtype == SX_INT8 ? wasm_i8x16_narrow_i16x8(a, b) : wasm_u8x16_narrow_i16x8(a, b), n);
     }
 }
+
+/* The same with other bytes added, for whole vectors. */
+SX_INLINE void wide_added(const int OTHER, const int32_t *block, const columns *k, int64_t j, const sx_requant *q, int64_t rows, int64_t ld, const uint8_t *other, int64_t other_step, uint8_t *to, int64_t step) {
+    sx_i bias[4], back = sx_isplat(0x4b400000 - (int32_t)q->last_zero);
+    sx_f factor[4], zero = sx_fsplat(k->zero[0]), low = sx_fsplat(q->last_low - q->last_zero), high = sx_fsplat(q->last_high - q->last_zero);
+    SX_UNROLL for (int v = 0; v < 4; v++) bias[v] = sx_iload(k->bias + j + 4 * v), factor[v] = sx_fload(k->factor + j + 4 * v);
+    for (int64_t r = 0; r < rows; r++, block += ld, other += other_step, to += step) {
+        v128_t x[4];
+        SX_UNROLL for (int v = 0; v < 4; v++) {
+            sx_f y = __builtin_convertvector(sx_iload(block + j + 4 * v) + bias[v], sx_f), theirs = __builtin_convertvector(sx_widen_bytes(other + j + 4 * v, OTHER), sx_f) * sx_fsplat(q->theirs);
+            y = q->divides ? y / factor[v] : y * factor[v];
+            SX_APART(y);
+            y = within(__builtin_elementwise_roundeven(y) + zero, q->low, q->high) * sx_fsplat(q->own);
+            SX_APART(y);
+            SX_APART(theirs);
+            y = y + theirs + sx_fsplat(q->constant);
+            y = (sx_f)wasm_f32x4_pmin((v128_t)high, wasm_f32x4_pmax((v128_t)low, (v128_t)y));
+            x[v] = (v128_t)((sx_i)(y + sx_fsplat(0x1.8p23f)) - back);
+        }
+        v128_t a = wasm_i16x8_narrow_i32x4(x[0], x[1]), b = wasm_i16x8_narrow_i32x4(x[2], x[3]);
+        wasm_v128_store(to + j, q->dtype == SX_INT8 ? wasm_i8x16_narrow_i16x8(a, b) : wasm_u8x16_narrow_i16x8(a, b));
+    }
+}
 #endif
 
 void SX_NAME(sx_requant_finish)(const sx_call *call, const sx_requant *q, int prepared, const int32_t *block, int64_t rows, int64_t cols, int64_t ld, const int64_t *start, int row_axis, int col_axis, const char *room) {
@@ -464,9 +490,11 @@ void SX_NAME(sx_requant_finish)(const sx_call *call, const sx_requant *q, int pr
         return;
     }
 #elif defined(__wasm_simd128__)
-    if (prepared == SX_REQUANT_SMALL) {
+    if (prepared == SX_REQUANT_SMALL && (!o || cols % 16 == 0)) {
         for (int64_t j = 0; j < cols; j += 16) {
-            if (q->divides) wide(1, block, &k, j, q, rows, (int)sx_min64(16, cols - j), ld, to, step);
+            if (o && o->dtype == SX_INT8) wide_added(1, block, &k, j, q, rows, ld, other, other_step, to, step);
+            else if (o) wide_added(0, block, &k, j, q, rows, ld, other, other_step, to, step);
+            else if (q->divides) wide(1, block, &k, j, q, rows, (int)sx_min64(16, cols - j), ld, to, step);
             else wide(0, block, &k, j, q, rows, (int)sx_min64(16, cols - j), ld, to, step);
         }
         return;
