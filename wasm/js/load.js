@@ -12,6 +12,7 @@ import { Sha256 } from "./sha256.js";
 import { isNode } from "./spawn.js";
 
 const RETRIES = 4;
+const PIECE = 1 << 20; // bytes read at once
 const PAUSE = 300; // ms before the first retry; doubled each time
 
 /** A Source for whatever a caller may give. `options`: signal, progress, cache, integrity. */
@@ -68,7 +69,7 @@ class Source {
 
   fromStream(stream, total) {
     this.total = total;
-    this.reader = stream.getReader();
+    this.reader = reading(stream);
   }
 
   fromArray(bytes) {
@@ -193,7 +194,7 @@ class Source {
       error.final = response.ok || response.status < 500;
       throw error;
     }
-    this.reader = response.body.getReader();
+    this.reader = reading(response.body);
     if (response.status === 206) return;
     for (let skip = from; skip > 0; ) {
       const { value, done } = await this.reader.read();
@@ -286,6 +287,27 @@ class Source {
     await this.kept?.stop();
     await this.reader?.cancel().catch(() => {});
   }
+}
+
+/**
+ * A reader of a stream whose pieces are good until the next is read. Where the stream can, all are read into one buffer: a new one for each piece is garbage until somebody collects it, which for
+ * a large model was half as much memory again.
+ */
+function reading(stream) {
+  let reader, buffer = new ArrayBuffer(PIECE);
+  try {
+    reader = stream.getReader({ mode: "byob" });
+  } catch {
+    return stream.getReader();
+  }
+  return {
+    read: async () => {
+      const { value, done } = await reader.read(new Uint8Array(buffer));
+      if (value) buffer = value.buffer;
+      return { value, done };
+    },
+    cancel: (why) => reader.cancel(why),
+  };
 }
 
 /** Headers that ask for a file only if it is another version. */

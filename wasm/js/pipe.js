@@ -18,14 +18,16 @@ export class Pipe {
 
   stream(size) {
     const pipe = this;
+    let last;
     const made = new ReadableStream({
       async pull(controller) {
+        last?.buffer.transfer?.(0); // who asks for the next piece has done with the last: it is freed, not left to be collected
         const { bytes, done, error } = pipe.#chunks.shift() ?? (await new Promise((resolve) => (pipe.#waiting = resolve)));
         if (error) controller.error(new Error(error));
         else if (done) controller.close();
         else {
           pipe.took(bytes.byteLength);
-          controller.enqueue(bytes);
+          controller.enqueue((last = bytes));
         }
       },
     }, { highWaterMark: 0 });
