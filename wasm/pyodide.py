@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import urllib.request
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,19 @@ def write_pyodide(target: Path, source: Path | None = None) -> str:
     target.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         (target / name).write_bytes(data)
-    ours = {"flatbuffers": _entry(dependency_wheel(target, "flatbuffers"), ()), "sardonyx": _entry(build_wheel(target), ("flatbuffers", "numpy"))}
+    (target / "pyodide-lock.json").write_text(json.dumps(lock))  # it starts with this one, to compile our modules
+    ours = {"flatbuffers": _entry(dependency_wheel(target, "flatbuffers"), ()), "sardonyx": _entry(_wheel(target), ("flatbuffers", "numpy"))}
     (target / "pyodide-lock.json").write_text(json.dumps({"info": lock["info"], "packages": {**taken, **ours}}, indent=1, sort_keys=True) + "\n")
     return version
+
+
+def _wheel(target: Path) -> Path:
+    """Our wheel, with bytecode for this Pyodide where node can run it."""
+    try:
+        return build_wheel(target, pyodide=target)
+    except SardonyxError as error:
+        warnings.warn(f"{error}; the page imports them from their text, which takes longer", stacklevel=3)
+        return build_wheel(target)
 
 
 def _core(source: Path | None) -> list[str]:

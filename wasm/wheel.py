@@ -1,4 +1,5 @@
-"""The wheel for Pyodide, `sardonyx-<version>-py3-none-any.whl`: the installed package as it is, with the engine as WebAssembly in `engine/lib`. Good for every version of Pyodide.
+"""The wheel for Pyodide, `sardonyx-<version>-py3-none-any.whl`: the installed package as it is, with the engine as WebAssembly in `engine/lib`. Good for every version of Pyodide; for one of them
+it may hold bytecode too (bytecode.py).
 
 It is put together from the files of this installation, so that `sardonyx bundle` needs no build tools; the same input gives the same bytes. `python -m sardonyx.wasm.wheel FOLDER` writes it.
 """
@@ -14,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..engine.build import TARGETS, find
+from .bytecode import bytecode, can_compile
 
 #: Not for the browser: C sources, the command line's parts that need a terminal, native libraries.
 LEFT_OUT = ("engine/src/", "engine/lib/", "model/sdx.fbs")
@@ -41,14 +43,19 @@ def package_files() -> Iterator[tuple[str, Path]]:
                 yield place, path
 
 
-def build_wheel(folder: Path, threads: bool = True) -> Path:
-    """Write the wheel into `folder` and return its path. Raises BuildError where the engine's modules are neither here nor can be built."""
+def build_wheel(folder: Path, threads: bool = True, pyodide: Path | None = None) -> Path:
+    """Write the wheel into `folder` and return its path. Raises BuildError where the engine's modules are neither here nor can be built.
+
+    pyodide: a folder with a Pyodide; where there is node to run it, its Python's bytecode goes along (1.3 MB more), with which it imports three times as fast.
+    """
     try:
         version = importlib.metadata.version("sardonyx")
     except importlib.metadata.PackageNotFoundError:
         version = "0.1.0"
     files = {f"sardonyx/{place}": path.read_bytes() for place, path in package_files()}
     files |= {f"sardonyx/engine/lib/{name}": path.read_bytes() for name, path in engine_files().items() if threads or "threads" not in name}
+    if pyodide is not None and can_compile():
+        files |= bytecode(files, pyodide)
     info = f"sardonyx-{version}.dist-info"
     files[f"{info}/METADATA"] = (f"Metadata-Version: 2.1\nName: sardonyx\nVersion: {version}\nSummary: An ONNX runtime for the browser and the edge\nLicense: Apache-2.0\n"
                                  "Requires-Python: >=3.11\nRequires-Dist: numpy>=1.26\nRequires-Dist: flatbuffers>=23.5\n").encode()
