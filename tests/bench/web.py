@@ -56,9 +56,8 @@ IN_WORKER = """(given) => new Promise((resolve, reject) => {
 })"""
 COLD = {
     "sardonyx": """<!doctype html><link rel="icon" href="data:,"><script type="module">
-      const model = fetch('/bench/%(file)s.sdx');
       import * as ort from '/sardonyx/index.js';
-      const session = await ort.InferenceSession.create(await model);
+      const session = await ort.InferenceSession.create('/bench/%(file)s.sdx');
       await session.run({ %(name)s: new ort.Tensor('float32', new Float32Array(%(count)d), %(shape)s) });
       globalThis.done = performance.now();</script>""",
     PEER: """<!doctype html><link rel="icon" href="data:,"><script type="module">

@@ -31,7 +31,7 @@ def test_runs(page: Page, address: str, mobilenet: Stored, proxy: bool, threads:
     assert found["after"][0] == "InvalidArgument"
 
 
-@pytest.mark.parametrize("source", ["url", "response", "blob", "buffer", "part", "stream", "bytes"])
+@pytest.mark.parametrize("source", ["url", "request", "response", "blob", "buffer", "part", "stream", "bytes"])
 @pytest.mark.parametrize("proxy", [False, True])
 def test_sources(page: Page, isolated: str, mobilenet: Stored, source: str, proxy: bool) -> None:
     page.goto(isolated)
@@ -40,7 +40,8 @@ def test_sources(page: Page, isolated: str, mobilenet: Stored, source: str, prox
       const url = '/models/mobilenet.sdx', buffer = await bytes('mobilenet.sdx');
       const longer = new Uint8Array(buffer.byteLength + 300);
       longer.set(new Uint8Array(buffer), 100);
-      const make = { url: () => [new URL(url, location.href)], response: async () => [await fetch(url)], blob: () => [new Blob([buffer])], buffer: () => [buffer],
+      const make = { url: () => [new URL(url, location.href)], request: () => [new Request(url, { headers: { Accept: 'application/octet-stream' } })],
+                     response: async () => [await fetch(url)], blob: () => [new Blob([buffer])], buffer: () => [buffer],
                      part: () => [longer.buffer, 100, buffer.byteLength], stream: async () => [(await fetch(url)).body], bytes: () => [longer.subarray(100, 100 + buffer.byteLength), {}] }[given[0]];
       const session = await ort.InferenceSession.create(...await make());
       return { difference: await difference(session), length: buffer.byteLength };

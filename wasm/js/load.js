@@ -15,7 +15,7 @@ const RETRIES = 4;
 const PIECE = 1 << 20; // bytes read at once
 const PAUSE = 300; // ms before the first retry; doubled each time
 
-/** A Source for whatever a caller may give. `options`: signal, progress, cache, integrity. */
+/** A Source for whatever a caller may give. `options`: signal, progress, cache, integrity, early: a promise of the answer to a URL, which somebody else asked for (null: nothing came of it). */
 export async function open(what, options = {}) {
   const { signal } = options;
   checkAborted(signal);
@@ -34,8 +34,8 @@ export async function open(what, options = {}) {
 const isA = (what, name) => typeof globalThis[name] === "function" && what instanceof globalThis[name];
 
 class Source {
-  constructor({ signal, progress, cache }) {
-    Object.assign(this, { signal, progress, useCache: cache });
+  constructor({ signal, progress, cache, early }) {
+    Object.assign(this, { signal, progress, early, useCache: cache });
     this.position = 0; // bytes given to the reader
     this.total = undefined; // bytes to come in all, where known
     this.name = "the model";
@@ -50,7 +50,7 @@ class Source {
     if (isNode && !/^(https?|data|blob):/.test(this.name)) return this.fromPath(what);
     this.request = isA(what, "Request") ? what : new Request(this.name);
     if (this.useCache) return this.fromCache();
-    this.fromResponse(await this.get({}));
+    this.fromResponse((await this.early) || (await this.get({})));
   }
 
   fromResponse(response) {

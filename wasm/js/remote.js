@@ -17,6 +17,7 @@ export class RemoteSession {
     const session = new RemoteSession();
     session.planner = planner;
     const beside = await Promise.all((externalData ?? []).map(movable));
+    const sent = portable(source, rest.cache), early = sent.early ? ask(source, signal) : undefined;
     const module = compile(file, progress); // while the worker starts and the model's first bytes come
     module.catch((error) => session.#fail(error));
     session.#worker = await spawn("index.js", SESSION);
@@ -25,8 +26,8 @@ export class RemoteSession {
     module.then((ready) => session.#worker.post({ op: "module", module: ready }), () => {});
     try {
       const settings = { env: { logLevel: env.logLevel, debug: env.debug }, wasm: { wasmPaths: env.wasm.wasmPaths } };
-      session.description = await session.#ask({ op: "create", options: { ...rest, externalData: beside, progress: !!progress, planner: !!planner }, file, threads, settings, ...portable(source) },
-        { signal, progress, feed: portable(source).source.pipe && pipeable(source) });
+      session.description = await session.#ask({ op: "create", options: { ...rest, externalData: beside, progress: !!progress, planner: !!planner }, file, threads, settings, source: sent },
+        { signal, progress, early, feed: sent.pipe && pipeable(source) });
     } catch (error) {
       session.release();
       throw error;
@@ -59,7 +60,7 @@ export class RemoteSession {
 
   // -- messages ----------------------------------------------------------------------------------------------------------------------------------
 
-  async #ask(message, { signal, progress, feed } = {}) {
+  async #ask(message, { signal, progress, early, feed } = {}) {
     if (this.#failed) throw this.#failed;
     const id = this.#next++;
     const abort = () => this.#worker.post({ op: "abort", of: id, reason: String(signal.reason?.message ?? signal.reason) });
@@ -72,7 +73,14 @@ export class RemoteSession {
         this.#waiting.set(id, asked);
         try {
           this.#worker.post({ id, ...message });
-          if (feed) asked.feeder = new Feeder(feed, (chunk) => this.#worker.post({ op: "chunk", of: id, ...chunk }, chunk.bytes ? [chunk.bytes.buffer] : []));
+          const start = (what) => (asked.feeder = new Feeder(what, (chunk) => this.#worker.post({ op: "chunk", of: id, ...chunk }, chunk.bytes ? [chunk.bytes.buffer] : [])));
+          if (feed) start(feed);
+          early?.then((response) => {
+            if (!this.#waiting.has(id)) return response?.body?.cancel();
+            this.#worker.post({ op: "head", of: id, head: response && { ok: response.ok, status: response.status, url: response.url, headers: [...response.headers] } });
+            if (response?.ok) start(response.body);
+            else response?.body?.cancel();
+          });
         } catch (error) {
           reject(new InvalidArgument(`what was given can not be sent to a worker: ${error.message}`));
         }
@@ -112,12 +120,16 @@ export class RemoteSession {
   }
 }
 
-/** A source as a message can carry it; what is in this thread's memory goes in pieces. */
-function portable(source) {
-  if (typeof source === "string" || source instanceof URL) return { source: { value: absolute(source) } };
-  if (typeof Blob === "function" && source instanceof Blob) return { source: { value: source } };
-  return { source: { pipe: true, size: source.byteLength ?? sizeOf(source) } };
+/** A source as a message can carry it; what is in this thread's memory goes in pieces. `early`: asked for here while the worker starts, who goes on alone where that breaks. */
+function portable(source, cache) {
+  if (typeof source === "string" || source instanceof URL) return { value: absolute(source), early: !cache && /^https?:/.test(absolute(source)) };
+  if (typeof Request === "function" && source instanceof Request) return { value: source.url, init: { headers: [...source.headers], credentials: source.credentials }, early: !cache };
+  if (typeof Blob === "function" && source instanceof Blob) return { value: source };
+  return { pipe: true, size: source.byteLength ?? sizeOf(source) };
 }
+
+/** The answer to a request, null where there is none: the worker finds out why. */
+const ask = (source, signal) => fetch(source, { signal }).catch(() => null);
 
 /** A file beside the model as a message can carry it. */
 async function movable(given) {

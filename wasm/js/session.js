@@ -40,7 +40,7 @@ export class Session {
       while (source) source = await session.#read(source, started);
       checkAborted(options.signal);
       await session.#begin();
-      if (session.gpu && reopens(what)) session.origin = { what, options };
+      if (session.gpu && reopens(what)) session.origin = { what, options: { ...options, early: undefined } };
       session.options = { planner: options.planner }; // the rest may hold the model's bytes
       return session;
     } catch (error) {
@@ -56,7 +56,7 @@ export class Session {
     const { options } = this, { progress } = options, planner = this.converted ? undefined : options.planner;
     if (planner && foreign(await source.peek(HEADER), source.name, source.kind)) {
       const files = { "model.onnx": await source.all() };
-      for (const { path, data } of options.externalData ?? []) files[path] = await (await open(data, { ...options, integrity: undefined })).all();
+      for (const { path, data } of options.externalData ?? []) files[path] = await (await open(data, { ...options, integrity: undefined, early: undefined })).all();
       return this.#convert(files);
     }
     const header = (this.header = readHeader(await source.peek(HEADER), source.name, source.kind));
@@ -144,7 +144,7 @@ export class Session {
   async #external(header, options) {
     const given = options.externalData?.[0];
     if (!given) throw new InvalidArgument("the model's tensor data lie in a file beside it; give it: create(url, {externalData: [{path: 'model.sdx.data', data: url}]})");
-    const source = await open(typeof given === "object" && "data" in given ? given.data : given, { ...options, integrity: undefined });
+    const source = await open(typeof given === "object" && "data" in given ? given.data : given, { ...options, integrity: undefined, early: undefined });
     try {
       const length = readDataHeader(await source.take(DATA_HEADER), header, source.name);
       source.total ??= length + DATA_HEADER;

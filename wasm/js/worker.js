@@ -34,10 +34,11 @@ const operations = {
     Object.assign(env, settings.env);
     Object.assign(env.wasm, settings.wasm);
     const abort = new AbortController();
-    const pipe = source.pipe && new Pipe((took) => post({ id, took }));
-    pending.set(id, { abort, pipe });
-    session = await Session.create(pipe ? pipe.stream(source.size) : source.value, {
-      ...options, signal: abort.signal, planner: options.planner ? planner(post) : undefined, progress: options.progress ? (progress) => post({ id, progress }) : undefined,
+    const pipe = (source.pipe || source.early) && new Pipe((took) => post({ id, took }));
+    const early = source.early && new Promise((resolve) => pending.set(id, { abort, pipe, head: (head) => resolve(head && { ...head, headers: new Headers(head.headers), body: pipe.stream() }) }));
+    if (!early) pending.set(id, { abort, pipe });
+    session = await Session.create(source.pipe ? pipe.stream(source.size) : source.init ? new Request(source.value, source.init) : source.value, {
+      ...options, early, signal: abort.signal, planner: options.planner ? planner(post) : undefined, progress: options.progress ? (progress) => post({ id, progress }) : undefined,
     }, { file, module, threads });
     return [session.describe()];
   },
@@ -61,6 +62,7 @@ const operations = {
     else resolve(result);
   },
   module: (message) => arrived(message.module),
+  head: ({ of, head }) => pending.get(of)?.head(head),
   chunk: ({ of, ...chunk }) => pending.get(of)?.pipe.push(chunk),
 };
 
