@@ -1,12 +1,14 @@
 """GroupQueryAttention on the engine, strictly, against its NumPy body: first prompts, padded ones, decoding into caches that are full or have room, windows, rotary embedding."""
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import sardonyx
 from onnx import helper
+from sardonyx.providers.stored import StoredExecutor
 
 from tests.ops.test_contrib import gqa, ours
 
@@ -67,8 +69,9 @@ def test_cache_grows_in_place() -> None:
 
 
 @pytest.mark.parametrize("order", [("y", "present_key", "present_value"), ("present_value", "y", "present_key"), ("present_key", "present_value")])
-def test_bound_outputs_in_any_order(order: tuple[str, ...]) -> None:
-    """Outputs bound in another order than the model's, or only some: the run still writes to the memory bound for them, and to each what is its own."""
+@pytest.mark.parametrize("stored", [False, True])
+def test_bound_outputs_in_any_order(order: tuple[str, ...], stored: bool, tmp_path: Path) -> None:
+    """Outputs bound in another order than the model's, or only some: the run still writes to the memory bound for them, and to each what is its own. Also where a file's programs run else."""
     inputs, attributes = gqa(1, [6, 6], 6, 16)
     expected = dict(zip(("y", "present_key", "present_value"), ours("GroupQueryAttention", inputs, attributes), strict=True))
     given = {n: np.asarray(x) for n, x in zip(NAMES, inputs, strict=False) if x is not None}
@@ -76,7 +79,10 @@ def test_bound_outputs_in_any_order(order: tuple[str, ...]) -> None:
     graph = helper.make_graph([node], "g", [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for n, x in given.items()],
                               [helper.make_tensor_value_info(n, 1, None) for n in node.output])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)], ir_version=10).SerializeToString()
-    session = sardonyx.InferenceSession(model, providers=["CPUExecutionProvider"])
+    if stored:
+        assert sardonyx.convert(model, tmp_path / "m.sdx").not_stored == ""
+    session = sardonyx.InferenceSession(str(tmp_path / "m.sdx") if stored else model, providers=["CPUExecutionProvider"])
+    assert isinstance(session._executor, StoredExecutor) == stored
     binding = session.io_binding()
     caches = {name: sardonyx.OrtValue.ortvalue_from_numpy(given[name].copy()) for name in ("past_key", "past_value")}
     for name, array in given.items():
