@@ -6,7 +6,7 @@ only reads: uniforms, workgroup counts, bytes.
 Memory (DESIGN "WebGPU": disjoint slabs, because one buffer may not be bound for reading and for writing in a dispatch)
 - Every intermediate lies in a *slab*, a GPU buffer of its own, shared by intermediates whose lifetimes do not meet. The Program's arena offsets are not used: elements have other sizes
   here (`wgsl/storage.py`), and what a dispatch reads and writes then always lies in different buffers. The price: no in-place Maps.
-- Inputs and outputs have a slab each. Constants above `POOLED` bytes have buffers of their own; the small ones lie together, one buffer a WGSL type, so that a dispatch with many of them binds one.
+- Inputs and outputs have a slab each. Constants above `POOLED` bytes have buffers of their own; the small ones lie together, one buffer a WGSL type, so that a dispatch with many of them can bind one.
 - Buffers are numbered: slabs first, then constants, then the status word.
 """
 from __future__ import annotations
@@ -28,8 +28,8 @@ from .device.base import Limits
 from .kernels import build
 from .kernels.tiles import Tile
 from .steps import REACH, ProgramSteps, Sizes, assumed, constant_interval
-from .wgsl.shader import STATUS, Built, Context
-from .wgsl.space import Operand, Part, Temporary
+from .wgsl.shader import STATUS, Built, Context, share
+from .wgsl.space import Operand, Part, Pooled, Temporary
 from .wgsl.storage import PACKED, interval, upload, word, word_bytes
 
 #: Constants of at most this many bytes lie together.
@@ -190,10 +190,10 @@ class _Recorder:
             made.constants.append(constant)
         numbers[STATUS] = made.status
         shaders: dict[Shader, int] = {}
-        for number, b in ((n, b) for n, step in enumerate(steps) for b in step):
-            shader = Shader(b.source, tuple(w for _, w in b.bindings))
-            buffers = tuple(numbers[key] for key, _ in b.bindings)
-            made.dispatches.append(Dispatch(shaders.setdefault(shader, len(shaders)), tuple(sizes.row(d) for d in b.params), sizes.row(b.groups), buffers, b.label, number, b.tile))
+        for (number, b), (source, params) in zip(((n, b) for n, step in enumerate(steps) for b in step), share(self.built), strict=True):
+            shader = Shader(source, tuple(w for _, w in b.bindings))
+            buffers = tuple(numbers[key.pool if isinstance(key, Pooled) else key] for key, _ in b.bindings)
+            made.dispatches.append(Dispatch(shaders.setdefault(shader, len(shaders)), tuple(sizes.row(d) for d in params), sizes.row(b.groups), buffers, b.label, number, b.tile))
         made.shaders = list(shaders)
         ports = {at: row for row, (home, at, _) in enumerate(program.buffers) if home == Home.INPUT}
         for i, port in enumerate(program.inputs):
@@ -235,7 +235,7 @@ class _Recorder:
 
     def _constants(self, constants: Sequence[Tensor]) -> dict[Any, Constant]:
         """The constants that are bound."""
-        used = dict.fromkeys(key for b in self.built for key, _ in b.bindings)
+        used = dict.fromkeys(key.pool if isinstance(key, Pooled) else key for b in self.built for key, _ in b.bindings)
         forms = _forms(self.program, self.narrow)
         made: dict[Any, Constant] = {}
         pools: dict[str, list[tuple[Tensor, Form]]] = {}
@@ -363,7 +363,7 @@ def _homes(program: Program, constants: Sequence[Tensor], narrow: Narrow) -> dic
         pool = pool_of(tensor, form)
         each = word_bytes(tensor.dtype, True)
         start = offsets.get(pool, 0) // each if pool is not None else 0
-        homes[row] = Operand(pool if pool is not None else row, tensor.dtype, (), (), start, 0, True, low, high)
+        homes[row] = Operand(Pooled(pool, row) if pool is not None else row, tensor.dtype, (), (), start, 0, True, low, high)
         if pool is not None:
             offsets[pool] = offsets.get(pool, 0) + -(-form.count(tensor) * each // PART) * PART
     return homes

@@ -176,4 +176,4 @@ def compute_rep(operand: Operand) -> str:
 
 def offsets_in(shader: Shader, space: Space, operands: Sequence[Operand], at: Sequence[str], bases: Sequence[str] | None = None) -> list[str]:
     """Named offsets of operands at a position; `bases` instead of their starts."""
-    return [shader.let(shader.offset(space, i, at, bases[i] if bases is not None else shader.size(o.start))) for i, o in enumerate(operands)]
+    return [shader.let(shader.offset(space, i, at, bases[i] if bases is not None else shader.start(o))) for i, o in enumerate(operands)]

@@ -161,8 +161,8 @@ class Writer:
         at = s.coordinates(space, number)
         for i, operand in enumerate(self.operands):
             s.declare(f"var<private> q{i}: i32;")
-            s.add(f"q{i} = {s.offset(space, i, at, s.size(operand.start))};")
-        own = [s.let(s.offset(space, len(self.operands) + i, at, s.size(side.operand.start))) for i, side in enumerate((self.product.a, self.product.b))]
+            s.add(f"q{i} = {s.offset(space, i, at, s.start(operand))};")
+        own = [s.let(s.offset(space, len(self.operands) + i, at, s.start(side.operand))) for i, side in enumerate((self.product.a, self.product.b))]
         return own[0], own[1]
 
     def finish(self, s: Shader) -> None:

@@ -1,13 +1,16 @@
 """A shader module being written: bindings, uniforms, statements.
 
 How to think: ask for a `size` (a Dim becomes a uniform, 0 and 1 stay as they are), `read` and `write` elements of operands, `let` values, open blocks with `with`, and `dispatch` at the end.
-The text depends on types, ranks and which strides are 0 or 1, never on sizes or on which memory is bound, so equal kernels share one pipeline.
+The text depends on types, ranks and which strides are 0 or 1, never on sizes or on which memory is bound, so equal kernels share one pipeline. Nor does it depend on which sizes happen to be
+equal: while it is written, every use of a size is a uniform of its own (`size_7`), and `share` merges those that are equal in all dispatches with the same text.
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,7 @@ from ...types import DType
 from ..device.base import Limits
 from .expression import Value, real, stored
 from .functions import used
-from .space import Operand, Space
+from .space import Operand, Pooled, Space
 from .storage import PACKED, interval, read_packed, word
 
 #: What the status word says besides the step: status = step * FAULTS + fault.
@@ -33,8 +36,8 @@ class TooManyBindings(CannotLower):
 
 @dataclass
 class Built:
-    """A dispatch before there is a device: the source, what it binds in order (key, written), the sizes its uniforms hold, how many workgroups it needs. `tile`: what the choice of its
-    tile went by (kernels/tiles.py), "" where there is none."""
+    """A dispatch before there is a device: the source (see `share`), what it binds in order (key, written), the sizes its uniforms hold, how many workgroups it needs. `tile`: what the choice
+    of its tile went by (kernels/tiles.py), "" where there is none."""
 
     source: str
     bindings: list[tuple[Any, bool]]
@@ -74,7 +77,6 @@ class Shader:
         self.subgroups = False   # whether it works with subgroups
         self._depth = 1
         self._count = 0
-        self._sizes: dict[Any, str] = {}
 
     # -- statements --------------------------------------------------------------------------------------------------------------------------
     def add(self, line: str) -> None:
@@ -121,10 +123,12 @@ class Shader:
 
     def param(self, value: Dim) -> str:
         """A size as a uniform, whatever it is."""
-        if value not in self._sizes:
-            self._sizes[value] = f"p[{len(self.params) // 4}].{'xyzw'[len(self.params) % 4]}"
-            self.params.append(value)
-        return self._sizes[value]
+        self.params.append(value)
+        return f"size_{len(self.params) - 1}"
+
+    def start(self, operand: Operand) -> str:
+        """Where an operand begins. A constant's place is a uniform also where it is 0: it is that of no kernel's doing."""
+        return self.param(operand.start) if operand.constant else self.size(operand.start)
 
     def real(self, value: float) -> str:
         """A float parameter as a uniform."""
@@ -217,16 +221,17 @@ class Shader:
     # -- the end -----------------------------------------------------------------------------------------------------------------------------
     def dispatch(self, groups: Dim, label: str = "") -> Built:
         """The finished shader. TooManyBindings where the device does not allow as many."""
+        if len(self.bindings) > self.context.limits.storage_buffers:
+            self._pool()
         written = {key for (key, _), (_, write) in self.bindings.items() if write}
         both = [key for key, _ in self.bindings if key in written and sum(k == key for k, _ in self.bindings) > 1]
         if both:
             raise CannotLower("one dispatch would read and write the same memory as two types")
         if len(self.bindings) > self.context.limits.storage_buffers:
             raise TooManyBindings(f"a kernel would bind {len(self.bindings)} buffers; the device allows {self.context.limits.storage_buffers} in a dispatch")
-        count = max(1, -(-len(self.params) // 4))
-        if count * 16 > self.context.limits.uniform_bytes:
+        if len(set(self.params)) * 4 > self.context.limits.uniform_bytes:
             raise CannotLower("a kernel takes more sizes than a uniform buffer holds")
-        head = [f"@group(0) @binding(0) var<uniform> p: array<vec4<i32>, {count}>;"]
+        head = ["@group(0) @binding(0) var<uniform> p: array<vec4<i32>, size_count>;"]
         bindings: list[tuple[Any, bool]] = []
         for (key, element), (name, write) in self.bindings.items():
             bindings.append((key, write))
@@ -238,6 +243,32 @@ class Shader:
         library = used(body)
         enabled = [f"enable {name};" for name, wanted in (("f16", any(element == "f16" for _, element in self.bindings)), ("subgroups", self.subgroups)) if wanted]
         return Built("\n".join([*enabled, *([library] if library else []), body]), bindings, list(self.params), groups, label or self.context.label)
+
+    def _pool(self) -> None:
+        """Small constants of one pool as one binding, where the device does not allow one each."""
+        merged: dict[tuple[Any, str], tuple[str, bool]] = {}
+        names: dict[str, str] = {}
+        for (key, element), (name, write) in self.bindings.items():
+            names[name] = merged.setdefault((key.pool if isinstance(key, Pooled) else key, element), (name, write))[0]
+        self.bindings = merged
+        rename = partial(re.sub, r"\bb\d+\b", lambda found: names.get(found[0], found[0]))
+        self.lines, self.functions = [rename(line) for line in self.lines], [rename(text) for text in self.functions]
+
+
+def share(built: Sequence[Built]) -> list[tuple[str, list[Dim]]]:
+    """(source, sizes of its uniforms) of each. Dispatches whose texts differ in nothing but which sizes are equal become one text: uses of sizes are one uniform where they are equal in all."""
+    alike: dict[tuple[str, tuple[bool, ...]], list[int]] = {}
+    for i, one in enumerate(built):
+        alike.setdefault((one.source, tuple(w for _, w in one.bindings)), []).append(i)
+    out: list[tuple[str, list[Dim]]] = [("", [])] * len(built)
+    for (source, _), numbers in alike.items():
+        places: dict[tuple[Dim, ...], int] = {}
+        uses = [places.setdefault(values, len(places)) for values in zip(*(built[i].params for i in numbers), strict=True)]
+        text = re.sub(r"\bsize_(\d+)\b", lambda found: f"p[{uses[int(found[1])] // 4}].{'xyzw'[uses[int(found[1])] % 4]}", source)  # noqa: B023  used at once
+        text = text.replace("size_count", str(max(1, -(-len(places) // 4))))
+        for at, i in enumerate(numbers):
+            out[i] = text, [values[at] for values in places]
+    return out
 
 
 def each(shader: Shader, count: Dim) -> str:

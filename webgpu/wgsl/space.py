@@ -67,6 +67,14 @@ class Operand:
 
 
 @dataclass(frozen=True)
+class Pooled:
+    """A small constant that lies in a pool with others: a key of memory. `row`: which."""
+
+    pool: str
+    row: int
+
+
+@dataclass(frozen=True)
 class Part:
     """Elements `first` … of a constant that is too large for one binding: a key of memory."""
 
