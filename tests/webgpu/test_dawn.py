@@ -25,6 +25,8 @@ from .test_half import block
 from .test_kernels import bytes_between
 
 NPM = CACHE / "npm" / "node_modules"
+#: Shaders one process compiles: with thousands, Dawn's ends with a std::system_error.
+PROCESS = 300
 
 
 def rejected(sources: Iterable[tuple[str, Any]]) -> tuple[int, list[str]]:
@@ -41,11 +43,15 @@ def compiled(recordings: Iterable[tuple[str, Recording]]) -> tuple[int, list[str
     if not (NPM / "webgpu").exists() or shutil.which("node") is None:
         pytest.skip("Dawn is not here: .ci/setup test installs the npm package webgpu")
     shaders = [{"label": label, "source": source, "writes": list(shader.writes)} for shader, label in found.items() for source in dict.fromkeys((shader.source, native(shader.source)))]
-    done = subprocess.run(["node", str(Path(__file__).with_name("dawn.mjs")), str(NPM)], input=json.dumps(shaders), capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = json.loads(done.stdout)
-    assert said["compiled"] == len(shaders)
-    return len(shaders), [f"{shaders[r['index']]['label']}: {r['message'][:500]}" for r in said["rejected"]]
+    complaints: list[str] = []
+    for at in range(0, len(shaders), PROCESS):
+        some = shaders[at:at + PROCESS]
+        done = subprocess.run(["node", str(Path(__file__).with_name("dawn.mjs")), str(NPM)], input=json.dumps(some), capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-2000:]
+        said = json.loads(done.stdout)
+        assert said["compiled"] == len(some)
+        complaints += [f"{some[r['index']]['label']}: {r['message'][:500]}" for r in said["rejected"]]
+    return len(shaders), complaints
 
 
 def test_dawn_rejects_a_wrong_shader(monkeypatch: pytest.MonkeyPatch) -> None:
