@@ -5,7 +5,7 @@
 
 #define KW 256 /* words of a K block */
 #define AT_ONCE 8 /* rows of A widened at once */
-#ifdef __wasm__ /* 4 × 8: 88 GOP/s in V8, 2 × 16 as fast. The relaxed byte product is exact for 7 bits only, and gives no more than 91 */
+#ifdef __wasm__ /* 4 × 8: 88 GOP/s in V8, 2 × 16 as fast (WASM.md says why not more) */
 #define MR 4
 #define NV 2
 #define SHARING 1

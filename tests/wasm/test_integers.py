@@ -1,0 +1,46 @@
+"""The modules' integer products with their epilogues: the random steps of tests/engine against the interpreter."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.engine.one_step import OneStep
+from tests.engine.test_integer import conv, square
+from tests.engine.test_requantise import convolution, product
+
+from .machine import BUILDS, WasmProgram
+
+
+def check(step: OneStep) -> None:
+    """Both modules give what the interpreter gives."""
+    want = step.expected()
+    for build in BUILDS:
+        program = WasmProgram(step.program, step.constants, build=build)
+        made = [r.window(y) for r, y in zip(step.results, program.run(step.arrays), strict=True)]
+        program.close()
+        for a, w in zip(made, want, strict=True):
+            if w.dtype.kind == "f":
+                np.testing.assert_allclose(a, w, rtol=1e-5, atol=1e-6, err_msg=build)
+            else:
+                np.testing.assert_array_equal(a, w, build)
+
+
+@pytest.mark.parametrize("form", ["bytes", "residual", "dequantised"])
+@pytest.mark.parametrize("build", [product, convolution], ids=lambda f: f.__name__)
+def test_epilogues(build: Any, form: str) -> None:
+    for seed in range(60, 80):
+        check(build(form, np.random.default_rng(seed)))
+
+
+def test_convolutions() -> None:
+    for seed in range(9000, 9050):
+        check(conv(np.random.default_rng(seed)))
+
+
+def test_squares() -> None:
+    for c, m, space, pad in ((32, 33, (13, 9), 1), (48, 70, (20, 7), 0)):
+        for seed in range(2):
+            check(square(np.random.default_rng(seed), c, m, space, pad, seed == 1, False))
+    check(square(np.random.default_rng(0), 896, 32, (8, 9), 1, False, True))
