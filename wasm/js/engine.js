@@ -81,7 +81,7 @@ export const YIELD = 100;
 export const HOST = 101;
 const REPORT = 64;
 
-/** An instance of the engine with its memory and its threads. */
+/** An instance of the engine with its memory and its threads. `lent` fulfils when all of these have come; a model can be loaded before, and a run takes those that are there. */
 export class Engine {
   static async create(module, threads) {
     const engine = new Engine();
@@ -97,21 +97,23 @@ export class Engine {
     engine.memory ??= engine.c.memory;
     engine.report = engine.alloc(REPORT);
     engine.workers = [];
-    if (shared && threads > 1) await engine.#lend(module);
+    if (shared && threads > 1) engine.lent = engine.#lend(module);
+    engine.lent?.catch(() => {});
     return engine;
   }
 
   async #lend(module) {
     const started = Array.from({ length: this.threads - 1 }, async () => {
       const worker = await spawn("thread.js", "sardonyx thread");
+      if (!this.c) return worker.terminate(); // closed meanwhile
       this.workers.push(worker);
       worker.post({ module, memory: this.memory, stack: this.alloc(STACK) + STACK });
       await worker.ready;
       worker.unref?.(); // node: a sleeping worker keeps no process alive
     });
     await Promise.all(started);
-    // sx_worker has begun once the pool counts it; a program opened before would not use it.
-    for (let turn = 0; this.c.sx_workers() < this.threads - 1 && turn < 2000; turn++) await new Promise((wake) => setTimeout(wake, 1));
+    // sx_worker has begun once the pool counts it.
+    for (let turn = 0; this.c?.sx_workers() < this.threads - 1 && turn < 2000; turn++) await new Promise((wake) => setTimeout(wake, 1));
   }
 
   /** Bytes of memory, 64-byte aligned. MemoryLimit where there are none. */

@@ -40,6 +40,7 @@ export class Session {
       while (source) source = await session.#read(source, started);
       checkAborted(options.signal);
       await session.#begin();
+      await session.engine.lent;
       if (session.gpu && reopens(what)) session.origin = { what, options: { ...options, early: undefined } };
       session.options = { planner: options.planner }; // the rest may hold the model's bytes
       return session;
