@@ -470,7 +470,7 @@ def test_packed_weights_in_blocks(variant: Any, m: int, bits: int, depth: int, z
         made = out(k, DType.FLOAT, m, n)
         k.call(Kernel.MATMUL, operands, [made], first_leaf=len(operands), zero_a=-1, zero_b=-1, bits=bits, block=block, block_scales=2, block_zeros=3 if zeros else 0, level=0)
         return made
-    agree(variant, rule, x, rtol=1e-4, atol=1e-4)
+    agree(variant, rule, x, rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("channels", [8, 6])

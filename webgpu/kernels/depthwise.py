@@ -58,14 +58,14 @@ class DepthwiseWriter(Writer):
             for i, line in enumerate(lines):
                 place, there = x.tap(s, line, kernel)
                 s.add(f"c{i} += select(vec4<i32>(), {self._four(s, x, place, zeros[0])}, {there}) * {weight};")
-        for i in range(height):
-            with s.block(f"if ({row} + {i} < {m})"):
-                if self.quads:
-                    s.add(f"finish4(c{i}, {row} + {i}, {channel});")
-                    continue
+        s.add(f"var sums = array<vec4<i32>, {height}>({', '.join(f'c{i}' for i in range(height))});")
+        with s.block(f"for (var i = 0; i < min({height}, {m} - {row}); i += 1)"):
+            if self.quads:
+                s.add(f"finish4(sums[i], {row} + i, {channel});")
+            else:
                 with s.block("for (var j = 0; j < 4; j += 1)"):
                     self._move(s, f"({channel} + j)")
-                    s.add(f"finish(c{i}[j], {row} + {i}, 0);")
+                    s.add(f"finish(sums[i][j], {row} + i, 0);")
         return s.dispatch((quads * down + 63) // 64)
 
     def _four(self, s: Shader, side: Window | Weights, place: str, zero: str) -> str:
@@ -83,8 +83,9 @@ class DepthwiseWriter(Writer):
         """See `Writer`; its n is the first channel."""
         rows = self.product.spaces[1]
         with s.function("finish4(acc: vec4<i32>, m: i32, channel: i32)"):
-            for j in range(4):
-                self._move(s, f"(channel + {j})")
-                s.add(f"let word{j} = finished(acc[{j}], m, 0);")
+            s.add("var word: u32;")
+            with s.block("for (var j = 0; j < 4; j += 1)"):
+                self._move(s, "(channel + j)")
+                s.add("word |= (u32(finished(acc[j], m, 0)) & 255u) << u32(8 * j);")
             self._move(s, "channel")
-            s.pack(self.operands[0], s.offset(rows, 0, s.coordinates(rows, "m"), "q0"), [f"word{j}" for j in range(4)])
+            s.write_word(self.operands[0], s.offset(rows, 0, s.coordinates(rows, "m"), "q0"), "word")

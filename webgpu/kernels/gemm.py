@@ -149,7 +149,7 @@ class Writer:
     def build(self) -> Built:
         taps = bool(self.product.taps)
         tile = choose(self.context, self.product.spaces[0].count, self.m, self.n, self.depth(), taps)
-        made = self.register() if tile.variant == "register" else self.split(tile) if tile.variant == "split" else self.workgroup(tile)
+        made = self.register(tile) if tile.variant == "register" else self.split(tile) if tile.variant == "split" else self.workgroup(tile)
         name = key(self.context, self.m, self.n, self.depth(), taps)
         made.tile = name if self.context.tiles.get(name, tile) == tile else ""   # a tile that is asked for and not possible is not to be measured
         return made
@@ -186,8 +186,21 @@ class Writer:
         """The function that ends four sums and stores a word of bytes."""
         _, rows, columns = self.product.spaces
         with s.function(f"finish4(acc: vec4<{self.rep}>, m: i32, n: i32)"):
-            place = s.offset(columns, 0, ["n"], s.offset(rows, 0, s.coordinates(rows, "m"), "q0"))
-            s.pack(self.operands[0], place, [s.let(f"finished(acc[{j}], m, n + {j})") for j in range(4)])
+            s.add("var word: u32;")
+            s.add("for (var j = 0; j < 4; j += 1) { word |= (u32(finished(acc[j], m, n + j)) & 255u) << u32(8 * j); }")
+            s.write_word(self.operands[0], s.offset(columns, 0, ["n"], s.offset(rows, 0, s.coordinates(rows, "m"), "q0")), "word")
+
+    def store(self, s: Shader, sums: Sequence[Sequence[str]], row: str, column: str) -> None:
+        """End the sums of a block and store them. One epilogue in the text, not one for each of them: drivers take seconds over those. The sums pass through private memory for it, once."""
+        height, width = len(sums), len(sums[0])
+        if self.quads:
+            parts = [f"vec4<{self.rep}>({', '.join(line[j:j + 4])})" for line in sums for j in range(0, width, 4)]
+        else:
+            parts = [name for line in sums for name in line]
+        kind, unit = (f"vec4<{self.rep}>", 4) if self.quads else (self.rep, 1)
+        s.add(f"var sums = array<{kind}, {len(parts)}>({', '.join(parts)});")
+        with s.block(f"for (var i = 0; i < min({height}, {s.param(self.m)} - {row}); i += 1)"), s.block(f"for (var j = 0; j < min({width}, {s.param(self.n)} - {column}); j += {unit})"):
+            s.add(f"{'finish4' if self.quads else 'finish'}(sums[(i * {width} + j) / {unit}], {row} + i, {column} + j);")
 
     def total(self, text: str) -> Value:
         """The sum with the interval it lies in."""
@@ -237,10 +250,10 @@ class Writer:
         return s.coordinates(Space(list(self.product.taps), []), number)
 
     # -- variants ----------------------------------------------------------------------------------------------------------------------------
-    def register(self) -> Built:
+    def register(self, tile: Tile) -> Built:
         s = Shader(self.context)
         self.finish(s)
-        height, width = (int(min(4, max(1, most(self.context, x)))) for x in (self.m, self.n))
+        height, width = (int(min(size, max(1, most(self.context, x)))) for size, x in ((tile.rows, self.m), (tile.columns, self.n)))
         down, across = (self.m + (height - 1)) // height, (self.n + (width - 1)) // width
         batches = self.product.spaces[0].count
         item = s.let("group * 64 + lane")
@@ -270,12 +283,7 @@ class Writer:
         else:
             self._inner(s, rows, columns)
         self.settled(s, [[f"c{i}{j}" for j in range(width)] for i in range(height)], row_numbers, column_numbers)
-        for i in range(height if self.quads else 0):
-            s.add(f"if ({row} + {i} < {m}) {{ finish4(vec4<{self.rep}>({', '.join(f'c{i}{j}' for j in range(4))}), {row} + {i}, {column}); }}")
-        for i in range(0 if self.quads else height):
-            for j in range(width):
-                inside = " && ".join([f"{row} + {i} < {m}"] * (i > 0) + [f"{column} + {j} < {n}"] * (j > 0)) or "true"
-                s.add(f"if ({inside}) {{ finish(c{i}{j}, {row} + {i}, {column} + {j}); }}")
+        self.store(s, [[f"c{i}{j}" for j in range(width)] for i in range(height)], row, column)
         return s.dispatch((batches * down * across + 63) // 64)
 
     def length(self) -> Dim:
@@ -332,14 +340,7 @@ class Writer:
             s.add("workgroupBarrier();")
         self.settled(s, [[f"c{i}_{v}" for v in range(vectors)] for i in range(tile.rows)], [f"{row} + {y} * {tile.rows} + {i}" for i in range(tile.rows)],
                      [f"{column} + {x} * {tile.columns} + {j}" for j in range(tile.columns)], True)
-        # One epilogue in the text, not rows · columns of them: drivers take seconds over those. The sums pass through private memory for it, once.
-        s.add(f"var sums = array<vec4<{self.rep}>, {tile.rows * vectors}>({', '.join(f'c{i}_{v}' for i in range(tile.rows) for v in range(vectors))});")
-        s.add(f"let m0 = {row} + {y} * {tile.rows};")
-        s.add(f"let n0 = {column} + {x} * {tile.columns};")
-        unit = 4 if self.quads else 1
-        with s.block(f"for (var i = 0; i < min({tile.rows}, {s.param(self.m)} - m0); i += 1)"), s.block(f"for (var j = 0; j < min({tile.columns}, {s.param(self.n)} - n0); j += {unit})"):
-            at = f"sums[i * {vectors} + j / 4]"
-            s.add(f"finish4({at}, m0 + i, n0 + j);" if self.quads else f"finish({at}[j % 4], m0 + i, n0 + j);")
+        self.store(s, [[f"c{i}_{v}[{j}]" for v in range(vectors) for j in range(4)] for i in range(tile.rows)], s.let(f"{row} + {y} * {tile.rows}"), s.let(f"{column} + {x} * {tile.columns}"))
         return s.dispatch(count)
 
     def split(self, tile: Tile) -> Built:

@@ -77,8 +77,7 @@ def words(shader: Shader, space: Space, outputs: Sequence[Operand]) -> Iterator[
         last = shader.let(f"{first[-1]} * 4 + {q}")
         yield [*first[:-1], last], lambda i, value: shader.add(f"{names[i]} |= (u32({shader.element(outputs[i], value)}) & 255u) << u32({q} * 8);")
     for i, (name, out) in enumerate(zip(names, outputs, strict=True)):
-        place = shader.offset(quads, i, first, shader.size(out.start))
-        shader.add(f"{shader.binding(out.buffer, 'u32', True)}[({place}) >> 2u] = {name};")
+        shader.write_word(out, shader.offset(quads, i, first, shader.size(out.start)), name)
 
 
 def _cut(step: Step, context: Context) -> list[Built]:

@@ -40,11 +40,13 @@ class Tile:
 
 
 REGISTER = Tile("register")
+#: Reads are what costs on software adapters: 12 for 32 multiply-adds, where REGISTER has 8 for 16. Not for convolutions: windows are long texts, which drivers take seconds over.
+TALL = Tile("register", rows=8)
 #: Largest first.
 SHARED = (Tile("workgroup", 8, 8, 16), Tile("workgroup", 4, 8, 16), Tile("workgroup", 4, 4, 16), Tile("workgroup", 8, 8, 8), Tile("workgroup", 4, 4, 8))
 SPLIT = (Tile("split", side=4), Tile("split", side=16))
 #: What autotune tries.
-CANDIDATES = (REGISTER, *SHARED, *SPLIT)
+CANDIDATES = (REGISTER, TALL, *SHARED, *SPLIT)
 #: Workgroups that keep a GPU busy.
 ENOUGH = 256
 #: Rows up to which the sum is split.
@@ -74,7 +76,7 @@ def choose(context: Context, batch: Dim, m: Dim, n: Dim, k: Dim, taps: bool) -> 
         return measured
     rows, columns, depth = (most(context, size) for size in (m, n, k))
     if context.cpu or columns <= FEW:
-        return REGISTER
+        return TALL if context.cpu and not taps and columns > FEW else REGISTER
     if rows <= FEW:
         split = SPLIT[1] if columns / 16 < ENOUGH else SPLIT[0]
         return split if not taps and depth >= 64 and possible(split, context, m, taps) else REGISTER

@@ -191,10 +191,9 @@ class Shader:
             text, element = f"f16({text if operand.dtype is DType.FLOAT16 else f'sx_half({text})'})", "f16"
         self.add(f"{self.binding(operand.buffer, element, True)}[{at}] = {text};")
 
-    def pack(self, operand: Operand, at: str, texts: Sequence[str]) -> None:
-        """Store four bytes, which `element` gave, in the word of the packed memory that element `at` begins."""
-        joined = " | ".join(f"((u32({text}) & 255u) << {8 * i}u)" if i else f"(u32({text}) & 255u)" for i, text in enumerate(texts))
-        self.add(f"{self.binding(operand.buffer, 'u32', True)}[({at}) >> 2u] = {joined};")
+    def write_word(self, operand: Operand, at: str, text: str) -> None:
+        """Store four bytes (of what `element` gave) as the word of packed memory that element `at` begins."""
+        self.add(f"{self.binding(operand.buffer, 'u32', True)}[({at}) >> 2u] = {text};")
 
     def element(self, operand: Operand, value: Value) -> str:
         """The word that stores a value there; what integers it may hold is remembered for the readers of the buffer."""
