@@ -20,6 +20,7 @@ import numpy as np
 
 from ..dim import Dim, Expr, bounds, substitute, symbols
 from ..graph import Tensor
+from ..kernels import Kernel
 from ..lowering import CannotLower
 from ..model.packing import Packing, pack, packed_shape
 from ..program import Home, Program
@@ -27,6 +28,7 @@ from ..types import DType
 from .device.base import Limits
 from .kernels import build
 from .kernels.tiles import Tile
+from .kernels.together import MOST, together
 from .steps import REACH, ProgramSteps, Sizes, assumed, constant_interval
 from .wgsl.shader import STATUS, Built, Context, share
 from .wgsl.space import Operand, Part, Pooled, Temporary
@@ -329,10 +331,11 @@ def _build(program: Program, constants: Sequence[Tensor], sizes: Sizes, context:
                 context.ranges[row] = assumed(dtype, reach) if dtype in (DType.INT64, DType.UINT64) else interval(dtype)
         steps = ProgramSteps(program, sizes, _homes(program, constants, narrow), context.ranges, narrow.bytes, narrow.half)
         try:
-            built = []
-            for number, step in enumerate(program.steps):
+            built: list[list[Built]] = []
+            while (number := len(built)) < len(program.steps):
                 context.step = number
-                built.append(_labelled(build, steps, step, context))
+                count, made = together([steps.step(record) for record in program.steps[number:number + MOST]], context) if program.steps[number].kind is Kernel.REDUCE else (0, [])
+                built += [made, *([] for _ in range(count - 1))] if count else [_labelled(build, steps, program.steps[number], context)]
             return reach, built
         except CannotLower:
             if not wide or reach == REACH[-1]:

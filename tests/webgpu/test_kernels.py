@@ -136,6 +136,27 @@ def test_group_norm(lanes: Any, groups: int) -> None:
     agree(lanes, rule, f(2, 6, 5, 7), f(6), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(), (5, 7), (3, 900), (0, 4)])
+@pytest.mark.parametrize("special", [0.0, np.nan, np.inf])
+def test_extremes_and_what_follows_are_one_dispatch(lanes: Any, shape: tuple[int, ...], special: float) -> None:
+    """As DynamicQuantizeLinear has them: the least and greatest in one pass, scale and zero point after them, then the Map of all elements."""
+    x = f(*shape)
+    if x.size > 1 and special:
+        x.reshape(-1)[x.size // 2] = special
+
+    def rule(k: Lowering, v: View) -> list[View]:
+        low = k.reduce(2, v, range(v.rank), DType.FLOAT, None, lambda a: binary(Op.MIN, a, 0.0))
+        high = k.reduce(3, v, range(v.rank), DType.FLOAT, None, lambda a: binary(Op.MAX, a, 0.0))
+        scale = k.reshape(k.map(lambda a, b: (b - a) / 255.0 + 1.0, low, high, dtype=DType.FLOAT), ())
+        zero = k.map(lambda a, s: a / s, k.reshape(low, ()), scale, dtype=DType.FLOAT)
+        return [k.map(lambda a, s, z: a / s + z, v, scale, zero, dtype=DType.FLOAT), scale, low]
+    agree(lanes, rule, x)
+    program, constants = planned(lambda k, v: rule(k, v)[0], [(DType.FLOAT, shape)])
+    runner = WebGpuProgram(lanes, program, constants)
+    runner.close()
+    assert len(runner.recording.dispatches) == 2 and runner.recording.dispatches[0].label == "extremes of the node"
+
+
 def test_rows_work_with_subgroups(lanes: Any) -> None:
     """That the variant is the one meant."""
     x = f(3, 200)

@@ -14,7 +14,7 @@ from sardonyx.lowering import Lowering, View
 from sardonyx.types import DType
 from sardonyx.webgpu import autotune
 from sardonyx.webgpu.device.base import Limits
-from sardonyx.webgpu.kernels.tiles import CANDIDATES, FOLDER, REGISTER, SHARED, SPLIT, choose, load, path_of
+from sardonyx.webgpu.kernels.tiles import CANDIDATES, FOLDER, REGISTER, SHARED, SPLIT, TALL, choose, load, path_of
 from sardonyx.webgpu.provider import WebGpuExecutor
 from sardonyx.webgpu.wgsl.shader import Context
 
@@ -72,7 +72,7 @@ def test_conv(tiled: Any, x: Any, w: Any, group: int, strides: Any, pads: Any, t
 def test_the_table() -> None:
     gpu, cpu = Context(Limits(), False), Context(Limits(), True)
     small = Context(Limits(invocations=128, workgroup_bytes=8192), False)
-    assert choose(cpu, 1, 4096, 4096, 4096, False) is REGISTER
+    assert choose(cpu, 1, 4096, 4096, 4096, False) is TALL and choose(cpu, 1, 4096, 4096, 4096, True) is REGISTER and choose(cpu, 1, 4096, 3, 64, False) is REGISTER
     assert choose(gpu, 1, 4096, 4096, 512, False) is SHARED[0]
     assert choose(gpu, 1, 128, 768, 768, False) is SHARED[-1]
     assert choose(gpu, 1, 1, 4096, 4096, False) is SPLIT[0] or choose(gpu, 1, 1, 4096, 4096, False) is SPLIT[1]

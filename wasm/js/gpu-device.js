@@ -4,6 +4,8 @@ import { DeviceLost, LimitExceeded, NoAdapter, OutOfDeviceMemory, ShaderRejected
 
 /** What stored kernels rely on (webgpu/device/base.py Limits): what every WebGPU device has. Only sizes are raised to the adapter's. */
 const RAISED = ["maxBufferSize", "maxStorageBufferBindingSize"];
+/** Features a device is opened with where the adapter has them: kernels made in the page (Pyodide) use them, stored ones do not. */
+const OFFERED = ["shader-f16", "subgroups"];
 const SOFTWARE = /swiftshader|llvmpipe|lavapipe/i;
 const STORAGE = 0x80 | 4 | 8, UNIFORM = 0x40 | 8, STAGING = 1 | 8; // GPUBufferUsage: STORAGE | COPY_SRC | COPY_DST, UNIFORM | COPY_DST, MAP_READ | COPY_DST
 
@@ -40,7 +42,8 @@ export class GpuDevice {
     const adapter = env.webgpu.adapter ?? (await gpu?.requestAdapter({ powerPreference, forceFallbackAdapter }));
     if (!adapter && !given) throw new NoAdapter("the browser gives no WebGPU adapter: no GPU, a blocked driver, or hardware acceleration is switched off (chrome://gpu says which); or executionProviders: ['wasm']");
     try {
-      made.device = given ?? (await adapter.requestDevice({ requiredLimits: Object.fromEntries(RAISED.map((name) => [name, adapter.limits[name]])) }));
+      const requiredFeatures = OFFERED.filter((name) => adapter?.features.has(name));
+      made.device = given ?? (await adapter.requestDevice({ requiredFeatures, requiredLimits: Object.fromEntries(RAISED.map((name) => [name, adapter.limits[name]])) }));
     } catch (error) {
       throw new NoAdapter(`the adapter gives no device: ${error.message}; reload the page, or executionProviders: ['wasm']`, { cause: error });
     }

@@ -76,7 +76,7 @@ class Rows:
         """The variable combined over the invocations of a row by SUM, PRODUCT, MIN or MAX."""
         if not self.wide:
             return name
-        s, shared, combine = self.shader, f"shared_{rep}", _combined(op, rep)
+        s, shared, combine = self.shader, f"shared_{rep}", combined(op, rep)
         s.declare(f"var<workgroup> {shared}: array<{rep}, {LANES}>;")
         if s.subgroups:
             return self._join_subgroups(name, rep, op, shared)
@@ -91,13 +91,13 @@ class Rows:
         return total
 
     def _join_subgroups(self, name: str, rep: str, op: int, shared: str) -> str:
-        s, start = self.shader, _identity(op, rep)
+        s, start = self.shader, identity(op, rep)
         rank, left, i = s.let("i32(subgroupExclusiveAdd(1u))"), s.name("a"), s.name("i")
         s.add(f"{shared}[lane] = select({start}, {self._subgroup(name, rep, op)}, {rank} == 0);")
         s.add("workgroupBarrier();")
         s.add(f"var {left}: {rep} = {start};")
         count = s.let("i32(subgroupAdd(1u))")
-        s.add(f"for (var {i} = {rank}; {i} < {LANES}; {i} += {count}) {{ {left} = {_combined(op, rep)(left, f'{shared}[{i}]')}; }}")
+        s.add(f"for (var {i} = {rank}; {i} < {LANES}; {i} += {count}) {{ {left} = {combined(op, rep)(left, f'{shared}[{i}]')}; }}")
         total = self._subgroup(left, rep, op)
         s.add("workgroupBarrier();")
         return total
@@ -107,7 +107,7 @@ class Rows:
         s, call = self.shader, {SUM: "subgroupAdd", MEAN: "subgroupAdd", PRODUCT: "subgroupMul", MIN: "subgroupMin", MAX: "subgroupMax"}[op]
         if rep != "f32" or op not in (MIN, MAX):
             return s.let(f"{call}({name})", rep)
-        best = s.let(f"{call}(select({name}, {_identity(op, rep)}, sx_isnan({name})))", rep)
+        best = s.let(f"{call}(select({name}, {identity(op, rep)}, sx_isnan({name})))", rep)
         return s.let(f"select({best}, sx_bits(0x7fc00000u), subgroupAny(sx_isnan({name})))", rep)
 
     def sum(self, name: str) -> str:
@@ -186,8 +186,8 @@ def _accumulate(rows: Rows, op: int, kind: Compute, inside: list[int], value: Ca
         v = value(offsets, at)
         rep = v.rep if v.rep == "f32" or (op in (MIN, MAX) and v.exact) else "i32"
         text = v.text if v.rep == rep else f"bitcast<{rep}>({v.text})"
-        s.add(f"{acc} = {_combined(op, rep)(acc, text)};")
-    start = _identity(op, rep)
+        s.add(f"{acc} = {combined(op, rep)(acc, text)};")
+    start = identity(op, rep)
     s.lines[mark] = f"    var {acc}: {rep} = {start};"
     total = rows.join(acc, rep, op)
     if rep == "f32":
@@ -207,7 +207,8 @@ def _accumulate(rows: Rows, op: int, kind: Compute, inside: list[int], value: Ca
     return fit(whole(total), -bound if v.low < 0 else 0, bound, kind is not Compute.I32)
 
 
-def _identity(op: int, rep: str) -> str:
+def identity(op: int, rep: str) -> str:
+    """What changes nothing."""
     if op in (SUM, MEAN):
         return "0.0" if rep == "f32" else "0"
     if op == PRODUCT:
@@ -217,7 +218,8 @@ def _identity(op: int, rep: str) -> str:
     return {("i32", MIN): "2147483647", ("i32", MAX): "-2147483647 - 1", ("u32", MIN): "4294967295u", ("u32", MAX): "0u"}[rep, op]
 
 
-def _combined(op: int, rep: str) -> Callable[[str, str], str]:
+def combined(op: int, rep: str) -> Callable[[str, str], str]:
+    """Text that takes two together."""
     if op in (MIN, MAX):
         name = ("min", "max")[op - MIN]
         return lambda a, b: f"{'sx_' if rep == 'f32' else ''}{name}({a}, {b})"
@@ -266,7 +268,7 @@ def softmax(step: Step, context: Context) -> list[Built]:
         return s.let(f"{v} * {factor} + {s.load(mask, offsets[2]).text}", "f32")
     if mode == 2:
         return [_hardmax(rows, element, numbers, out)]
-    top = rows.var("f32", _identity(MAX, "f32"))
+    top = rows.var("f32", identity(MAX, "f32"))
     with rows.loop(numbers) as (offsets, _):
         s.add(f"{top} = sx_max({top}, {element(offsets)});")
     top = rows.join(top, "f32", MAX)
