@@ -1,7 +1,7 @@
 // pipe.js: bytes on their way to a worker, piece by piece, so that a model that is in the page's memory is not there twice. The page sends up to AHEAD bytes before it hears that any were read:
 // the download need not wait until the worker has started.
 
-/** The worker's end: `stream(size)` is read there; `took(bytes)` tells the page what was. */
+/** The worker's end: `stream(size)` is read there; `took(buffer)` gives a buffer back to the page once its piece was read: it is filled again, not left to be collected. */
 export class Pipe {
   #chunks = [];
   #waiting;
@@ -21,14 +21,12 @@ export class Pipe {
     let last;
     const made = new ReadableStream({
       async pull(controller) {
-        last?.buffer.transfer?.(0); // who asks for the next piece has done with the last: it is freed, not left to be collected
+        if (last) pipe.took(last.buffer); // who asks for the next piece has done with the last
+        last = undefined;
         const { bytes, done, error } = pipe.#chunks.shift() ?? (await new Promise((resolve) => (pipe.#waiting = resolve)));
         if (error) controller.error(new Error(error));
         else if (done) controller.close();
-        else {
-          pipe.took(bytes.byteLength);
-          controller.enqueue((last = bytes));
-        }
+        else controller.enqueue((last = bytes));
       },
     }, { highWaterMark: 0 });
     made.size = size;
@@ -36,19 +34,21 @@ export class Pipe {
   }
 }
 
-const PIECE = 4 << 20, AHEAD = 16 << 20;
+const PIECE = 4 << 20, READ = 1 << 18, AHEAD = 16 << 20;
 
 /** The page's end: `post({bytes})` for each piece, which is given away, then `post({done})` or `post({error})`. */
 export class Feeder {
-  #out = 0; // bytes posted that nobody took yet
+  #out = 0; // bytes of the buffers that are there
+  #spare = []; // those that came back
   #wake;
 
   constructor(what, post) {
-    this.#pump(what instanceof ReadableStream ? pieces(what) : parts(what), post).catch((why) => post({ error: why.message }));
+    this.#pump(what instanceof ReadableStream ? pieces(what, this.#spare) : parts(what), post).catch((why) => post({ error: why.message }));
   }
 
-  took(bytes) {
-    this.#out -= bytes;
+  took(buffer) {
+    this.#out -= buffer.byteLength;
+    if (buffer.byteLength === READ) this.#spare.push(buffer);
     this.#wake?.();
   }
 
@@ -60,22 +60,30 @@ export class Feeder {
 
   async #pump(source, post) {
     for await (const bytes of source) {
-      while (this.#out > 0 && this.#out + bytes.byteLength > AHEAD && !this.stopped) await new Promise((resolve) => (this.#wake = resolve));
+      const size = bytes.buffer.byteLength;
+      while (this.#out > 0 && this.#out + size > AHEAD && !this.stopped) await new Promise((resolve) => (this.#wake = resolve));
       if (this.stopped) return; // which cancels the stream
-      this.#out += bytes.byteLength;
+      this.#out += size;
       post({ bytes });
     }
     post({ done: true });
   }
 }
 
-async function* pieces(stream) {
-  const reader = stream.getReader();
+async function* pieces(stream, spare) {
+  let reader, next;
+  try {
+    reader = stream.getReader({ mode: "byob" });
+    next = () => reader.read(new Uint8Array(spare.pop() ?? READ)); // pieces of the stream's own would be garbage until somebody collects them
+  } catch {
+    reader = stream.getReader();
+    next = () => reader.read();
+  }
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await next();
       if (done) return;
-      yield value.byteLength === value.buffer.byteLength ? value : value.slice(); // the stream's own buffers are given away
+      yield value.byteLength === value.buffer.byteLength || value.buffer.byteLength === READ ? value : value.slice();
     }
   } finally {
     await reader.cancel().catch(() => {});

@@ -34,7 +34,7 @@ const operations = {
     Object.assign(env, settings.env);
     Object.assign(env.wasm, settings.wasm);
     const abort = new AbortController();
-    const pipe = (source.pipe || source.early) && new Pipe((took) => post({ id, took }));
+    const pipe = (source.pipe || source.early) && new Pipe((took) => post({ id, took }, [took]));
     const early = source.early && new Promise((resolve) => pending.set(id, { abort, pipe, head: (head) => resolve(head && { ...head, headers: new Headers(head.headers), body: pipe.stream() }) }));
     if (!early) pending.set(id, { abort, pipe });
     session = await Session.create(source.pipe ? pipe.stream(source.size) : source.init ? new Request(source.value, source.init) : source.value, {
