@@ -16,6 +16,7 @@ import numpy as np
 from sardonyx.plan.costs import costs
 from sardonyx.plan.planner import Plan
 from sardonyx.program import Home
+from sardonyx.webgpu.kernels.bytes import BYTES
 from sardonyx.webgpu.recording import Recording
 from sardonyx.webgpu.steps import Sizes
 from sardonyx.webgpu.wgsl.storage import word_bytes
@@ -72,7 +73,7 @@ class Bound:
 
     @property
     def live(self) -> int:
-        """The largest live set: inputs and outputs, and at the worst step the intermediates that are still needed."""
+        """The largest live set: inputs and outputs, and at the worst step the intermediates that are still needed (8-bit ones as bytes, as they lie where their writers can do it)."""
         program, ends, sizes = self.plan.program, {}, {}
         types: dict[int, Any] = {}
         for view in program.views:
@@ -82,7 +83,7 @@ class Bound:
                 if view >= 0 and (home := Home(program.buffers[row := program.views[view].buffer][0])) is not Home.DATA:
                     first, _ = ends.get(row, (number, number))
                     ends[row] = (first, number) if home is Home.ARENA else (-1, len(program.steps))
-                    sizes[row] = self.table[program.buffers[row][2]] // types[row].numpy.itemsize * word_bytes(types[row], home is Home.INPUT)
+                    sizes[row] = self.table[program.buffers[row][2]] // types[row].numpy.itemsize * word_bytes(types[row], home is Home.INPUT or (home is Home.ARENA and types[row] in BYTES))
         return max(sum(sizes[r] for r, (first, last) in ends.items() if first <= n <= last) for n in range(len(program.steps)))
 
 

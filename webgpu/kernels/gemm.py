@@ -29,7 +29,9 @@ from .tiles import FEW, Tile, choose, key
 class Side(Protocol):
     """One operand of the product."""
 
-    operand: Operand
+    @property
+    def operand(self) -> Operand:
+        """What is read."""
 
     def line(self, s: Shader, batch: str, number: str) -> list[str]:
         """What is known of a row or column: names that `tap` and `read` get. `batch` is the offset of the batch."""
