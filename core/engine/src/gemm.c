@@ -255,7 +255,6 @@ SX_INLINE void gemv_panel(const int P, const int R, const int U, const int dtype
     int64_t at = 0;
     for (; at + U <= k; at += U) {
         SX_UNROLL for (int u = 0; u < U; u++) {
-            __builtin_prefetch(b + ((at + u) * SX_PANEL + 512) * (dtype == SX_FLOAT ? 4 : 2));
             SX_UNROLL for (int p = 0; p < P; p++)
                 SX_UNROLL for (int v = 0; v < GEMV_V; v++) {
                     sx_f bv = widened(b + p * next, dtype, (at + u) * SX_PANEL + v * SX_GW);
