@@ -115,3 +115,31 @@ def test_gather_block_quantized(bits: int, zero: bool, axes: tuple[int, int]) ->
         for constant in (set(), {0, 2, 3} if zero else {0, 2}):
             found, want = run("GatherBlockQuantized", [data, indices, scales, zeros], constant, bits=bits, block_size=16, gather_axis=gather, quantize_axis=along)
             np.testing.assert_array_equal(found, want)
+
+
+@pytest.mark.parametrize("channels", [64, 960])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_depthwise_in_many_threads(channels: int, dtype: Any) -> None:
+    """Workers' scratch lies side by side: one that takes more than it asked for writes into its neighbour's."""
+    rng = np.random.default_rng(channels)
+    info = np.iinfo(dtype)
+    x = rng.integers(info.min, info.max + 1, (1, channels, 28, 28)).astype(dtype)
+    w = rng.integers(-127, 128, (channels, 1, 3, 3)).astype(np.int8)
+    scales, bias = rng.uniform(0.001, 0.01, channels).astype(np.float32), rng.integers(-900, 900, channels).astype(np.int32)
+    fixed = [np.float32(0.02), dtype(3), w, scales, np.zeros(channels, np.int8), np.float32(0.05), dtype(7), bias]
+    names = [f"c{i}" for i in range(len(fixed))]
+    node = helper.make_node("QLinearConv", ["x", *names], ["y"], group=channels, pads=[1, 1, 1, 1])
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", kind, x.shape)], [helper.make_tensor_value_info("y", kind, x.shape)],
+                              [numpy_helper.from_array(np.asarray(c), n) for n, c in zip(names, fixed, strict=True)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
+    want = None
+    for threads in (1, 4):
+        options = sardonyx.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = sardonyx.InferenceSession(model, options)
+        for _ in range(25):
+            (found,) = session.run(None, {"x": x})
+            want = found if want is None else want
+            np.testing.assert_array_equal(found, want)
+    close(want, np.asarray(lookup("", "QLinearConv")(x, *fixed, group=channels, pads=[1, 1, 1, 1])))
