@@ -28,8 +28,8 @@ BUILDS: dict[str, tuple[Target, tuple[str, ...], tuple[str, ...], tuple[str, ...
     "aarch64": (_AARCH64, (), ("-static", "-s"), ("qemu-aarch64", "-cpu", "max")),
     "cortex-a72": (_AARCH64, (), ("-static", "-s"), ("qemu-aarch64", "-cpu", "cortex-a72")),   # NEON only
     "neoverse-n1": (_AARCH64, (), ("-static", "-s"), ("qemu-aarch64", "-cpu", "neoverse-n1")),  # and dotprod
-    "ubsan": (host_target(), ("-fsanitize=undefined", "-fno-sanitize=alignment", "-fsanitize-trap=undefined"), ("-lpthread",), ()),
-    "tsan": (host_target(), ("-fsanitize=thread",), ("-fsanitize=thread", "-lpthread"), ()),
+    "ubsan": (host_target(), ("-DSX_GUARDED", "-fsanitize=undefined", "-fno-sanitize=alignment", "-fsanitize-trap=undefined"), ("-lpthread",), ()),
+    "tsan": (host_target(), ("-DSX_GUARDED", "-fsanitize=thread"), ("-fsanitize=thread", "-lpthread"), ()),
 }
 SANITIZE = {"TSAN_OPTIONS": "halt_on_error=1"}  # a race ends the program
 

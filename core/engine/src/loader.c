@@ -305,6 +305,22 @@ static void look_ahead(const sx_program *p, sx_state *s) {
 /* What kernels that are asked for their scratch lay it out from: an address, never memory (counting from NULL is undefined). */
 static char nowhere[64];
 
+/* In builds with sanitizers, which can not tell one part of the arena from another: bytes behind each worker's scratch that no kernel may touch. One that does ends the process. */
+#ifdef SX_GUARDED
+enum { GUARD = 256 };
+static void guard(const sx_program *p, const sx_call *call, int check) {
+    for (int64_t worker = 1; worker <= p->threads; worker++) {
+        uint64_t *words = (uint64_t *)(void *)(call->scratch + worker * call->scratch_bytes - GUARD);
+        for (int i = 0; i < GUARD / 8; i++)
+            if (!check) words[i] = 0x5a5a5a5a5a5a5a5aull;
+            else if (words[i] != 0x5a5a5a5a5a5a5a5aull) __builtin_trap();
+    }
+}
+#else
+enum { GUARD = 0 };
+static void guard(const sx_program *p, const sx_call *call, int check) { (void)p, (void)call, (void)check; }
+#endif
+
 static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
     sx_view *view = s->operands;
     int64_t *param = s->params;
@@ -343,7 +359,7 @@ static int bind_steps(const sx_program *p, sx_state *s, sx_report *report) {
         call->scratch = nowhere;
         int64_t need = p->table->kernels[row->kind].scratch ? p->table->kernels[row->kind].scratch(call) : 0;
         if (need < 0 || need > SX_LARGEST) return sx_say(report, SX_E_MEMORY, SX_R_MEMORY, i, -1, need, 0);
-        call->scratch_bytes = sx_aligned(need);
+        call->scratch_bytes = sx_aligned(need) + GUARD;
         if (call->scratch_bytes > s->scratch_bytes) s->scratch_bytes = call->scratch_bytes;
     }
 #ifndef __wasm__
@@ -538,7 +554,9 @@ int sx_continue(sx_state *s, int64_t budget, sx_report *report) {
         s->pause.until = until, s->pause.loop = 0;
         s->fault[0] = 0;
         int64_t start = s->times ? sx_host_now() : 0;
+        guard(p, call, 0);
         code = p->table->kernels[call->kind].run(call);
+        guard(p, call, 1);
         if (!code) code = (int)s->fault[0];
         if (s->times) {
             int64_t *row = s->times + 2 * s->next;
