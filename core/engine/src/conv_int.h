@@ -24,6 +24,7 @@ int64_t SX_NAME(sx_conv_int_derived_bytes)(const sx_call *call);
 void SX_NAME(sx_conv_int_derive)(const sx_call *call, void *derived);
 int SX_NAME(sx_winograd_int)(const sx_conv *v);
 int64_t SX_NAME(sx_winograd_int_scratch)(const sx_conv *v);
-/* depthwise_vnni.c: 1 where it has done the convolution. */
+/* depthwise_vnni.c: 1 where it has done the convolution, in the caller's scratch of at least so many bytes. */
+int64_t SX_NAME(sx_depthwise_vnni_scratch)(const sx_conv *v);
 int SX_NAME(sx_depthwise_vnni)(const sx_conv *v, const sx_requant *q);
 #endif

@@ -199,9 +199,8 @@ static void slow_tile(void *arg, int64_t index, int worker) {
 
 int64_t SX_NAME(sx_depthwise_int_scratch)(const sx_conv *v) {
     job j = job_of(v);
-    int64_t all = sx_requant_scratch(v->m); /* sx_depthwise_vnni has the columns of all channels prepared at once */
-    if (is_fast(v)) return sx_max64(all, 4 * ((v->k[1] * j.pairs + j.ring * j.in + j.out) * BLOCK + SX_STRIP) + sx_requant_scratch(BLOCK));
-    return 4 * (weight_words(v) + sx_round_up(span_of(v) * v->m, 16) + SX_STRIP) + all;
+    if (is_fast(v)) return sx_max64(SX_NAME(sx_depthwise_vnni_scratch)(v), 4 * ((v->k[1] * j.pairs + j.ring * j.in + j.out) * BLOCK + SX_STRIP) + sx_requant_scratch(BLOCK));
+    return 4 * (weight_words(v) + sx_round_up(span_of(v) * v->m, 16) + SX_STRIP) + sx_requant_scratch(v->m);
 }
 
 int SX_NAME(sx_depthwise_int)(const sx_conv *v) {

@@ -138,6 +138,8 @@ static int signed_weights(const sx_conv *v) {
     return 1;
 }
 
+int64_t SX_NAME(sx_depthwise_vnni_scratch)(const sx_conv *v) { return sx_requant_scratch(v->m); } /* the columns of all channels */
+
 int SX_NAME(sx_depthwise_vnni)(const sx_conv *v, const sx_requant *q) {
     const sx_view *zx = sx_conv_zero(v, 0);
     int is_signed = v->xv->dtype == SX_INT8;
@@ -155,5 +157,6 @@ int SX_NAME(sx_depthwise_vnni)(const sx_conv *v, const sx_requant *q) {
     return 1;
 }
 #else
+int64_t SX_NAME(sx_depthwise_vnni_scratch)(const sx_conv *v) { return (void)v, 0; }
 int SX_NAME(sx_depthwise_vnni)(const sx_conv *v, const sx_requant *q) { return (void)v, (void)q, 0; }
 #endif
