@@ -24,8 +24,8 @@ document.querySelector("nav")?.append(...PAGES.map(([href, text]) => {
 export const say = (text) => ($("status").textContent = text);
 export const fail = (error) => say(`${error.name ?? "Error"}: ${error.message ?? error}`);
 
-/** Headers that give the page threads where the host sends none, and offline use after one visit: models and Python are loaded once the service worker is there (or after 3 s without it). */
-export const served = Promise.race([serve().catch((error) => console.info(`no service worker here: ${error.message}`)), new Promise((wake) => setTimeout(wake, 3000))]);
+/** Headers that give the page threads where the host sends none, and offline use after one visit: models and Python are loaded once the service worker is there (or after 10 s without it). */
+export const served = Promise.race([serve().catch((error) => console.info(`no service worker here: ${error.message}`)), new Promise((wake) => setTimeout(wake, 10000))]);
 
 async function serve() {
   if (!("serviceWorker" in navigator)) return;
@@ -38,7 +38,11 @@ async function serve() {
     return location.reload();
   }
   await controlled;
-  if (!had) navigator.serviceWorker.controller?.postMessage({ keep: [location.href.split("#")[0], ...performance.getEntriesByType("resource").map((entry) => entry.name)] });
+  if (had) return;
+  const keep = (urls) => urls.length && navigator.serviceWorker.controller?.postMessage({ keep: urls });
+  keep([location.href.split("#")[0]]);
+  // What was on its way before the worker was there ends at some later time: told then. What the worker has seen (workerStart) it has kept itself.
+  new PerformanceObserver((list) => keep(list.getEntries().filter((entry) => !entry.workerStart).map((entry) => entry.name))).observe({ type: "resource", buffered: true });
 }
 
 /** Sessions of models in models/, their downloads shown together in #progress. */

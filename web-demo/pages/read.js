@@ -1,9 +1,9 @@
 // read.js: text in a picture. PP-OCR's detector says where lines are, its recogniser reads each; text.js has what is between them.
-import { $, dropZone, fail, loadAll, make, ort, place, say } from "./common.js";
+import { $, dropZone, fail, loadAll, make, ort, place, say, served } from "./common.js";
 import { boxes, decode, planes } from "./text.js";
 
 const LONGEST = 960, LINE = 48, NARROWEST = 320, SCORE = 0.5;
-const [characters, [finder, reader]] = await Promise.all([fetch("models/ocr-characters.json").then((r) => r.json()), loadAll(["ocr-det.sdx", "ocr-rec.sdx"])])
+const [characters, [finder, reader]] = await Promise.all([served.then(() => fetch("models/ocr-characters.json")).then((r) => r.json()), loadAll(["ocr-det.sdx", "ocr-rec.sdx"])])
   .catch((error) => (fail(error), Promise.reject(error)));
 
 const sheet = (width, height) => Object.assign(document.createElement("canvas"), { width, height }).getContext("2d", { willReadFrequently: true });
