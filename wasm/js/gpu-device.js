@@ -69,22 +69,22 @@ export class GpuDevice {
 
   // -- memory ------------------------------------------------------------------------------------------------------------------------------------
 
-  /** Storage of at least `bytes`; `mapped`: to be written before its first use. LimitExceeded names `label`. */
-  storage(bytes, label, mapped = false) {
-    return this.#buffer(bytes, STORAGE, label, mapped, Math.min(this.limits.maxBufferSize, this.limits.maxStorageBufferBindingSize));
+  /** Storage of at least `bytes`. LimitExceeded names `label`. */
+  storage(bytes, label) {
+    return this.#buffer(bytes, STORAGE, label, Math.min(this.limits.maxBufferSize, this.limits.maxStorageBufferBindingSize));
   }
 
   uniform(bytes) {
-    return this.#buffer(bytes, UNIFORM, "sizes", false, this.limits.maxBufferSize);
+    return this.#buffer(bytes, UNIFORM, "sizes", this.limits.maxBufferSize);
   }
 
-  #buffer(bytes, usage, label, mappedAtCreation, most) {
+  #buffer(bytes, usage, label, most) {
     this.check();
     const size = Math.max(16, Math.ceil(bytes / 4) * 4);
     if (size > most) throw new LimitExceeded(`'${label}' takes ${size.toLocaleString("en")} bytes, a buffer of ${this.name} holds ${most.toLocaleString("en")}: use smaller inputs, or executionProviders: ['wasm']`);
     let made;
     try {
-      made = this.device.createBuffer({ size, usage, label, mappedAtCreation });
+      made = this.device.createBuffer({ size, usage, label });
     } catch (error) {
       throw new OutOfDeviceMemory(`${this.name} has no ${size.toLocaleString("en")} bytes for '${label}': ${error.message}; release sessions or use smaller inputs`, { cause: error });
     }
@@ -140,7 +140,7 @@ export class GpuDevice {
     if (at >= 0) return this.#staging.splice(at, 1)[0];
     const small = this.#staging.shift();
     if (small) this.free(small);
-    return this.#buffer(Math.max(1 << 16, 2 ** Math.ceil(Math.log2(bytes))), STAGING, "staging", false, this.limits.maxBufferSize);
+    return this.#buffer(Math.max(1 << 16, 2 ** Math.ceil(Math.log2(bytes))), STAGING, "staging", this.limits.maxBufferSize);
   }
 
   unstage(buffer) {
@@ -165,10 +165,9 @@ export class GpuDevice {
 
   /** A buffer with these elements, the caller's. */
   uploaded(data) {
-    const made = this.storage(data.byteLength, "an output"), { byteLength } = data, whole = byteLength - (byteLength % 4);
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, byteLength);
-    if (whole) this.device.queue.writeBuffer(made, 0, bytes, 0, whole);
-    if (whole < byteLength) this.device.queue.writeBuffer(made, whole, Uint8Array.from({ length: 4 }, (_, i) => bytes[whole + i] ?? 0));
+    const made = this.storage(data.byteLength, "an output"), pouring = new Pouring(this.device.queue, made);
+    pouring.write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    pouring.end();
     return made;
   }
 
@@ -216,5 +215,33 @@ export class GpuDevice {
       this.#layouts.set(writes, this.device.createBindGroupLayout({ entries: types.map((type, binding) => ({ binding, visibility: 4, buffer: { type } })) }));
     }
     return this.#layouts.get(writes);
+  }
+}
+
+/** Bytes on their way into a buffer, from its beginning, in pieces of any length. A buffer takes whole words: what a piece ends with waits for the next. */
+export class Pouring {
+  #at = 0;
+  #rest = new Uint8Array(0);
+
+  constructor(queue, buffer) {
+    Object.assign(this, { queue, buffer });
+  }
+
+  write(piece) {
+    if (this.#rest.length) {
+      const joined = new Uint8Array(this.#rest.length + piece.length);
+      joined.set(this.#rest);
+      joined.set(piece, this.#rest.length);
+      piece = joined;
+    }
+    const whole = piece.length & ~3;
+    if (whole) this.queue.writeBuffer(this.buffer, this.#at, piece, 0, whole);
+    this.#at += whole;
+    this.#rest = piece.slice(whole);
+  }
+
+  /** No more will come. */
+  end() {
+    if (this.#rest.length) this.write(new Uint8Array(4 - this.#rest.length));
   }
 }

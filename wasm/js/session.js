@@ -467,9 +467,10 @@ export class Session {
   }
 }
 
-/** The GPU for a session: the device is asked for while the modules that play on it still load. */
+/** The GPU for a session: the device is asked for while the modules that play on it still load, all at once: not each when another is found to need it. */
 async function openGpu(options) {
   import("./gpu-device.js").then(({ openDevice }) => openDevice()).catch(() => {}); // Gpu.open says what is wrong
+  for (const early of [import("./gpu-words.js"), import("./gpu-program.js")]) early.catch(() => {});
   return (await import("./gpu.js")).Gpu.open(options);
 }
 
