@@ -21,9 +21,9 @@ from .machine import BUILDS, WasmProgram
 Arrays = dict[str, np.ndarray]
 
 
-def model(op: str, inputs: Arrays, constants: Arrays, outputs: int, opset: int = 21, domain: str = "", **attributes: Any) -> bytes:
-    """One node on inputs of these shapes; inputs come first, in order, "" is an absent one."""
-    node = helper.make_node(op, [*inputs, *constants], [f"y{i}" for i in range(outputs)], domain=domain, **attributes)
+def model(op: str, inputs: Arrays, constants: Arrays, outputs: int, opset: int = 21, domain: str = "", order: Sequence[str] = (), **attributes: Any) -> bytes:
+    """One node on inputs of these shapes; inputs come first, in order, "" is an absent one. `order`: the node's inputs, where it is another."""
+    node = helper.make_node(op, order or [*inputs, *constants], [f"y{i}" for i in range(outputs)], domain=domain, **attributes)
     graph = helper.make_graph([node], "one", [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for n, x in inputs.items()],
                               [helper.make_tensor_value_info(n, TensorProto.UNDEFINED, None) for n in node.output], [numpy_helper.from_array(c, n) for n, c in constants.items() if n])
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)])
@@ -176,6 +176,17 @@ def test_reductions(op: str, shape: tuple[int, ...], axes: list[int]) -> None:
         check(op, {"x": floats(rng, *shape, special=special)}, {"axes": np.array(axes)})
     if op in ("ReduceSum", "ReduceMax", "ReduceProd"):
         check(op, {"x": whole(rng, np.int32, *shape)}, {"axes": np.array(axes)})
+
+
+@pytest.mark.parametrize("heads,groups,queries,past,new,size", [(4, 4, 1, 9, 1, 64), (6, 2, 1, 300, 1, 20), (8, 2, 2, 7, 2, 12), (2, 2, 1, 1030, 3, 16), (3, 1, 2, 0, 5, 4), (2, 1, 1, 6, 1, 7)])
+def test_attention_of_few_queries(heads: int, groups: int, queries: int, past: int, new: int, size: int) -> None:
+    """Decoding: keys and values of a cache and new ones, kept as presents or not, exact there; values with NaN and infinities that have weight."""
+    rng = np.random.default_rng(heads * 100 + past)
+    for special in (False, True):
+        given = {"q": floats(rng, 2, heads, queries, size), "k": floats(rng, 2, groups, new, size), "v": floats(rng, 2, groups, new, size), "": np.zeros(0, np.float32),
+                 "pk": floats(rng, 2, groups, past, size), "pv": floats(rng, 2, groups, past, size, special=special)}
+        for outputs in (1, 3):
+            check("Attention", {name: x for name, x in given.items() if name}, order=list(given), outputs=outputs, opset=23)
 
 
 def test_rows() -> None:
