@@ -415,6 +415,24 @@ def test_products_of_bytes_with_packed_weights(variant: Any, left: str, right: s
     assert agree(variant, rule, a)[0].tolist() == ((a.astype(np.int64) - 3) @ (b.astype(np.int64) - zero)).tolist()
 
 
+@pytest.mark.parametrize("depth", [1024, 1027, 3000])
+@pytest.mark.parametrize(("left", "right"), [("uint8", "int8"), ("int8", "uint8"), ("int8", "int8")])
+def test_long_sums_of_extreme_bytes_are_exact(variant: Any, left: str, right: str, depth: int) -> None:
+    """All products -128 · -128 (bytes as kernels move them), as far as a sum of floats is exact and further; and the other extremes."""
+    a, b = (np.full(shape, np.iinfo(t).min, t) for shape, t in (((5, depth), left), ((depth, 6), right)))
+    a[1:3], b[:, 3:] = np.iinfo(left).max, np.iinfo(right).max
+    a[2, ::2], b[1::2, 5] = np.iinfo(left).min, np.iinfo(right).min
+    zero = np.arange(6).astype(right)
+
+    def rule(k: Lowering, x: View, z: View) -> list[View]:
+        made = [out(k, DType.INT32, 5, 6) for _ in range(2)]
+        k.call(Kernel.MATMUL, [x, k.constant(b)], [made[0]], first_leaf=2, zero_a=-1, zero_b=-1)
+        k.call(Kernel.MATMUL, [x, k.constant(b), z, k.constant(zero)], [made[1]], first_leaf=4, zero_a=2, zero_b=3)
+        return made
+    got = agree(variant, rule, a, np.array(7, left))
+    assert got[0].tolist() == (a.astype(np.int64) @ b).tolist() and got[1].tolist() == ((a.astype(np.int64) - 7) @ (b.astype(np.int64) - zero)).tolist()
+
+
 @pytest.mark.parametrize("dot4", [False, True])
 @pytest.mark.parametrize(("left", "right"), [("uint8", "int8"), ("int8", "uint8")])
 def test_products_of_bytes_with_and_without_the_language_feature(variant: Any, monkeypatch: pytest.MonkeyPatch, dot4: bool, left: str, right: str) -> None:
