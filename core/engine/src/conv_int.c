@@ -10,6 +10,7 @@ typedef struct {
     sx_igemm gemm;
     sx_igemm_cut cut;
     sx_requant q;
+    int64_t held[SX_MAX_WORKERS];
 } job;
 
 SX_INLINE void fill(uint8_t *to, uint8_t value, int64_t n) { for (int64_t i = 0; i < n; i++) to[i] = value; }
@@ -171,13 +172,14 @@ static job job_of(const sx_conv *v) {
 }
 
 static void tile_of(void *arg, int64_t i, int worker) {
-    const job *j = arg;
+    job *j = arg;
     const sx_conv *v = &j->v;
     int64_t across = j->cut.across, n = i % across * j->cut.nc, m = i / across % j->cut.down * j->cut.mc, group = i / across / j->cut.down;
     side sides = {v, group, j->gemm.za ? *j->gemm.za : 0};
     sx_igemm g = j->gemm;
     g.rows_source = g.panel_source = g.sink_arg = &sides;
     g.a = (const uint8_t *)v->xv->data + group * v->cg;
+    g.held = j->held + worker, g.key = i / across + 1;
     g.b = (const uint8_t *)v->wv->data + (g.b_packed ? group * sx_ceil_div(g.n, SX_PANEL) * sx_ceil_div(g.k, 4) * 64 : 0);
     if (g.zb) g.zb += group * v->mg * g.zb_step;
     g.c = (int32_t *)v->yv->data + group * v->mg, g.ldc = v->ys[2];

@@ -10,11 +10,13 @@
 #define NV 2
 #define SHARING 1
 #define A_WORD(i) (a + 4 * (i))
+#define ALONE , 0, NONE /* of `column`: no other place for the sums */
 #define TILED 1 /* a tile's rows of A lie word by word, so that tiles follow one another in one stream: nothing can be asked for ahead */
 #else /* as the float product */
 #define MR SX_MR
 #define NV SX_NV
 #define SHARING 3 /* rows share a pointer: x86 addresses p, p + rs and p + 2 rs */
+#define ALONE
 #define TILED 0
 #define A_WORD(i) (group[(i) / SHARING] + (i) % SHARING * rs)
 #endif
@@ -24,7 +26,8 @@
 /* ---- micro-tile: R rows of words, V registers of columns. Starts at `base` (one row for all; NULL: 0) or adds to C. `last` lanes of the last register are stored;
    of a tile that is always whole, `last` columns of `rows` rows. ---- */
 #if TILED
-#define OF_ROWS , int64_t rows
+#define OF_ROWS , int64_t rows, int32_t *also, int how
+enum { SET, MORE, LESS, NONE }; /* what becomes of C: the sums, or it and they, or it without them */
 #else
 #define OF_ROWS
 #endif
@@ -71,7 +74,15 @@ SX_INLINE void micro(const int R, const int V, const int S, const uint8_t *a, in
             for (int j = 0; j < last; j++) c[i * ldc + j] = (add ? c[i * ldc + j] : 0) + acc[i][j / SX_GW][j % SX_GW];
         return;
     }
-    last = SX_GW;
+    for (;; c = also, add = how, how = NONE) {
+        sx_i less = sx_isplat(-(add == LESS));
+        SX_UNROLL for (int i = 0; i < R; i++)
+            SX_UNROLL for (int v = 0; v < V; v++) {
+                int32_t *to = c + i * ldc + v * SX_GW;
+                sx_istore(to, add == SET ? acc[i][v] : sx_iload(to) + ((acc[i][v] ^ less) - less));
+            }
+        if (how == NONE) return;
+    }
 #endif
     SX_UNROLL for (int i = 0; i < R; i++)
         SX_UNROLL for (int v = 0; v < V; v++) {
@@ -87,11 +98,11 @@ SX_INLINE void micro(const int R, const int V, const int S, const uint8_t *a, in
 #endif
 
 #if TILED
-/* All rows of one K block for `cols` ≤ NR columns: whole tiles, and for one row, which may be all there is, that. */
-static void column(int b_signed, const uint8_t *a, int64_t rs, int64_t rows, const int32_t *b, int64_t ps, int64_t words, int64_t cols, int32_t *c, int64_t ldc, const int32_t *base, int add) {
+/* All rows of one K block for `cols` ≤ NR columns: whole tiles, and for one row, which may be all there is, that. Where all is whole the sums may go to `also`, too. */
+static void column(int b_signed, const uint8_t *a, int64_t rs, int64_t rows, const int32_t *b, int64_t ps, int64_t words, int64_t cols, int32_t *c, int64_t ldc, const int32_t *base, int add, int32_t *also, int how) {
     (void)b_signed;
-    for (; rows > 1; rows -= MR, a += MR * rs, c += MR * ldc) micro(MR, NV, 0, a, rs, b, ps, words, c, ldc, base, add, (int)cols, rows);
-    if (rows == 1) micro(1, NV, 0, a, rs, b, ps, words, c, ldc, base, add, (int)cols, 1);
+    for (; rows > 1; rows -= MR, a += MR * rs, c += MR * ldc, also += MR * ldc) micro(MR, NV, 0, a, rs, b, ps, words, c, ldc, base, add, (int)cols, rows, also, how);
+    if (rows == 1) micro(1, NV, 0, a, rs, b, ps, words, c, ldc, base, add, (int)cols, 1, also, how);
 }
 #else
 /* `tiles` micro-tiles, one below the other: with few words a call takes as long as a tile. */
@@ -156,7 +167,7 @@ static void column(int b_signed, const uint8_t *a, int64_t rs, int64_t rows, con
 
 #if SX_DEPTH == 2
 void SX_NAME(sx_iwords)(const uint8_t *a, int64_t rs, int64_t rows, const int32_t *b, int64_t words, int32_t *c, int64_t ldc) {
-    for (int x = 0; x < SX_PANEL; x += NR) column(0, a, rs, rows, b + x, 0, words, sx_min64(NR, SX_PANEL - x), c + x, ldc, 0, 0);
+    for (int x = 0; x < SX_PANEL; x += NR) column(0, a, rs, rows, b + x, 0, words, sx_min64(NR, SX_PANEL - x), c + x, ldc, 0, 0 ALONE);
 }
 #endif
 
@@ -433,6 +444,7 @@ typedef struct {
     const uint8_t *edge, *tails; /* AMX: the last rows, whole; the last K of the others */
     uint8_t *panels;           /* byte panels of a strip, where B is not packed */
     int16_t *wide;             /* a K block of one panel, widened */
+    int16_t *split;            /* sums of A, and room for those of B */
     int32_t *block;
     char *sink;
     int32_t shift;             /* what flipping added to A */
@@ -444,6 +456,87 @@ static int64_t wide_words(const sx_igemm *g) { return SX_DEPTH == 4 ? 0 : sx_min
 
 static int gathers(const sx_igemm *g, int amx) { return g->sink || (amx && sx_amx_blocks(g->k) > 1); } /* a strip's sums lie in scratch first */
 
+#if !TILED
+static int64_t split_bytes(const sx_igemm *g, int64_t mc) { return (void)g, (void)mc, 0; }
+#else
+/* ---- Strassen's method, exactly: of 2 × 2 quarters of A, B and C seven products make what eight do, of sums of quarters, which 16 bits hold; and again of those quarters. ---- */
+enum { CUT = 16 /* rows, and steps of K, that can be halved twice: tiles of rows and packed words of B stay whole */, GAP = 32 /* numbers between sums, or they lie in the same cache sets */ };
+static const uint8_t PARTNER[7] = {0, 2, 6, 5, 3, 4, 1}; /* B's sum for each of A's, both in the order of `spread` */
+/* To which of C's quarters each product goes, and how; and to which other. */
+static const int8_t GOES[7][4] = {{0, SET, 3, SET}, {2, SET, 3, LESS}, {1, SET, 3, MORE}, {0, MORE, 2, MORE}, {0, LESS, 1, MORE}, {3, MORE, 0, NONE}, {0, MORE, 0, NONE}};
+
+/* Steps of K that are multiplied so at once; 0: they are not. */
+static int64_t split_k(const sx_igemm *g, int64_t mc) {
+    enum { MOST = 1024, SHORT = 192, LOW = 64 };
+    if (mc < LOW || g->n < SX_STRIP) return 0;
+    for (int64_t blocks = sx_ceil_div(g->k, MOST); g->k / blocks >= SHORT; blocks++)
+        if (g->k % (CUT * blocks) == 0) return g->k / blocks;
+    return 0;
+}
+static int64_t split_rows(int64_t mc) { return mc / CUT * CUT; }
+static int64_t a_sums(int64_t rows, int64_t k) { return 49 * (rows * k / 16 + GAP); } /* numbers: of the products' left sides, of one block of K */
+static int64_t split_room(int64_t rows, int64_t k) { return aligned64(2 * sx_max64(7 * (rows * k / 4 + GAP), SX_STRIP * (k + 2) + 7 * (SX_STRIP * k / 4 + GAP) + rows * SX_STRIP / 2 + 7 * (SX_STRIP * k / 16 + GAP))); }
+static int64_t split_bytes(const sx_igemm *g, int64_t mc) {
+    int64_t k = split_k(g, mc), rows = split_rows(mc);
+    return k ? aligned64(2 * a_sums(rows, k) * (g->k / k)) + split_room(rows, k) : 0;
+}
+
+/* Of `count` pieces of 2 n numbers, `step` apart, and as many further on, quarters: halves of pieces, and pieces here and there. Their seven sums. */
+static void spread(const int16_t *from, int step, int count, int n, int of_b, int16_t *to) {
+    int second = of_b ? count * step : n, third = of_b ? n : count * step, apart = count * n + GAP;
+    for (int i = 0; i < count; i++, from += step - n)
+        for (int x = 0; x < n; x += 8, from += 8, to += 8) {
+            sx_h a = (sx_h)sx_iload(from), b = (sx_h)sx_iload(from + second), c = (sx_h)sx_iload(from + third), d = (sx_h)sx_iload(from + second + third);
+            sx_istore(to, (sx_i)(a + d)), sx_istore(to + apart, (sx_i)(c + d)), sx_istore(to + 2 * apart, (sx_i)a), sx_istore(to + 3 * apart, (sx_i)d);
+            sx_istore(to + 4 * apart, (sx_i)(a + b)), sx_istore(to + 5 * apart, (sx_i)(c - a)), sx_istore(to + 6 * apart, (sx_i)(b - d));
+        }
+}
+
+/* `rows` lines of 32 sums. */
+SX_INLINE void put(const int HOW, const int32_t *from, int rows, int32_t *to, int64_t ldc) {
+    for (int i = 0; i < rows; i++, from += SX_STRIP / 2, to += ldc)
+        for (int x = 0; x < SX_STRIP / 2; x += SX_GW) {
+            sx_i v = sx_iload(from + x);
+            sx_istore(to + x, HOW == SET ? v : HOW == MORE ? sx_iload(to + x) + v : sx_iload(to + x) - v);
+        }
+}
+
+/* C (+)= A · B: `rows` × SX_STRIP columns of k steps. a: its sums; b: panels. */
+static void split_product(const int16_t *a, int rows, const int16_t *b, int k, int32_t *c, int64_t ldc, int add, int16_t *room) {
+    enum { HALF = SX_STRIP / 2 };
+    int size = HALF * k / 2 + GAP, part = SX_PANEL * k / 4 + GAP;
+    int32_t *made = (int32_t *)(void *)(room + 7 * size);
+    int16_t *parts = (int16_t *)(void *)(made + rows / 2 * HALF);
+    spread(b, SX_PANEL * (k + 2), 2, SX_PANEL * k / 2, 1, room);
+    for (int r = 0; r < 7; r++) {
+        spread(room + PARTNER[r] * size, SX_PANEL * k / 2, 1, SX_PANEL * k / 4, 1, parts);
+        for (int q = 0; q < 7; q++, a += rows * k / 16 + GAP)
+            for (int x = 0; x < SX_PANEL; x += NR) {
+                const int8_t *goes = GOES[q];
+                int32_t *to = made + goes[0] / 2 * (rows / 4 * HALF) + goes[0] % 2 * SX_PANEL + x, *also = made + goes[2] / 2 * (rows / 4 * HALF) + goes[2] % 2 * SX_PANEL + x;
+                column(0, (const uint8_t *)a, k / 2, rows / 4, (const int32_t *)(const void *)(parts + PARTNER[q] * part) + x, 0, k / 8, NR, to, HALF, 0, goes[1], also, goes[3]);
+            }
+        for (int q = 0; q < 4; q += 2) {
+            int how = GOES[r][q + 1], at = GOES[r][q];
+            int32_t *to = c + at / 2 * (rows / 2) * ldc + at % 2 * HALF;
+            if (how == SET && !add) put(SET, made, rows / 2, to, ldc);
+            else if (how == LESS) put(LESS, made, rows / 2, to, ldc);
+            else if (how != NONE) put(MORE, made, rows / 2, to, ldc);
+        }
+    }
+}
+
+/* The sums of A, from rows of words. */
+static void split_a(const sx_igemm *g, const uint8_t *rows, int64_t mc, int16_t *to) {
+    int k = (int)split_k(g, mc), count = (int)split_rows(mc) / MR;
+    int16_t *room = to + a_sums(split_rows(mc), k) * (g->k / k);
+    for (int64_t at = 0; at < g->k; at += k) {
+        spread((const int16_t *)(const void *)rows + at * MR, MR * (int)row_bytes(g) / 2, count / 2, k / 2 * MR, 0, room);
+        for (int r = 0; r < 7; r++, to += 7 * (count * k * MR / 16 + GAP)) spread(room + r * (count * k * MR / 4 + GAP), k / 2 * MR, count / 4, k / 4 * MR, 0, to);
+    }
+}
+#endif
+
 int64_t SX_NAME(sx_igemm_scratch)(const sx_igemm *g, int64_t mc, int64_t nc) {
     (void)nc;
     int amx = uses_amx(g, mc);
@@ -451,7 +544,7 @@ int64_t SX_NAME(sx_igemm_scratch)(const sx_igemm *g, int64_t mc, int64_t nc) {
     if (amx && direct(g, 1)) a = sx_max64(a, mc * 64 + 16 * row_bytes(g)); /* where A lies decides */
     int64_t bytes = SX_DEPTH == 4 ? 0 : AT_ONCE * sx_round_up(g->k, 64);
     int64_t panels = g->b_packed ? 0 : SX_STRIP / SX_PANEL * aligned64(panel_bytes(g));
-    return aligned64(a) + aligned64(bytes) + panels + aligned64(4 * wide_words(g)) + (gathers(g, amx) ? sx_round_up(mc, 32) * SX_STRIP * 4 : 0) + aligned64(g->sink_scratch);
+    return aligned64(a) + aligned64(bytes) + panels + aligned64(4 * wide_words(g)) + (gathers(g, amx) ? sx_round_up(mc, 32) * SX_STRIP * 4 : 0) + aligned64(g->sink_scratch) + split_bytes(g, mc);
 }
 
 static int64_t k_words(const sx_igemm *g) { /* a K block, in words; even, so that it starts with a packed word */
@@ -463,6 +556,20 @@ static int64_t k_words(const sx_igemm *g) { /* a K block, in words; even, so tha
 static void vector_strip(const work *w, int64_t mc, int64_t n, int64_t cols, const uint8_t *panel, int64_t ps, int32_t *c, int64_t ldc, const int32_t *base) {
     const sx_igemm *g = w->g;
     int64_t kw = k_words(g), words = words_of(g) * 4 / SX_DEPTH;
+#if TILED
+    int64_t k = split_k(g, mc), rows = split_rows(mc), step = SX_PANEL * (k + 2);
+    if (k && cols == SX_STRIP) {
+        const int16_t *a = w->split;
+        int16_t *wide = w->split + a_sums(rows, k) * (g->k / k);
+        for (int64_t at = 0; at < g->k; at += k, a += a_sums(rows, k)) {
+            for (int64_t j = 0; j < SX_STRIP / SX_PANEL; j++) widen_panel(g, panel + j * ps, n + j * SX_PANEL, at / 2, k / 2, wide + j * step);
+            split_product(a, (int)rows, wide, (int)k, c, ldc, at > 0, wide + SX_STRIP / SX_PANEL * step);
+            for (int64_t j = 0; rows < mc && j < SX_STRIP; j += NR)
+                column(0, w->a + rows * w->rs + at * 2 * MR, w->rs, mc - rows, (const int32_t *)(const void *)(wide + j / SX_PANEL * step) + j % SX_PANEL, 0, k / 2, NR, c + rows * ldc + j, ldc, 0, at > 0 ALONE);
+        }
+        return;
+    }
+#endif
     for (int64_t j = 0; j < cols; j += WIDE)
         for (int64_t at = 0; at < words || at == 0; at += kw) {
             int64_t count = sx_min64(kw, words - at), wide = sx_min64(WIDE, cols - j);
@@ -474,7 +581,7 @@ static void vector_strip(const work *w, int64_t mc, int64_t n, int64_t cols, con
             b = (const int32_t *)(const void *)w->wide;
 #endif
             for (int64_t x = 0; x < wide; x += NR)
-                column(g->b_signed, w->a + at * 4 * (TILED ? MR : 1), w->rs, mc, b + x / SX_PANEL * step + x % SX_PANEL, step, count, sx_min64(NR, wide - x), c + j + x, ldc, base && at == 0 ? base + j + x : 0, at > 0);
+                column(g->b_signed, w->a + at * 4 * (TILED ? MR : 1), w->rs, mc, b + x / SX_PANEL * step + x % SX_PANEL, step, count, sx_min64(NR, wide - x), c + j + x, ldc, base && at == 0 ? base + j + x : 0, at > 0 ALONE);
         }
 }
 
@@ -537,12 +644,20 @@ void SX_NAME(sx_igemm_run)(const sx_igemm *g, int64_t m0, int64_t mc, int64_t n0
     w.sink = scratch, scratch += aligned64(g->sink_scratch);
     if (!g->b_packed) w.panels = (uint8_t *)scratch, scratch += SX_STRIP / SX_PANEL * aligned64(panel_bytes(g));
     w.wide = (int16_t *)scratch, scratch += aligned64(4 * wide_words(g));
+    w.split = (int16_t *)scratch, scratch += split_bytes(g, mc);
     uint8_t *bytes = (uint8_t *)scratch;
     if (SX_DEPTH == 2) scratch += AT_ONCE * sx_round_up(g->k, 64);
     uint8_t *copied = (uint8_t *)scratch;
     int64_t ld = row_bytes(g);
     if (w.direct) w.a = g->a + m0 * g->a_row;
-    else copy_words(g, m0, mc, w.flip, copied, w.rs = ld, bytes), w.a = copied, w.edge = copied + mc / 16 * 16 * ld;
+    else w.a = copied, w.rs = ld, w.edge = copied + mc / 16 * 16 * ld;
+    if (!w.direct && !(g->held && *g->held == g->key)) {
+        copy_words(g, m0, mc, w.flip, copied, ld, bytes);
+#if TILED
+        if (split_k(g, mc)) split_a(g, copied, mc, w.split);
+#endif
+    }
+    if (g->held) *g->held = w.direct ? 0 : g->key;
     if (w.amx && w.direct) {
         if (g->k % 64) {
             w.tails = copied;

@@ -36,6 +36,8 @@ typedef struct {
     int64_t sink_scratch;
     int32_t *c;
     int64_t ldc;
+    /* What a worker's scratch holds of A, so that rectangles beside one another copy it once: of these rows (key, not 0) where *held is that. NULL: nothing. */
+    int64_t *held, key;
 } sx_igemm;
 
 typedef struct { int64_t mc, nc, across, down; } sx_igemm_cut;

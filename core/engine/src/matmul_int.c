@@ -11,6 +11,7 @@ typedef struct {
     sx_igemm_cut cut;
     int64_t batch;
     sx_requant q;
+    int64_t held[SX_MAX_WORKERS];
 } job;
 
 typedef struct { const job *j; int64_t start[SX_RANK]; } place;
@@ -63,7 +64,7 @@ static job job_of(const sx_call *call) {
 }
 
 static void tile_of(void *arg, int64_t i, int worker) {
-    const job *j = arg;
+    job *j = arg;
     const sx_view *a = &j->call->in[0], *b = &j->call->in[1], *y = &j->call->out[0];
     int64_t tiles = j->cut.down * j->cut.across, index = i / tiles, tile = i % tiles, m = tile / j->cut.across * j->cut.mc, n = tile % j->cut.across * j->cut.nc;
     place p = {.j = j};
@@ -72,6 +73,7 @@ static void tile_of(void *arg, int64_t i, int worker) {
     g.a = (const uint8_t *)a->data + batch_offset(a, y, index);
     g.b = (const uint8_t *)b->data + (g.b_packed ? 0 : batch_offset(b, y, index));
     g.sink_arg = &p;
+    g.held = j->held + worker, g.key = i / j->cut.across + 1;
     g.c = (int32_t *)y->data + batch_offset(y, y, index), g.ldc = y->stride[y->rank - 2];
     SX_NAME(sx_igemm_run)(&g, m, sx_min64(j->cut.mc, g.m - m), n, sx_min64(j->cut.nc, g.n - n), j->call->scratch + worker * j->call->scratch_bytes);
 }

@@ -50,7 +50,6 @@ typedef struct { void *data; int64_t bytes; int32_t packing; } sx_derived;
 typedef struct { char *memory; int64_t bytes; } sx_spare;
 #define SX_DERIVED 2      /* forms of a constant */
 #define SX_SPARES 4       /* arenas kept between runs */
-#define SX_MAX_WORKERS 64
 
 struct sx_program {
     char *bytes;              /* the copy; the tables point into it */

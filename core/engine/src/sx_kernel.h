@@ -96,6 +96,7 @@ static inline sx_coming sx_coming_of(const sx_call *call, int64_t i, int64_t n) 
     return (sx_coming){call->ahead + (from < call->ahead_bytes ? from : call->ahead_bytes), call->ahead + (to < call->ahead_bytes ? to : call->ahead_bytes)};
 }
 
+#define SX_MAX_WORKERS 64
 typedef int (*sx_kernel)(const sx_call *call);
 typedef int64_t (*sx_scratch)(const sx_call *call); /* bytes per worker */
 
