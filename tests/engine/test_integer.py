@@ -69,14 +69,15 @@ def requantised(dtype: DType, form: int, n: int, rng: np.random.Generator) -> tu
     return [saturate(unary(Op.ROUND, scaled) + cast(leaf(1, dtype), Compute.F32), dtype)], [scale, zero, bias][:3 if form == 1 else 2]
 
 
-def matmul(rng: np.random.Generator) -> Step:
-    """A random integer product."""
+def matmul(rng: np.random.Generator, size: tuple[int, int, int] | None = None) -> Step:
+    """A random integer product; `size`: its rows, columns and steps, if they are given."""
     m, n, k = (int(rng.choice([1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 33, 48, 64, 65, 97, 130])) for _ in range(3))
     if rng.random() < 0.15:
         k = int(rng.choice([0, 300, 1024, 1500, 2051]))
         m, n = min(m, 40), min(n, 70)
     if rng.random() < 0.04:
         m, n = (0, n) if rng.random() < 0.5 else (m, 0)
+    m, n, k = size or (m, n, k)
     batch = tuple(int(x) for x in rng.choice([1, 2, 3], int(rng.integers(0, 3)))) if m * n * k < 100000 else ()
     a, b = rng.choice(BYTES), rng.choice(BYTES)
     s = Step(rng)
@@ -182,17 +183,17 @@ def conv(rng: np.random.Generator) -> Step:
     return finished(s, rng, operands, (n, m, *map(int, out)), 1, Kernel.CONV, params, rng.random() < 0.7)
 
 
-def square(rng: np.random.Generator, c: int, m: int, space: tuple[int, int], pad: int, zeros: bool, most: bool) -> Step:
-    """A 3×3 convolution of stride 1 with constant weights (winograd_int.c). `zeros`: with zero points, the weights' a constant 0; `most`: the largest sums there are."""
+def square(rng: np.random.Generator, c: int, m: int, space: tuple[int, int], pad: int, zeros: bool, most: bool, stride: int = 1) -> Step:
+    """A 3×3 convolution with constant weights; those of stride 1: winograd_int.c. `zeros`: with zero points, the weights' a constant 0; `most`: the largest sums there are."""
     x, w = (np.uint8, np.int8) if most else rng.choice(BYTES, 2)
     s, (h, width) = Step(rng), space
     values = np.full((2, c, h, width), 255, x) if most else some(rng, (2, c, h, width), x)
     operands = [last_view(s, values.shape, DType.of(np.zeros(0, x)), values), s.constant(np.full((m, c, 3, 3), -128, w) if most else some(rng, (m, c, 3, 3), w), Packing.CONV)]
     if zeros:
         operands += [s.operand(some(rng, (), x), broadcast=False), s.constant(np.zeros(int(rng.integers(1, 3)) // 2 * m or 1, w), Packing.NONE)]
-    params = {"spatial": 2, "group": 1, "kernel": [3, 3, 1], "strides": [1, 1, 1], "dilations": [1, 1, 1], "pads": [pad, pad, 0], "transposed": 0}
+    params = {"spatial": 2, "group": 1, "kernel": [3, 3, 1], "strides": [stride, stride, 1], "dilations": [1, 1, 1], "pads": [pad, pad, 0], "transposed": 0}
     params |= {"zero_x": 2 if zeros else -1, "zero_w": 3 if zeros else -1}
-    return finished(s, rng, operands, (2, m, h + 2 * pad - 2, width + 2 * pad - 2), 1, Kernel.CONV, params, bool(rng.random() < 0.7))
+    return finished(s, rng, operands, (2, m, (h + 2 * pad - 3) // stride + 1, (width + 2 * pad - 3) // stride + 1), 1, Kernel.CONV, params, bool(rng.random() < 0.7))
 
 
 def sweep(first: int, count: int, kind: str) -> None:
@@ -204,6 +205,16 @@ def sweep(first: int, count: int, kind: str) -> None:
 @pytest.mark.parametrize("part", range(4))
 def test_matmul(part: int) -> None:
     sweep(1000 * part, 60, "matmul")
+
+
+#: Products that Strassen's method takes in WebAssembly, all of them or not, and that are cut into rectangles everywhere.
+LARGE = ((64, 64, 192), (70, 130, 768), (131, 200, 1040), (96, 64, 2048), (450, 70, 208), (128, 192, 384), (80, 100, 200))
+
+
+@pytest.mark.parametrize("size", LARGE)
+def test_large_products(size: tuple[int, int, int]) -> None:
+    for seed in range(4):
+        matmul(np.random.default_rng(seed), size).check(rtol=1e-6)
 
 
 @pytest.mark.parametrize("part", range(4))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.engine.one_step import OneStep
-from tests.engine.test_integer import conv, square
+from tests.engine.test_integer import LARGE, conv, matmul, square
 from tests.engine.test_requantise import convolution, product
 
 from .machine import BUILDS, WasmProgram
@@ -37,6 +37,19 @@ def test_epilogues(build: Any, form: str) -> None:
 def test_convolutions() -> None:
     for seed in range(9000, 9050):
         check(conv(np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize("size", LARGE)
+def test_large_products(size: tuple[int, int, int]) -> None:
+    for seed in range(4):
+        check(matmul(np.random.default_rng(seed), size))
+
+
+def test_gathered_rows() -> None:
+    for c, m, space in ((64, 70, (17, 13)), (32, 64, (20, 21))):
+        for seed in range(2):
+            check(square(np.random.default_rng(seed), c, m, space, 1, seed == 1, False, stride=2))
+    check(square(np.random.default_rng(0), 64, 64, (16, 16), 1, False, True, stride=2))
 
 
 def test_squares() -> None:

@@ -75,11 +75,11 @@ SX_INLINE void micro(const int R, const int V, const int S, const uint8_t *a, in
         return;
     }
     for (;; c = also, add = how, how = NONE) {
-        sx_i less = sx_isplat(-(add == LESS));
+        sx_i less = sx_isplat(-(add == LESS)), keep = sx_isplat(-(add != SET));
         SX_UNROLL for (int i = 0; i < R; i++)
             SX_UNROLL for (int v = 0; v < V; v++) {
                 int32_t *to = c + i * ldc + v * SX_GW;
-                sx_istore(to, add == SET ? acc[i][v] : sx_iload(to) + ((acc[i][v] ^ less) - less));
+                sx_istore(to, (sx_iload(to) & keep) + ((acc[i][v] ^ less) - less));
             }
         if (how == NONE) return;
     }
@@ -313,7 +313,7 @@ SX_INLINE void widen_words(const int ZERO, const uint8_t *panel, int64_t words, 
 }
 
 /* `count` words of two 16-bit numbers, from the one `at` on, of a byte panel, less the zero points of its columns. Both are even. */
-static void widen_panel(const sx_igemm *g, const uint8_t *panel, int64_t n, int64_t at, int64_t count, int16_t *to) {
+static __attribute__((noinline)) void widen_panel(const sx_igemm *g, const uint8_t *panel, int64_t n, int64_t at, int64_t count, int16_t *to) {
     int16_t zero[2 * SX_PANEL];
     int any = 0;
     for (int j = 0; j < 2 * SX_PANEL; j++) any |= zero[j] = (int16_t)((n + j / 2 < g->n ? sx_zero_at(g->zb, g->zb_step, g->b_signed, n + j / 2) : 0) - (g->b_signed ? 0 : 128));
@@ -456,85 +456,15 @@ static int64_t wide_words(const sx_igemm *g) { return SX_DEPTH == 4 ? 0 : sx_min
 
 static int gathers(const sx_igemm *g, int amx) { return g->sink || (amx && sx_amx_blocks(g->k) > 1); } /* a strip's sums lie in scratch first */
 
-#if !TILED
-static int64_t split_bytes(const sx_igemm *g, int64_t mc) { return (void)g, (void)mc, 0; }
+static int64_t k_words(const sx_igemm *g) { /* a K block, in words; even, so that it starts with a packed word */
+    int64_t words = words_of(g) * 4 / SX_DEPTH, blocks = sx_max64(1, sx_ceil_div(words, KW + KW / 4));
+    return sx_max64(2, sx_min64(sx_round_up(words, 2), sx_round_up(sx_ceil_div(words, blocks), 16)));
+}
+
+#if TILED
+#include "sx_int_strassen.h"
 #else
-/* ---- Strassen's method, exactly: of 2 × 2 quarters of A, B and C seven products make what eight do, of sums of quarters, which 16 bits hold; and again of those quarters. ---- */
-enum { CUT = 16 /* rows, and steps of K, that can be halved twice: tiles of rows and packed words of B stay whole */, GAP = 32 /* numbers between sums, or they lie in the same cache sets */ };
-static const uint8_t PARTNER[7] = {0, 2, 6, 5, 3, 4, 1}; /* B's sum for each of A's, both in the order of `spread` */
-/* To which of C's quarters each product goes, and how; and to which other. */
-static const int8_t GOES[7][4] = {{0, SET, 3, SET}, {2, SET, 3, LESS}, {1, SET, 3, MORE}, {0, MORE, 2, MORE}, {0, LESS, 1, MORE}, {3, MORE, 0, NONE}, {0, MORE, 0, NONE}};
-
-/* Steps of K that are multiplied so at once; 0: they are not. */
-static int64_t split_k(const sx_igemm *g, int64_t mc) {
-    enum { MOST = 1024, SHORT = 192, LOW = 64 };
-    if (mc < LOW || g->n < SX_STRIP) return 0;
-    for (int64_t blocks = sx_ceil_div(g->k, MOST); g->k / blocks >= SHORT; blocks++)
-        if (g->k % (CUT * blocks) == 0) return g->k / blocks;
-    return 0;
-}
-static int64_t split_rows(int64_t mc) { return mc / CUT * CUT; }
-static int64_t a_sums(int64_t rows, int64_t k) { return 49 * (rows * k / 16 + GAP); } /* numbers: of the products' left sides, of one block of K */
-static int64_t split_room(int64_t rows, int64_t k) { return aligned64(2 * sx_max64(7 * (rows * k / 4 + GAP), SX_STRIP * (k + 2) + 7 * (SX_STRIP * k / 4 + GAP) + rows * SX_STRIP / 2 + 7 * (SX_STRIP * k / 16 + GAP))); }
-static int64_t split_bytes(const sx_igemm *g, int64_t mc) {
-    int64_t k = split_k(g, mc), rows = split_rows(mc);
-    return k ? aligned64(2 * a_sums(rows, k) * (g->k / k)) + split_room(rows, k) : 0;
-}
-
-/* Of `count` pieces of 2 n numbers, `step` apart, and as many further on, quarters: halves of pieces, and pieces here and there. Their seven sums. */
-static void spread(const int16_t *from, int step, int count, int n, int of_b, int16_t *to) {
-    int second = of_b ? count * step : n, third = of_b ? n : count * step, apart = count * n + GAP;
-    for (int i = 0; i < count; i++, from += step - n)
-        for (int x = 0; x < n; x += 8, from += 8, to += 8) {
-            sx_h a = (sx_h)sx_iload(from), b = (sx_h)sx_iload(from + second), c = (sx_h)sx_iload(from + third), d = (sx_h)sx_iload(from + second + third);
-            sx_istore(to, (sx_i)(a + d)), sx_istore(to + apart, (sx_i)(c + d)), sx_istore(to + 2 * apart, (sx_i)a), sx_istore(to + 3 * apart, (sx_i)d);
-            sx_istore(to + 4 * apart, (sx_i)(a + b)), sx_istore(to + 5 * apart, (sx_i)(c - a)), sx_istore(to + 6 * apart, (sx_i)(b - d));
-        }
-}
-
-/* `rows` lines of 32 sums. */
-SX_INLINE void put(const int HOW, const int32_t *from, int rows, int32_t *to, int64_t ldc) {
-    for (int i = 0; i < rows; i++, from += SX_STRIP / 2, to += ldc)
-        for (int x = 0; x < SX_STRIP / 2; x += SX_GW) {
-            sx_i v = sx_iload(from + x);
-            sx_istore(to + x, HOW == SET ? v : HOW == MORE ? sx_iload(to + x) + v : sx_iload(to + x) - v);
-        }
-}
-
-/* C (+)= A · B: `rows` × SX_STRIP columns of k steps. a: its sums; b: panels. */
-static void split_product(const int16_t *a, int rows, const int16_t *b, int k, int32_t *c, int64_t ldc, int add, int16_t *room) {
-    enum { HALF = SX_STRIP / 2 };
-    int size = HALF * k / 2 + GAP, part = SX_PANEL * k / 4 + GAP;
-    int32_t *made = (int32_t *)(void *)(room + 7 * size);
-    int16_t *parts = (int16_t *)(void *)(made + rows / 2 * HALF);
-    spread(b, SX_PANEL * (k + 2), 2, SX_PANEL * k / 2, 1, room);
-    for (int r = 0; r < 7; r++) {
-        spread(room + PARTNER[r] * size, SX_PANEL * k / 2, 1, SX_PANEL * k / 4, 1, parts);
-        for (int q = 0; q < 7; q++, a += rows * k / 16 + GAP)
-            for (int x = 0; x < SX_PANEL; x += NR) {
-                const int8_t *goes = GOES[q];
-                int32_t *to = made + goes[0] / 2 * (rows / 4 * HALF) + goes[0] % 2 * SX_PANEL + x, *also = made + goes[2] / 2 * (rows / 4 * HALF) + goes[2] % 2 * SX_PANEL + x;
-                column(0, (const uint8_t *)a, k / 2, rows / 4, (const int32_t *)(const void *)(parts + PARTNER[q] * part) + x, 0, k / 8, NR, to, HALF, 0, goes[1], also, goes[3]);
-            }
-        for (int q = 0; q < 4; q += 2) {
-            int how = GOES[r][q + 1], at = GOES[r][q];
-            int32_t *to = c + at / 2 * (rows / 2) * ldc + at % 2 * HALF;
-            if (how == SET && !add) put(SET, made, rows / 2, to, ldc);
-            else if (how == LESS) put(LESS, made, rows / 2, to, ldc);
-            else if (how != NONE) put(MORE, made, rows / 2, to, ldc);
-        }
-    }
-}
-
-/* The sums of A, from rows of words. */
-static void split_a(const sx_igemm *g, const uint8_t *rows, int64_t mc, int16_t *to) {
-    int k = (int)split_k(g, mc), count = (int)split_rows(mc) / MR;
-    int16_t *room = to + a_sums(split_rows(mc), k) * (g->k / k);
-    for (int64_t at = 0; at < g->k; at += k) {
-        spread((const int16_t *)(const void *)rows + at * MR, MR * (int)row_bytes(g) / 2, count / 2, k / 2 * MR, 0, room);
-        for (int r = 0; r < 7; r++, to += 7 * (count * k * MR / 16 + GAP)) spread(room + r * (count * k * MR / 4 + GAP), k / 2 * MR, count / 4, k / 4 * MR, 0, to);
-    }
-}
+static int64_t split_bytes(const sx_igemm *g, int64_t mc) { return (void)g, (void)mc, 0; }
 #endif
 
 int64_t SX_NAME(sx_igemm_scratch)(const sx_igemm *g, int64_t mc, int64_t nc) {
@@ -547,28 +477,12 @@ int64_t SX_NAME(sx_igemm_scratch)(const sx_igemm *g, int64_t mc, int64_t nc) {
     return aligned64(a) + aligned64(bytes) + panels + aligned64(4 * wide_words(g)) + (gathers(g, amx) ? sx_round_up(mc, 32) * SX_STRIP * 4 : 0) + aligned64(g->sink_scratch) + split_bytes(g, mc);
 }
 
-static int64_t k_words(const sx_igemm *g) { /* a K block, in words; even, so that it starts with a packed word */
-    int64_t words = words_of(g) * 4 / SX_DEPTH, blocks = sx_max64(1, sx_ceil_div(words, KW + KW / 4));
-    return sx_max64(2, sx_min64(sx_round_up(words, 2), sx_round_up(sx_ceil_div(words, blocks), 16)));
-}
-
 /* The columns [n, n + cols) of a strip by micro-tiles. `panel`: the first byte panel. */
 static void vector_strip(const work *w, int64_t mc, int64_t n, int64_t cols, const uint8_t *panel, int64_t ps, int32_t *c, int64_t ldc, const int32_t *base) {
     const sx_igemm *g = w->g;
     int64_t kw = k_words(g), words = words_of(g) * 4 / SX_DEPTH;
 #if TILED
-    int64_t k = split_k(g, mc), rows = split_rows(mc), step = SX_PANEL * (k + 2);
-    if (k && cols == SX_STRIP) {
-        const int16_t *a = w->split;
-        int16_t *wide = w->split + a_sums(rows, k) * (g->k / k);
-        for (int64_t at = 0; at < g->k; at += k, a += a_sums(rows, k)) {
-            for (int64_t j = 0; j < SX_STRIP / SX_PANEL; j++) widen_panel(g, panel + j * ps, n + j * SX_PANEL, at / 2, k / 2, wide + j * step);
-            split_product(a, (int)rows, wide, (int)k, c, ldc, at > 0, wide + SX_STRIP / SX_PANEL * step);
-            for (int64_t j = 0; rows < mc && j < SX_STRIP; j += NR)
-                column(0, w->a + rows * w->rs + at * 2 * MR, w->rs, mc - rows, (const int32_t *)(const void *)(wide + j / SX_PANEL * step) + j % SX_PANEL, 0, k / 2, NR, c + rows * ldc + j, ldc, 0, at > 0 ALONE);
-        }
-        return;
-    }
+    if (split_strip(w, mc, n, cols, panel, ps, c, ldc)) return;
 #endif
     for (int64_t j = 0; j < cols; j += WIDE)
         for (int64_t at = 0; at < words || at == 0; at += kw) {
