@@ -1,7 +1,5 @@
-"""FFT, LINALG, RANDOM.
+"""LINALG, RANDOM, and linear attention, which is a SCAN.
 
-- FFT by its definition: one invocation a bin, which sums over the signal; the angle's number is taken modulo the length in integers, so that no precision is lost to large angles. Quadratic: right
-  for the windows of a few hundred samples that models transform.
 - LINALG: one invocation a matrix, elimination with partial pivoting in memory of its own.
 - RANDOM: Philox4x32-10 (core/philox.py), one invocation an element, its block of four words made from the element's number alone.
 """
@@ -14,64 +12,6 @@ from ..wgsl.expression import real
 from ..wgsl.shader import SINGULAR, Built, Context, Shader, each, groups
 from ..wgsl.space import Operand, Space, Temporary
 from .base import Step, kernel, offsets_in
-
-#: Cosine and sine of turn / length of a circle, in eighths of it: exact at the quarters, and equal where they should be.
-UNIT = """fn unit(turn: i32, length: i32) -> vec2<f32> {
-    let quarter = 4 * turn / length;
-    let rest = 4 * turn - quarter * length;
-    let far = 2 * rest > length;
-    let angle = 1.5707964 * (f32(select(rest, length - rest, far)) / f32(length));
-    let c = select(sx_cos(angle), sx_sin(angle), far);
-    let d = select(sx_sin(angle), sx_cos(angle), far);
-    switch (quarter & 3) {
-        case 0: { return vec2<f32>(c, d); }
-        case 1: { return vec2<f32>(-d, c); }
-        case 2: { return vec2<f32>(-c, -d); }
-        default: { return vec2<f32>(d, -c); }
-    }
-}"""
-
-
-@kernel(Kernel.FFT)
-def fft(step: Step, context: Context) -> list[Built]:
-    """See the FFT record."""
-    x, out, axis = step.there(0), step.output(), step.whole("axis")
-    inverse, onesided = step.whole("inverse"), step.whole("onesided")
-    half = bool(inverse and onesided)
-    lead = out.dims[:-1]
-    space = Space.of(lead, [out.strides[:-1], [0 if a == axis else s for a, s in enumerate(x.strides[:-1])]], {axis})
-    s = Shader(context)
-    s.declare(UNIT)
-    at = s.coordinates(space, each(s, space.count))
-    to, source = offsets_in(s, space, [out, x], at)
-    where = space.where[axis]
-    length = s.param(step.params["length"])
-    bin_ = "0" if where is None else at[where]
-    bins = s.let(f"min({s.param(x.dims[axis])}, {f'{length} / 2 + 1' if half else length})")
-    s.add("var re = 0.0;")
-    s.add("var im = 0.0;")
-    s.add("var turn = 0;")
-    with s.block(f"for (var k = 0; k < {bins}; k += 1)"):
-        place = s.let(f"{source} + k * {s.size(x.strides[axis])}")
-        a = s.load(x, place).text
-        b = s.load(x, s.let(f"{place} + {s.size(x.strides[-1])}")).text if x.dims[-1] == 2 else "0.0"
-        s.add(f"let w = unit(turn, {length});")
-        s.add("let c = w.x;")
-        s.add(f"let d = {'' if inverse else '-'}w.y;")
-        if half:
-            # The bins that are not there are conjugates of those that are: all but the first and, of an even length, the last count twice.
-            s.add(f"let twice = select(2.0, 1.0, k == 0 || 2 * k == {length});")
-            s.add(f"re += twice * ({a} * c - select({b}, 0.0, k == 0 || 2 * k == {length}) * d);")
-        else:
-            s.add(f"re += {a} * c - {b} * d;")
-            s.add(f"im += {a} * d + {b} * c;")
-        s.add(f"turn += {bin_};")
-        s.add(f"if (turn >= {length}) {{ turn -= {length}; }}")
-    over = f" / f32({length})" if inverse else ""
-    s.write(out, to, real(s.let(f"re{over}", "f32")))
-    if not half:
-        s.write(out, s.let(f"{to} + {s.size(out.strides[-1])}"), real(s.let(f"im{over}", "f32")))
-    return [s.dispatch(groups(s, space.count))]
 
 
 @kernel(Kernel.LINALG)
