@@ -23,6 +23,7 @@ from .paper import recorded
 from .programs import planned
 from .test_half import block
 from .test_kernels import bytes_between
+from .test_tiles import in_blocks
 
 NPM = CACHE / "npm" / "node_modules"
 #: Shaders one process compiles: with thousands, Dawn's ends with a std::system_error.
@@ -81,6 +82,20 @@ def test_kernels_of_features_compile_in_dawn(precision: str, dtype: DType) -> No
     assert any("enable subgroups;" in s.source for s in recording.shaders)
     assert any("enable f16;" in s.source for s in recording.shaders) == (precision == "f16" or dtype is DType.FLOAT16)
     assert compiled([("features", recording)])[1] == []
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_products_of_few_rows_compile_in_dawn(dtype: type) -> None:
+    """Those whose parts subgroups add up: of floats and of weights in blocks."""
+    features, weights, made = frozenset({"shader-f16", "subgroups"}), np.ones((2100, 37), dtype), []
+    for m in (1, 4):
+        for bits, zeros in ((0, ""), (4, ""), (4, "uint8"), (8, "float")):
+            x = np.ones((m, 2100), dtype)
+            rule = in_blocks(x, bits, 37, zeros) if bits else lambda k, a: k.matmul(a, k.constant(weights), a.dtype, (a.shape[0], 37))
+            program, constants = planned(rule, [(DType.of(x), x.shape)])
+            made.append((f"{m} rows, {bits} bits", record(program, constants, Limits(), False, features=features)[0]))
+    assert all("subgroupAdd" in r.shaders[0].source for _, r in made) and any("vec4<f16>" in r.shaders[0].source for _, r in made) == (dtype is np.float16)
+    assert compiled(made)[1] == []
 
 
 def test_shaders_of_the_suite_compile_in_dawn() -> None:

@@ -72,6 +72,7 @@ def test_f16_models_give_the_same_numbers_with_and_without_the_feature(half: Any
     x[2, 3], x[4, 5] = np.inf, np.nan
     native, wanted, runner = run(half, block, x)
     assert any("array<f16>" in s.source for s in runner.recording.shaders)
+    assert half.adapter.is_cpu or any("var<workgroup> tile_b: array<vec4<f16>" in s.source for s in runner.recording.shaders), "tiles of f16 lie in workgroup memory as they are"
     monkeypatch.setattr(half, "features", frozenset())
     emulated, _, other = run(half, block, x)
     assert all("array<f16>" not in s.source for s in other.recording.shaders)

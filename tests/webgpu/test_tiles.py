@@ -1,6 +1,7 @@
 """Products in every tile that can be chosen, not only those the table picks for small shapes; the table; autotune."""
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,22 @@ from sardonyx.converter.onnx import load_model
 from sardonyx.expr import Op, unary
 from sardonyx.kernels import Kernel
 from sardonyx.lowering import Lowering, View
+from sardonyx.providers.interpreter import Interpreter
 from sardonyx.types import DType
 from sardonyx.webgpu import autotune
 from sardonyx.webgpu.device.base import Limits
-from sardonyx.webgpu.kernels.tiles import CANDIDATES, FOLDER, REGISTER, SHARED, SPLIT, TALL, choose, load, path_of
+from sardonyx.webgpu.executor import WebGpuProgram
+from sardonyx.webgpu.kernels.tiles import CANDIDATES, FOLDER, REGISTER, SHARED, SPLIT, SUBGROUP, TALL, choose, load, path_of
 from sardonyx.webgpu.provider import WebGpuExecutor
 from sardonyx.webgpu.wgsl.shader import Context
 
-from .programs import agree
+from .programs import agree, planned
 from .test_models import bert, conv, mlp
 
 
 @pytest.fixture(params=CANDIDATES, ids=lambda t: f"{t.variant}-{t.rows}x{t.columns}x{t.side}")
 def tiled(request: Any, device: Any) -> Any:
-    if "SwiftShader" in device.adapter.name and request.param not in (SHARED[-1], SPLIT[0]):
+    if "SwiftShader" in device.adapter.name and request.param not in (SHARED[-1], SPLIT[0], SUBGROUP[0]):
         pytest.skip("SwiftShader compiles one tile of each variant; the others are the same text with other numbers")
     device.tiles = autotune.Always(request.param)
     yield device
@@ -35,8 +38,9 @@ def f(*shape: int) -> np.ndarray:
     return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
 
 
-@pytest.mark.parametrize(("m", "k", "n", "constant"), [(67, 37, 34, True), (3, 100, 50, False), *(pytest.param(*sizes, constant, marks=pytest.mark.slow) for constant in (False, True)
-                                                        for sizes in ((1, 1, 1), (130, 37, 140), (3, 100, 50), (4, 0, 5), (0, 3, 4), (67, 16, 33)))])
+@pytest.mark.parametrize(("m", "k", "n", "constant"), [(67, 37, 34, True), (3, 100, 50, False), (3, 100, 50, True),
+                                                       *(pytest.param(*sizes, constant, marks=pytest.mark.slow) for constant in (False, True)
+                                                         for sizes in ((1, 1, 1), (130, 37, 140), (4, 0, 5), (0, 3, 4), (67, 16, 33)))])
 def test_matmul(tiled: Any, m: int, k: int, n: int, constant: bool) -> None:
     a, weights = f(m, k), f(k, n)
     if m > 2 and k > 5:
@@ -46,6 +50,74 @@ def test_matmul(tiled: Any, m: int, k: int, n: int, constant: bool) -> None:
         right = lowering.constant(weights) if constant and weights.size else b
         return lowering.matmul(x, right, DType.FLOAT, (m, n), lambda total, c: unary(Op.TANH, total * 0.1 + c), [bias])
     agree(tiled, rule, a, weights, f(n), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(params=["workgroup", "subgroups"])
+def joined(request: Any, device: Any) -> Any:
+    """The device as if it were a GPU, and what its products of few rows are to be; f16 memory and subgroups where the adapter has them (both have subgroups: of 8 and of 4 invocations)."""
+    before = device.adapter, device.features
+    assert "subgroups" in before[1], f"{device.adapter.name} has no subgroups: say so in FACTS.md and skip here"
+    device.adapter = dataclasses.replace(before[0], is_cpu=False)
+    device.features = before[1] if request.param == "subgroups" else before[1] - {"subgroups"}
+    yield device
+    device.adapter, device.features = before
+
+
+def gemv(device: Any, rule: Any, x: np.ndarray, bound: float, vectors: bool = False) -> None:
+    """Run and compare with the interpreter: of each output's largest magnitude. `vectors`: that weights are read as vec4<f16>, where they can be."""
+    program, constants = planned(rule, [(DType.of(x), x.shape)])
+    runner = WebGpuProgram(device, program, constants)
+    try:
+        source = runner.recording.shaders[0].source
+        assert ("subgroupAdd" in source) == ("subgroups" in device.features) and "workgroupBarrier" in source
+        assert len(runner.recording.dispatches) == 1 and ("vec4<f16>" in source) == (vectors and {"subgroups", "shader-f16"} <= device.features)
+        mine, wanted = runner.run([x])[0], Interpreter(program, constants).run([x])[0]
+    finally:
+        runner.close()
+    assert mine.dtype == wanted.dtype and mine.shape == wanted.shape
+    a, b = mine.astype(np.float64), wanted.astype(np.float64)
+    finite = np.isfinite(b)
+    np.testing.assert_array_equal(a[~finite], b[~finite])
+    assert np.abs(a[finite] - b[finite]).max(initial=0) <= bound * np.abs(b[finite]).max(initial=1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 2100, 37), (4, 700, 16), (3, 65, 130), (2, 513, 5)])
+def test_few_rows(joined: Any, dtype: Any, m: int, k: int, n: int) -> None:
+    """Matrices times one to four vectors: large weights, and small ones, which lie in a pool with others."""
+    x, weights, bias = f(m, k).astype(dtype), f(k, n).astype(dtype), f(n).astype(dtype)
+    if m > 2:
+        x[1, 3], x[2, 2], weights[4, n - 1] = np.nan, np.inf, -np.inf
+
+    def rule(lowering: Lowering, a: View) -> View:
+        lowering.constant(f(3).astype(dtype))
+        return lowering.matmul(a, lowering.constant(weights), DType.of(x), (m, n), lambda total, c: unary(Op.TANH, total * 0.1 + c), [lowering.constant(bias)])
+    gemv(joined, rule, x, 2e-3 if dtype is np.float16 else 1e-5, dtype is np.float16 and k * n > 1 << 15)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize(("m", "bits", "depth", "n", "zeros"), [(1, 4, 512, 37, ""), (3, 4, 333, 70, "uint8"), (4, 8, 64, 16, "float"), (1, 8, 2061, 40, ""), (2, 8, 90, 33, "uint8")])
+def test_few_rows_of_weights_in_blocks(joined: Any, dtype: Any, m: int, bits: int, depth: int, n: int, zeros: str) -> None:
+    """MatMulNBits of one to four rows."""
+    x = f(m, depth).astype(dtype)
+    if m > 2:
+        x[1, 0], x[2, depth - 1] = np.inf, np.nan
+    gemv(joined, in_blocks(x, bits, n, zeros), x, 2e-3 if dtype is np.float16 else 1e-5)
+
+
+def in_blocks(x: np.ndarray, bits: int, n: int, zeros: str) -> Any:
+    """The rule of x times weights of 4 or 8 bits in blocks of 32."""
+    (m, depth), block = x.shape, 32
+    rng, blocks = np.random.default_rng(depth), -(-depth // block)
+    b, scales = rng.integers(0, 256, (n, blocks, block * bits // 8)).astype(np.uint8), f(n, blocks).astype(x.dtype)
+    points = f(n, blocks).astype(x.dtype) if zeros == "float" else rng.integers(0, 256, (n, -(-blocks * bits // 8))).astype(np.uint8)
+
+    def rule(lowering: Lowering, a: View) -> View:
+        operands = [a, lowering.constant(b), lowering.constant(scales), *([lowering.constant(points)] if zeros else [])]
+        made = lowering.buffer(DType.of(x), (m, n)).whole()
+        lowering.call(Kernel.MATMUL, operands, [made], first_leaf=len(operands), zero_a=-1, zero_b=-1, bits=bits, block=block, block_scales=2, block_zeros=3 if zeros else 0, level=0)
+        return made
+    return rule
 
 
 def test_batched_integers(tiled: Any) -> None:
@@ -78,6 +150,10 @@ def test_the_table() -> None:
     assert choose(gpu, 1, 1, 4096, 4096, False) is SPLIT[0] or choose(gpu, 1, 1, 4096, 4096, False) is SPLIT[1]
     assert choose(gpu, 1, 1, 16384, 4096, False) is SPLIT[0]
     assert choose(gpu, 1, 1000, 3, 64, False) is REGISTER
+    lanes = Context(Limits(), False, features=frozenset({"subgroups"}))
+    assert choose(lanes, 1, 1, 16384, 4096, False, 4096) is SUBGROUP[0] and choose(lanes, 1, 4, 768, 4096, False, 4096) is SUBGROUP[1] and choose(lanes, 1, 1, 768, 768, False, 96) is SUBGROUP[0]
+    assert choose(lanes, 1, 1, 16384, 4096, False) is SPLIT[0] and choose(gpu, 1, 1, 16384, 4096, False, 4096) is SPLIT[0] and choose(lanes, 1, 5, 768, 4096, False, 4096).variant == "workgroup"
+    assert choose(Context(Limits(), True, features=lanes.features), 1, 1, 16384, 4096, False, 4096) is TALL
     assert choose(small, 1, 4096, 4096, 512, False).side == 8
     assert all(choose(small, 1, m, n, 300, False).fits(small.limits) for m in (1, 3, 60, 2000) for n in (1, 5, 64, 5000))
 

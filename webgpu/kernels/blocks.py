@@ -2,13 +2,14 @@
 NIBBLES and MATRIX_T of bytes, SCALES)."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...dim import Dim, ceildiv, mod
 from ...model.packing import PANEL
 from ..wgsl.shader import Shader
 from ..wgsl.space import Operand
-from .gemm import Writer
+from .gemm import Writer, in_vectors, sixteen
 
 
 @dataclass
@@ -83,6 +84,26 @@ class Blocks:
         return [s.let(f"(vec4<f32>({quad}) - {zero}) * {scale}", "vec4<f32>") for quad in quads]
 
 
+    def panel(self, s: Shader, base: str, panel: str, columns: Sequence[str]) -> list[str]:
+        """A panel's first word (of four), its first scale, the first zero point of every column."""
+        words = ceildiv(self.operand.dims[1] * self.operand.dims[2], 4) * PANEL
+        made = [s.let(f"({base} >> 4u) + {panel} * ({s.size(words)} / 4)"), s.let(f"{s.size(self.scales.start)} + {panel} * {s.size(self.scales.dims[1] * PANEL)}")]
+        return made + [s.let(f"{s.size(self.zeros.start)} + {n} * {s.size(self.zeros.strides[0])}") for n in columns if self.zeros is not None]
+
+    def words(self, s: Shader, panel: list[str], k: str) -> tuple[list[list[str]], list[str]]:
+        """Word k of a panel's 16 columns: for each column its vectors of four numbers less their zero point, each an f32; and four vec4 of scales."""
+        name = s.binding(self.operand.buffer, "vec4<u32>")
+        four = [s.let(f"{name}[{panel[0]} + {k} * {PANEL // 4} + {j}]", "vec4<u32>") for j in range(PANEL // 4)]
+        block = s.let(f"{k} / {s.param(self.block // self.each)}")
+        scales = sixteen(s, self.scales, s.let(f"{panel[1]} + {block} * {PANEL}"))
+        columns = []
+        for j in range(PANEL):
+            word, zero = f"{four[j // 4]}[{j % 4}]", self._zero(s, ["", "", panel[2 + j]] if self.zeros is not None else [], block)
+            quads = [f"sx_u8x4({word})"] if self.bits == 8 else [f"sx_u4x4({word})", f"sx_u4x4({word} >> 16u)"]
+            columns.append([f"(vec4<f32>({quad}) - {zero})" for quad in quads])
+        return columns, scales
+
+
 class BlockWriter(Writer):
     """The template over packed weights: a word of them, and what its block has, is read once for the four or eight numbers in it. Tiles in workgroup memory are filled number by number."""
 
@@ -97,14 +118,50 @@ class BlockWriter(Writer):
         right = self.product.b
         assert isinstance(right, Blocks)
         depth, weights = s.param(self.product.depth), [right.word(s, c, "k") for c in columns]
-        cut = mod(self.product.depth, right.each) != 0   # behind the last element there may be anything
         for line, names in zip(rows, sums, strict=True):
-            for q in range(right.each // 4):
-                four = []
-                for e in range(4):
-                    at = s.let(f"k * {right.each} + {4 * q + e}")
-                    x = self.product.a.read(s, line, s.let(f"min({at}, {depth} - 1)") if cut else at)
-                    four.append(f"select(0.0, {x}, {at} < {depth})" if cut else x)
-                left = s.let(f"vec4<f32>({', '.join(four)})", "vec4<f32>")
+            for q, left in enumerate(self._left(s, line, right.each, depth)):
                 for weight, name in zip(weights, names, strict=True):
-                    s.add(f"{name} += dot({left}, {f'sx_until({weight[q]}, {depth} - k * {right.each} - {4 * q})' if cut else weight[q]});")
+                    s.add(f"{name} += dot({left}, {self._until(weight[q], q, right.each, depth)});")
+
+    def _cut(self, each: int) -> bool:
+        """Whether the last word is not whole: behind the last element there may be anything."""
+        return bool(mod(self.product.depth, each) != 0)
+
+    def _left(self, s: Shader, line: list[str], each: int, depth: str) -> list[str]:
+        """What word k is multiplied with, of a row: vectors of four elements."""
+        made, cut = [], self._cut(each)
+        for q in range(each // 4):
+            four = []
+            for e in range(4):
+                at = s.let(f"k * {each} + {4 * q + e}")
+                x = self.product.a.read(s, line, s.let(f"min({at}, {depth} - 1)") if cut else at)
+                four.append(f"select(0.0, {x}, {at} < {depth})" if cut else x)
+            made.append(s.let(f"vec4<f32>({', '.join(four)})", "vec4<f32>"))
+        return made
+
+    def _until(self, weight: str, q: int, each: int, depth: str) -> str:
+        return f"sx_until({weight}, {depth} - k * {each} - {4 * q})" if self._cut(each) else weight
+
+    def lines(self) -> Dim | None:
+        """See `Writer`: words of a column."""
+        right = self.product.b
+        assert isinstance(right, Blocks)
+        return self.length() if right.scales.packing and in_vectors(right.scales) else None
+
+    def begin_lines(self, s: Shader, base: str, panel: str) -> list[str]:
+        """See `Writer`."""
+        right, n = self.product.b, s.param(self.n)
+        assert isinstance(right, Blocks)
+        return right.panel(s, base, panel, [s.let(f"min({panel} * {PANEL} + {j}, {n} - 1)") for j in range(PANEL)] if right.zeros is not None else [])
+
+    def add_lines(self, s: Shader, rows: Sequence[list[str]], panel: list[str], sums: Sequence[Sequence[str]]) -> None:
+        """See `Writer`: a line is a word of each column."""
+        right = self.product.b
+        assert isinstance(right, Blocks)
+        depth, (columns, scales) = s.param(self.product.depth), right.words(s, panel, "k")
+        weights = [[s.let(self._until(x, q, right.each, depth), "vec4<f32>") for q, x in enumerate(column)] for column in columns]
+        for row, names in zip(rows, sums, strict=True):
+            left = self._left(s, row, right.each, depth)
+            for j, name in enumerate(names):
+                four = [" + ".join(f"dot({x}, {w})" for x, w in zip(left, column, strict=True)) for column in weights[4 * j:4 * j + 4]]
+                s.add(f"{name} = fma(vec4<f32>({', '.join(four)}), {scales[j]}, {name});")

@@ -1,13 +1,18 @@
 """The product template MatMul, Conv and Attention share: out[batch, m, n] = finish(sum over k of A[batch, m, k] * B[batch, k, n]), where k runs over *taps* (a convolution's kernel
 positions; one for a matrix product) and the elements of a tap.
 
-Three variants, one table (tiles.py)
+Four variants, one table (tiles.py)
 - *register*: each invocation computes a block of up to 4 × 4 straight from memory. No barriers: for software adapters, and where there are at most four columns.
 - *workgroup*: side² invocations share a tile of A and B in workgroup memory, `depth` steps of k at a time; each holds rows × columns sums in vec4 registers. What an invocation copies there
   are the same lines in every round, so their offsets (divisions, for a convolution) are computed once. Tiles of 32 × 32 to 128 × 128; a 128 × 128 tile does 32 multiply-adds for every
   word it reads from memory, and 2 for every word from workgroup memory.
 - *split*: few rows (decoding). 16 columns a workgroup, whose weights lie side by side in a packed panel; 4 or 16 invocations share the sum of a column and add their parts up at the end. Every weight
   is read once: the memory's speed is the bound. K-splits follow from sizes, so results repeat.
+- *subgroup*: the same where WGSL has subgroups and the weights are a packed panel of floats (or of 4 or 8 bits in blocks, blocks.py). Each of 64 or 128 invocations takes whole lines of the panel:
+  one element of A serves 16 columns, which are four reads of a vec4 (of int4: eight elements of A, 16 words). Every subgroup adds its parts up by itself (subgroupAdd), and what the two or four of
+  them leave is added in the order of their first invocations: two barriers, and no order of invocations in subgroups is taken for granted. The sum's order depends on the device's subgroups only.
+Where both sides lie as f16, so do their tiles in workgroup memory (half of it, exactly: that is what they are); products and sums are f32's, in which products of two f16 are exact. Sums are
+not f16's: products beyond 65504 would be infinite, and a block of 16 steps would be off by up to 16 · 2^-11 of the sum of magnitudes.
 `A` and `B` are *sides*: how a line (row of A, column of B) and a tap become an offset, and whether there is anything to read there.
 """
 from __future__ import annotations
@@ -19,11 +24,15 @@ from typing import Protocol
 from ...dim import Dim, ceildiv
 from ...expr import Compute, compute_type
 from ...model.packing import PANEL
+from ...types import DType
 from ..wgsl.expression import Value, fit, real, whole
 from ..wgsl.shader import Built, Context, Shader
 from ..wgsl.space import Operand, Space, even
 from .base import Step, compute_rep, emitter, most
 from .tiles import FEW, Tile, choose, key
+
+#: Invocations of the smallest subgroup WebGPU allows.
+SMALLEST = 4
 
 
 class Side(Protocol):
@@ -150,8 +159,8 @@ class Writer:
 
     def build(self) -> Built:
         taps = bool(self.product.taps)
-        tile = choose(self.context, self.product.spaces[0].count, self.m, self.n, self.depth(), taps)
-        made = self.register(tile) if tile.variant == "register" else self.split(tile) if tile.variant == "split" else self.workgroup(tile)
+        tile = choose(self.context, self.product.spaces[0].count, self.m, self.n, self.depth(), taps, self.lines())
+        made = {"register": self.register, "workgroup": self.workgroup, "split": self.split, "subgroup": self.subgroup}[tile.variant](tile)
         name = key(self.context, self.m, self.n, self.depth(), taps)
         made.tile = name if self.context.tiles.get(name, tile) == tile else ""   # a tile that is asked for and not possible is not to be measured
         return made
@@ -247,6 +256,25 @@ class Writer:
     def settled(self, s: Shader, sums: Sequence[Sequence[str]], rows: Sequence[str], columns: Sequence[str], vectors: bool = False, once: str = "") -> None:
         """What is left to do to the sums (variables) of the rows and columns of these numbers. `once`: where invocations share a sum, the condition that holds in one of them."""
 
+    def lines(self) -> Dim | None:
+        """Lines of 16 columns in a panel of B, where `add_lines` can take them whole."""
+        b = self.product.b
+        return self.product.depth if isinstance(b, Panels) and not self.product.taps and self.rep == "f32" and b.operand.rank == 2 and in_vectors(b.operand) else None
+
+    def begin_lines(self, s: Shader, base: str, panel: str) -> list[str]:
+        """What `add_lines` needs to know of a panel."""
+        right = self.product.b
+        assert isinstance(right, Panels)
+        return [s.let(f"{base} + {panel} * {s.size(right.panel)}")]
+
+    def add_lines(self, s: Shader, rows: Sequence[list[str]], panel: list[str], sums: Sequence[Sequence[str]]) -> None:
+        """Line k of a panel: to the sums (four vec4) of every row."""
+        weights = sixteen(s, self.product.b.operand, s.let(f"{panel[0]} + k * {PANEL}"))
+        for row, names in zip(rows, sums, strict=True):
+            x = s.let(self.product.a.read(s, row, "k"), "f32")
+            for name, weight in zip(names, weights, strict=True):
+                s.add(f"{name} = {self.across(x, weight, name)};")
+
     def taps(self, s: Shader, number: str) -> list[str]:
         """Kernel coordinates of a tap."""
         return s.coordinates(Space(list(self.product.taps), []), number)
@@ -316,8 +344,9 @@ class Writer:
         column, row = s.let(f"group % {s.param(across)} * {side * tile.columns}"), s.let(f"{rest} % {s.param(down)} * {side * tile.rows}")
         base_a, base_b = self.batch(s, s.let(f"{rest} / {s.param(down)}"))
         # Neighbours in A are k, neighbours in B are columns: in that order invocations share the copying, each of four lines (one vec4) at a time.
-        a = _Copy(s, "a", self.cell, side * tile.rows // 4, depth, lanes, across=False)
-        b = _Copy(s, "b", self.cell, side * tile.columns // 4, depth, lanes, across=True)
+        half = self.cell == "f32" and self.product.a.operand.half and self.product.b.operand.half
+        a = _Copy(s, "a", self.cell, half, side * tile.rows // 4, depth, lanes, across=False)
+        b = _Copy(s, "b", self.cell, half, side * tile.columns // 4, depth, lanes, across=True)
         a.lines(self.product.a, base_a, row, s.param(self.m))
         b.lines(self.product.b, base_b, column, s.param(self.n))
         y, x = s.let(f"lane / {side}"), s.let(f"lane % {side}")
@@ -332,8 +361,8 @@ class Writer:
                 copy.fill(self, total)
             s.add("workgroupBarrier();")
             with s.block(f"for (var k = 0; k < {depth}; k += 1)"):
-                left = [s.let(f"tile_a[k * {a.quads} + {y} * {tile.rows // 4} + {i}]", f"vec4<{self.cell}>") for i in range(tile.rows // 4)]
-                right = [s.let(f"tile_b[k * {b.quads} + {x} * {vectors} + {v}]", f"vec4<{self.cell}>") for v in range(vectors)]
+                left = [s.let(a.element(f"{y} * {tile.rows // 4} + {i}"), f"vec4<{self.cell}>") for i in range(tile.rows // 4)]
+                right = [s.let(b.element(f"{x} * {vectors} + {v}"), f"vec4<{self.cell}>") for v in range(vectors)]
                 single = [f"{left[i // 4]}[{i % 4}]" for i in range(tile.rows)]
                 self.also(s, single, right, True)
                 for i in range(tile.rows):
@@ -376,12 +405,68 @@ class Writer:
         return s.dispatch(count)
 
 
-class _Copy:
-    """How a workgroup copies a tile of a side to workgroup memory: [depth][quads] vectors of four lines. `across`: neighbouring invocations take neighbouring lines, else neighbouring k."""
+    def subgroup(self, tile: Tile) -> Built:
+        height, lanes = int(min(FEW, max(1, most(self.context, self.m)))), 16 * tile.side
+        s = Shader(self.context, lanes)
+        s.subgroups, self.quads = True, False
+        self.finish(s)
+        across, lines = (self.n + 15) // 16, self.lines()
+        assert lines is not None
+        count = self.product.spaces[0].count * across
+        s.add(f"if (group >= {s.param(count)}) {{ return; }}")
+        base_a, base_b = self.batch(s, s.let(f"group / {s.param(across)}"))
+        panel, m, n = s.let(f"group % {s.param(across)}"), s.param(self.m), s.param(self.n)
+        rows, held = [self.product.a.line(s, base_a, s.let(f"min({i}, {m} - 1)")) for i in range(height)], self.begin_lines(s, base_b, panel)
+        sums = [[f"c{i}_{j}" for j in range(PANEL // 4)] for i in range(height)]
+        for name in (name for line in sums for name in line):
+            s.add(f"var {name} = vec4<f32>();")
+        s.declare(f"var<workgroup> heads: array<atomic<u32>, {lanes // 32}>;")
+        s.declare(f"var<workgroup> parts: array<vec4<f32>, {lanes // SMALLEST * height * PANEL // 4}>;")
+        s.add(f"if (lane < {lanes // 32}) {{ atomicStore(&heads[lane], 0u); }}")
+        with s.block(f"for (var k = lane; k < {s.param(lines)}; k += {lanes})"):
+            self.add_lines(s, rows, held, sums)
+        # The invocation that comes first in its subgroup leaves a mark where it stands: the marks before it number the subgroup.
+        first = s.let("subgroupExclusiveAdd(1u) == 0u", "bool")
+        s.add("workgroupBarrier();")
+        s.add(f"if ({first}) {{ atomicOr(&heads[lane / 32], 1u << u32(lane % 32)); }}")
+        s.add("workgroupBarrier();")
+        marks = [s.let(f"atomicLoad(&heads[{i}])", "u32") for i in range(lanes // 32)]
+        before = " + ".join(f"countOneBits({mark} & select(select(0u, 0xffffffffu, lane >= {32 * i + 32}), (1u << u32(lane % 32)) - 1u, lane / 32 == {i}))" for i, mark in enumerate(marks))
+        slot, slots = s.let(f"i32({before}) * {height * PANEL // 4}"), s.let(f"i32({' + '.join(f'countOneBits({mark})' for mark in marks)})")
+        totals = [s.let(f"subgroupAdd({name})", "vec4<f32>") for line in sums for name in line]
+        with s.block(f"if ({first})"):
+            for i, name in enumerate(totals):
+                s.add(f"parts[{slot} + {i}] = {name};")
+        s.add("workgroupBarrier();")
+        with s.block(f"for (var i = lane; i < {m} * {PANEL}; i += {lanes})"):
+            column = s.let(f"{panel} * {PANEL} + i % {PANEL}")
+            s.add("var sum = 0.0;")
+            s.add(f"for (var part = 0; part < {slots}; part += 1) {{ sum += parts[part * {height * PANEL // 4} + i / 4][i % 4]; }}")
+            s.add(f"if ({column} < {n}) {{ finish(sum, i / {PANEL}, {column}); }}")
+        return s.dispatch(count)
 
-    def __init__(self, s: Shader, name: str, rep: str, quads: int, depth: int, lanes: int, across: bool) -> None:
-        self.s, self.name, self.rep, self.quads, self.depth = s, name, rep, quads, depth
-        s.declare(f"var<workgroup> tile_{name}: array<vec4<{rep}>, {depth * quads}>;")
+
+def in_vectors(o: Operand) -> bool:
+    """Whether `sixteen` reads it."""
+    return o.half or o.dtype is DType.FLOAT or (o.dtype is DType.FLOAT16 and o.packed)
+
+
+def sixteen(s: Shader, o: Operand, at: str) -> list[str]:
+    """16 neighbours in a packed constant, from element `at` (a multiple of 16 from the constant's beginning), as four vec4<f32>."""
+    if not o.half and o.dtype is DType.FLOAT16:
+        words = [s.let(f"{s.binding(o.buffer, 'vec4<u32>')}[({at} >> 3u) + {j}]", "vec4<u32>") for j in range(2)]
+        return [s.let(f"vec4<f32>(unpack2x16float({word}.{a}), unpack2x16float({word}.{b}))", "vec4<f32>") for word in words for a, b in ("xy", "zw")]
+    name = s.binding(o.buffer, "vec4<f16>" if o.half else "vec4<f32>")
+    return [s.let(f"vec4<f32>({name}[({at} >> 2u) + {j}])" if o.half else f"{name}[({at} >> 2u) + {j}]", "vec4<f32>") for j in range(4)]
+
+
+class _Copy:
+    """How a workgroup copies a tile of a side to workgroup memory: [depth][quads] vectors of four lines, of f16 where `half`. `across`: neighbouring invocations take neighbouring lines, else
+    neighbouring k."""
+
+    def __init__(self, s: Shader, name: str, rep: str, half: bool, quads: int, depth: int, lanes: int, across: bool) -> None:
+        self.s, self.name, self.rep, self.half, self.quads, self.depth = s, name, rep, half, quads, depth
+        s.declare(f"var<workgroup> tile_{name}: array<vec4<{'f16' if half else rep}>, {depth * quads}>;")
         inner = quads if across else depth
         assert lanes % inner == 0 and depth * quads % lanes == 0, "invocations keep their lines"
         fast, slow = s.let(f"lane % {inner}"), s.let(f"lane / {inner}")
@@ -398,6 +483,11 @@ class _Copy:
             if quad not in self.held:
                 self.held[quad] = [which.line(self.s, base, self.s.let(f"min({first} + {quad} * 4 + {j}, {size} - 1)")) for j in range(4)]
 
+    def element(self, quad: str) -> str:
+        """Four lines at step k."""
+        text = f"tile_{self.name}[k * {self.quads} + {quad}]"
+        return f"vec4<{self.rep}>({text})" if self.half else text
+
     def fill(self, writer: Writer, total: str) -> None:
         """A round: steps k0 … of the sum; zero beyond its end."""
         s, taps = self.s, writer.product.taps
@@ -411,4 +501,5 @@ class _Copy:
             inside, inner, kernel = steps[place]
             found = [self.which.tap(s, line, kernel) if taps else line for line in self.held[quad]]
             values = [s.let(f"select({zero}, {self.which.read(s, line, inner)}, {inside})", self.rep) for line in found]
-            s.add(f"tile_{self.name}[{place} * {self.quads} + {quad}] = vec4<{self.rep}>({', '.join(values)});")
+            four = f"vec4<{self.rep}>({', '.join(values)})"
+            s.add(f"tile_{self.name}[{place} * {self.quads} + {quad}] = {f'vec4<f16>({four})' if self.half else four};")

@@ -1,8 +1,8 @@
 """Which variant of a product, and with which tiles: one table by shape and device limits, which what `sardonyx autotune` measured on an adapter goes before.
 
 How to think: a GPU wants many workgroups (a few for each of its processors, say 256) of which each re-uses what it reads often (large tiles). So: the largest tile of which the product still
-has enough, else the smallest. Products with few rows read every weight once: there the sum is split among invocations instead. A software adapter runs invocations one after the other
-and pays dearly for barriers: it gets none. Sizes that only the run knows count with their upper bounds.
+has enough, else the smallest. Products with few rows read every weight once: there the sum is split among invocations instead, whose parts subgroups add up where WGSL has them. A software
+adapter runs invocations one after the other and pays dearly for barriers: it gets none. Sizes that only the run knows count with their upper bounds.
 """
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .base import most
 
 @dataclass(frozen=True)
 class Tile:
-    """`variant`: register (each invocation alone), workgroup (side² invocations share a tile of side · rows × side · columns, `depth` steps of the sum at a time) or split (16 columns of a few
-    rows; `side` invocations share each sum)."""
+    """`variant`: register (each invocation alone), workgroup (side² invocations share a tile of side · rows × side · columns, `depth` steps of the sum at a time), split (16 columns of a few
+    rows; `side` invocations share each sum) or subgroup (the same 16 columns as a packed panel has them; each of 16 · side invocations takes whole lines of it)."""
 
     variant: str
     rows: int = 4
@@ -34,8 +34,8 @@ class Tile:
         """Whether a device can run it."""
         if self.variant == "register":
             return True
-        lanes = 16 * self.side if self.variant == "split" else self.side**2
-        nbytes = 16 * self.side * 4 * 4 if self.variant == "split" else 4 * self.depth * self.side * (self.rows + self.columns)
+        lanes = self.side**2 if self.variant == "workgroup" else 16 * self.side
+        nbytes = {"workgroup": 4 * self.depth * self.side * (self.rows + self.columns), "split": 4 * FEW * lanes, "subgroup": 16 * FEW * lanes + lanes // 8}[self.variant]
         return lanes <= limits.invocations and nbytes <= limits.workgroup_bytes
 
 
@@ -45,12 +45,15 @@ TALL = Tile("register", rows=8)
 #: Largest first.
 SHARED = (Tile("workgroup", 8, 8, 16), Tile("workgroup", 4, 8, 16), Tile("workgroup", 4, 4, 16), Tile("workgroup", 8, 8, 8), Tile("workgroup", 4, 4, 8))
 SPLIT = (Tile("split", side=4), Tile("split", side=16))
+SUBGROUP = (Tile("subgroup", side=4), Tile("subgroup", side=8))
 #: What autotune tries.
-CANDIDATES = (REGISTER, TALL, *SHARED, *SPLIT)
+CANDIDATES = (REGISTER, TALL, *SHARED, *SPLIT, *SUBGROUP)
 #: Workgroups that keep a GPU busy.
 ENOUGH = 256
 #: Rows up to which the sum is split.
 FEW = 4
+#: Lines of a panel that give each of 128 invocations a few.
+LONG = 512
 #: The environment variable that names the folder of measured choices.
 FOLDER = "SARDONYX_TILES"
 
@@ -69,25 +72,30 @@ def _bucket(size: float) -> str:
     return "many" if size > 8192 else str(1 << max(int(size) - 1, 0).bit_length())
 
 
-def choose(context: Context, batch: Dim, m: Dim, n: Dim, k: Dim, taps: bool) -> Tile:
-    """The tile of a product of m rows, n columns and k terms."""
+def choose(context: Context, batch: Dim, m: Dim, n: Dim, k: Dim, taps: bool, lines: Dim | None = None) -> Tile:
+    """The tile of a product of m rows, n columns and k terms. `lines`: how many lines of 16 columns its weights have in a panel, where whole ones can be read."""
     measured = context.tiles.get(key(context, m, n, k, taps))
-    if measured is not None and possible(measured, context, m, taps):
+    if measured is not None and possible(measured, context, m, taps, lines):
         return measured
     rows, columns, depth = (most(context, size) for size in (m, n, k))
     if context.cpu or columns <= FEW:
         return TALL if context.cpu and not taps and columns > FEW else REGISTER
     if rows <= FEW:
-        split = SPLIT[1] if columns / 16 < ENOUGH else SPLIT[0]
-        return split if not taps and depth >= 64 and possible(split, context, m, taps) else REGISTER
+        few = columns / 16 < ENOUGH
+        split = SPLIT[1] if few else SPLIT[0]
+        if lines is not None and with_subgroups(context):
+            split = SUBGROUP[1] if few and most(context, lines) >= LONG else SUBGROUP[0]
+        return split if not taps and depth >= 64 and possible(split, context, m, taps, lines) else REGISTER
     fitting = [t for t in SHARED if t.fits(context.limits)]
     wide = [t for t in fitting if most(context, batch) * -(-rows // (t.side * t.rows)) * -(-columns // (t.side * t.columns)) >= ENOUGH]
     return wide[0] if wide else fitting[-1] if fitting else REGISTER
 
 
-def possible(tile: Tile, context: Context, m: Dim, taps: bool) -> bool:
+def possible(tile: Tile, context: Context, m: Dim, taps: bool, lines: Dim | None = None) -> bool:
     """Whether a product can be done so on the device."""
-    return tile.fits(context.limits) and (tile.variant != "split" or (not taps and most(context, m) <= FEW))
+    if not tile.fits(context.limits) or (tile.variant == "subgroup" and (lines is None or "subgroups" not in context.features)):
+        return False
+    return tile.variant not in ("split", "subgroup") or (not taps and most(context, m) <= FEW)
 
 
 def path_of(adapter: Adapter) -> Path:

@@ -157,7 +157,7 @@ class Shader:
     # -- memory ------------------------------------------------------------------------------------------------------------------------------
     def binding(self, key: Any, element: str, write: bool = False) -> str:
         """The name of a bound array of `element`s."""
-        if element != "f16" and key in self.context.half:
+        if "f16" not in element and key in self.context.half:
             self.context.refused.add(key)
         name, written = self.bindings.get((key, element), (f"b{len(self.bindings)}", False))
         self.bindings[key, element] = (name, written or write)
@@ -240,7 +240,7 @@ class Shader:
                           "fn main(@builtin(workgroup_id) w: vec3<u32>, @builtin(num_workgroups) g: vec3<u32>, @builtin(local_invocation_index) l: u32) {",
                           "    let group = i32(w.x + w.y * g.x);", "    let lane = i32(l);", *self.lines, "}", ""])
         library = used(body)
-        enabled = [f"enable {name};" for name, wanted in (("f16", any(element == "f16" for _, element in self.bindings)), ("subgroups", self.subgroups)) if wanted]
+        enabled = [f"enable {name};" for name, wanted in (("f16", any("f16" in element for _, element in self.bindings)), ("subgroups", self.subgroups)) if wanted]
         return Built("\n".join([*enabled, *([library] if library else []), body]), bindings, list(self.params), groups, label or self.context.label)
 
     def _pool(self) -> None:
