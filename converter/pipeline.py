@@ -78,7 +78,7 @@ def convert(source: Any, destination: Any = None, options: ConvertOptions | None
         package, report.not_stored = plan_stored(model, options.plan)
         if options.plan and package is None:
             raise InvalidArgument(f"convert: nothing can be planned for the engine: {report.not_stored}. Leave --plan out to store the graph alone")
-    recorded = _record(model, options) if options.webgpu else None
+    recorded = _record(model, options) if options.webgpu or options.webgpu_f16 or options.webgpu_device else None
     if isinstance(destination, (str, os.PathLike)):
         _write_path(model, Path(destination), options, report, package, recorded)
     else:
@@ -91,10 +91,16 @@ def convert(source: Any, destination: Any = None, options: ConvertOptions | None
 
 def _record(model: Model, options: ConvertOptions) -> Recorded:
     """The model for WebGPU; InvalidArgument says why there is none. Of several plans the first with ranges counts."""
-    from sardonyx.webgpu.stored import record_package
+    from sardonyx.webgpu.stored import PRECISIONS, Target, record_package
     if not options.pack:
         raise InvalidArgument("convert: programs for WebGPU read packed weights; leave pack=False (--no-pack) out")
-    made, why = record_package(model, next(iter(options.plan), None))
+    device = None
+    if options.webgpu_device is not None:
+        software, features, precision = options.webgpu_device
+        device = Target(software, frozenset(features), precision)
+        if precision not in PRECISIONS or (precision == "f16" and "shader-f16" not in device.features):
+            raise InvalidArgument(f"convert: webgpu_device has the precision {precision!r}; it is 'f32', or 'f16' with the feature shader-f16")
+    made, why = record_package(model, next(iter(options.plan), None), PRECISIONS if options.webgpu_f16 or options.fp16 else PRECISIONS[:1], device)
     if made is None:
         raise InvalidArgument(f"convert: nothing can be recorded for WebGPU: {why}. Leave --webgpu out to store programs for the CPU alone")
     return made

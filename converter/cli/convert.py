@@ -54,6 +54,7 @@ def convert(
     plan: Annotated[list[str], typer.Option("--plan", metavar="A=1,B=1..512", help="Sizes the stored programs are for: a number, a range or `1..`. Repeat for several plans.")] = [],  # noqa: B006
     no_plan: Annotated[bool, typer.Option("--no-plan", help="Store no programs: sessions plan when they open.")] = False,
     webgpu: Annotated[bool, typer.Option("--webgpu", help="Also store what pages run on WebGPU: shaders, and small weights once more.")] = False,
+    webgpu_f16: Annotated[bool, typer.Option("--webgpu-f16", help="And float32 in half the memory there, for pages that ask for it (precision: 'f16'): adds shaders, no weights.")] = False,
     fold_budget: Annotated[int, typer.Option("--fold-budget", metavar="BYTES", min=0, help="What constant folding may add per node.")] = ConvertOptions.fold_budget,
     report: Annotated[str | None, typer.Option("--report", metavar="[FILE.json]", help="Show what each pass did, sizes and operators; with FILE also write it there.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
@@ -69,7 +70,7 @@ def convert(
     with show.progress(quiet) as progress:
         options = ConvertOptions(fix_dims=parse_sizes(fix_dim, "--fix-dim"), inputs=_names(inputs), outputs=_names(outputs), fp16=fp16, fold_budget=fold_budget,
                                  optimize=not no_optimize, pack=not no_pack, external_data=external_data, store=not no_plan,
-                                 plan=[parse_ranges(p) for p in plan], webgpu=webgpu, progress=progress)
+                                 plan=[parse_ranges(p) for p in plan], webgpu=webgpu, webgpu_f16=webgpu_f16, progress=progress)
         made = _to_onnx(model, target, options) if target.suffix.lower() == ".onnx" else converter.convert(model, target, options)
     if not quiet:
         _summary(model, target, made)

@@ -17,7 +17,7 @@ from ..package import Package, Place
 from .format import REMEDY
 
 MAGIC = b"SDXW"
-VERSION = (1, 0)
+VERSION = (1, 1)
 _HEADER = struct.Struct("<4sHHQQ8x")
 
 

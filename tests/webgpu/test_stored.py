@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import sardonyx
-from onnx import parser
+from onnx import helper, numpy_helper, parser
 from sardonyx.errors import InvalidArgument, InvalidModelFile
 from sardonyx.model import read_model
 from sardonyx.model.format import Header
 from sardonyx.model.recorded import unpack_recorded
 from sardonyx.package import Device, Package
+from sardonyx.webgpu.recording import Dispatch, Recording, Shader
 
 from tests.models import generated
+
+from .replay import play, shaders_of, text_of
+from .test_dawn import compiled
 
 
 def section(data: bytes) -> memoryview:
@@ -58,7 +62,7 @@ def test_what_is_in_it(bert: str) -> None:
     data = converted(bert, webgpu=True)
     version, packed, text = unpack_recorded(section(data))
     package, stored = Package.unpack(packed), json.loads(bytes(text))
-    assert version == (1, 0) and stored["direct"] == 0 and stored["beside"] == []
+    assert version == (1, 1) and stored["direct"] == 0 and stored["beside"] == []
     assert [s.device for b in package.blocks for s in b.segments] == [Device.WEBGPU] and not package.programs[0].program.steps
     length = Header.unpack(memoryview(data)).data[1]
     assert all(0 <= at and at + (item or count) <= length for at, count, item in stored["constants"])
@@ -93,3 +97,66 @@ def test_damaged_sections_are_refused(bert: str) -> None:
     at = Header.unpack(memoryview(data)).webgpu[0]
     with pytest.raises(InvalidModelFile, match="header, offset 80: the WebGPU section"):
         Header.unpack(memoryview(data[:80] + (at + 64 * len(data)).to_bytes(8, "little") + data[88:]))
+
+
+@pytest.fixture(scope="module")
+def decoder() -> bytes:
+    """One row through two layers of large weights and a norm: what has variants for every feature."""
+    rng = np.random.default_rng(0)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Gelu", ["h"], ["g"]), helper.make_node("MatMul", ["g", "v"], ["d"]), helper.make_node("Add", ["d", "x"], ["s"]),
+             helper.make_node("LayerNormalization", ["s", "scale"], ["y"])]
+    weights = {"w": rng.normal(size=(200, 640)) / 14, "v": rng.normal(size=(640, 200)) / 25, "scale": np.ones(200)}
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, [3, 200])], [helper.make_tensor_value_info("y", 1, [3, 200])],
+                              [numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()])
+    made: bytes = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
+    return made
+
+
+def test_variants_for_what_devices_have(decoder: bytes) -> None:
+    """What is stored for devices with more than every device has; weights are not stored again, nor what is the same."""
+    plain, both, narrow = (converted(decoder, **options) for options in ({"webgpu": True}, {"webgpu_f16": True}, {"webgpu": True, "fp16": True}))
+    texts = [text_of(data)[1] for data in (plain, both, narrow)]
+    kinds = [[tuple(v[:3]) for v in text["programs"]["0"]["variants"]] for text in texts]
+    full = [(0, "shader-f16 subgroups"), (1, "shader-f16"), (0, "shader-f16")]
+    assert kinds[0] == [(0, "subgroups", "f32")] and kinds[1] == [*((*k, "f16") for k in full), (0, "subgroups", "f32")]
+    assert [k for k in kinds[2] if k[2] == "f32"] == [*((*k, "f32") for k in full), (0, "subgroups", "f32")]
+    assert [text["precisions"] for text in texts] == [["f32"], ["f32", "f16"], ["f32", "f16"]]
+    data = [Header.unpack(memoryview(d)).data[1] for d in (plain, both)]
+    assert data[0] == data[1] and len(section(both)) < 2 * len(section(plain)), "f16 costs text, and less than what is there"
+    half = texts[1]["programs"]["0"]["variants"][0][3]["half"]
+    assert sorted(texts[1]["constants"][c][1] for c in half) == [4 * 200 * 640, 4 * 208 * 640], "the float32 constants themselves"
+    assert not any("half" in v[3] for v in texts[2]["programs"]["0"]["variants"]), "what is float16 is so in the file"
+    for text in texts:
+        assert all("enable f16;" not in source and "enable subgroups;" not in source for d in text["programs"]["0"]["gpu"]["dispatches"] for source in [shaders_of(text)[d[0]][0]])
+
+
+def test_for_one_device(decoder: bytes) -> None:
+    """What a page's planner asks for: one recording, that of the device."""
+    text = text_of(converted(decoder, webgpu_device=(False, ["shader-f16", "subgroups"], "f16")))[1]
+    wanted = text_of(converted(decoder, webgpu_f16=True))[1]
+    assert list(text["programs"]["0"]) == ["gpu"] and text["precisions"] == ["f16"]
+    sources = [[shaders_of(t)[d[0]][0] for d in r["dispatches"]] for t, r in ((text, text["programs"]["0"]["gpu"]), (wanted, wanted["programs"]["0"]["variants"][0][3]))]
+    assert sources[0] == sources[1] and any("subgroupAdd" in s and "array<vec4<f16>>" in s for s in sources[0])
+    with pytest.raises(InvalidArgument, match="'f16' with the feature shader-f16"):
+        converted(decoder, webgpu_device=(False, [], "f16"))
+
+
+@pytest.mark.parametrize("options", [{"webgpu_f16": True}, {"webgpu": True, "fp16": True}], ids=["float32", "float16"])
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+def test_stored_variants_on_a_device(lanes: Any, decoder: bytes, options: dict[str, Any], precision: str) -> None:
+    """Every variant a device here can play, played from the file, against the reference."""
+    data, x = converted(decoder, **options), np.random.default_rng(1).normal(size=(3, 200)).astype(np.float32)
+    (made,), recording, sources = play(lanes, data, [x], precision)
+    wanted = sardonyx.InferenceSession(decoder, providers=["ReferenceExecutionProvider"]).run(None, {"x": x})[0]
+    assert made.dtype == np.float32 and np.abs(made - wanted).max() <= (8e-3 if "fp16" in options or precision == "f16" else 1e-5) * np.abs(wanted).max()
+    narrow = "shader-f16" in lanes.features and (precision == "f16" or "fp16" in options)
+    assert any("enable f16;" in s for s in sources) == narrow and bool(recording.get("half")) == (narrow and "fp16" not in options)
+    assert any("subgroupAdd" in s for s in sources) == ("subgroups" in lanes.features and not lanes.adapter.is_cpu)
+
+
+def test_stored_texts_compile_in_dawn(decoder: bytes) -> None:
+    """Edits included."""
+    for options in ({"webgpu_f16": True}, {"webgpu": True, "fp16": True}):
+        found = shaders_of(text_of(converted(decoder, **options))[1])
+        recording = Recording([Shader(*one) for one in found], dispatches=[Dispatch(i, (), 0, (), f"number {i}") for i in range(len(found))])
+        assert sum("enable f16;" in s.source for s in recording.shaders) >= 4 and compiled([("stored", recording)])[1] == []

@@ -4,18 +4,19 @@ import { existsSync } from "node:fs";
 import { basename, dirname, resolve } from "node:path";
 import { boot, convertFile } from "./pyodide.js";
 
-const USAGE = `usage: npx sardonyx convert MODEL.onnx [-o MODEL.sdx] [--plan SIZE=N,SIZE=LEAST..MOST]… [--webgpu] [--pyodide FOLDER]
+const USAGE = `usage: npx sardonyx convert MODEL.onnx [-o MODEL.sdx] [--plan SIZE=N,SIZE=LEAST..MOST]… [--webgpu] [--webgpu-f16] [--pyodide FOLDER]
 
 Converts an ONNX model to the .sdx file that pages run. --plan: programs for these sizes only (a number, a range, or LEAST..), repeated for several.
---webgpu: programs for the GPU too. --pyodide: a folder with Pyodide (default: the npm package 'pyodide'; its numpy comes from Pyodide's CDN).
+--webgpu: programs for the GPU too. --webgpu-f16: and with float32 in half the memory there, for pages that ask for precision: 'f16'. --pyodide: a folder with Pyodide (default: the npm package 'pyodide'; its numpy comes from Pyodide's CDN).
 The Python package does the same, and more: pip install sardonyx[convert]`;
 
 function options(words) {
-  const found = { model: undefined, output: undefined, plans: [], webgpu: "", pyodide: process.env.SARDONYX_PYODIDE };
+  const found = { model: undefined, output: undefined, plans: [], webgpu: undefined, pyodide: process.env.SARDONYX_PYODIDE };
   for (let i = 0; i < words.length; i++) {
     if (words[i] === "-o" || words[i] === "--output") found.output = words[++i];
     else if (words[i] === "--pyodide") found.pyodide = words[++i];
-    else if (words[i] === "--webgpu") found.webgpu = "needed";
+    else if (words[i] === "--webgpu") found.webgpu = { needed: true, ...found.webgpu };
+    else if (words[i] === "--webgpu-f16") found.webgpu = { needed: true, f16: true };
     else if (words[i] === "--plan") found.plans.push(ranges(words[++i] ?? ""));
     else if (words[i].startsWith("-") || found.model) throw new Error(`'${words[i]}' is not understood\n\n${USAGE}`);
     else found.model = words[i];

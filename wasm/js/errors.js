@@ -41,6 +41,8 @@ export const WorkerCrashed = define("WorkerCrashed", 11);
 export const EPFail = define("EPFail", 11);
 /** There is no WebGPU adapter here. */
 export const NoAdapter = define("NoAdapter", 11, EPFail);
+/** The GPU lacks a feature that was asked for. */
+export const MissingFeature = define("MissingFeature", 11, EPFail);
 /** Something is larger than the GPU's limits allow. */
 export const LimitExceeded = define("LimitExceeded", 11, EPFail);
 /** The GPU has no memory left. */
@@ -51,7 +53,7 @@ export const ShaderRejected = define("ShaderRejected", 11, EPFail);
 export const DeviceLost = define("DeviceLost", 11, EPFail);
 
 const KINDS = [SardonyxError, Fail, InvalidArgument, NoSuchFile, RuntimeException, InvalidProtobuf, InvalidModelFile, InvalidGraph, NotImplemented, EngineUnavailable, NetworkError, MemoryLimit, Aborted, WorkerCrashed,
-  EPFail, NoAdapter, LimitExceeded, OutOfDeviceMemory, ShaderRejected, DeviceLost];
+  EPFail, NoAdapter, MissingFeature, LimitExceeded, OutOfDeviceMemory, ShaderRejected, DeviceLost];
 
 /** What postMessage can carry of an error. */
 export const pack = (error) => ({ kind: error?.name ?? "Error", message: error?.message ?? String(error), stack: error?.stack });

@@ -25,7 +25,7 @@ export class GpuProgram {
   #waiting = null;
   #late = null; // a promise: what the browser says about the buffers made last
 
-  /** `stored`: the section's text; `constants`: {buffer} of all programs, filled while pipelines compile. */
+  /** `stored`: the section's text; `constants`: {buffer} of each of the recording's, filled while pipelines compile. */
   constructor(device, stored, recording, constants) {
     Object.assign(this, { device, recording, labels: stored.labels });
     const rows = [], compiled = new Map();
@@ -46,7 +46,7 @@ export class GpuProgram {
     this.uniforms = device.uniform(this.block.byteLength);
     this.status = device.storage(8, "status");
     this.clear = device.storage(8, "status");
-    this.fixed = [...recording.constants.map((c) => constants[c]), { buffer: this.status }];
+    this.fixed = [...constants, { buffer: this.status }];
     for (const one of [this.status, this.clear]) device.device.queue.writeBuffer(one, 0, new Uint32Array([CLEAR, CLEAR]));
   }
 

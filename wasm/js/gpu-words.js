@@ -118,6 +118,30 @@ export function fromWords(type, buffer, size) {
   return Kind.from(new Int32Array(buffer, 0, size));
 }
 
+/** The bits of the float16 next to these bits of a float32, ties to even; finite numbers beyond become its largest, as webgpu/recording.py's Form has them. */
+export function nearest(bits) {
+  const sign = (bits >>> 16) & 0x8000, rest = bits & 0x7fffffff;
+  if (rest >= 0x38800000 && rest < 0x477fe000) return sign | ((rest + 0xfff + ((rest >>> 13) & 1) - 0x38000000) >>> 13);
+  if (rest >= 0x38800000) return sign | (rest > 0x7f800000 ? 0x7e00 : rest === 0x7f800000 ? 0x7c00 : 0x7bff);
+  const shift = 126 - (rest >>> 23);
+  if (shift > 25) return sign;
+  const mantissa = (rest & 0x7fffff) | 0x800000, low = mantissa & ((1 << shift) - 1), made = mantissa >>> shift, middle = 1 << (shift - 1);
+  return sign | (made + (low > middle || (low === middle && made & 1) ? 1 : 0));
+}
+
+/** A function of the pieces of float32, cut anywhere, that gives their whole elements as float16 (bytes). */
+export function halves() {
+  let rest = new Uint8Array(0);
+  return (piece) => {
+    const joined = rest.length ? new Uint8Array(rest.length + piece.length) : piece;
+    if (rest.length) joined.set(rest), joined.set(piece, rest.length);
+    const whole = joined.length & ~3, words = view(Uint32Array, joined.subarray(0, whole)), made = new Uint16Array(words.length);
+    for (let i = 0; i < made.length; i++) made[i] = nearest(words[i]);
+    rest = joined.slice(whole);
+    return new Uint8Array(made.buffer);
+  };
+}
+
 /** The bits of a float16 that these bits of a float32 are exactly. */
 function half(bits) {
   const sign = (bits >>> 16) & 0x8000, exponent = (bits >>> 23) & 255, mantissa = bits & 0x7fffff;

@@ -1,12 +1,14 @@
 // gpu.js: the WebGPU part of a session (session.js calls it): which device, the file's WebGPU section, weights from the stream into GPU buffers, runs. Shape arithmetic, control flow and what
 // WGSL has no kernels for run on the wasm engine, whose package says when it is the GPU's turn.
 import { log } from "./env.js";
-import { EPFail, InvalidModelFile, NotImplemented, SardonyxError } from "./errors.js";
+import { EPFail, InvalidModelFile, MissingFeature, NotImplemented, SardonyxError } from "./errors.js";
 import { openDevice, Pouring } from "./gpu-device.js";
 import { GpuProgram } from "./gpu-program.js";
-import { fromBuffer, toBuffer } from "./gpu-words.js";
+import { fromBuffer, halves, toBuffer } from "./gpu-words.js";
 import { lengthOf, sizeOf, TYPES } from "./tensor.js";
 
+/** Features of WGSL beyond every device's, and how a text says that it uses them. */
+const ENABLED = { "shader-f16": "enable f16;\n", subgroups: "enable subgroups;\n" };
 const VERSION = 1, HEADER = 32, REMEDY = "convert it again: npx sardonyx convert model.onnx --webgpu";
 
 export class Gpu {
@@ -14,16 +16,37 @@ export class Gpu {
   #targets = []; // {at, bytes, write(piece, offset), done()}: where pieces of the tensor data go
   #late = []; // promises: what the browser says about the weights' buffers
 
-  /** The GPU for a session that asked for it; null where it may run on the CPU instead (a warning says why). `fallback`: another provider is listed; `strict`: nothing may run elsewhere. */
-  static async open({ fallback, strict }) {
+  /**
+   * The GPU for a session that asked for it; null where it may run on the CPU instead (a warning says why). `fallback`: another provider is listed; `strict`: nothing may run elsewhere, nor in another
+   * precision.
+   */
+  static async open({ fallback, strict, precision = "f32" }) {
     const made = new Gpu();
-    Object.assign(made, { fallback, strict });
+    Object.assign(made, { fallback, strict, precision });
     try {
       made.device = await openDevice();
     } catch (error) {
       return made.refuse(error);
     }
+    if (precision === "f16" && !made.has("shader-f16")) made.#full(new MissingFeature(`${made.device.name} lacks shader-f16, which the option precision: 'f16' takes; leave it out, or use another adapter`));
     return made;
+  }
+
+  /** Whether the device's WGSL has a feature. */
+  has(feature) {
+    return this.device.device.features.has(feature);
+  }
+
+  /** Float32 as it is, with a warning, where f16 can not be had; strict sessions throw. */
+  #full(error) {
+    if (this.strict) throw error;
+    log("warning", `float32 is not f16 on WebGPU: ${error.message}`);
+    this.precision = "f32";
+  }
+
+  /** What a planner records for: this device alone (converter/options.py). */
+  get target() {
+    return [this.device.isCpu, Object.keys(ENABLED).filter((name) => this.has(name)), this.precision];
   }
 
   /** Go on without the GPU, or throw. */
@@ -49,6 +72,8 @@ export class Gpu {
       throw new InvalidModelFile(`WebGPU section: ${error.message}; ${REMEDY}`, { cause: error });
     }
     const others = this.stored.beside.filter(([, , shape]) => !shape);
+    const { precisions = ["f32"] } = this.stored;
+    if (!precisions.includes(this.precision)) this.#full(new NotImplemented(`'${name}' holds no programs for WebGPU with float32 as f16; convert it with them: npx sardonyx convert model.onnx --webgpu-f16`));
     if (this.strict && others.length) throw new EPFail(`fallback refused: ${others[0][0]} would run on the CPU: ${others[0][1]}${others.length > 1 ? ` (and ${others.length - 1} more nodes)` : ""}`);
     this.#compile();
     return bytes.subarray(HEADER, HEADER + size);
@@ -57,13 +82,25 @@ export class Gpu {
   /** Pipelines begin to compile. */
   #compile() {
     const { stored, device } = this;
-    this.constants = stored.constants.map(([at, bytes, item]) => this.#upload(at, bytes, item));
+    const held = {};
+    const constant = (c, half) => (held[half ? ~c : c] ??= this.#upload(...stored.constants[c], half));
     for (const [number, both] of Object.entries(stored.programs)) {
-      const recording = (device.isCpu && both.cpu) || both.gpu;
-      this.programs.set(Number(number), { player: new GpuProgram(device, stored, recording, this.constants), recording });
+      const recording = this.#recording(both), constants = recording.constants.map((c) => constant(c, Boolean(recording.half?.includes(c))));
+      this.programs.set(Number(number), { player: new GpuProgram(device, stored, recording, constants), recording });
     }
+    this.constants = Object.values(held);
     this.accepted = Promise.all(Array.from(this.programs.values(), ({ player }) => player.accepted));
     this.accepted.catch(() => {});
+  }
+
+  /** Of a program's recordings the first that this device plays, in the precision that is asked for where there is one (webgpu/stored.py). */
+  #recording({ gpu, cpu, variants = [] }) {
+    const { isCpu } = this.device, plays = ([software, features]) => Boolean(software) === isCpu && features.split(" ").every((name) => this.has(name));
+    for (const precision of [this.precision, "f32"]) {
+      const found = variants.find((one) => one[2] === precision && plays(one));
+      if (found) return found[3];
+    }
+    return (isCpu && cpu) || gpu;
   }
 
   /** The package is open: it is known where tensor data go. */
@@ -82,9 +119,9 @@ export class Gpu {
     this.#targets.sort((a, b) => a.at - b.at);
   }
 
-  /** A constant of the GPU: pieces go to its buffer as they come. (Written while it is mapped, 64 MB took 2.5 times as long in Chromium: one more copy, and memory whose pages are used once.) */
-  #upload(at, bytes, item) {
-    const { device } = this, holder = { buffer: null };
+  /** A constant of the GPU (`half`: float32 that becomes f16): pieces go to its buffer as they come. (Written while it is mapped, 64 MB took 2.5 times as long in Chromium: one more copy, and memory whose pages are used once.) */
+  #upload(at, bytes, item, half) {
+    const { device } = this, holder = { buffer: null }, as = half ? halves() : (piece) => piece;
     let pouring;
     const watched = (what) => {
       const [made, late] = device.watched(what);
@@ -92,7 +129,7 @@ export class Gpu {
       return made;
     };
     const begin = () => {
-      holder.buffer = watched(() => device.storage(bytes, "weights"));
+      holder.buffer = watched(() => device.storage(half ? bytes / 2 : bytes, "weights"));
       return new Pouring(device.device.queue, holder.buffer);
     };
     let element; // that is all over the constant
@@ -102,10 +139,10 @@ export class Gpu {
       write: (piece, offset) => {
         pouring ??= begin();
         if (item) (element ??= new Uint8Array(bytes)).set(piece, offset);
-        else watched(() => pouring.write(piece));
+        else watched(() => pouring.write(as(piece)));
       },
       done: () => watched(() => {
-        if (item) repeat(element, item, bytes), pouring.write(element);
+        if (item) repeat(element, item, bytes), pouring.write(as(element));
         pouring.end();
       }),
     });
@@ -242,13 +279,18 @@ export class Gpu {
     }
   }
 
-  /** What runs where: {device, software, dispatches, beside: [{node, reason, shape: integers that only say sizes}]}. */
+  /** What runs where: {device, software, precision: how float32 lies, features: of WGSL, that are used, dispatches, beside: [{node, reason, shape: integers that only say sizes}]}. */
   describe() {
     const { device, stored } = this;
     return {
-      device: device.name, software: device.isCpu, dispatches: [...this.programs.values()].reduce((sum, { recording }) => sum + recording.dispatches.length, 0),
+      device: device.name, software: device.isCpu, precision: this.precision, features: this.#features(), dispatches: [...this.programs.values()].reduce((sum, { recording }) => sum + recording.dispatches.length, 0),
       beside: stored.beside.map(([node, reason, shape]) => ({ node, reason, shape: Boolean(shape) })),
     };
+  }
+
+  #features() {
+    const sources = [...this.programs.values()].flatMap(({ recording }) => recording.dispatches.map(([shader]) => this.stored.shaders[shader][0]));
+    return Object.entries(ENABLED).filter(([, line]) => sources.some((source) => source.includes(line))).map(([name]) => name);
   }
 
   release() {
@@ -266,16 +308,24 @@ function verified(text) {
   };
   const number = (n, least = 0, below = Number.MAX_SAFE_INTEGER) => Number.isSafeInteger(n) && n >= least && n < below;
   const all = (list, good, what) => must(Array.isArray(list) && list.every(good), what);
-  const { shaders, labels, constants, programs, beside, direct } = text;
+  const { shaders, edits = [], labels, constants, programs, beside, direct } = text;
   all(shaders, (one) => Array.isArray(one) && typeof one[0] === "string" && /^[01]*$/.test(one[1]), "a shader");
+  all(edits, (one) => Array.isArray(one) && number(one[0], 0, shaders.length) && /^[01]*$/.test(one[1]), "an edit");
+  shaders.push(...edits.map(([like, writes, ...changes]) => {
+    const lines = shaders[like][0].split("\n");
+    for (const [from, to, made] of changes) lines.splice(from, to - from, ...(made === undefined ? [] : [String(made)]));
+    return [lines.join("\n"), writes];
+  }));
   all(labels, (one) => typeof one === "string", "a label");
   all(constants, (one) => Array.isArray(one) && number(one[0]) && number(one[1]) && number(one[2], 0, 17) && number(one[0] + one[1]) && (!one[2] || one[1] % one[2] === 0), "a constant");
   all(beside, (one) => Array.isArray(one) && typeof one[0] === "string", "a node beside");
   must(programs !== null && typeof programs === "object" && number(direct, -1) && (direct < 0 || direct in programs), "a program");
-  for (const recording of Object.entries(programs).flatMap(([key, both]) => (must(number(Number(key)) && both?.gpu, "a program"), both.cpu ? [both.gpu, both.cpu] : [both.gpu]))) {
-    const { slabs, inputs, outputs, dispatches, steps, elements } = recording, rows = (list) => Array.isArray(list) && list.every((row) => number(row));
+  const variants = ({ variants: list = [] }) => (all(list, (one) => Array.isArray(one) && typeof one[1] === "string" && one[3], "a variant"), list.map((one) => one[3]));
+  for (const recording of Object.entries(programs).flatMap(([key, both]) => (must(number(Number(key)) && both?.gpu, "a program"), [both.gpu, ...(both.cpu ? [both.cpu] : []), ...variants(both)]))) {
+    const { slabs, inputs, outputs, dispatches, steps, elements, half = [] } = recording, rows = (list) => Array.isArray(list) && list.every((row) => number(row));
     all(slabs, (one) => Array.isArray(one) && number(one[0], -1) && one.length % 2 === 1 && rows(one.slice(1)), "a slab");
     all(recording.constants, (c) => number(c, 0, constants.length), "a constant's number");
+    all(half, (c) => number(c, 0, constants.length) && constants[c][1] % 4 === 0 && constants[c][2] % 4 === 0, "a constant of f16");
     all(inputs, (one) => Array.isArray(one) && number(one[0], -1, slabs.length) && one[1] in TYPES && one[1] !== 8 && (one.length === 2 || one.length === 4), "an input");
     all(outputs, (one) => Array.isArray(one) && number(one[0], 0, slabs.length) && one[1] in TYPES && one[1] !== 8 && rows(one[2]), "an output");
     const buffers = slabs.length + recording.constants.length + 1;

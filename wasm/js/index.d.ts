@@ -71,8 +71,11 @@ export interface SessionOptions {
    * "gpu-buffer": outputs stay on the GPU, dense and as the host has them (types of 8 bits and more that WGSL can hold; not float8); dispose them.
    */
   preferredOutputLocation?: "cpu" | "cpu-pinned" | "gpu-buffer" | Readonly<Record<string, "cpu" | "cpu-pinned" | "gpu-buffer">>;
-  /** ["webgpu"]: on the GPU, or an error. ["webgpu", "wasm"]: on the GPU where there is one, with a warning else. Files need programs for it: sardonyx convert --webgpu. */
-  executionProviders?: readonly (string | { name: string })[];
+  /** ["webgpu"]: on the GPU, or an error. ["webgpu", "wasm"]: on the GPU where there is one, with a warning else. Files need programs for it: sardonyx convert --webgpu.
+   * {name: "webgpu", precision: "f16"}: float32 lies as f16 on the GPU (sums, inputs and outputs stay float32); files need --webgpu-f16. Where that can not be (no shader-f16): a warning and float32, in strict
+   * sessions an error; explain() says which.
+   */
+  executionProviders?: readonly (string | { name: string; precision?: "f32" | "f16"; [other: string]: unknown })[];
   /** {session: {disable_cpu_ep_fallback: "1"}}: refuse a model of which anything but shape arithmetic would not run on the GPU. */
   extra?: Readonly<Record<string, unknown>>;
   [other: string]: unknown;
@@ -130,6 +133,9 @@ export interface WebGpuPlace {
   /** The adapter's name; `software`: a processor plays the GPU. */
   readonly device: string;
   readonly software: boolean;
+  /** How float32 lies there; features of WGSL beyond every device's that are used. */
+  readonly precision: "f32" | "f16";
+  readonly features: readonly string[];
   /** Dispatches of a run. */
   readonly dispatches: number;
   /** Nodes that run on the wasm engine, and why; `shape`: small integers that only say sizes. */

@@ -235,7 +235,9 @@ async function planner(name) {
 function wantsGpu({ executionProviders, extra }) {
   const names = (executionProviders ?? []).map(nameOf);
   if (!names.includes("webgpu")) return undefined;
-  return { fallback: names.includes("wasm") || names.includes("cpu"), strict: String(extra?.session?.disable_cpu_ep_fallback ?? "0") === "1" };
+  const { precision = "f32" } = executionProviders.find((one) => one?.name === "webgpu") ?? {};
+  if (precision !== "f32" && precision !== "f16") throw new InvalidArgument(`the option precision of the execution provider 'webgpu' is 'f32' or 'f16', not '${precision}'`);
+  return { precision, fallback: names.includes("wasm") || names.includes("cpu"), strict: String(extra?.session?.disable_cpu_ep_fallback ?? "0") === "1" };
 }
 
 const nameOf = (provider) => (typeof provider === "string" ? provider : provider?.name);

@@ -10,7 +10,7 @@ export class Planner {
   #own;
 
   /**
-   * The .sdx of a model. files: {name: bytes}, the first is the model (.onnx or .sdx), the bytes are given away; plans: [{size: [least, most or null]}], in this order; {} is every size. webgpu: "needed" or "wanted".
+   * The .sdx of a model. files: {name: bytes}, the first is the model (.onnx or .sdx), the bytes are given away; plans: [{size: [least, most or null]}], in this order; {} is every size. webgpu: see convertFile.
    * Throws what the converter says against the model.
    */
   async convert(files, plans, { signal, progress, webgpu } = {}) {

@@ -8,20 +8,22 @@ import json
 import sardonyx
 from sardonyx.errors import SardonyxError
 
-def convert(source, target, plans, progress, webgpu):
+def convert(source, target, plans, progress, asked_gpu):
+    gpu = json.loads(asked_gpu or "null")
+    options = {"webgpu_device": gpu["target"]} if gpu and gpu.get("target") else {"webgpu": bool(gpu), "webgpu_f16": bool(gpu) and bool(gpu.get("f16"))}
     if progress is not None:
         report, progress = progress, lambda what, fraction: report(what, float(fraction))
     ranges = [{name: (low, high) for name, (low, high) in plan.items()} for plan in json.loads(plans)]
     asked = [plan for plan in ranges if plan]
     try:
         try:
-            sardonyx.convert(source, target, plan=ranges or [{}], progress=progress, webgpu=bool(webgpu))
+            sardonyx.convert(source, target, plan=ranges or [{}], progress=progress, **options)
         except SardonyxError as error:
-            if webgpu == "wanted" and "recorded for WebGPU" in str(error):
+            if gpu and not gpu["needed"] and "recorded for WebGPU" in str(error):
                 return convert(source, target, plans, progress, "")
             if not asked or asked == ranges:
                 raise
-            sardonyx.convert(source, target, plan=asked, progress=progress, webgpu=bool(webgpu))
+            sardonyx.convert(source, target, plan=asked, progress=progress, **options)
     except (SardonyxError, OSError, ImportError, MemoryError) as error:
         return f"{type(error).__name__}: {error}".replace(". Leave --plan out to store the graph alone", "")
     return ""
@@ -43,9 +45,10 @@ export async function boot({ indexURL, wheels }) {
   return { python, convert: await python.runPythonAsync(CONVERT) };
 }
 
-/** Convert one file of Python's file system to another. plans: [{size: [least, most or null]}]. webgpu: "needed" or "wanted": with programs for WebGPU. Throws what Python said, as an error of this package. */
-export function convertFile({ convert }, source, target, plans, progress, webgpu = "") {
-  const failed = convert(source, target, JSON.stringify(plans), progress, webgpu);
+/** Convert one file of Python's file system to another. plans: [{size: [least, most or null]}]. webgpu: with programs for WebGPU, {needed: or none where it can not be, f16: also with
+ * float32 as f16, target: for one device alone, as converter/options.py says}. Throws what Python said, as an error of this package. */
+export function convertFile({ convert }, source, target, plans, progress, webgpu) {
+  const failed = convert(source, target, JSON.stringify(plans), progress, webgpu ? JSON.stringify(webgpu) : "");
   if (!failed) return;
   const [, kind, message] = /^(\w+): ([^]*)$/.exec(failed);
   throw unpack({ kind, message });

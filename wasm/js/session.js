@@ -23,8 +23,8 @@ export class Session {
   #pinned = 0;
 
   /**
-   * `module`: the compiled engine, or a promise of it. Options: signal, progress, cache, integrity, externalData, planner, freeDimensionOverrides, webgpu ({fallback, strict}: run there, see
-   * gpu.js).
+   * `module`: the compiled engine, or a promise of it. Options: signal, progress, cache, integrity, externalData, planner, freeDimensionOverrides, webgpu ({fallback, strict, precision}: run there,
+   * see gpu.js).
    */
   static async create(what, options, { file, module, threads }) {
     const session = new Session();
@@ -88,7 +88,7 @@ export class Session {
   async #convert(files) {
     const { options } = this, fixed = Object.entries(options.freeDimensionOverrides ?? {}).map(([name, size]) => [name, [size, size]]);
     this.converted = true; // what it made is not asked about again
-    return open(await options.planner.convert(files, [Object.fromEntries(fixed)], { ...options, webgpu: this.gpu && (this.gpu.fallback ? "wanted" : "needed") }));
+    return open(await options.planner.convert(files, [Object.fromEntries(fixed)], { ...options, webgpu: this.gpu && { needed: !this.gpu.fallback, target: this.gpu.target } }));
   }
 
   /** The file as it came, put together again: its tensor data lie in the engine's memory. Where they came from a file beside it, they are in it now. */
