@@ -123,6 +123,7 @@ class _Texts:
     def stored(self) -> tuple[list[Any], list[Any]]:
         """Whole texts and edits; numbers become those of the one after the other."""
         edits = {shader: made for shader, like in self.like.items() if (made := edited(like.source, shader.source)) is not None}
+        edits = {shader: lines for shader, lines in edits.items() if self.like[shader] not in edits}
         whole = [s for s in self.shaders if s not in edits]
         self.shaders = {s: i for i, s in enumerate([*whole, *edits])}
         return ([[s.source, _bits(s)] for s in whole], [[self.shaders[self.like[s]], _bits(s), *lines] for s, lines in edits.items()])
@@ -195,7 +196,7 @@ class _Recorder:
             if target.precision not in self.precisions or (target.precision == "f32" and "shader-f16" in target.features and not narrow):
                 continue
             recording = self._record(plan, target, sizes)
-            found = self._recording(recording, plan.program, (made.get(Target(target.software)) or made[Target()])[0] if made else None)
+            found = self._recording(recording, plan.program, (made.get(Target(target.software)) or made[Target()])[0] if target.features else None)
             if not any(found == other for _, other in made.values() if other is self._played(made, target)):
                 made[target] = recording, found
         whole = {name: made[target][1] for name, target in (("gpu", Target()), ("cpu", Target(True))) if target in made}

@@ -26,7 +26,7 @@ def shaders_of(text: Mapping[str, Any]) -> list[tuple[str, tuple[bool, ...]]]:
     """All shaders, edits carried out: (source, which bindings are written)."""
     made = [(source, writes) for source, writes in text["shaders"]]
     for like, writes, *changes in text.get("edits", ()):
-        lines = made[like][0].split("\n")
+        lines = text["shaders"][like][0].split("\n")
         for first, behind, *new in changes:
             lines[first:behind] = new
         made.append(("\n".join(lines), writes))

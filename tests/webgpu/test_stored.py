@@ -127,6 +127,7 @@ def test_variants_for_what_devices_have(decoder: bytes) -> None:
     assert sorted(texts[1]["constants"][c][1] for c in half) == [4 * 200 * 640, 4 * 208 * 640], "the float32 constants themselves"
     assert not any("half" in v[3] for v in texts[2]["programs"]["0"]["variants"]), "what is float16 is so in the file"
     for text in texts:
+        assert all(like < len(text["shaders"]) for like, *_ in text.get("edits", ()))
         assert all("enable f16;" not in source and "enable subgroups;" not in source for d in text["programs"]["0"]["gpu"]["dispatches"] for source in [shaders_of(text)[d[0]][0]])
 
 
