@@ -1,0 +1,106 @@
+"""float32 as f16 in the JavaScript runtime, on a device with f16 and subgroups that computes nothing (Dawn's null backend under node: no browser here has f16): which recording is taken, that Dawn
+accepts all of it, what is uploaded and how much memory a run takes. The numbers of the same recordings are tested in tests/webgpu/test_stored.py."""
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sardonyx as ort
+from sardonyx.model.format import Header
+from sardonyx.types import DType
+from sardonyx.webgpu.wgsl.storage import upload
+
+from tests.browser.packages import NPM
+from tests.browser.test_webgpu_half import decoder
+from tests.webgpu.replay import chosen, text_of
+
+from .package import installed, node
+
+pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="no node: .ci/setup test")
+PROGRAM = """
+import * as ort from "sardonyx";
+import { createHash } from "node:crypto";
+import { createRequire } from "node:module";
+const [npm, file, features, providers] = JSON.parse(process.argv[2]);
+const { create, globals } = createRequire(`${npm}/`)("webgpu");
+Object.assign(globalThis, globals);
+const gpu = create(["backend=null"]);
+const device = await (await gpu.requestAdapter()).requestDevice({ requiredFeatures: features });
+const wrong = [], uploaded = [], memory = [], make = device.createBuffer.bind(device);
+device.addEventListener?.("uncapturederror", ({ error }) => wrong.push(error.message));
+device.createBuffer = (asked) => {
+  const made = make(asked);
+  if (asked.label?.startsWith("memory")) memory.push(asked.size);
+  if (asked.mappedAtCreation && asked.label === "weights") {
+    const range = made.getMappedRange(), unmap = made.unmap.bind(made);
+    made.getMappedRange = () => range;
+    made.unmap = () => { uploaded.push(createHash("sha256").update(new Uint8Array(range.slice(0))).digest("hex")); unmap(); };
+  }
+  return made;
+};
+ort.env.webgpu.device = device;
+const { isCpu } = await (await import(new URL("./node_modules/sardonyx/gpu-device.js", import.meta.url))).openDevice();
+const options = { executionProviders: providers, extra: { session: { disable_cpu_ep_fallback: "1" } } };
+const session = await ort.InferenceSession.create(file, options).catch((error) => ({ failed: [error.name, error.message] }));
+if (!session.failed) {
+  // The status word that is read back is whatever lay there: it mostly says that the run was wrong.
+  const ended = await session.run({ x: new ort.Tensor("float32", new Float32Array(400), [2, 200]) }).then(() => "ran", (error) => (error.name === "RuntimeException" ? "ran" : String(error)));
+  console.log(JSON.stringify({ about: session.explain().webgpu, uploaded, memory, wrong, isCpu, ended }));
+} else console.log(JSON.stringify({ ...session, wrong }));
+process.exit(0);
+"""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package installed, and a model: with variants in float32, and in float16."""
+    if not (NPM / "webgpu").exists():
+        pytest.skip("Dawn is not here: .ci/setup test installs the npm package webgpu")
+    folder = installed(tmp_path_factory.mktemp("half"), PROGRAM)
+    ort.convert(decoder(), folder / "f32.sdx", webgpu_f16=True)
+    ort.convert(decoder(), folder / "f16.sdx", webgpu=True, fp16=True)
+    return folder
+
+
+def run(package: Path, name: str, features: list[str], precision: str) -> dict[str, Any]:
+    """What the program says of a file on a device with these features."""
+    words = [str(NPM), str(package / f"{name}.sdx"), features, [{"name": "webgpu", "precision": precision}]]
+    found: dict[str, Any] = json.loads(node("program.js", json.dumps(words), cwd=package))
+    assert found["wrong"] == []
+    return found
+
+
+def weights(path: Path, features: list[str], precision: str, software: bool) -> tuple[dict[str, Any], list[str]]:
+    """The recording that is to be taken; the hashes of what is uploaded for it, by NumPy."""
+    data = path.read_bytes()
+    text, start = text_of(data)[1], Header.unpack(memoryview(data)).data[0]
+    recording, made = chosen(text["programs"]["0"], software, frozenset(features), precision), []
+    for number in dict.fromkeys(recording["constants"]):
+        at, count, item = text["constants"][number]
+        raw = np.frombuffer(data, np.uint8, item or count, start + at)
+        raw = np.tile(raw, count // item) if item else raw
+        if number in recording.get("half", ()):
+            raw = upload(raw.view(np.float32).astype(np.float16), DType.FLOAT16)
+        made.append(hashlib.sha256(raw.tobytes() + bytes(-raw.nbytes % 4)).hexdigest())
+    return recording, made
+
+
+@pytest.mark.parametrize("name", ["f32", "f16"])
+@pytest.mark.parametrize("precision", ["f32", "f16"])
+@pytest.mark.parametrize("features", [["shader-f16", "subgroups"], ["shader-f16"], ["subgroups"]])
+def test_what_is_taken_and_uploaded(package: Path, name: str, precision: str, features: list[str]) -> None:
+    found = run(package, name, features, precision)
+    if precision == "f16" and "shader-f16" not in features:
+        assert found["failed"][0] == "MissingFeature" and "lacks shader-f16" in found["failed"][1]
+        return
+    recording, wanted = weights(package / f"{name}.sdx", features, precision, found["isCpu"])
+    narrow = "shader-f16" in features and (name == "f16" or precision == "f16")
+    assert found["about"]["precision"] == precision and found["about"]["beside"] == [] and found["ended"] == "ran"
+    assert found["about"]["features"] == [f for f in ("shader-f16", "subgroups") if f in features and (f != "shader-f16" or narrow) and (f != "subgroups" or not found["isCpu"])]
+    assert bool(recording.get("half")) == (narrow and name == "f32") and sorted(found["uploaded"]) == sorted(wanted)
+    assert len(found["memory"]) == len(recording["slabs"])
