@@ -238,3 +238,18 @@ def test_onnx_on_webgpu(page: Page, site: str, product: Path) -> None:
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found[3], found[4], rtol=1e-4, atol=1e-4)
     assert found[2]["webgpu"]["dispatches"] > 0 and found[2]["webgpu"]["beside"] == []
+
+
+def test_onnx_on_webgpu_is_planned_for_the_device(page: Page, site: str, product: Path) -> None:
+    """As if it were a GPU, with subgroups, which SwiftShader has; in float32, because it has no f16, and a warning says so."""
+    page.goto(site)
+    found = ask(page, """
+      const warned = [], warn = console.warn;
+      console.warn = (...words) => warned.push(words.join(' '));
+      (await (await import('/sardonyx/gpu-device.js')).openDevice()).isCpu = false;
+      const session = await ort.InferenceSession.create('/models/product.onnx', { planner: 'pyodide', freeDimensionOverrides: { n: 3 }, executionProviders: [{ name: 'webgpu', precision: 'f16' }] });
+      console.warn = warn;
+      return [await run(session, 3), session.explain().webgpu, warned];
+    """)
+    close(found[0], product, 3)
+    assert found[1]["features"] == ["subgroups"] and found[1]["precision"] == "f32" and len(found[2]) == 1 and "lacks shader-f16" in found[2][0]

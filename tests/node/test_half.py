@@ -15,7 +15,7 @@ from sardonyx.model.format import Header
 from sardonyx.types import DType
 from sardonyx.webgpu.wgsl.storage import upload
 
-from tests.browser.packages import NPM
+from tests.browser.packages import NPM, pyodide
 from tests.browser.test_webgpu_half import decoder
 from tests.webgpu.replay import chosen, text_of
 
@@ -26,7 +26,7 @@ PROGRAM = """
 import * as ort from "sardonyx";
 import { createHash } from "node:crypto";
 import { createRequire } from "node:module";
-const [npm, file, features, providers] = JSON.parse(process.argv[2]);
+const [npm, file, features, providers, indexURL] = JSON.parse(process.argv[2]);
 const { create, globals } = createRequire(`${npm}/`)("webgpu");
 Object.assign(globalThis, globals);
 const gpu = create(["backend=null"]);
@@ -45,7 +45,8 @@ device.createBuffer = (asked) => {
 };
 ort.env.webgpu.device = device;
 const { isCpu } = await (await import(new URL("./node_modules/sardonyx/gpu-device.js", import.meta.url))).openDevice();
-const options = { executionProviders: providers, extra: { session: { disable_cpu_ep_fallback: "1" } } };
+ort.env.pyodide.indexURL = indexURL ?? undefined;
+const options = { planner: indexURL ? "pyodide" : undefined, executionProviders: providers, extra: { session: { disable_cpu_ep_fallback: "1" } } };
 const session = await ort.InferenceSession.create(file, options).catch((error) => ({ failed: [error.name, error.message] }));
 if (!session.failed) {
   // The status word that is read back is whatever lay there: it mostly says that the run was wrong.
@@ -62,14 +63,15 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (NPM / "webgpu").exists():
         pytest.skip("Dawn is not here: .ci/setup test installs the npm package webgpu")
     folder = installed(tmp_path_factory.mktemp("half"), PROGRAM)
+    (folder / "model.onnx").write_bytes(decoder().SerializeToString())
     ort.convert(decoder(), folder / "f32.sdx", webgpu_f16=True)
     ort.convert(decoder(), folder / "f16.sdx", webgpu=True, fp16=True)
     return folder
 
 
-def run(package: Path, name: str, features: list[str], precision: str) -> dict[str, Any]:
+def run(package: Path, name: str, features: list[str], precision: str, planner: str | None = None) -> dict[str, Any]:
     """What the program says of a file on a device with these features."""
-    words = [str(NPM), str(package / f"{name}.sdx"), features, [{"name": "webgpu", "precision": precision}]]
+    words = [str(NPM), str(package / name), features, [{"name": "webgpu", "precision": precision}], planner]
     found: dict[str, Any] = json.loads(node("program.js", json.dumps(words), cwd=package))
     assert found["wrong"] == []
     return found
@@ -94,7 +96,7 @@ def weights(path: Path, features: list[str], precision: str, software: bool) -> 
 @pytest.mark.parametrize("precision", ["f32", "f16"])
 @pytest.mark.parametrize("features", [["shader-f16", "subgroups"], ["shader-f16"], ["subgroups"]])
 def test_what_is_taken_and_uploaded(package: Path, name: str, precision: str, features: list[str]) -> None:
-    found = run(package, name, features, precision)
+    found = run(package, f"{name}.sdx", features, precision)
     if precision == "f16" and "shader-f16" not in features:
         assert found["failed"][0] == "MissingFeature" and "lacks shader-f16" in found["failed"][1]
         return
@@ -104,3 +106,10 @@ def test_what_is_taken_and_uploaded(package: Path, name: str, precision: str, fe
     assert found["about"]["features"] == [f for f in ("shader-f16", "subgroups") if f in features and (f != "shader-f16" or narrow) and (f != "subgroups" or not found["isCpu"])]
     assert bool(recording.get("half")) == (narrow and name == "f32") and sorted(found["uploaded"]) == sorted(wanted)
     assert len(found["memory"]) == len(recording["slabs"])
+
+
+def test_onnx_files_are_planned_for_the_device(package: Path) -> None:
+    """By Pyodide: f16 and subgroups, as the device has them."""
+    found = run(package, "model.onnx", ["shader-f16", "subgroups"], "f16", str(pyodide()))
+    assert found["about"]["precision"] == "f16" and found["about"]["features"] == ["shader-f16", *([] if found["isCpu"] else ["subgroups"])] and found["ended"] == "ran"
+    assert sorted(found["uploaded"]) == sorted(weights(package / "f32.sdx", ["shader-f16", "subgroups"], "f16", found["isCpu"])[1])
