@@ -119,7 +119,10 @@ export class Gpu {
     this.#targets.sort((a, b) => a.at - b.at);
   }
 
-  /** A constant of the GPU (`half`: float32 that becomes f16): pieces go to its buffer as they come. (Written while it is mapped, 64 MB took 2.5 times as long in Chromium: one more copy, and memory whose pages are used once.) */
+  /**
+   * A constant of the GPU (`half`: float32 that becomes f16): pieces go to its buffer as they come. (Written while it is mapped, 64 MB took 2.5 times as long in Chromium: one more copy, and memory
+   * whose pages are used once.)
+   */
   #upload(at, bytes, item, half) {
     const { device } = this, holder = { buffer: null }, as = half ? halves() : (piece) => piece;
     let pouring;
