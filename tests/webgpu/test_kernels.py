@@ -543,6 +543,26 @@ def test_convolution_of_bytes_with_packed_weights(variant: Any, group: int) -> N
     agree(variant, rule, x)
 
 
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_pointwise_convolution(variant: Any, group: int, dtype: Any) -> None:
+    """Kernels of one position: a product of matrices where positions lie evenly; not of images by channels, or of a part of each row."""
+    x, w = RNG.integers(0, 200, (2, 6, 7, 8)).astype(dtype), RNG.integers(-99, 99, (18, 8 // group, 1, 1)).astype(np.float32 if dtype is np.float32 else np.int8)
+    to = DType.FLOAT if dtype is np.float32 else DType.INT32
+
+    def convolved(k: Lowering, view: View, z: View) -> View:
+        made = out(k, to, 2, 18, *view.shape[2:])
+        zero = [] if to is DType.FLOAT else [z]
+        k.call(Kernel.CONV, [view, k.constant(w), *zero], [made], epilogue=[acc(to) + 1], first_leaf=2 + len(zero), spatial=2, group=group, kernel=[1, 1], strides=[1, 1], dilations=[1, 1],
+               pads=[0, 0], transposed=0, zero_x=2 if zero else -1, zero_w=-1)
+        return made
+
+    def rule(k: Lowering, a: View, z: View) -> list[View]:
+        last = a.permute((0, 3, 1, 2))
+        return [convolved(k, last, z), convolved(k, last.slice(3, 1, 5), z), convolved(k, k.reshape(a, (2, 8, 6, 7)), z)]
+    agree(variant, rule, x, np.array(7, dtype), rtol=1e-5, atol=1e-3)
+
+
 def test_constants_larger_than_a_binding(variant: Any) -> None:
     """Matrices and tables in parts: the limit is lowered instead of the constants made large."""
     before = variant.limits

@@ -1,8 +1,9 @@
 """Conv: an implicit matrix product. Rows are output positions, columns output channels of a group, the sum runs over kernel positions (taps) and input channels of a group;
-nothing is unfolded in memory. Transposed convolutions gather: an output position asks which input positions reach it."""
+nothing is unfolded in memory. Where a position needs itself alone (1 × 1), it is a product of matrices. Transposed convolutions gather: an output position asks which input positions reach it."""
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ...dim import Dim, ceildiv
 from ...dim import product as _product
@@ -12,7 +13,7 @@ from ...model.packing import PANEL, Packing
 from ..wgsl.shader import Built, Context
 from ..wgsl.space import Operand, Space, broadcast
 from .base import Step, elements, kernel
-from .gemm import Panels, Product, Side
+from .gemm import Lines, Panels, Product, Side
 from .product import multiply
 from .window import Weights, Window
 
@@ -42,9 +43,21 @@ def product_of(step: Step) -> Product:
     if per_channel and group != 1:
         raise CannotLower("zero points a channel of a grouped convolution")
     taps = list(w.dims[2:])
-    window = Window(x, [out.dims[a] for a in kept], step.params, transposed, zero_x)
+    apart = _pointwise(x, out, w, step.params) if not transposed and w.packing != Packing.DEPTHWISE else None
+    window: Side = Window(x, [out.dims[a] for a in kept], step.params, transposed, zero_x)
+    if apart is not None:
+        window, taps = Lines(x, apart, x.strides[1], zero_x), []
     weights: Side = Panels(w, taps, _product(taps) * depth, depth, zero_w) if w.packing == Packing.CONV else Weights(_depthwise(w) if w.packing else w, 1 if transposed else 0, zero_w, per_channel)
     return Product(step, by_position, (batch, rows, columns), window, weights, taps, depth)
+
+
+def _pointwise(x: Operand, out: Operand, w: Operand, params: dict[str, Any]) -> Dim | None:
+    """How far apart the input's positions lie, where output position m needs input position m alone and these lie evenly: then there are no windows, and the convolution is a product of matrices."""
+    if any(d != 1 for d in (*w.dims[2:], *params["strides"])) or any(params["pads"]) or x.dims[2:] != out.dims[2:]:
+        return None
+    kept = [0, *range(2, x.rank)]
+    positions = Space.of([x.dims[a] for a in kept], [[x.strides[a] for a in kept]], ordered=True)
+    return None if len(positions.dims) > 1 else positions.strides[0][0] if positions.dims else 0
 
 
 def _group_stride(w: Operand, depth: Dim, channels: Dim, transposed: bool) -> Dim:
