@@ -1,7 +1,9 @@
 """Plays a recording (`recording.py`) on a device: `WebGpuProgram(device, program, constants).run(inputs)`.
 
 Slabs are made for the first sizes, up to twice as large where the program's range allows, and grow when a later size asks for it. Only then bind groups change.
-A run: sizes bound (skipped when they are the last run's), inputs written, the recorded list submitted, outputs and the status word read in one go.
+A run: sizes bound (skipped when they are the last run's), inputs written, the recorded list submitted, outputs and the status word read in one go. The device's lock is held until the run is
+submitted with the copies of its results: another thread's run may follow before this one's results are read (`AHEAD` of them at most; the queue keeps the order, each has a staging buffer of its
+own, and the status word is reset on the GPU).
 """
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ class WebGpuProgram:
     def __init__(self, device: Device, program: Program, constants: Sequence[Tensor], weights: Weights | None = None, precision: str = "f32") -> None:
         self.device, self.program = device, program
         self._weights, self._own_weights = weights or Weights(device), weights is None
-        self._recorded: list[Dispatch] = []
+        self._recorded: list[Dispatch] = []          # of the sizes that are bound
         self._active: list[int] = []                 # their numbers in the recording
         self._output_shapes: list[list[int]] = []
         self._decided: tuple[Any, Any] | None = None  # shapes and elements that are bound now
@@ -73,8 +75,9 @@ class WebGpuProgram:
             compiled = device.wait(device.pipelines([(s.source, s.writes, next(d.label for d in made.dispatches if d.shader == i)) for i, s in enumerate(made.shaders)]))
             self._pipelines = [compiled[d.shader] for d in made.dispatches]
             self._uniforms = device.buffer(max(16, self._rows.size * 4), uniform=True, label="sizes")
-            self._status = device.buffer(4, label="status")
-            device.write(self._status, CLEAR)
+            self._status, self._clear = (device.buffer(4, label="status") for _ in range(2))
+            for word in (self._status, self._clear):
+                device.write(word, np.full(word.nbytes // 4, CLEAR[0]))
             self._fixed = [*(self._weights.get(c) for c in made.constants), self._status]
 
     def _lay_out_uniforms(self) -> None:
@@ -90,15 +93,30 @@ class WebGpuProgram:
         self._rows = np.array(rows, np.int64)
 
     # -- running -----------------------------------------------------------------------------------------------------------------------------
-    def run(self, inputs: Sequence[Any], *, terminated: Callable[[], bool] | None = None, keep: Collection[int] = (),
-            times: np.ndarray | None = None) -> list[Any]:
+    def run(self, inputs: Sequence[Any], *, terminated: Callable[[], bool] | None = None, keep: Mapping[int, Any] | Collection[int] = (),
+            times: np.ndarray | None = None, submitted: Callable[[], None] | None = None) -> list[Any]:
         """The outputs for inputs (arrays, or tensors on the device) within the program's sizes (InvalidArgument otherwise). RuntimeException where an index is outside or an integer
-        is divided by zero. A run is one submission: `terminated` is not polled in it. `keep`: numbers of outputs that stay on the device, where their type can (`GpuTensor`).
-        `times` (int64[steps, 2]), where the device has timestamps: filled with each step's start and duration in nanoseconds."""
-        return self.device.wait(self.run_async(inputs, keep, times))
+        is divided by zero. A run is one submission: `terminated` is not polled in it. `keep`: numbers of outputs that stay on the device, where their type can (`GpuTensor`), perhaps each
+        with the tensor to write to (or None), which is returned where it fits; it may be an input's, when all that the program does with that input is to take it over (`Recording.same`).
+        `times` (int64[steps, 2]), where the device has timestamps: filled with each step's start and duration in nanoseconds. `submitted` is called when the next run may begin, if that is
+        before this one's end."""
+        return self.device.wait(self.run_async(inputs, keep, times, submitted))
 
-    async def run_async(self, inputs: Sequence[Any], keep: Collection[int] = (), times: np.ndarray | None = None) -> list[Any]:
+    async def run_async(self, inputs: Sequence[Any], keep: Mapping[int, Any] | Collection[int] = (), times: np.ndarray | None = None, submitted: Callable[[], None] | None = None) -> list[Any]:
         """`run`, awaitable."""
+        with self.device.ahead:
+            fetched, read, kept, shapes = await self._submit(inputs, keep, times)
+            if callable(read):
+                if submitted is not None:
+                    submitted()
+                read = read()
+        *raw, status = read
+        self._judge(int(np.frombuffer(status, np.uint32)[0]))
+        found = dict(zip(fetched, raw, strict=True))
+        return [kept[i] if i in kept else download(found[i], o.dtype, shape) for i, (o, shape) in enumerate(zip(self.recording.outputs, shapes, strict=True))]
+
+    async def _submit(self, inputs: Sequence[Any], keep: Mapping[int, Any] | Collection[int], times: np.ndarray | None) -> tuple[list[int], Any, dict[int, GpuTensor], list[list[int]]]:
+        """Queue a run: (outputs that are read, their bytes and the status or what gives them, outputs that stay, shapes)."""
         with self.device.lock:
             if self._closed:
                 raise InvalidArgument("the program was closed")
@@ -107,19 +125,20 @@ class WebGpuProgram:
                 self._bind(inputs)
                 self._decided = decided
             elsewhere = self._take_inputs(inputs)
-            kept = {i: self._stay(i) for i in keep if self.recording.outputs[i].dtype in PLAIN}
+            kept, left = self._keep(inputs, keep if isinstance(keep, Mapping) else dict.fromkeys(keep))
             elsewhere |= {self.recording.outputs[i].slab: x.on(self.device, "") for i, x in kept.items()}
-            work = self._rebound(elsewhere) if elsewhere else self._recorded
+            work = self._rebound(elsewhere, left) if elsewhere else self._recorded
             if work and times is not None:
                 self._sum_up(times, time.perf_counter_ns(), await self.device.timed(work))
             elif work:
                 self.device.submit(work)
             fetched = [i for i in range(len(self.recording.outputs)) if i not in kept]
             spans = [(self._memory(self.recording.outputs[i].slab), 0, 4 * math.prod(self._output_shapes[i])) for i in fetched]
-            *raw, status = await self.device.read([*spans, (self._status, 0, 4)])
-        self._judge(int(np.frombuffer(status, np.uint32)[0]))
-        read = dict(zip(fetched, raw, strict=True))
-        return [kept[i] if i in kept else download(read[i], o.dtype, shape) for i, (o, shape) in enumerate(zip(self.recording.outputs, self._output_shapes, strict=True))]
+            spans.append((self._status, 0, 4))
+            read = self.device.fetch(spans, (self._clear, self._status)) or await self.device.read(spans)
+            if not callable(read) and read[-1] != CLEAR.tobytes():
+                self.device.write(self._status, CLEAR)
+            return fetched, read, kept, self._output_shapes
 
     def _sum_up(self, times: np.ndarray, start: int, spans: Sequence[tuple[int, int]]) -> None:
         """Dispatches' times as their steps'; the device's clock begins anywhere, so the first dispatch begins at `start`."""
@@ -144,15 +163,37 @@ class WebGpuProgram:
                 self.device.write(self._memory(taken.slab), upload(x, port.dtype))
         return elsewhere
 
-    def _stay(self, i: int) -> GpuTensor:
-        """The tensor output i becomes."""
-        shape = tuple(self._output_shapes[i])
-        return GpuTensor(self._weights.pool, self._weights.pool.take(max(4, 4 * math.prod(shape))), self.recording.outputs[i].dtype, shape)
+    def _keep(self, inputs: Sequence[Any], keep: Mapping[int, Any]) -> tuple[dict[int, GpuTensor], set[int]]:
+        """The tensors that outputs become, and the dispatches to leave out because their two ends are one buffer."""
+        kept: dict[int, GpuTensor] = {}
+        left: set[int] = set()
+        given: dict[int, list[int]] = {}
+        for i, x in enumerate(inputs):
+            if isinstance(x, GpuTensor) and x.size and self.recording.inputs[i].slab >= 0:
+                given.setdefault(id(x.on(self.device, self.program.strings[self.program.inputs[i].name])), []).append(i)
+        same = {(s.input, s.output): s.dispatch for s in self.recording.same}
+        taken: set[int] = set()
+        for i, target in keep.items():
+            output, shape = self.recording.outputs[i], tuple(self._output_shapes[i])
+            if output.dtype not in PLAIN:
+                continue
+            fits = isinstance(target, GpuTensor) and target.device is self.device and (target.type, target.shape) == (output.dtype, shape)
+            buffer = target.on(self.device, "") if fits else None
+            readers = given.get(id(buffer), ()) if buffer is not None else ()
+            if buffer is None or id(buffer) in taken or any((j, i) not in same or inputs[j].shape != shape for j in readers):
+                target = GpuTensor(self._weights.pool, self._weights.pool.take(max(4, 4 * math.prod(shape))), output.dtype, shape)
+            else:
+                taken.add(id(buffer))
+                left |= {same[j, i] for j in readers}
+            kept[i] = target
+        return kept, left
 
-    def _rebound(self, elsewhere: Mapping[int, Buffer]) -> list[Dispatch]:
-        """The recorded list with some slabs replaced by other buffers. The device keeps bind groups by their buffers: those of a loop over the same tensors exist."""
+    def _rebound(self, elsewhere: Mapping[int, Buffer], left: Collection[int]) -> list[Dispatch]:
+        """The recorded list with some slabs replaced by other buffers, and some dispatches left out. The device keeps bind groups by their buffers: those of a loop over the same tensors exist."""
         made = []
         for i, dispatch in zip(self._active, self._recorded, strict=True):
+            if i in left:
+                continue
             buffers = self.recording.dispatches[i].buffers
             if not elsewhere.keys().isdisjoint(buffers):
                 group = self.device.bind(dispatch.pipeline, (self._uniforms, *self._spans[i]), [elsewhere[b] if b in elsewhere else self._memory(b) for b in buffers])
@@ -163,7 +204,6 @@ class WebGpuProgram:
     def _judge(self, status: int) -> None:
         if status == int(CLEAR[0]):
             return
-        self.device.write(self._status, CLEAR)
         step, fault = divmod(status, FAULTS)
         what = {INDEX: "an index is outside the tensor", SINGULAR: "a matrix has no inverse"}.get(fault, "an integer is divided by zero")
         raise RuntimeException(f"{self.recording.steps[step]}: {what}")
@@ -219,7 +259,7 @@ class WebGpuProgram:
         if self._closed:
             return
         self._closed = True
-        for made in (self._uniforms, self._status, *self._slabs):
+        for made in (self._uniforms, self._status, self._clear, *self._slabs):
             if made is not None:
                 made.destroy()
         if self._own_weights:

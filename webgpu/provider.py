@@ -18,6 +18,7 @@ from ..plan.planner import Plan
 from ..providers.base import RunContext
 from ..providers.engine import NAME as CPU
 from ..providers.engine import EngineProgram, accepts, available, optimize
+from ..providers.interpreter import Interpreter
 from ..providers.limit import memory_limit
 from ..providers.segmented import Beside, SegmentedExecutor
 from .device import open_device, unavailable
@@ -57,23 +58,27 @@ class Acceptance:
 
 
 class Deferred:
-    """A program made when it first runs: the plan for sizes of any kind only says what runs where, and the pipelines of a branch that is not taken are never compiled."""
+    """A program made when it first runs: the plan for sizes of any kind only says what runs where, and the pipelines of a branch that is not taken are never compiled. `known` gives the outputs
+    of one without inputs, for when the device can not hold them: constants that go to a node of the host."""
 
-    def __init__(self, make: Callable[[], WebGpuProgram], timestamps: bool) -> None:
-        self.make, self.measures_steps, self.lock = make, timestamps, threading.Lock()
+    def __init__(self, make: Callable[[], WebGpuProgram], timestamps: bool, known: Callable[[], list[np.ndarray]] | None = None) -> None:
+        self.make, self.measures_steps, self.known, self.lock = make, timestamps, known, threading.Lock()
         self.program: WebGpuProgram | None = None
 
     keeps = True
 
-    def run(self, inputs: Sequence[Any], *, terminated: Callable[[], bool] | None = None, keep: Collection[int] = (), times: np.ndarray | None = None) -> list[Any]:
+    def run(self, inputs: Sequence[Any], *, terminated: Callable[[], bool] | None = None, keep: Mapping[int, Any] | Collection[int] = (), times: np.ndarray | None = None,
+            submitted: Callable[[], None] | None = None) -> list[Any]:
         """As WebGpuProgram's. EPFail where a whole program can not be built although its nodes can."""
         with self.lock:
             if self.program is None:
                 try:
                     self.program = self.make()
                 except CannotLower as reason:
+                    if self.known is not None:
+                        return self.known()
                     raise EPFail(f"{NAME}: {reason}. Run the model on CPUExecutionProvider") from None
-        return self.program.run(inputs, terminated=terminated, keep=keep, times=times)
+        return self.program.run(inputs, terminated=terminated, keep=keep, times=times, submitted=submitted)
 
 
 class WebGpuExecutor(SegmentedExecutor):
@@ -100,7 +105,8 @@ class WebGpuExecutor(SegmentedExecutor):
         self.device, self.weights = device, Weights(device)
 
     def _make(self, plan: Plan) -> Deferred:
-        return Deferred(lambda: WebGpuProgram(self.device, plan.program, plan.constants, self.weights, self.precision), self.device.timestamps)
+        known = None if plan.program.inputs else lambda: Interpreter(plan.program, plan.constants).run([])
+        return Deferred(lambda: WebGpuProgram(self.device, plan.program, plan.constants, self.weights, self.precision), self.device.timestamps, known)
 
     def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
         """See `Executor.run`. The run in which the device is lost raises DeviceLost; the next one opens a device and makes the programs anew."""

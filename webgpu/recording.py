@@ -8,6 +8,7 @@ Memory (DESIGN "WebGPU": disjoint slabs, because one buffer may not be bound for
   here (`wgsl/storage.py`), and what a dispatch reads and writes then always lies in different buffers. The price: no in-place Maps.
 - Inputs and outputs have a slab each. Constants above `POOLED` bytes have buffers of their own; the small ones lie together, one buffer a WGSL type, so that a dispatch with many of them can bind one.
 - Buffers are numbered: slabs first, then constants, then the status word.
+- Where all that reads an input is one copy of the whole of it to an output (a cache that a step adds to: `Same`), both may be one buffer: the player then leaves that dispatch out.
 """
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dim import Dim, Expr, bounds, substitute, symbols
+from ..dim import Dim, Expr, bounds, product, substitute, symbols
 from ..graph import Tensor
 from ..kernels import Kernel
 from ..lowering import CannotLower
@@ -27,6 +28,7 @@ from ..program import Home, Program
 from ..types import DType
 from .device.base import Limits
 from .kernels import build
+from .kernels.merge import merge
 from .kernels.tiles import Tile
 from .kernels.together import MOST, together
 from .steps import REACH, ProgramSteps, Sizes, assumed, constant_interval
@@ -147,6 +149,15 @@ class Output:
     dims: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Same:
+    """An input and an output that may be one buffer when their sizes are equal; the dispatch that copies the one to the other is then left out."""
+
+    input: int
+    output: int
+    dispatch: int
+
+
 @dataclass
 class Recording:
     """See the head of this module. `steps`: the nodes of each step, which the status word names."""
@@ -158,6 +169,7 @@ class Recording:
     inputs: list[Input] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
+    same: list[Same] = field(default_factory=list)
 
     @property
     def status(self) -> int:
@@ -175,6 +187,8 @@ def record(program: Program, constants: Sequence[Tensor], limits: Limits, cpu: b
         context = Context(limits, cpu, uppers=sizes.ranges, tiles={} if tiles is None else tiles, half=narrow.half, features=features)
         reach, built = _build(program, constants, sizes, context, narrow)
         if not context.refused:
+            if not cpu and not getattr(tiles, "measuring", False):
+                built = merge(built, context, {id(b) for _, _, b in _whole_copies(program, built)})
             return _Recorder(program, constants, sizes, reach, built, narrow).recording, sizes
         narrow = Narrow(narrow.bytes - context.refused, narrow.half - context.refused)
 
@@ -202,6 +216,9 @@ class _Recorder:
             wide = port.dtype in (DType.INT64, DType.UINT64)
             made.inputs.append(Input(numbers.get(ports.get(i), -1), port.dtype, assumed(port.dtype, reach) if wide else None))
         made.outputs = [Output(numbers[row], port.dtype, port.dims) for row, port in zip(outputs, program.outputs, strict=True)]
+        at = {id(b): i for i, b in enumerate(self.built)}
+        rows = {row: i for i, row in enumerate(outputs)}
+        made.same = [Same(source, rows[target], at[id(b)]) for source, target, b in _whole_copies(program, steps)]
 
     def _place(self, homes: list[Home], outputs: Sequence[int]) -> dict[Any, int]:
         """Lifetimes, then slabs: shared objects by size or in the order of first use (Pisarchyk & Lee, 2020), whichever takes less. Returns buffer → slab."""
@@ -252,6 +269,26 @@ class _Recorder:
             elif pool is not None and pool in used:
                 pools.setdefault(pool, []).append((constants[at], form))
         return {**made, **{pool: Constant(tuple(parts), True) for pool, parts in pools.items()}}
+
+
+def _whole_copies(program: Program, steps: Sequence[Sequence[Built]]) -> list[tuple[int, int, Built]]:
+    """(input, buffer row of the output, dispatch) of the copies that `Same` is about."""
+    homes = {row: (Home(home), at) for row, (home, at, _) in enumerate(program.buffers)}
+    built = [b for step in steps for b in step]
+    found = []
+    for i, b in enumerate(built):
+        source, target = (o.buffer for o in b.moved) if b.moved is not None else (None, None)
+        if b.moved is None or homes.get(source, (None,))[0] is not Home.INPUT or homes.get(target, (None,))[0] is not Home.OUTPUT or b.moved[0].element_bytes != b.moved[1].element_bytes:
+            continue
+        alike = (b.moved[0].dims, b.moved[0].strides) == (b.moved[1].dims, b.moved[1].strides) or all(o.is_dense for o in b.moved)
+        whole = alike and all(o.start == 0 and o.extent == product(o.dims) for o in b.moved)
+        if whole and homes[source][1] not in {port for port, _ in program.elements} and all(source not in _keys(o) and (target not in _keys(o) or j > i) for j, o in enumerate(built) if j != i):
+            found.append((homes[source][1], target, b))
+    return found
+
+
+def _keys(built: Built) -> set[Any]:
+    return {key for key, _ in built.bindings}
 
 
 def _share(order: Sequence[Any], estimates: dict[Any, float], lives: dict[Any, list[int]], own: set[Any], tight: bool) -> tuple[dict[Any, int], float]:

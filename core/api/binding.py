@@ -110,9 +110,9 @@ class IOBinding:
             raise Fail("At least one output should be requested: call bind_output(name) first")
         return list(self._targets)
 
-    def _arrays(self) -> list[Any]:
-        """The memory bound for each output, in order; None where the run is to make some."""
-        return [None if target is None or not target.is_tensor() or target._on_device() else target._array() for target in self._targets.values()]
+    def _memory(self, device: bool) -> list[Any]:
+        """The memory bound for each output, in order; None where the run is to make some. `device`: whether tensors on one are given, too."""
+        return [None if target is None or not target.is_tensor() else (target._data if device else None) if target._on_device() else target._array() for target in self._targets.values()]
 
     def _staying(self) -> frozenset[int]:
         """Positions of the outputs that are to stay on a device."""

@@ -32,6 +32,7 @@ from .loading import load
 from .nodes import ModelMetadata, NodeArg, OrtEpAssignedNode, OrtEpAssignedSubgraph
 from .options import RunOptions, SessionOptions
 from .profile import Profiler
+from .turns import Turns
 from .values import OrtValue, OrtValueVector, wrap
 
 STRICT = "session.disable_cpu_ep_fallback"
@@ -58,6 +59,7 @@ class InferenceSession:
         self._model_path = os.fspath(path_or_bytes) if isinstance(path_or_bytes, (str, os.PathLike)) else ""
         self._gate = _Gate()
         self._seed, self._runs = current_seed(), 0
+        self._turns = Turns()
         begin = self._profiler.now() if self._profiler else 0
         loaded = load(path_or_bytes, self._options)
         if self._profiler:
@@ -205,9 +207,12 @@ class InferenceSession:
         Returns numpy arrays the caller owns (strings: object arrays), lists for sequences, dicts for maps, None for empty optionals.
         Raises InvalidArgument (a ValueError) for a wrong name, dtype, rank or size, RuntimeException naming the node that failed, Terminated, NoModel after `close`.
         """
+        return self._run(output_names, input_feed, run_options)
+
+    def _run(self, output_names: Iterable[str] | None, input_feed: Any, run_options: RunOptions | None, submitted: Callable[[], None] | None = None) -> list[Any]:
         wanted = self._all if output_names is None else self._wanted(output_names)
         given = self._plain.collect(input_feed)
-        return self._execute(self._collect(input_feed) if given is None else given, wanted, run_options)
+        return self._execute(self._collect(input_feed) if given is None else given, wanted, run_options, submitted=submitted)
 
     def run_with_ort_values(self, output_names: Iterable[str] | None, input_dict_ort_values: dict[str, OrtValue], run_options: RunOptions | None = None) -> list[OrtValue]:
         """As `run`, with OrtValues in and out."""
@@ -233,13 +238,15 @@ class InferenceSession:
         if iobinding._session is not self:
             raise InvalidArgument("IOBinding must be used with the session that created it.")
         wanted = self._wanted(iobinding._wanted())
-        iobinding._store(self._execute(self._collect(iobinding._inputs), wanted, run_options, iobinding._arrays(), iobinding._staying()))
+        iobinding._store(self._execute(self._collect(iobinding._inputs), wanted, run_options, iobinding._memory(bool(getattr(self._executor, "residents", ""))),
+                                       iobinding._staying()))
 
     def run_async(self, output_names: Iterable[str] | None, input_feed: Any, callback: Callable[[list[Any], Any, str], None], user_data: Any,
                   run_options: RunOptions | None = None) -> None:
         """Run on another thread, then call `callback(results, user_data, error)`: error is "" and results as of `run`, or error is a message and results are [].
 
-        Missing inputs raise here; other mistakes reach the callback. Where there are no threads (in a page) the run happens before this returns.
+        Missing inputs raise here; other mistakes reach the callback. Where there are no threads (in a page) the run happens before this returns. On a GPU the runs of a session begin in the order
+        of the calls, each as soon as the one before is submitted (a few at most are on their way), and their callbacks are called in that order, one after the other.
         """
         if not callable(callback):
             raise InvalidType(f"callback must be callable as callback(results, user_data, error), not {type(callback).__name__}")
@@ -249,16 +256,25 @@ class InferenceSession:
             if missing:
                 raise InvalidArgument(f"Required inputs ({missing}) are missing from input feed ({list(input_feed)}). The inputs are {describe(self._inputs)}")
 
+        turn = self._turns.turn() if getattr(self._executor, "residents", "") and sys.platform != "emscripten" else None
+
         def work() -> None:
             try:
-                results, error = self.run(output_names, input_feed, run_options), ""
+                if turn is not None:
+                    turn.begin()
+                results, error = self._run(output_names, input_feed, run_options, turn.next if turn is not None else None), ""
             except Exception as failure:
                 results, error = [], str(failure) or type(failure).__name__
             try:
+                if turn is not None:
+                    turn.deliver()
                 callback(results, user_data, error)
             except Exception:
                 logger.exception("the callback of run_async raised")
                 sys.excepthook(*sys.exc_info())
+            finally:
+                if turn is not None:
+                    turn.end()
         if sys.platform == "emscripten":
             work()
         else:
@@ -282,11 +298,11 @@ class InferenceSession:
         return [self._output_index[name] for name in names] or list(range(len(self._args.outputs)))
 
     def _execute(self, inputs: list[Any], wanted: Sequence[int], run_options: RunOptions | None, into: Sequence[Any] | None = None,
-                 stay: frozenset[int] = frozenset()) -> list[Any]:
+                 stay: frozenset[int] = frozenset(), submitted: Callable[[], None] | None = None) -> list[Any]:
         if run_options is not None:
             expect(run_options, RunOptions, "run_options")
         profiler = self._profiler
-        context = RunContext(events=[] if profiler else None, seed=self._next_seed(), into=into, stay=stay)
+        context = RunContext(events=[] if profiler else None, seed=self._next_seed(), into=into, stay=stay, submitted=submitted)
         if run_options is not None:
             context.terminated = run_options._stops
         with self._gate.enter(self) as executor:

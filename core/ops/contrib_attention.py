@@ -248,7 +248,9 @@ def appended_view(k: Lowering, past: View | None, new: View, begin: View, shape:
     made = k.move(held, k.buffer(new.dtype, shape).whole(), mode=0 if held.shape == tuple(shape) else 1)
     if past is not None:  # the new rows go over what lies there; no second copy of the cache
         order = (0, 2, 1, 3)
-        at = k.map(lambda b: select(binary(Op.EQ, coord(2), 0), coord(0), coord(1) + b), begin.unsqueeze(1).unsqueeze(2), dtype=DType.INT64, shape=(new.shape[0], new.shape[2], 2))
+        # Numbers beyond 2^30 are outside anyway; so bounded, their sum fits 32 bits.
+        at = k.map(lambda b: select(binary(Op.EQ, coord(2), 0), coord(0), binary(Op.MIN, coord(1), (1 << 30) - 1) + binary(Op.MIN, b, 1 << 30)), begin.unsqueeze(1).unsqueeze(2),
+                   dtype=DType.INT64, shape=(new.shape[0], new.shape[2], 2))
         k.call(Kernel.SCATTER, [made.permute(order), at, new.permute(order)], [made.permute(order)], axis=0, mode=1, reduction=0)
     return made
 

@@ -200,13 +200,15 @@ def _(k: Lowering, query: View, key: View | None = None, value: View | None = No
         query, key, value = (query.slice(2, s, n * head) for s, n in zip(starts, (num_heads, kv_num_heads, kv_num_heads), strict=True))
     q, new_key, new_value = (x.split(2, n, exact_div(x.shape[2], n)).permute((0, 2, 1, 3)) for x, n in ((query, num_heads), (key, kv_num_heads), (value, kv_num_heads)))
     # Where each entry's new tokens begin: after those its cache holds, at 0 in a first prompt, padded or not.
-    tokens = k.reduce(3, k.map(lambda: coord(0) + 1, dtype=DType.INT64, shape=(length,)), [0], DType.INT64)
-    held = k.map(lambda n: cast(n, Compute.I64) + 1, k.reshape(seqlens_k, (batch,)), dtype=DType.INT64)
+    tokens = k.sized([length])
+    # (Written so that 32 bits are provably enough, whatever a run gives: fewer than none and more than INT_MAX - 1 are as good as these.)
+    held = k.map(lambda n: binary(Op.MIN, binary(Op.MAX, cast(n, Compute.I64), -1), (1 << 31) - 2) + 1, k.reshape(seqlens_k, (batch,)), dtype=DType.INT64)
     begin = k.map(lambda n, new: binary(Op.MAX, n - new, 0), held, tokens, dtype=DType.INT64)
     if do_rotary:
         assert cos_cache is not None and sin_cache is not None
         most = cos_cache.shape[0] - 1 if isinstance(cos_cache.shape[0], int) else None
-        places = k.map(lambda b: coord(1) + b if most is None else binary(Op.MIN, coord(1) + b, most), begin.unsqueeze(1), dtype=DType.INT64, shape=(batch, length))
+        places = k.map(lambda b: coord(1) + b if most is None else binary(Op.MIN, binary(Op.MIN, coord(1), most) + binary(Op.MIN, b, most), most), begin.unsqueeze(1), dtype=DType.INT64,
+                       shape=(batch, length))
         tables = [gathered(k, c, places, 0, 0, (batch, length, c.shape[1])).unsqueeze(1) for c in (cos_cache, sin_cache)]
         turned = 2 * whole_number(cos_cache.shape[1], "half of what is rotated")
         q, new_key = (rotated(k, x, tables[0], tables[1], 4, rotary_interleaved, turned) for x in (q, new_key))
@@ -217,9 +219,9 @@ def _(k: Lowering, query: View, key: View | None = None, value: View | None = No
     def seen(b: E, n: E) -> E:
         shown = binary(Op.LT, coord(3), n)
         if causal:
-            shown = binary(Op.AND, shown, binary(Op.LE, coord(3), b + coord(2)))
+            shown = binary(Op.AND, shown, binary(Op.LE, coord(3) - coord(2), b))
         if local_window_size >= 0:
-            shown = binary(Op.AND, shown, binary(Op.GT, coord(3), b + coord(2) - local_window_size))
+            shown = binary(Op.AND, shown, binary(Op.GT, coord(3) - coord(2), b - local_window_size))
         return shown
     column = [v.unsqueeze(1).unsqueeze(2).unsqueeze(3) for v in (begin, held)]
     mask = k.map(seen, *column, dtype=DType.BOOL, shape=(batch, 1, length, rows)).expand((batch, num_heads, length, rows))

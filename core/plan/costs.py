@@ -3,7 +3,7 @@
 Rules
 1. A multiplication and an addition are two operations. MatMul: 2·M·N·K of every batch; Conv: 2 per output and tap (transposed: per input and tap); Attention: 2·(D + Dv) per query and key it may see.
 2. An expression costs one operation per instruction that computes (not leaves, constants, coordinates, casts) and element; that counts exp and + alike.
-3. Softmax 5, Norm 8 per element; Pool one per tap; FFT 5·n·log2 n; Rnn 2·gates·H·(I + H) per step of time, batch and direction. Kinds that move data cost 0.
+3. Softmax 5, Norm 8 per element; Pool one per tap; FFT 5·n·log2 n; Rnn 2·gates·H·(I + H) per step of time, batch and direction (without w: 2·gates·H·H). Kinds that move data cost 0.
 4. Bytes: every operand once, the elements its view reaches (broadcast axes once), packed constants with their padding; results once. What a cache saves or a kernel reads twice is not known here.
 """
 from __future__ import annotations
@@ -97,9 +97,9 @@ def _attention(sizes: _Sizes, step: StepRecord, x: list[int], y: list[int]) -> i
 
 
 def _rnn(sizes: _Sizes, step: StepRecord, x: list[int], y: list[int]) -> int:
-    w = sizes.dims(step.inputs[1])
-    hidden = w[1] // _GATES[sizes.params(step)["cell"][0]]
-    return 2 * w[0] * w[1] * (x[2] + hidden) * x[0] * x[1]
+    directions, hidden = y[-3], y[-1]
+    given = x[2] if step.inputs[1] >= 0 else 0   # without w its product is a step of its own
+    return 2 * directions * _GATES[sizes.params(step)["cell"][0]] * hidden * (given + hidden) * x[0] * x[1]
 
 
 def _fft(sizes: _Sizes, step: StepRecord, x: list[int], y: list[int]) -> int:

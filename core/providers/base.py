@@ -67,7 +67,7 @@ class RunContext:
     """What a run is given besides its inputs. `terminated` is polled (of `Stops` it may ask to be told); `events`, where not None, collects the profile. The executor sets `owned` where
     every array it returns is the caller's alone; else the session copies them. `into`: for each wanted output an array of the caller's or None; an executor may write there and return it,
     where it fits. `stay`: positions of wanted outputs that are to stay on the executor's device, where it has one and their type can: an object with `on_device` and `numpy()` is returned
-    for them."""
+    for them; where `into` has a tensor on the device for one, the executor may write there. `submitted` is called when the next run may begin, if that is before this one's end."""
 
     terminated: Callable[[], bool] = lambda: False
     events: list[Event] | None = None
@@ -75,6 +75,7 @@ class RunContext:
     owned: bool = False
     into: Sequence[Any] | None = None
     stay: frozenset[int] = frozenset()
+    submitted: Callable[[], None] | None = None
 
 
 def on_host(value: Any) -> Any:

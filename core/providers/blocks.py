@@ -6,7 +6,7 @@ that reads it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Container, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -73,8 +73,8 @@ class Blocks:
     def run(self, inputs: Sequence[Any], context: RunContext, generator: Any, stay: frozenset[int] = frozenset()) -> list[Any]:
         """The outputs of the root block; those whose numbers are in `stay` remain on the runners' device, where they can."""
         if self.direct is not None and context.events is None:
-            if stay and _keeps(self.direct):
-                return self.direct.run(inputs, terminated=context.terminated, keep=stay)  # type: ignore[call-arg]
+            if _keeps(self.direct):
+                return self.direct.run(inputs, terminated=context.terminated, keep=_targets(stay, context), submitted=context.submitted)  # type: ignore[call-arg]
             if context.into is not None and getattr(self.direct, "takes_into", False):
                 return self.direct.run(inputs, terminated=context.terminated, into=context.into)  # type: ignore[call-arg]
             return self.direct.run(inputs, terminated=context.terminated)
@@ -83,7 +83,7 @@ class Blocks:
     # -- blocks ---------------------------------------------------------------------------------------------------------------------------------
     def _block(self, number: int, inputs: Sequence[Any], run: _Run, stay: frozenset[int] = frozenset()) -> list[Any]:
         block = self.package.blocks[number]
-        resident = self._resident(number) | {block.outputs[i] for i in stay}
+        resident = {**dict.fromkeys(self._resident(number)), **{block.outputs[i]: target for i, target in _targets(stay, run.context).items()}}
         slots: list[Any] = [None] * block.slots
         for slot, value in zip(block.inputs, inputs, strict=True):
             slots[slot] = value
@@ -130,7 +130,7 @@ class Blocks:
         """Whether a segment takes and makes tensors on a device."""
         return segment.do is Do.PROGRAM and segment.device is not Device.HOST and _keeps(self.runners[segment.program])
 
-    def _segment(self, segment: Segment, given: list[Any], run: _Run, resident: Collection[int]) -> list[Any]:
+    def _segment(self, segment: Segment, given: list[Any], run: _Run, resident: Mapping[int, Any]) -> list[Any]:
         on_device = self._on_device(segment)
         if not on_device:
             given = [on_host(x) for x in given]
@@ -144,7 +144,7 @@ class Blocks:
                 return self.hosted[segment.program].run(given, context, run.generator)
         runner = self.runners[segment.program]
         if on_device and context.events is None:
-            return runner.run(given, terminated=context.terminated, keep=[i for i, s in enumerate(segment.outputs) if s in resident])  # type: ignore[call-arg]
+            return runner.run(given, terminated=context.terminated, keep={i: resident[s] for i, s in enumerate(segment.outputs) if s in resident})  # type: ignore[call-arg]
         return runner.run(given, terminated=context.terminated) if context.events is None else self._profiled(segment.program, runner, given, context)
 
     def _profiled(self, number: int, runner: Runner, given: list[Any], context: RunContext) -> list[Any]:
@@ -196,8 +196,13 @@ def reads_data(program: Program) -> bool:
     return bool(program.inputs) and bool(program.elements or any(v >= 0 and program.buffers[program.views[v].buffer][0] != Home.DATA for step in program.steps for v in step.inputs))
 
 
+def _targets(stay: Collection[int], context: RunContext) -> dict[int, Any]:
+    """Output number → the tensor on the device to write it to, or None, of those that stay."""
+    return {i: context.into[i] if context.into is not None else None for i in stay}
+
+
 def _keeps(runner: Runner) -> bool:
-    """Whether a runner takes tensors on its device and has the argument `keep`."""
+    """Whether a runner takes tensors on its device and has the arguments `keep` and `submitted`."""
     return getattr(runner, "keeps", False)
 
 

@@ -45,3 +45,11 @@ def test_broadcast_operands_count_once() -> None:
 @pytest.mark.parametrize("rows", [1, 7])
 def test_softmax(rows: int) -> None:
     assert cost_of("Softmax", {"x": (rows, 9)}, {}, Kernel.SOFTMAX) == Cost(5 * 9 * rows, 4 * 18 * rows)
+
+
+@pytest.mark.parametrize(("directions", "weights"), [(1, True), (2, True), (2, False)])
+def test_rnn(directions: int, weights: bool) -> None:
+    """4 gates of 6 from 3 inputs and 6 of the state, 5 steps of 2 sequences. With constant weights the inputs' product is a step of its own."""
+    given = {"w": (directions, 24, 3), "r": (directions, 24, 6)}
+    made = cost_of("LSTM", {"x": (5, 2, 3), **({} if weights else given)}, given if weights else {}, Kernel.RNN, hidden_size=6, direction="forward" if directions == 1 else "bidirectional")
+    assert made.operations == 2 * directions * 24 * (6 if weights else 9) * 5 * 2

@@ -51,9 +51,9 @@ def test_a_cache_grows_on_the_device(own: Any, monkeypatch: pytest.MonkeyPatch) 
     binding.bind_output("total")
     written: list[int] = []
     read: list[int] = []
-    write, fetch = own.write, own.read
+    write, fetch = own.write, own.fetch
     monkeypatch.setattr(own, "write", lambda buffer, data, offset=0: (written.append(np.asarray(data).nbytes), write(buffer, data, offset)))
-    monkeypatch.setattr(own, "read", lambda spans: (read.append(sum(s[2] for s in spans)), fetch(spans))[1])
+    monkeypatch.setattr(own, "fetch", lambda spans, reset=None: (read.append(sum(s[2] for s in spans)), fetch(spans, reset))[1])
     for _ in range(12):
         key = floats(2, 1, 8)
         past = np.concatenate([past, key], 1)

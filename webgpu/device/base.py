@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -107,6 +108,8 @@ class Dispatch:
     z: int = 1
 
 
+#: Runs that may be submitted to a device and not yet read.
+AHEAD = 4
 #: (buffer, offset, bytes)
 Span = tuple[Buffer, int, int]
 
@@ -124,6 +127,7 @@ class Device(ABC):
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.tiles: Mapping[str, Any] | None = None   # choices measured on this adapter (kernels/tiles.py); the provider loads them
+        self.ahead: AbstractContextManager[Any] = nullcontext()   # held by a run on its way; one that `fetch`es lets AHEAD of them in
         self.compiled = 0     # pipelines made so far: tests count them
         self.buffers = 0      # buffers alive: tests count them
 
@@ -157,7 +161,12 @@ class Device(ABC):
 
     @abstractmethod
     async def read(self, spans: Sequence[Span]) -> list[bytes]:
-        """Copies of device memory, after all submitted work, by one persistent staging buffer. DeviceLost."""
+        """Copies of device memory, after all submitted work, by a persistent staging buffer. DeviceLost."""
+
+    def fetch(self, spans: Sequence[Span], reset: tuple[Buffer, Buffer]) -> Callable[[], list[bytes]] | None:
+        """Queue `read`, behind all submitted work, and after it a copy of the first of `reset` to the second; None where a backend can not. What waits for the bytes must be called once, by any thread
+        and without the lock: what is submitted meanwhile does not change them. DeviceLost."""
+        return None
 
     @abstractmethod
     def close(self) -> None:

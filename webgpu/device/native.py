@@ -6,12 +6,13 @@ coroutines below never suspend.
 from __future__ import annotations
 
 import os
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..wgsl.functions import naga, native
-from .base import Adapter, Buffer, Device, DeviceLost, Dispatch, LimitExceeded, Limits, MissingFeature, NoAdapter, OutOfDeviceMemory, Pipeline, ShaderRejected, Span
+from .base import AHEAD, Adapter, Buffer, Device, DeviceLost, Dispatch, LimitExceeded, Limits, MissingFeature, NoAdapter, OutOfDeviceMemory, Pipeline, ShaderRejected, Span
 from .raw import raw_pass
 
 ADAPTER = "SARDONYX_WEBGPU_ADAPTER"
@@ -73,7 +74,8 @@ class NativeDevice(Device):
         self._pipelines: dict[tuple[str, tuple[bool, ...]], Pipeline] = {}
         self._layouts: dict[tuple[bool, ...], Any] = {}
         self._groups: dict[Any, Any] = {}
-        self._staging: NativeBuffer | None = None
+        self.ahead = threading.BoundedSemaphore(AHEAD)
+        self._staging: list[NativeBuffer] = []   # nobody's at the moment
         self._raw = raw_pass(self._wgpu)
         self.dot4 = self._compiles("@compute @workgroup_size(1) fn main() { let x = dot4I8Packed(1u, 2u); }")  # wgpu-py does not list WGSL's language features
 
@@ -192,20 +194,28 @@ class NativeDevice(Device):
 
     async def read(self, spans: Sequence[Span]) -> list[bytes]:
         """See `Device.read`."""
+        return self.fetch(spans)()
+
+    def fetch(self, spans: Sequence[Span], reset: tuple[Buffer, Buffer] | None = None) -> Callable[[], list[bytes]]:
+        """See `Device.fetch`."""
         self._alive()
+        offsets, total = [], 0
+        for _, _, size in spans:
+            offsets.append(total)
+            total += -(-size // 8) * 8
+        if not total:
+            return lambda: [b"" for _ in spans]
         with self.lock:
-            offsets, total = [], 0
-            for _, _, size in spans:
-                offsets.append(total)
-                total += -(-size // 8) * 8
-            if not total:
-                return [b"" for _ in spans]
             staging = self._stage(total)
             encoder = self._device.create_command_encoder()
             for (buffer, at, size), to in zip(spans, offsets, strict=True):
                 if size:
                     encoder.copy_buffer_to_buffer(buffer.handle, at, staging.handle, to, -(-size // 4) * 4)  # type: ignore[attr-defined]
+            if reset is not None:
+                encoder.copy_buffer_to_buffer(reset[0].handle, 0, reset[1].handle, 0, reset[1].nbytes)  # type: ignore[attr-defined]
             self._device.queue.submit([encoder.finish()])
+
+        def wait() -> list[bytes]:
             try:
                 staging.handle.map_sync(self._wgpu.MapMode.READ, 0, total)
                 try:
@@ -216,14 +226,27 @@ class NativeDevice(Device):
             except self._wgpu.GPUError as error:
                 self.lost = True
                 raise DeviceLost(f"{self.adapter.name} was lost while reading results: {_first_line(error)}; make a new session") from error
+            finally:
+                self._unstage(staging)
+        return wait
 
     def _stage(self, nbytes: int) -> NativeBuffer:
-        if self._staging is None or self._staging.nbytes < nbytes:
-            if self._staging is not None:
-                self._staging.destroy()
-            usage = self._wgpu.BufferUsage
-            self._staging = self._buffer(max(1 << 16, 1 << (nbytes - 1).bit_length()), usage.MAP_READ | usage.COPY_DST, "staging")
-        return self._staging
+        """A staging buffer for one reader; of those nobody uses the smallest that fits, else a new one in the place of one that does not."""
+        found = min((b for b in self._staging if b.nbytes >= nbytes), key=lambda b: b.nbytes, default=None)
+        if found is not None:
+            self._staging.remove(found)
+            return found
+        if self._staging:
+            self._staging.pop().destroy()
+        usage = self._wgpu.BufferUsage
+        return self._buffer(max(1 << 16, 1 << (nbytes - 1).bit_length()), usage.MAP_READ | usage.COPY_DST, "staging")
+
+    def _unstage(self, staging: NativeBuffer) -> None:
+        with self.lock:
+            if self.lost or len(self._staging) >= AHEAD:
+                staging.destroy()
+            else:
+                self._staging.append(staging)
 
     def _alive(self) -> None:
         if self.lost:
@@ -237,8 +260,9 @@ class NativeDevice(Device):
             self._groups.clear()
             self._pipelines.clear()
             self._layouts.clear()
-            if self._staging is not None:
-                self._staging.destroy()
+            for staging in self._staging:
+                staging.destroy()
+            self._staging.clear()
             self.lost = True
             self._device.destroy()
 

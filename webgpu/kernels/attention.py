@@ -2,6 +2,8 @@
 FlashAttention, Dao et al., arXiv:2205.14135). A query head reads key head h / repeat, so grouped queries are a division. Keys and values in two pieces are put together before, where the
 present is wanted there.
 
+A key that a mask of bools or causality hides is not read, neither its value: a cache may be larger than what it holds, and what lies behind is nobody's.
+
     m' = max(m, s);  l' = l · exp(m - m') + exp(s - m');  o' = o · exp(m - m') + exp(s - m') · v;  Y = o / l
 
 Variants
@@ -93,18 +95,33 @@ class _Attention:
         return (*self.q.dims[:3], self.k.dims[2])
 
     def score(self, s: Shader, dot: str, at: dict[str, str], query: str, key: str) -> str:
-        """A dot product scaled, capped and masked; both numbers lie within their axes."""
+        """A dot product scaled, capped and with the floats of a mask added; both numbers lie within their axes."""
         text = s.let(f"{dot} * {s.real(self.step.params['scale'])}", "f32")
         if self.step.params["softcap"]:
             cap = s.real(self.step.params["softcap"])
             text = s.let(f"sx_tanh({text} / {cap}) * {cap}", "f32")
-        if self.mask is not None:
-            steps = self.strides(self.mask)
-            m = s.load(self.mask, s.let(f"{at['mask']} + {query} * {s.size(steps[2])} + {key} * {s.size(steps[3])}")).text
-            text = s.let(f"select({LOWEST}, {text}, {m} != 0)" if self.mask.dtype is DType.BOOL else f"{text} + {m}", "f32")
-        if self.step.whole("causal"):
-            text = s.let(f"select({LOWEST}, {text}, {key} <= {query} + {s.size(self.step.params['offset'])})", "f32")
+        if self.mask is not None and self.mask.dtype is not DType.BOOL:
+            text = s.let(f"{text} + {self.masked(s, self.mask, at, query, key)}", "f32")
         return text
+
+    def masked(self, s: Shader, mask: Operand, at: dict[str, str], query: str, key: str) -> str:
+        """The mask's element."""
+        steps = self.strides(mask)
+        return s.load(mask, s.let(f"{at['mask']} + {query} * {s.size(steps[2])} + {key} * {s.size(steps[3])}")).text
+
+    def seen(self, s: Shader, at: dict[str, str], query: str, key: str) -> str:
+        """Whether a query sees a key, "true" where all see all."""
+        tests = []
+        if self.mask is not None and self.mask.dtype is DType.BOOL:
+            tests.append(f"{self.masked(s, self.mask, at, query, key)} != 0")
+        if self.step.whole("causal"):
+            tests.append(f"{key} <= {query} + {s.size(self.step.params['offset'])}")
+        return s.let(" && ".join(tests), "bool") if tests else "true"
+
+    @staticmethod
+    def counts(score: str) -> str:
+        """Whether a score is more than -inf, or NaN. (By its bits: comparisons with NaN are the adapter's business.)"""
+        return f"bitcast<u32>({score}) != 0xff800000u"
 
     def quad(self, s: Shader, operand: Operand, base: str, row: str, column: str, inside: str) -> str:
         """Four neighbouring elements of a row as a vec4, zeros outside."""
@@ -145,6 +162,9 @@ class _Attention:
             s.add(f"var m{i} = {LOWEST};")
             s.add(f"var l{i} = 0.0;")
         with s.block(f"for (var t = 0; t < {s.param(self.k.dims[2])}; t += 1)"):
+            seen = [self.seen(s, at, row, "t") for row in rows]
+            if seen[0] != "true":
+                s.add(f"if (!({' || '.join(seen)})) {{ continue; }}")
             for i in range(count):
                 s.add(f"var d{i} = 0.0;")
             key = s.let(f"{at['k']} + t * {s.size(self.k.strides[2])}")
@@ -153,7 +173,8 @@ class _Attention:
                 for i in range(count):
                     s.add(f"d{i} = fma({s.read(self.q, s.let(f'{starts[i]} + d * {s.size(self.q.strides[3])}')).text}, {x}, d{i});")
             for i in range(count):
-                self.online(s, self.score(s, f"d{i}", at, rows[i], "t"), f"m{i}", f"l{i}", f"p{i}", f"f{i}")
+                score = self.score(s, f"d{i}", at, rows[i], "t")
+                self.online(s, score if seen[i] == "true" else s.let(f"select({LOWEST}, {score}, {seen[i]})", "f32"), f"m{i}", f"l{i}", f"p{i}", f"f{i}")
             value = s.let(f"{at['v']} + t * {s.size(self.v.strides[2])}")
             with s.block(f"for (var c = 0; c < {columns}; c += 1)"):
                 x = s.load(self.v, s.let(f"{value} + ({column} + c) * {s.size(self.v.strides[3])}")).text
@@ -204,11 +225,11 @@ class _Attention:
             self._tile(s, self.k, at["k"], width, keys, length)
             s.add("workgroupBarrier();")
             with s.block(f"for (var j = {part}; j < {keys}; j += {TEAM})"):
-                s.add("var d = 0.0;")
-                s.add(f"for (var c = 0; c < {width}; c += 1) {{ d += dot(tile_q[{mine} * {width} + c], tile_k[j * {width} + c]); }}")
                 s.add(f"var found = {LOWEST};")
                 key = s.let("t0 + j")
-                with s.block(f"if ({key} < {length})"):
+                with s.block(f"if ({key} < {length})"), s.block(f"if ({self.seen(s, at, query, key)})"):
+                    s.add("var d = 0.0;")
+                    s.add(f"for (var c = 0; c < {width}; c += 1) {{ d += dot(tile_q[{mine} * {width} + c], tile_k[j * {width} + c]); }}")
                     s.add(f"found = {self.score(s, 'd', at, query, key)};")
                 s.add(f"scores[{mine} * {keys} + j] = found;")
             s.add("workgroupBarrier();")
@@ -221,7 +242,7 @@ class _Attention:
             s.add("m = top;")
             s.add("total = total * factor;")
             s.add(f"for (var c = 0; c < {own}; c += 1) {{ o[c] = o[c] * factor; }}")
-            with s.block(f"for (var j = 0; j < {keys}; j += 1)"), s.block(f"if (t0 + j < {length})"):
+            with s.block(f"for (var j = 0; j < {keys}; j += 1)"), s.block(f"if ({self.counts(f'scores[{mine} * {keys} + j]')})"):
                 s.add(f"let power = sx_exp(scores[{mine} * {keys} + j] - safe);")
                 s.add("total += power;")
                 with s.block(f"for (var c = 0; c < {own}; c += 1)"):
@@ -263,7 +284,7 @@ class _Attention:
             s.add("workgroupBarrier();")
             s.add(f"var found = {LOWEST};")
             key = s.let("t0 + lane")
-            with s.block(f"if ({key} < {length})"):
+            with s.block(f"if ({key} < {length})"), s.block(f"if ({self.seen(s, at, query, key)})"):
                 s.add("var d = 0.0;")
                 place = s.let(f"{at['k']} + {key} * {s.size(self.k.strides[2])}")
                 with s.block(f"for (var c = 0; c < {width}; c += 1)"):
@@ -272,21 +293,23 @@ class _Attention:
             s.add("scores[lane] = found;")
             s.add("workgroupBarrier();")
             s.add(f"let last = min({LANES}, {length} - t0);")
-            s.add("var top = m;")
+            s.add(f"var top = {LOWEST};")
             s.add("for (var j = 0; j < last; j += 1) { top = sx_max(top, scores[j]); }")
-            s.add(f"let safe = select(top, 0.0, top == {LOWEST});")
-            s.add("let factor = sx_exp(m - safe);")
-            s.add("m = top;")
-            s.add("total = total * factor;")
-            s.add(f"for (var c = 0; c < {own}; c += 1) {{ o[c] = o[c] * factor; }}")
-            with s.block("for (var j = 0; j < last; j += 1)"):
-                s.add("let power = sx_exp(scores[j] - safe);")
-                s.add("total += power;")
-                place = s.let(f"{at['v']} + (t0 + j) * {s.size(self.v.strides[2])}")
-                with s.block(f"for (var c = 0; c < {own}; c += 1)"):
-                    column = s.let(f"c * {LANES} + lane")
-                    with s.block(f"if ({column} < {values})"):
-                        s.add(f"o[c] = fma(power, {s.load(self.v, s.let(f'{place} + {column} * {s.size(self.v.strides[3])}')).text}, o[c]);")
+            with s.block(f"if ({self.counts('top')})"):
+                s.add("top = sx_max(top, m);")
+                s.add(f"let safe = select(top, 0.0, top == {LOWEST});")
+                s.add("let factor = sx_exp(m - safe);")
+                s.add("m = top;")
+                s.add("total = total * factor;")
+                s.add(f"for (var c = 0; c < {own}; c += 1) {{ o[c] = o[c] * factor; }}")
+                with s.block("for (var j = 0; j < last; j += 1)"), s.block(f"if ({self.counts('scores[j]')})"):
+                    s.add("let power = sx_exp(scores[j] - safe);")
+                    s.add("total += power;")
+                    place = s.let(f"{at['v']} + (t0 + j) * {s.size(self.v.strides[2])}")
+                    with s.block(f"for (var c = 0; c < {own}; c += 1)"):
+                        column = s.let(f"c * {LANES} + lane")
+                        with s.block(f"if ({column} < {values})"):
+                            s.add(f"o[c] = fma(power, {s.load(self.v, s.let(f'{place} + {column} * {s.size(self.v.strides[3])}')).text}, o[c]);")
         with s.block(f"for (var c = 0; c < {own}; c += 1)"):
             column = s.let(f"c * {LANES} + lane")
             with s.block(f"if ({column} < {values})"):

@@ -8,8 +8,9 @@ from ...kernels import Kernel
 from ...lowering import CannotLower
 from ..wgsl.expression import Value
 from ..wgsl.shader import Built, Context, Shader, each, groups
-from ..wgsl.space import Operand, Space, broadcast
+from ..wgsl.space import Operand, Space
 from .base import Step, compute_rep, kernel, offsets_in
+from .map import copy
 from .split import rows
 
 
@@ -61,15 +62,12 @@ def _gather(step: Step, context: Context, mode: int, x: Operand, first: int, cou
 
 @kernel(Kernel.SCATTER)
 def scatter(step: Step, context: Context) -> list[Built]:
-    """A copy of X, then the updates in order: each invocation owns the positions no other one can reach, and walks its updates in row-major order, so equal places need no atomics."""
+    """A copy of X (where Y is not X's own memory), then the updates in order: each invocation owns the positions no other one can reach, and walks its updates in row-major order, so equal
+    places need no atomics."""
     x, indices, updates, out = step.there(0), step.there(1), step.there(2), step.output()
     axis, mode, reduction = step.whole("axis"), step.whole("mode"), step.whole("reduction")
-    space = Space.of(out.dims, [out.strides, broadcast(x, out.dims)])
-    s = Shader(context)
-    at = s.coordinates(space, each(s, space.count))
-    to, source = offsets_in(s, space, [out, x], at)
-    s.write(out, to, s.load(x, source))
-    first = s.dispatch(groups(s, space.count))
+    there = x.buffer == out.buffer and (x.start, x.dims, x.strides) == (out.start, out.dims, out.strides)
+    first = [] if there else copy(Step(Kernel.COPY, [x, None], [out], {"mode": 0}, label=step.label), context)
     s = Shader(context)
     if mode == 0:
         others = [a for a in range(out.rank) if a != axis]
@@ -94,7 +92,7 @@ def scatter(step: Step, context: Context) -> list[Built]:
             to = s.let(f"{to} + {found} * {s.size(stride)}")
         value = s.load(updates, update)
         s.write(out, to, value if reduction == 0 else _combined(s, s.read(out, to), value, reduction, out))
-    return [first, s.dispatch(groups(s, owned.count))]
+    return [*first, s.dispatch(groups(s, owned.count))]
 
 
 def _combined(s: Shader, old: Value, new: Value, reduction: int, out: Operand) -> Value:

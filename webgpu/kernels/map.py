@@ -129,7 +129,7 @@ def copy(step: Step, context: Context) -> list[Built]:
         at = shader.coordinates(space, each(shader, space.count))
         to, source = offsets_in(shader, space, [out, x], at)
         shader.write(out, to, shader.load(x, source))
-        return [shader.dispatch(groups(shader, space.count))]
+        return [replace(shader.dispatch(groups(shader, space.count)), moved=(x, out))]
     moved = {a for a in range(out.rank) if step.params["begin"][a] != 0 or out.dims[a] != x.dims[a]}
     space = Space.of(out.dims, [out.strides, tuple(0 if a in moved else s for a, s in enumerate(x.strides))], moved)
     at = shader.coordinates(space, each(shader, space.count))
@@ -154,7 +154,8 @@ def copy(step: Step, context: Context) -> list[Built]:
         found = shader.load(x, source)
         shader.add(f"{chosen} = {found.text};")
     shader.write(out, to, Value(chosen, rep, min(found.low, filler.low), max(found.high, filler.high)))
-    return [shader.dispatch(groups(shader, space.count))]
+    only = mode == 1 and all(isinstance(b, int) and b == 0 for b in step.params["begin"])   # where the sizes are equal, too
+    return [replace(shader.dispatch(groups(shader, space.count)), moved=(x, out) if only else None)]
 
 
 def _filler(shader: Shader, value: Operand | None, out: Operand) -> Value:

@@ -37,7 +37,7 @@ class TooManyBindings(CannotLower):
 @dataclass
 class Built:
     """A dispatch before there is a device: the source (see `share`), what it binds in order (key, written), the sizes its uniforms hold, how many workgroups it needs. `tile`: what the choice
-    of its tile went by (kernels/tiles.py), "" where there is none."""
+    of its tile went by (kernels/tiles.py), "" where there is none. `shader`: what it was made of; `moved`: (source, target) where it does nothing but copy one to the other, place by place."""
 
     source: str
     bindings: list[tuple[Any, bool]]
@@ -45,6 +45,8 @@ class Built:
     groups: Dim
     label: str
     tile: str = ""
+    shader: Shader | None = None
+    moved: tuple[Operand, Operand] | None = None
 
 
 @dataclass
@@ -74,6 +76,8 @@ class Shader:
         self.functions: list[str] = []
         self.globals: list[str] = []
         self.lines: list[str] = []
+        self.written: list[Operand] = []
+        self.loaded: set[Any] = set()    # memory it reads elements of
         self.subgroups = False   # whether it works with subgroups
         self._depth = 1
         self._count = 0
@@ -165,6 +169,7 @@ class Shader:
 
     def read(self, operand: Operand, at: str) -> Value:
         """An element, as text that reads it; `at` is an i32 name or literal."""
+        self.loaded.add(operand.buffer)
         element = word(operand.dtype)
         if operand.half:
             text = f"f32({self.binding(operand.buffer, 'f16')}[{at}])"
@@ -186,6 +191,7 @@ class Shader:
         """Store an element; what integers it may hold is remembered for the readers of the buffer."""
         if operand.packed:
             self.context.refused.add(operand.buffer)
+        self.written.append(operand)
         text, element = self.element(operand, value), word(operand.dtype)
         if operand.half:
             text, element = f"f16({text if operand.dtype is DType.FLOAT16 else f'sx_half({text})'})", "f16"
@@ -193,6 +199,7 @@ class Shader:
 
     def write_word(self, operand: Operand, at: str, text: str) -> None:
         """Store four bytes (of what `element` gave) as the word of packed memory that element `at` begins."""
+        self.written.append(operand)
         self.add(f"{self.binding(operand.buffer, 'u32', True)}[({at}) >> 2u] = {text};")
 
     def element(self, operand: Operand, value: Value) -> str:
@@ -241,7 +248,7 @@ class Shader:
                           "    let group = i32(w.x + w.y * g.x);", "    let lane = i32(l);", *self.lines, "}", ""])
         library = used(body)
         enabled = [f"enable {name};" for name, wanted in (("f16", any("f16" in element for _, element in self.bindings)), ("subgroups", self.subgroups)) if wanted]
-        return Built("\n".join([*enabled, *([library] if library else []), body]), bindings, list(self.params), groups, label or self.context.label)
+        return Built("\n".join([*enabled, *([library] if library else []), body]), bindings, list(self.params), groups, label or self.context.label, shader=self)
 
     def _pool(self) -> None:
         """Small constants of one pool as one binding, where the device does not allow one each."""
