@@ -203,6 +203,17 @@ def test_strict_refuses_doubles_by_name(device: Any) -> None:
     assert "double" in loose.placements()[0].reason
 
 
+def test_a_double_that_is_known_goes_to_the_host(device: Any) -> None:
+    """Made at planning by a program without inputs, which the device can not hold: flexattention_double's scale."""
+    from sardonyx.webgpu.provider import WebGpuExecutor
+    data = model("g (double[2, 3] x) => (double[2, 3] z) {\n    n = Size(x) d = Cast<to = 11>(n) r = Sqrt(d) z = Mul(x, r) }")
+    executor = WebGpuExecutor(device, load_model(data))
+    x = floats(2, 3).astype(np.float64)
+    for _ in range(2):
+        np.testing.assert_allclose(executor.run([x], [0], RunContext())[0], x * np.sqrt(6), rtol=1e-15)
+    executor.close()
+
+
 def test_host_and_device_segments_mix(device: Any) -> None:
     from sardonyx.webgpu.provider import WebGpuExecutor
     data = model("g (float[n] x) => (double[n] z) {\n    a = Exp(x) b = Cast<to = 11>(a) c = Add(b, b) z = Sin(c) }")
