@@ -5,15 +5,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sardonyx.kernels import Kernel
+from sardonyx.model.packing import Packing
+from sardonyx.types import DType
 
 from tests.engine.one_step import OneStep
-from tests.engine.test_integer import LARGE, conv, matmul, square
+from tests.engine.test_integer import LARGE, Step, conv, matmul, square
+from tests.engine.test_nbits import case
 from tests.engine.test_requantise import convolution, product
 
 from .machine import BUILDS, WasmProgram
 
 
-def check(step: OneStep) -> None:
+def check(step: OneStep, rtol: float = 1e-5, atol: float = 1e-6) -> None:
     """Both modules give what the interpreter gives."""
     want = step.expected()
     for build in BUILDS:
@@ -22,7 +26,7 @@ def check(step: OneStep) -> None:
         program.close()
         for a, w in zip(made, want, strict=True):
             if w.dtype.kind == "f":
-                np.testing.assert_allclose(a, w, rtol=1e-5, atol=1e-6, err_msg=build)
+                np.testing.assert_allclose(a, w, rtol=rtol, atol=atol, err_msg=build)
             else:
                 np.testing.assert_array_equal(a, w, build)
 
@@ -57,3 +61,25 @@ def test_squares() -> None:
         for seed in range(2):
             check(square(np.random.default_rng(seed), c, m, space, pad, seed == 1, False))
     check(square(np.random.default_rng(0), 896, 32, (8, 9), 1, False, True))
+
+
+def test_weights_in_blocks() -> None:
+    """Activations that rounding does not change (tests/engine/test_nbits.py)."""
+    for seed in range(5000, 5080):
+        step = case(np.random.default_rng(seed))
+        most = max(float(np.abs(y.astype(np.float64)).max(initial=0)) for y in step.expected())
+        check(step, 1e-6, 1e-6 * most)
+
+
+@pytest.mark.parametrize("block", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_largest_sums_of_weights_in_blocks(block: int, rows: int) -> None:
+    """All products of a lane are as large as they can be, of one sign and of the other."""
+    step = Step(np.random.default_rng(block))
+    blocks = -(-300 // block)
+    a = np.full((rows, 300), 127, np.float32)
+    a[-1] *= -1
+    weights, scales, zeros = np.full((33, blocks, block // 2), 0xFF, np.uint8), np.ones((33, blocks), np.float32), np.zeros((33, -(-blocks // 2)), np.uint8)
+    operands = [step.operand(a, broadcast=False), step.constant(weights, Packing.NIBBLES), step.constant(scales, Packing.SCALES), step.operand(zeros, broadcast=False)]
+    params = {"zero_a": -1, "zero_b": -1, "bits": 4, "block": block, "block_scales": 2, "block_zeros": 3, "level": 4}
+    check(step.step(Kernel.MATMUL, operands, [step.result((rows, 33), DType.FLOAT)], params), 0, 0)

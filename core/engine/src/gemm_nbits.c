@@ -44,6 +44,7 @@ typedef struct {
     const sx_view *a, *b, *s, *z, *y;
     int bits, level4, in_place;
     int64_t m, n, k, block, blocks, words, mc, nc, down, across; /* words: of a column; per block: words / blocks */
+    int64_t *held; /* 1 + the first of the rows that a worker's scratch has A of */
 } job;
 
 static const sx_view *operand(const sx_call *call, int param) { return call->param[param] > 0 ? call->in + call->param[param] : 0; }
@@ -290,14 +291,50 @@ SX_INLINE void bytes_panel(const int R, const int B, const int Z, const job *j, 
     SX_UNROLL for (int i = 0; i < R; i++) sx_fstore(c + i * ldc, acc[i]);
 }
 
+#if NIBBLES
+/* One row × a whole panel of 4 bits: its lines are read once, as they lie. Products of four words, 8 of them in a lane, fit 16 bits (8 · 15 · 127). */
+static void nibbles_row(const job *j, const int8_t *a, const float *scale, const int32_t *sum, const int32_t *panel, const float *scales, const float *zeros, float *c) {
+    enum { MOST = 4 };
+    const int per = (int)(j->words / j->blocks), blocks = (int)j->blocks;
+    sx_f acc[LANES];
+    SX_UNROLL for (int v = 0; v < LANES; v++) acc[v] = sx_fsplat(0);
+    for (int b = 0; b < blocks; b++, scales += SX_PANEL) {
+        sx_f own = sx_fsplat(scale[b]);
+        int32_t first = zeros ? 0 : sum[b];
+        for (int left = per; left > 0; left -= MOST, first = 0) {
+            sx_h dot[LANES];
+            SX_UNROLL for (int v = 0; v < LANES; v++) dot[v] = (sx_h){0};
+            for (const int8_t *end = a + (left < MOST ? left : MOST) * 8 * A_BYTES; a < end; a += 8 * A_BYTES, panel += SX_PANEL) {
+                v128_t even = (v128_t)sx_word_splat(a), odd = (v128_t)sx_word_splat(a + 4);
+                SX_UNROLL for (int v = 0; v < LANES; v++) {
+                    sx_i word = sx_iload(panel + v * SX_GW);
+                    dot[v] += (sx_h)wasm_i16x8_relaxed_dot_i8x16_i7x16(even, (v128_t)(word & 0x0f0f0f0f)) + (sx_h)wasm_i16x8_relaxed_dot_i8x16_i7x16(odd, (v128_t)((sx_i)((sx_fu)word >> 4) & 0x0f0f0f0f));
+                }
+            }
+            SX_UNROLL for (int v = 0; v < LANES; v++)
+                acc[v] += __builtin_convertvector((sx_i)wasm_i32x4_extadd_pairwise_i16x8((v128_t)dot[v]) + sx_isplat(first), sx_f) * (sx_fload(scales + v * SX_GW) * own);
+        }
+        if (zeros) SX_UNROLL for (int v = 0; v < LANES; v++) acc[v] -= sx_fload(zeros + b * SX_PANEL + v * SX_GW) * sx_fsplat((float)sum[b]) * (sx_fload(scales + v * SX_GW) * own);
+    }
+    SX_UNROLL for (int v = 0; v < LANES; v++) sx_fstore(c + v * SX_GW, acc[v]);
+}
+#endif
+
 static void bytes_rows(const job *j, int64_t rows, const int8_t *a, const float *scale, const int32_t *sum, const int32_t *panel, const float *scales, const float *zeros, float *c, int64_t ldc) {
     int64_t ld = j->blocks * j->block * A_BYTES;
     for (int64_t i = 0; i < rows;) {
         int r = rows - i >= GROUP ? GROUP : rows - i >= 4 ? 4 : rows - i >= 2 && !PAIRS ? 2 : 1;
+#if NIBBLES
+        if (r == 1 && j->bits == 4) {
+            nibbles_row(j, a + i * ld, scale + i * j->blocks, sum + i * j->blocks, panel, scales, zeros, c + i * ldc);
+            i++;
+            continue;
+        }
+#endif
         for (int v = 0; v < SX_PANEL; v += SX_GW) {
 #define ROWS_OF(R, B, Z) bytes_panel(R, B, Z, j, a + i * ld, scale + i * j->blocks, sum + i * j->blocks, panel + v, scales + v, Z ? zeros + v : 0, c + i * ldc + v, ldc)
 #if PAIRS /* fewer variants: in a module for the web bytes count */
-#define ROWS(B, Z) (r == 1 ? ROWS_OF(1, B, Z) : ROWS_OF(4, B, Z))
+#define ROWS(B, Z) (r == 1 && !(NIBBLES && B == 4) ? ROWS_OF(1, B, Z) : ROWS_OF(4, B, Z))
 #else
 #define ROWS(B, Z) (r == 1 ? ROWS_OF(1, B, Z) : r == 2 ? ROWS_OF(2, B, Z) : r == 4 ? ROWS_OF(4, B, Z) : ROWS_OF(GROUP, B, Z))
 #endif
@@ -424,7 +461,10 @@ static void tile_of(void *arg, int64_t index, int worker) {
     int64_t ld = j->blocks * j->block;
     float *a = (float *)(void *)p, *sums = (float *)(void *)(p += up(4 * (j->level4 ? 1 : j->mc) * ld)), *scale = sums + j->mc * j->blocks;
     int8_t *bytes = (int8_t *)(p += up(8 * j->mc * j->blocks));
-    if (!j->level4) widen(j, m, mc, a, sums);
+    int known = j->held[worker] == m + 1;
+    j->held[worker] = m + 1;
+    if (known) ;
+    else if (!j->level4) widen(j, m, mc, a, sums);
     else
         for (int64_t i = 0; i < mc; i++) {
             widen(j, m + i, 1, a, 0);
@@ -447,6 +487,8 @@ static void tile_of(void *arg, int64_t index, int worker) {
 
 int SX_NAME(sx_matmul_nbits)(const sx_call *call) {
     job j = job_of(call);
+    int64_t held[SX_MAX_WORKERS] = {0};
+    j.held = held;
     if (j.m && j.n) sx_tiles(call, j.down * j.across, tile_of, &j);
     return SX_OK;
 }
