@@ -12,7 +12,7 @@ from sardonyx.types import DType
 from tests.engine.one_step import OneStep
 from tests.engine.test_integer import LARGE, Step, conv, matmul, square
 from tests.engine.test_nbits import case
-from tests.engine.test_requantise import convolution, product
+from tests.engine.test_requantise import a_map, convolution, product
 
 from .machine import BUILDS, WasmProgram
 
@@ -36,6 +36,12 @@ def check(step: OneStep, rtol: float = 1e-5, atol: float = 1e-6) -> None:
 def test_epilogues(build: Any, form: str) -> None:
     for seed in range(60, 80):
         check(build(form, np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize("kind", ["quantise", "sum", "table", "dequantise"])
+def test_maps(kind: str) -> None:
+    for seed in range(40):
+        check(a_map(kind, np.random.default_rng(seed)))
 
 
 def test_convolutions() -> None:

@@ -157,6 +157,21 @@ int SX_NAME(sx_bytes_form_of)(const sx_call *call, sx_bytes_form *f) {
 }
 
 /* ---- loops ---- */
+#ifdef __wasm__ /* whose conversions saturate, in eight instructions */
+SX_INLINE v128_t to_whole(sx_f x, float low, float high) { /* NaN → 0 */
+    v128_t v = wasm_f32x4_pmin(wasm_f32x4_splat(high), wasm_f32x4_pmax(wasm_f32x4_splat(low), (v128_t)x));
+    return (v128_t)sx_whole((sx_f)wasm_f32x4_trunc(wasm_v128_and(v, (v128_t)(x == x))));
+}
+/* Whole numbers, -128 to 255, as bytes. */
+SX_INLINE v128_t narrow(v128_t a, v128_t b, v128_t c, v128_t d) {
+    const v128_t low = wasm_i16x8_splat(255);
+    return wasm_u8x16_narrow_i16x8(wasm_v128_and(wasm_i16x8_narrow_i32x4(a, b), low), wasm_v128_and(wasm_i16x8_narrow_i32x4(c, d), low));
+}
+SX_INLINE sx_b to_bytes(sx_f x, float low, float high) {
+    v128_t v = to_whole(x, low, high), w = narrow(v, v, v, v);
+    return (sx_b)wasm_i32x4_extract_lane(w, 0);
+}
+#else
 SX_INLINE sx_b to_bytes(sx_f x, float low, float high) { /* NaN → 0 */
     sx_fi good = x == x;
 #if defined(__AVX512F__)
@@ -167,6 +182,7 @@ SX_INLINE sx_b to_bytes(sx_f x, float low, float high) { /* NaN → 0 */
 #endif
     return __builtin_convertvector(__builtin_convertvector((sx_f)((sx_fi)v & good), sx_i), sx_b);
 }
+#endif
 
 SX_INLINE void put(uint8_t *to, sx_b x, int n) {
     if (n >= SX_GW) *(sx_b_any *)to = x;
@@ -174,7 +190,22 @@ SX_INLINE void put(uint8_t *to, sx_b x, int n) {
 }
 
 static void quantise_row(const sx_bytes_form *f, const float *x, uint8_t *y, int64_t n) {
-    for (int64_t j = 0; j < n; j += SX_GW) {
+    int64_t j = 0;
+#ifdef __wasm__
+    const sx_f by = sx_fsplat(f->by[0]), zero = sx_fsplat(f->zero);
+    const float low = f->low, high = f->high;
+    const int divides = f->divides[0];
+    if (f->steps == 1)
+        for (; j + 16 <= n; j += 16) {
+            v128_t whole[4];
+            SX_UNROLL for (int i = 0; i < 4; i++) {
+                sx_f v = sx_fload(x + j + 4 * i);
+                whole[i] = to_whole(__builtin_elementwise_roundeven(divides ? v / by : v * by) + zero, low, high);
+            }
+            sx_istore(y + j, (sx_i)narrow(whole[0], whole[1], whole[2], whole[3]));
+        }
+#endif
+    for (; j < n; j += SX_GW) {
         int some = (int)sx_min64(SX_GW, n - j);
         sx_f v = some == SX_GW ? sx_fload(x + j) : sx_fload_part(x + j, some);
         for (int s = 0; s < f->steps; s++) v = f->divides[s] ? v / sx_fsplat(f->by[s]) : v * sx_fsplat(f->by[s]);
@@ -206,10 +237,14 @@ int SX_NAME(sx_bytes_tile)(const sx_bytes_form *f, const sx_tile *t) {
         if (f->form == SX_BYTES_QUANTISE) quantise_row(f, (const float *)(const void *)a->data + r * a->row, (uint8_t *)to, t->cols);
         else if (f->form == SX_BYTES_TABLE && y->dtype == SX_FLOAT) for (int64_t j = 0; j < t->cols; j++) ((float *)(void *)to)[j] = f->floats[x[j * a->col]];
         else if (f->form == SX_BYTES_TABLE) for (int64_t j = 0; j < t->cols; j++) ((uint8_t *)to)[j * y->col] = f->bytes[x[j * a->col]];
+#ifdef __wasm__ /* fewer variants: in a module for the web bytes count */
+        else sum_row(a->dtype == SX_INT8, b->dtype == SX_INT8, f, x, z, (uint8_t *)to, t->cols);
+#else
         else if (a->dtype == SX_INT8 && b->dtype == SX_INT8) sum_row(1, 1, f, x, z, (uint8_t *)to, t->cols);
         else if (a->dtype == SX_INT8) sum_row(1, 0, f, x, z, (uint8_t *)to, t->cols);
         else if (b->dtype == SX_INT8) sum_row(0, 1, f, x, z, (uint8_t *)to, t->cols);
         else sum_row(0, 0, f, x, z, (uint8_t *)to, t->cols);
+#endif
     }
     return 1;
 }
