@@ -19,6 +19,8 @@ from sardonyx import errors
 from sardonyx.api import session as session_module
 from sardonyx.providers.cpu import CpuProvider
 
+from tests.patience import SECONDS, until
+
 from . import models
 
 REFERENCE = ["ReferenceExecutionProvider"]
@@ -265,10 +267,8 @@ def test_terminate_from_another_thread() -> None:
     session, options = open_(models.endless()), sardonyx.RunOptions()
     timer = threading.Timer(0.2, lambda: setattr(options, "terminate", True))
     timer.start()
-    begin = time.perf_counter()
     with pytest.raises(errors.Fail, match="terminate"):
         session.run(None, {"x": np.ones(1, np.float32)}, options)
-    assert time.perf_counter() - begin < 5
     with pytest.raises(errors.Terminated):
         session.run(None, {"x": np.ones(1, np.float32)}, options)
     with pytest.raises(TypeError):
@@ -345,13 +345,13 @@ def test_close_lets_a_run_finish() -> None:
             got.append(error)
     thread = threading.Thread(target=work)
     thread.start()
-    time.sleep(0.1)
+    until(lambda: session._gate._active)
     session.close()
     with pytest.raises(errors.NoModel):
         session.run(None, {"x": np.ones(1, np.float32)})
     assert thread.is_alive()
     options.terminate = True
-    thread.join(10)
+    thread.join(SECONDS)
     assert [type(e) for e in got] == [errors.Terminated]
 
 

@@ -55,12 +55,12 @@ def test_huge_runtime_sizes(name: str) -> None:
     data, feed = CASES[name]
     made = session(data)
     tracemalloc.start()
-    begin = time.perf_counter()
+    begin = time.process_time()
     with refused(MemoryLimit, f"{name.split()[0]} 'y'", "would take", "the limit is", "session.memory_limit"):
         made.run(None, feed)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1 << 20 and time.perf_counter() - begin < 1
+    assert peak < 1 << 20 and time.process_time() - begin < 1
 
 
 def test_the_limit_is_the_callers() -> None:

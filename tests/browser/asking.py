@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from playwright.sync_api import Page
+from playwright.sync_api import CDPSession, Page
 
 #: In the page before each test: the package, the input and a run.
 PRELUDE = """async (given) => {
@@ -36,20 +36,15 @@ class Memory(NamedTuple):
 
 def memory(page: Page) -> Memory:
     """After garbage collections in the page and its sessions' workers, once it no longer falls."""
-    browser = page.context.browser
-    assert browser is not None
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable")
-    whole = browser.new_browser_cdp_session()
-    processes = whole.send("SystemInfo.getProcessInfo")["processInfo"]
-    pids = [int(one["id"]) for one in processes if one["type"] == "renderer"]
-    found = []
+    pid, found = process(page, session), []
     for _ in range(40):
         for place in (page, *(worker for worker in page.workers if worker.url.endswith("/index.js"))):  # not those that lend threads: they sleep
             place.evaluate("() => gc()")
         session.send("Memory.simulatePressureNotification", {"level": "critical"})  # what is free goes back to the system
         heap = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}["JSHeapUsedSize"]
-        found.append(Memory(int(heap), sum(written(pid) for pid in pids)))
+        found.append(Memory(int(heap), written(pid)))
         if len(found) > 12 and min(one.all for one in found[-6:]) >= min(one.all for one in found[:-6]):
             break
         time.sleep(0.25)
@@ -57,10 +52,19 @@ def memory(page: Page) -> Memory:
     return Memory(min(one.heap for one in found), min(one.all for one in found))
 
 
+def process(page: Page, session: CDPSession) -> int:
+    """The page's process: of the browser's renderers (it keeps a spare one, and may begin or end it at any time) the one that has used as much processor time as the page says."""
+    browser = page.context.browser
+    assert browser is not None
+    page.evaluate("() => { for (const end = performance.now() + 20; performance.now() < end; ); }")
+    whole = browser.new_browser_cdp_session()
+    spent = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}["ProcessTime"]
+    processes = [one for one in whole.send("SystemInfo.getProcessInfo")["processInfo"] if one["type"] == "renderer"]
+    whole.detach()
+    return int(min(processes, key=lambda one: abs(float(one["cpuTime"]) - spent))["id"])
+
+
 def written(pid: int) -> int:
     """Bytes of a process that are its own."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return sum(int(found) << 10 for found in re.findall(r"^(?:Private_Dirty|Shared_Dirty): +(\d+)", text, re.MULTILINE))

@@ -12,6 +12,7 @@ import onnx
 import pytest
 import sardonyx as ort
 from onnx import TensorProto, helper, numpy_helper
+from playwright.sync_api import Browser, BrowserContext, expect
 from sardonyx.converter.cli.serve import ISOLATION, Server
 from sardonyx.wasm.runtime import copy_runtime
 from sardonyx.wasm.wheel import build_wheel, dependency_wheel
@@ -21,6 +22,7 @@ from tests.browser.packages import NPM, OLD, pyodide
 from tests.browser.webgpu import keep  # noqa: F401  (a fixture)
 from tests.models import generated
 from tests.models.registry import CACHE
+from tests.patience import SECONDS
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--headless=new", "--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
@@ -33,6 +35,21 @@ PAGES = Path(__file__).parent / "pages"
 def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[str, Any]:
     """pytest-playwright's hook: the browser that apt installed."""
     return {**browser_type_launch_args, "executable_path": CHROMIUM, "args": ARGUMENTS}
+
+
+def patient(context: BrowserContext) -> BrowserContext:
+    """Every wait on its pages takes as long as it takes on a busy machine."""
+    context.set_default_timeout(SECONDS * 1e3)
+    context.set_default_navigation_timeout(SECONDS * 1e3)
+    return context
+
+
+@pytest.fixture(scope="session")
+def browser(browser: Browser) -> Browser:
+    """pytest-playwright's, patient in all that it opens; and so are expectations."""
+    expect.set_options(timeout=SECONDS * 1e3)
+    browser.on("context", lambda context: patient(context) and None)
+    return browser
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ import numpy as np
 from playwright.sync_api import Page, Playwright
 
 from tests.browser.asking import ask
-from tests.browser.conftest import ARGUMENTS, CHROMIUM, Stored
+from tests.browser.conftest import ARGUMENTS, CHROMIUM, Stored, patient
+from tests.patience import SECONDS
 
 SERVICE = """async ([options]) => {
   await navigator.serviceWorker.register('/service.js', { type: 'module', scope: '/service/' }).then(async (found) => {
@@ -72,10 +73,11 @@ def test_in_an_extension(playwright: Playwright, tmp_path: Path, runtime: Path, 
     (extension / "manifest.json").write_text(json.dumps({
         "manifest_version": 3, "name": "sardonyx test", "version": "1", "background": {"service_worker": "background.js", "type": "module"},
         "content_security_policy": {"extension_pages": "script-src 'self' 'wasm-unsafe-eval'; object-src 'self'"}}))
-    context: Any = playwright.chromium.launch_persistent_context(tmp_path / "profile", executable_path=CHROMIUM, args=[
+    context: Any = playwright.chromium.launch_persistent_context(tmp_path / "profile", executable_path=CHROMIUM, timeout=SECONDS * 1e3, args=[
         *ARGUMENTS, f"--disable-extensions-except={extension}", f"--load-extension={extension}", "--disable-features=DisableLoadExtensionCommandLineSwitch"])
     try:
-        worker = context.service_workers[0] if context.service_workers else context.wait_for_event("serviceworker", timeout=30_000)
+        patient(context)
+        worker = context.service_workers[0] if context.service_workers else context.wait_for_event("serviceworker")
         close(worker.evaluate("() => globalThis.answer"), mobilenet)
         page = context.new_page()
         page.goto(worker.url.replace("background.js", "page.html"))

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from sardonyx.wasm.pyodide import write_pyodide
 
 from tests.browser.conftest import mounts
 from tests.browser.packages import OLD, pyodide
+from tests.patience import SECONDS
 
 #: In the page: a run of both inputs' sizes, as [sum of the outputs of the page, of them all].
 PRELUDE = """async (given) => {
@@ -103,7 +105,9 @@ def test_onnx_files(page: Page, site: str, product: Path, proxy: bool) -> None:
     assert {"plan true", "download true", "compile true"} <= set(found["phases"])
     assert found["bad"][0] == "InvalidProtobuf" and found["bad"][2] and found["page"][0] == "InvalidModelFile" and "web page" in found["page"][1]
     assert found["starts"] == 1 and not elsewhere
-    page.wait_for_timeout(200)
+    end = time.monotonic() + SECONDS
+    while page.workers and time.monotonic() < end:
+        page.wait_for_timeout(50)
     assert not page.workers, [worker.url for worker in page.workers]
 
 

@@ -51,7 +51,7 @@ def test_the_page(page: Page, site: Path) -> None:
     (site / "mine.html").write_text(text)
     with Server({"/": site}) as server:
         page.goto(server.address + "mine.html")
-        page.wait_for_function("document.getElementById('out').textContent", timeout=60_000)
+        page.wait_for_function("document.getElementById('out').textContent")
         close([float(word) for word in page.locator("#out").inner_text().split(",")], site)
 
 

@@ -186,7 +186,7 @@ def test_the_first_run_begins_before_all_is_compiled(page: Page, isolated: str, 
       GPUQueue.prototype.submit = function (...given) { submitted++; return submit.apply(this, given); };
       const session = await ort.InferenceSession.create('/models/gpu-chain.sdx', gpu), feeds = await tensors('gpu-chain.in');
       const waiting = session.run(feeds);
-      for (let i = 0; i < 1000 && !(submitted && held.length); i++) await new Promise((wake) => setTimeout(wake, 20));
+      for (let i = 0; i < 9000 && !(submitted && held.length); i++) await new Promise((wake) => setTimeout(wake, 20));
       const early = submitted, compiling = held.length;
       const go = setInterval(() => { while (held.length) held.pop()(); }, 10);
       const made = difference(await waiting, await tensors('gpu-chain.out'));

@@ -340,7 +340,7 @@ def test_explain(classifier: Path) -> None:
 def script(*words: Any, code: str = "from sardonyx.converter.cli import main; main()", **environment: str) -> subprocess.CompletedProcess[str]:
     """The script in a process of its own."""
     keep = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "SARDONYX_DEBUG", "FORCE_COLOR")}
-    return subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, env=keep | environment, timeout=120)
+    return subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, env=keep | environment, timeout=300)
 
 
 def test_help_and_version() -> None:
@@ -378,7 +378,7 @@ def test_without_typer() -> None:
 
 def test_a_reader_that_stops_is_no_error(classifier: Path) -> None:
     code = "from sardonyx.converter.cli import main; main()"
-    done = subprocess.run(["bash", "-c", 'set -o pipefail; "$0" -c "$1" inspect --operators --json | head -1', sys.executable, code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "-c", 'set -o pipefail; "$0" -c "$1" inspect --operators --json | head -1', sys.executable, code], capture_output=True, text=True, timeout=300)
     assert done.stderr == "" and done.returncode in (0, 141)
 
 

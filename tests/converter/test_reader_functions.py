@@ -140,7 +140,7 @@ def rich_model() -> bytes:
 
 
 def load_or_refuse(data: bytes) -> bool:
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         load_model(data)
         return True
@@ -148,7 +148,7 @@ def load_or_refuse(data: bytes) -> bool:
         assert str(error)
         return False
     finally:
-        assert time.perf_counter() - start < 2, "the reader took too long"
+        assert time.process_time() - start < 2, "the reader took too long"
 
 
 def test_truncated_everywhere() -> None:

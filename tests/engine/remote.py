@@ -72,7 +72,7 @@ class Process:
 
     def fail(self) -> None:
         """The runner has died: a sanitizer's finding or a crash."""
-        raise AssertionError(f"the runner '{self.build}' ended with {self.pipe.wait(20)}")
+        raise AssertionError(f"the runner '{self.build}' ended with {self.pipe.wait(120)}")
 
     def receive(self, count: int) -> bytes:
         assert self.pipe.stdout is not None

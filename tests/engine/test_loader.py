@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -220,17 +219,17 @@ def test_terminate_from_another_thread() -> None:
     bound = engine.bind([a.shape for a in made.arrays])
     key = tuple(a.shape for a in made.arrays)
     engine._give(key, bound)
-    stopped: list[float] = []
+    ended = threading.Event()
 
     def stop() -> None:
-        time.sleep(0.05)
-        stopped.append(time.perf_counter())
-        library().sx_terminate(bound.state)
+        while not ended.wait(0.02):
+            library().sx_terminate(bound.state)  # one that comes before the run is lost
     thread = threading.Thread(target=stop)
     thread.start()
-    with pytest.raises(Terminated, match="the run was stopped"):
-        engine.run(made.arrays)
-    assert time.perf_counter() - stopped[0] < 0.1  # 20 ms is the goal; the machine is shared
+    with pytest.raises(Terminated, match="the run was stopped"):  # how soon: test_terminate.py
+        for _ in range(20):  # a busy machine may let a whole run pass
+            engine.run(made.arrays)
+    ended.set()
     thread.join()
 
 

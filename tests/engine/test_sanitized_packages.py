@@ -35,11 +35,11 @@ def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def compiled(unit: tuple[Path, tuple[str, ...]]) -> str:
         made = folder / f"{unit[0].stem}.o"
-        subprocess.run(["gcc", *FLAGS, *unit[1], "-c", str(unit[0]), "-o", str(made)], check=True, timeout=300)
+        subprocess.run(["gcc", *FLAGS, *unit[1], "-c", str(unit[0]), "-o", str(made)], check=True, timeout=900)
         return str(made)
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(compiled, units))
-    subprocess.run(["gcc", "-fsanitize=address,undefined", *objects, "-lpthread", "-lm", "-o", str(folder / "fuzz")], check=True, timeout=300)
+    subprocess.run(["gcc", "-fsanitize=address,undefined", *objects, "-lpthread", "-lm", "-o", str(folder / "fuzz")], check=True, timeout=900)
     return folder / "fuzz"
 
 
@@ -51,7 +51,7 @@ def test_mutated_packages(fuzzer: Path) -> None:
     for _ in range(4000):
         p = seeds[int(rng.integers(len(seeds)))]
         stream.append(mutate(p, rng, int(p[3 + 2 * 13]) if rng.random() < 0.7 else len(p)))
-    done = subprocess.run([str(fuzzer)], input=b"".join(struct.pack("<q", len(d)) + d for d in stream), capture_output=True, timeout=300)
+    done = subprocess.run([str(fuzzer)], input=b"".join(struct.pack("<q", len(d)) + d for d in stream), capture_output=True, timeout=900)
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
     every, opened, ran = map(int, done.stdout.split())
     assert every == len(stream) and opened > 500 and ran > 400

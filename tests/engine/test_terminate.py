@@ -11,6 +11,7 @@ import sardonyx
 from sardonyx.engine.binding import EngineProgram
 from sardonyx.errors import Terminated
 
+from tests.patience import least
 from tests.wasm.machine import WasmProgram
 
 from .long_steps import LONG, product, questions, stopped
@@ -45,10 +46,12 @@ def test_steps_are_left_in_webassembly(name: str) -> None:
     assert [y.tobytes() for y in program.run(made.arrays)] == want
 
 
-def soonest(made: OneStep, threads: int, after: float) -> float:
-    """The least of a few tries: the thread that stops the run may come late."""
-    found = [s for s in (stopped(made, threads, after) for _ in range(3)) if s is not None]
-    return min(found, default=0.0)
+def soonest(made: OneStep, threads: int, after: float, missed: float = 0.0) -> float:
+    """The least of a few tries: the thread that stops the run may come late, even after its end (`missed` then)."""
+    def measure() -> float:
+        found = stopped(made, threads, after)
+        return missed if found is None else found
+    return least(measure, SOON)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -60,9 +63,7 @@ def test_stops_from_another_thread(name: str, threads: int) -> None:
 def test_a_step_of_many_seconds_stops() -> None:
     """Terminating is what ends it: 10 s of products."""
     made = product(8192, 8192, 8192)
-    begin = time.process_time()
-    assert soonest(made, 2, 0.1) < SOON and soonest(made, 1, 0.1) < SOON
-    assert time.process_time() - begin < 9
+    assert soonest(made, 2, 0.1, missed=1.0) < SOON and soonest(made, 1, 0.1, missed=1.0) < SOON
 
 
 @pytest.mark.parametrize("operator,size,stored", [("MatMul", 8192, False), ("Det", 3000, False), ("Det", 3000, True)])
@@ -75,20 +76,25 @@ def test_run_options_stop_a_step(operator: str, size: int, stored: bool, tmp_pat
     model = h.make_model(h.make_graph([node], "g", [x], [y]), opset_imports=[h.make_opsetid("", 20)], ir_version=10).SerializeToString()
     if stored:
         sardonyx.convert(model, tmp_path / "m.sdx")
-    session, options = sardonyx.InferenceSession(tmp_path / "m.sdx" if stored else model), sardonyx.RunOptions()
-    at: list[float] = []
-
-    def stop() -> None:
-        time.sleep(0.3)
-        at.append(time.process_time())
-        options.terminate = True
+    session = sardonyx.InferenceSession(tmp_path / "m.sdx" if stored else model)
     given = np.random.default_rng(1).standard_normal((size, size), np.float32)
-    thread = threading.Thread(target=stop)
-    thread.start()
-    with pytest.raises(Terminated):
-        session.run(None, {"x": given}, options)
-    assert time.process_time() - at[0] < SOON
-    thread.join()
-    assert not options._stops._told
-    with pytest.raises(Terminated):   # it stays set
-        session.run(None, {"x": given}, options)
+
+    def stopped_after() -> float:
+        """Seconds of processor time from the option's setting to the end of the run."""
+        options, at = sardonyx.RunOptions(), list[float]()
+
+        def stop() -> None:
+            time.sleep(0.3)
+            at.append(time.process_time())
+            options.terminate = True
+        thread = threading.Thread(target=stop)
+        thread.start()
+        with pytest.raises(Terminated):
+            session.run(None, {"x": given}, options)
+        took = time.process_time() - at[0]
+        thread.join()
+        assert not options._stops._told
+        with pytest.raises(Terminated):   # it stays set
+            session.run(None, {"x": given}, options)
+        return took
+    assert least(stopped_after, SOON) < SOON

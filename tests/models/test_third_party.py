@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def run(program: str, runtime: str, package: str) -> Any:
     """What the program printed."""
     command = [sys.executable, "-m", "tests.models.programs", program, runtime, str(unpack(package))]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr[-3000:]}"
     return json.loads(done.stdout)
 

@@ -18,6 +18,6 @@ def installed(folder: Path, program: str) -> Path:
 
 def node(*words: Any, cwd: Path) -> str:
     """What `node words…` prints; it must succeed."""
-    done = subprocess.run(["node", *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(["node", *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

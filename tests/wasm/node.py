@@ -48,7 +48,7 @@ def run(cases: Sequence[Case], folder: Path, build: str, workers: int = 0, threa
     """What engine.mjs prints, with each case's `outputs` as arrays."""
     job = {"module": str(find(TARGETS["wasm", build])), "workers": workers, "threads": threads, "folder": str(folder), "cases": [write(case, folder) for case in cases]}
     (folder / "job.json").write_text(json.dumps(job))
-    done = subprocess.run([str(NODE), "--experimental-wasm-relaxed-simd", str(SCRIPT), str(folder / "job.json")], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([str(NODE), "--experimental-wasm-relaxed-simd", str(SCRIPT), str(folder / "job.json")], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     made: dict[str, Any] = json.loads(done.stdout)
     for case, found in zip(cases, made["cases"], strict=True):

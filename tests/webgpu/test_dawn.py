@@ -47,7 +47,7 @@ def compiled(recordings: Iterable[tuple[str, Recording]]) -> tuple[int, list[str
     complaints: list[str] = []
     for at in range(0, len(shaders), PROCESS):
         some = shaders[at:at + PROCESS]
-        done = subprocess.run(["node", str(Path(__file__).with_name("dawn.mjs")), str(NPM)], input=json.dumps(some), capture_output=True, text=True, timeout=600)
+        done = subprocess.run(["node", str(Path(__file__).with_name("dawn.mjs")), str(NPM)], input=json.dumps(some), capture_output=True, text=True, timeout=1800)
         assert done.returncode == 0, done.stderr[-2000:]
         said = json.loads(done.stdout)
         assert said["compiled"] == len(some)

@@ -1,0 +1,31 @@
+"""Waiting and measuring on a machine that is busy with other things: a condition is waited for, not a time; a figure that chance makes worse, never better, is measured again."""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+SECONDS = 180.0  # for what takes a second or two by itself
+
+
+def until(condition: Callable[[], object], what: str = "", seconds: float = SECONDS) -> None:
+    """Return once the condition holds; AssertionError after that many seconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"after {seconds:.0f} s: {what or 'what was waited for is not so'}"
+        time.sleep(0.005)
+
+
+def least(measure: Callable[[], float], below: float, tries: int = 10) -> float:
+    """The least of some measurements, as few as are needed to come below."""
+    found = measure()
+    for _ in range(tries - 1):
+        if found < below:
+            break
+        found = min(found, measure())
+    return found
+
+
+def slope(values: list[float]) -> float:
+    """The growth from one value to the next: the median of the slopes between any two (Theil 1950; Sen 1968), which single values that are off do not move."""
+    found = sorted((b - a) / (j - i) for i, a in enumerate(values) for j, b in enumerate(values) if j > i)
+    return (found[(len(found) - 1) // 2] + found[len(found) // 2]) / 2
