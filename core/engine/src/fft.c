@@ -14,6 +14,12 @@
 #define LARGEST 61
 #define PIECE 256
 #define PASSES 40
+#define PART (1 << 15)  /* numbers of a loop between two questions whether the run was stopped */
+#ifdef __wasm__
+#define ALONE(p) 0      /* no signal is so long there */
+#else
+#define ALONE(p) ((p)->m >= 1 << 18) /* one signal after the other, each shared by the workers */
+#endif
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -104,18 +110,50 @@ static void run_pass(const pass *a, int r) {
     else radix_any(a, r);
 }
 
-/* The transform of `x` ([m][lanes]); `y` is room. Where the result is. */
-SX_SMALL static part transform(const plan *p, part x, part y, int64_t lanes) {
-    int64_t count = p->m, s = lanes;
-    for (int i = 0; i < p->passes && !sx_stopped(p->call); i++) {
+/* ---- loops in parts: where one signal is long, several workers share it and a run can be left between its parts; else one worker does them one after the other ---- */
+
+/* The numbers [number * PART, ...) of `n`, part by part. 0: left. */
+static int over(const plan *p, int64_t n, void (*body)(void *, int64_t, int), void *arg) {
+    int64_t parts = up(n, PART);
+    if (ALONE(p)) return sx_tiles(p->call, parts, body, arg);
+    for (int64_t i = 0; i < parts; i++) {
+        if (sx_stopped(p->call)) return 0;
+        body(arg, i, 0);
+    }
+    return 1;
+}
+
+#define EACH_OF(count) for (int64_t k = number * PART, end_ = min64(count, (number + 1) * PART); k < end_; k++)
+
+typedef struct { pass a; int radix; int64_t tiles; } spread;
+
+static void pass_part(void *arg, int64_t number, int worker) {
+    const spread *t = arg;
+    pass a = t->a;
+    (void)worker;
+    if (a.to >= t->tiles) a.from = a.to * number / t->tiles, a.to = a.to * (number + 1) / t->tiles;
+    else a.low = a.high * number / t->tiles, a.high = a.high * (number + 1) / t->tiles;
+    run_pass(&a, t->radix);
+}
+
+/* The transform of `x` ([m][lanes]); `y` is room. `made`: where the result is. 0: left. */
+SX_SMALL static int transform(const plan *p, part x, part y, int64_t lanes, part *made) {
+    int64_t count = p->m, s = lanes, tiles = up(p->m, PART);
+    for (int i = 0; i < p->passes; i++) {
         int r = p->radix[i];
-        pass a = {p, x.re, x.im, y.re, y.im, count, s, 0, count / r, 0, s};
-        run_pass(&a, r);
+        spread t = {{p, x.re, x.im, y.re, y.im, count, s, 0, count / r, 0, s}, r, tiles};
+        if (ALONE(p)) {
+            if (!sx_tiles(p->call, tiles, pass_part, &t)) return 0;
+        } else {
+            if (sx_stopped(p->call)) return 0;
+            run_pass(&t.a, r);
+        }
         part swap = x;
         x = y, y = swap;
         count /= r, s *= r;
     }
-    return x;
+    *made = x;
+    return 1;
 }
 
 /* ---- one call's plan and tables ---- */
@@ -150,23 +188,43 @@ static void own(const plan *p, int worker, part *x, part *y) {
     *x = (part){at, at + size}, *y = (part){at + 2 * size, at + 3 * size};
 }
 
-static void fill_tables(void *arg, int64_t number, int worker) {
-    const plan *p = arg;
-    (void)number, (void)worker;
-    for (int64_t k = 0; k < p->m && (k % 4096 || !sx_stopped(p->call)); k++) unit(k, p->m, p->root.re + k, p->root.im + k);
-    if (!p->chirped) return;
-    part x, y;
-    own(p, 0, &x, &y);
-    int64_t square = 0; /* k² mod 2n */
-    for (int64_t k = 0; k < p->m; k++) x.re[k] = x.im[k] = 0;
-    for (int64_t k = 0; k < p->n && (k % 4096 || !sx_stopped(p->call)); k++) {
-        unit(square, 2 * p->n, p->chirp.re + k, p->chirp.im + k);
-        square = (square + 2 * k + 1) % (2 * p->n);
-        int64_t mirror = k ? p->m - k : 0;
-        x.re[k] = x.re[mirror] = p->chirp.re[k], x.im[k] = x.im[mirror] = -p->chirp.im[k];
+/* x, y: signals and room, `lanes` apart; on, by: what is multiplied, and by what, up to `n`; at[]: where a signal begins in X and Y. */
+typedef struct { const plan *p; part x, y, on, by; int64_t lanes, n, at[2]; } signals;
+
+static void root_part(void *arg, int64_t number, int worker) {
+    const signals *l = arg;
+    const plan *p = l->p;
+    (void)worker;
+    EACH_OF(p->m) {
+        unit(k, p->m, p->root.re + k, p->root.im + k);
+        if (p->chirped) l->x.re[k] = l->x.im[k] = 0;
     }
-    part made = transform(p, x, y, 1);
-    for (int64_t k = 0; k < p->m; k++) p->filter.re[k] = made.re[k] / (double)p->m, p->filter.im[k] = made.im[k] / (double)p->m;
+}
+
+static void chirp_part(void *arg, int64_t number, int worker) {
+    const signals *l = arg;
+    const plan *p = l->p;
+    (void)worker;
+    EACH_OF(p->n) {
+        unit((int64_t)((uint64_t)k * (uint64_t)k % (uint64_t)(2 * p->n)), 2 * p->n, p->chirp.re + k, p->chirp.im + k);
+        int64_t mirror = k ? p->m - k : 0;
+        l->x.re[k] = l->x.re[mirror] = p->chirp.re[k], l->x.im[k] = l->x.im[mirror] = -p->chirp.im[k];
+    }
+}
+
+static void filter_part(void *arg, int64_t number, int worker) {
+    const signals *l = arg;
+    const plan *p = l->p;
+    (void)worker;
+    EACH_OF(p->m) p->filter.re[k] = l->on.re[k] / (double)p->m, p->filter.im[k] = l->on.im[k] / (double)p->m;
+}
+
+static int tables(const plan *p) {
+    signals l = {.p = p};
+    own(p, 0, &l.x, &l.y);
+    if (!over(p, p->m, root_part, &l)) return 0;
+    if (!p->chirped) return 1;
+    return over(p, p->n, chirp_part, &l) && transform(p, l.x, l.y, 1, &l.on) && over(p, p->m, filter_part, &l);
 }
 
 /* ---- signals in and out ---- */
@@ -211,211 +269,111 @@ static void offsets(const plan *p, int64_t row, int64_t *xat, int64_t *yat) {
     }
 }
 
-/* One signal into its lane: cut or filled with zeros to n; a half spectrum gets its mirrored half. */
-static void bring_in(const plan *p, int64_t at, part x) {
-    const sx_view *v = p->call->in;
-    int last = v->rank - 1, mirrored = p->inverse && p->half;
-    int64_t stride = v->stride[p->axis], n = mirrored ? p->n / 2 + 1 : p->n, have = min64(v->dim[p->axis], n), lanes = p->lanes;
-    load(v, at, stride, have, x.re, lanes);
-    if (v->dim[last] == 2) load(v, at + v->stride[last], stride, have, x.im, lanes);
-    else for (int64_t k = 0; k < have; k++) x.im[k * lanes] = 0;
-    for (int64_t k = have; k < n; k++) x.re[k * lanes] = x.im[k * lanes] = 0;
-    if (!mirrored) return;
-    x.im[0] = 0;
-    if (p->n % 2 == 0) x.im[p->n / 2 * lanes] = 0;
-    for (int64_t k = n; k < p->n; k++) x.re[k * lanes] = x.re[(p->n - k) * lanes], x.im[k * lanes] = -x.im[(p->n - k) * lanes];
-}
-
-/* x[k] · chirp[k], lane by lane. */
-static void times(part x, part w, int64_t n, int64_t lanes) {
-    for (int64_t k = 0; k < n; k++)
-        for (int64_t l = 0; l < lanes; l++) {
-            double re = x.re[k * lanes + l], im = x.im[k * lanes + l];
-            x.re[k * lanes + l] = re * w.re[k] - im * w.im[k], x.im[k * lanes + l] = re * w.im[k] + im * w.re[k];
-        }
-}
-
-static part turned(part x) { return (part){x.im, x.re}; }
-
-static void task(void *arg, int64_t number, int worker) {
-    const plan *p = arg;
-    const sx_view *y = p->call->out;
-    int64_t first = number * p->lanes, count = min64(p->lanes, p->rows - first), lanes = p->lanes, xat, yat;
-    int last = y->rank - 1;
-    part x, room;
-    own(p, worker, &x, &room);
-    for (int64_t l = 0; l < lanes; l++) {
-        part lane = {x.re + l, x.im + l};
-        if (l < count) offsets(p, first + l, &xat, &yat), bring_in(p, xat, lane);
-        else for (int64_t k = 0; k < p->n; k++) lane.re[k * lanes] = lane.im[k * lanes] = 0;
-    }
-    if (p->inverse) x = turned(x), room = turned(room);
-    part made;
-    if (p->chirped) {
-        times(x, p->chirp, p->n, lanes);
-        for (int64_t k = p->n * lanes; k < p->m * lanes; k++) x.re[k] = x.im[k] = 0;
-        made = transform(p, x, room, lanes);
-        times(made, p->filter, p->m, lanes);
-        part free = made.re == x.re ? room : x;
-        made = turned(transform(p, turned(made), turned(free), lanes));
-        times(made, p->chirp, p->n, lanes);
-    } else made = transform(p, x, room, lanes);
-    if (p->inverse) made = turned(made);
-    for (int64_t l = 0; l < count; l++) {
-        double factor = p->inverse ? 1.0 / (double)p->n : 1.0;
-        offsets(p, first + l, &xat, &yat);
-        store(y, yat, y->stride[p->axis], y->dim[p->axis], made.re + l, lanes, factor);
-        if (y->dim[last] == 2) store(y, yat + y->stride[last], y->stride[p->axis], y->dim[p->axis], made.im + l, lanes, factor);
-    }
-}
-
-#ifndef __wasm__ /* where no signal is so long */
-/* ---- long signals, one after the other, every loop in parts: a run can be left between them, and several workers share a signal ---- */
-
-#define LONG (1 << 18)
-#define PART (1 << 15)
-
-/* x, y: the signal and room; on, by: what is multiplied, and by what, up to `n`; at[]: where the signal begins in X and Y. */
-typedef struct { const plan *p; part x, y, on, by; int64_t n, at[2]; } alone;
-
-typedef struct { pass a; int radix; int64_t tiles; } spread;
-
-static void pass_part(void *arg, int64_t number, int worker) {
-    const spread *t = arg;
-    pass a = t->a;
-    (void)worker;
-    if (a.to >= t->tiles) a.from = a.to * number / t->tiles, a.to = a.to * (number + 1) / t->tiles;
-    else a.low = a.high * number / t->tiles, a.high = a.high * (number + 1) / t->tiles;
-    run_pass(&a, t->radix);
-}
-
-/* As `transform`, of one signal. 0: left. */
-static int transform_parts(const plan *p, part x, part y, part *made) {
-    int64_t count = p->m, s = 1, tiles = up(p->m, PART);
-    for (int i = 0; i < p->passes; i++) {
-        int r = p->radix[i];
-        spread t = {{p, x.re, x.im, y.re, y.im, count, s, 0, count / r, 0, s}, r, tiles};
-        if (!sx_tiles(p->call, tiles, pass_part, &t)) return 0;
-        part swap = x;
-        x = y, y = swap;
-        count /= r, s *= r;
-    }
-    *made = x;
-    return 1;
-}
-
-#define EACH_OF(count) for (int64_t k = number * PART, end_ = min64(count, (number + 1) * PART); k < end_; k++)
-
-static void root_part(void *arg, int64_t number, int worker) {
-    const alone *l = arg;
-    const plan *p = l->p;
-    (void)worker;
-    EACH_OF(p->m) {
-        unit(k, p->m, p->root.re + k, p->root.im + k);
-        if (p->chirped) l->x.re[k] = l->x.im[k] = 0;
-    }
-}
-
-static void chirp_part(void *arg, int64_t number, int worker) {
-    const alone *l = arg;
-    const plan *p = l->p;
-    (void)worker;
-    EACH_OF(p->n) {
-        unit((int64_t)((uint64_t)k * (uint64_t)k % (uint64_t)(2 * p->n)), 2 * p->n, p->chirp.re + k, p->chirp.im + k);
-        int64_t mirror = k ? p->m - k : 0;
-        l->x.re[k] = l->x.re[mirror] = p->chirp.re[k], l->x.im[k] = l->x.im[mirror] = -p->chirp.im[k];
-    }
-}
-
-static void filter_part(void *arg, int64_t number, int worker) {
-    const alone *l = arg;
-    const plan *p = l->p;
-    (void)worker;
-    EACH_OF(p->m) p->filter.re[k] = l->on.re[k] / (double)p->m, p->filter.im[k] = l->on.im[k] / (double)p->m;
-}
-
-static int tables_parts(const plan *p) {
-    alone l = {.p = p};
-    own(p, 0, &l.x, &l.y);
-    if (!sx_tiles(p->call, up(p->m, PART), root_part, &l)) return 0;
-    if (!p->chirped) return 1;
-    return sx_tiles(p->call, up(p->n, PART), chirp_part, &l) && transform_parts(p, l.x, l.y, &l.on) && sx_tiles(p->call, up(p->m, PART), filter_part, &l);
-}
-
-/* The signal, with zeros behind it up to m. */
+/* A signal: cut or filled with zeros to n, with zeros behind it up to m. */
 static void bring_part(void *arg, int64_t number, int worker) {
-    const alone *l = arg;
+    const signals *l = arg;
     const plan *p = l->p;
     const sx_view *v = p->call->in;
-    int64_t from = number * PART, stride = v->stride[p->axis], n = p->inverse && p->half ? p->n / 2 + 1 : p->n;
+    int64_t from = number * PART, stride = v->stride[p->axis], n = p->inverse && p->half ? p->n / 2 + 1 : p->n, lanes = l->lanes;
     int64_t have = max64(0, min64(min64(v->dim[p->axis], n), from + PART) - from);
     (void)worker;
-    load(v, l->at[0] + from * stride, stride, have, l->x.re + from, 1);
-    if (v->dim[v->rank - 1] == 2) load(v, l->at[0] + v->stride[v->rank - 1] + from * stride, stride, have, l->x.im + from, 1);
+    load(v, l->at[0] + from * stride, stride, have, l->x.re + from * lanes, lanes);
+    if (v->dim[v->rank - 1] == 2) load(v, l->at[0] + v->stride[v->rank - 1] + from * stride, stride, have, l->x.im + from * lanes, lanes);
     EACH_OF(p->m) {
-        if (k >= from + have) l->x.re[k] = 0;
-        if (k >= from + have || v->dim[v->rank - 1] != 2) l->x.im[k] = 0;
+        if (k >= from + have) l->x.re[k * lanes] = 0;
+        if (k >= from + have || v->dim[v->rank - 1] != 2) l->x.im[k * lanes] = 0;
     }
 }
 
 /* The other half of a half spectrum. */
 static void mirror_part(void *arg, int64_t number, int worker) {
-    const alone *l = arg;
+    const signals *l = arg;
     const plan *p = l->p;
+    int64_t lanes = l->lanes;
     (void)worker;
     EACH_OF(p->n) {
-        if (k == 0 || 2 * k == p->n) l->x.im[k] = 0;
-        else if (2 * k > p->n) l->x.re[k] = l->x.re[p->n - k], l->x.im[k] = -l->x.im[p->n - k];
+        if (k == 0 || 2 * k == p->n) l->x.im[k * lanes] = 0;
+        else if (2 * k > p->n) l->x.re[k * lanes] = l->x.re[(p->n - k) * lanes], l->x.im[k * lanes] = -l->x.im[(p->n - k) * lanes];
     }
 }
 
-static void times_part(void *arg, int64_t number, int worker) {
-    const alone *l = arg;
-    int64_t from = number * PART;
-    (void)worker;
-    times((part){l->on.re + from, l->on.im + from}, (part){l->by.re + from, l->by.im + from}, min64(PART, l->n - from), 1);
+static int bring(signals *l, int64_t row) {
+    const plan *p = l->p;
+    offsets(p, row, l->at, l->at + 1);
+    return over(p, p->m, bring_part, l) && (!p->inverse || !p->half || over(p, p->n, mirror_part, l));
 }
 
-static int times_parts(alone *l, part on, part by, int64_t n) {
+/* on[k] · by[k], lane by lane. */
+static void times_part(void *arg, int64_t number, int worker) {
+    const signals *l = arg;
+    int64_t lanes = l->lanes;
+    part x = l->on, w = l->by;
+    (void)worker;
+    EACH_OF(l->n)
+        for (int64_t i = k * lanes; i < (k + 1) * lanes; i++) {
+            double re = x.re[i], im = x.im[i];
+            x.re[i] = re * w.re[k] - im * w.im[k], x.im[i] = re * w.im[k] + im * w.re[k];
+        }
+}
+
+static int times(signals *l, part on, part by, int64_t n) {
     l->on = on, l->by = by, l->n = n;
-    return sx_tiles(l->p->call, up(n, PART), times_part, l);
+    return over(l->p, n, times_part, l);
+}
+
+static part turned(part x) { return (part){x.im, x.re}; }
+
+/* What was brought in, transformed: in `on`. 0: left. */
+static int transformed(signals *l) {
+    const plan *p = l->p;
+    part x = p->inverse ? turned(l->x) : l->x, room = p->inverse ? turned(l->y) : l->y, made;
+    if (p->chirped) {
+        if (!times(l, x, p->chirp, p->n) || !transform(p, x, room, l->lanes, &made) || !times(l, made, p->filter, p->m)) return 0;
+        part vacant = made.re == x.re ? room : x;
+        if (!transform(p, turned(made), turned(vacant), l->lanes, &made)) return 0;
+        made = turned(made);
+        if (!times(l, made, p->chirp, p->n)) return 0;
+    } else if (!transform(p, x, room, l->lanes, &made)) return 0;
+    l->on = p->inverse ? turned(made) : made;
+    return 1;
 }
 
 static void store_part(void *arg, int64_t number, int worker) {
-    const alone *l = arg;
+    const signals *l = arg;
     const plan *p = l->p;
     const sx_view *y = p->call->out;
-    int64_t from = number * PART, n = min64(PART, y->dim[p->axis] - from), stride = y->stride[p->axis];
+    int64_t from = number * PART, n = min64(PART, y->dim[p->axis] - from), stride = y->stride[p->axis], lanes = l->lanes;
     double factor = p->inverse ? 1.0 / (double)p->n : 1.0;
     (void)worker;
-    store(y, l->at[1] + from * stride, stride, n, l->on.re + from, 1, factor);
-    if (y->dim[y->rank - 1] == 2) store(y, l->at[1] + y->stride[y->rank - 1] + from * stride, stride, n, l->on.im + from, 1, factor);
+    store(y, l->at[1] + from * stride, stride, n, l->on.re + from * lanes, lanes, factor);
+    if (y->dim[y->rank - 1] == 2) store(y, l->at[1] + y->stride[y->rank - 1] + from * stride, stride, n, l->on.im + from * lanes, lanes, factor);
 }
 
-static int signal_parts(const plan *p, int64_t row) {
-    alone l = {.p = p};
-    own(p, 0, &l.x, &l.y);
-    offsets(p, row, l.at, l.at + 1);
-    if (!sx_tiles(p->call, up(p->m, PART), bring_part, &l)) return 0;
-    if (p->inverse && p->half && !sx_tiles(p->call, up(p->n, PART), mirror_part, &l)) return 0;
-    part x = p->inverse ? turned(l.x) : l.x, room = p->inverse ? turned(l.y) : l.y, made;
-    if (p->chirped) {
-        if (!times_parts(&l, x, p->chirp, p->n) || !transform_parts(p, x, room, &made) || !times_parts(&l, made, p->filter, p->m)) return 0;
-        part vacant = made.re == x.re ? room : x;
-        if (!transform_parts(p, turned(made), turned(vacant), &made)) return 0;
-        made = turned(made);
-        if (!times_parts(&l, made, p->chirp, p->n)) return 0;
-    } else if (!transform_parts(p, x, room, &made)) return 0;
-    l.on = p->inverse ? turned(made) : made;
-    return sx_tiles(p->call, up(p->call->out->dim[p->axis], PART), store_part, &l);
+static int put(signals *l) { return over(l->p, l->p->call->out->dim[l->p->axis], store_part, l); }
+
+/* Short signals, one a lane. */
+static void task(void *arg, int64_t number, int worker) {
+    const plan *p = arg;
+    int64_t first = number * p->lanes, count = min64(p->lanes, p->rows - first);
+    signals all = {.p = p, .lanes = p->lanes};
+    own(p, worker, &all.x, &all.y);
+    for (int64_t l = 0; l < p->lanes; l++) {
+        signals one = {.p = p, .lanes = p->lanes, .x = {all.x.re + l, all.x.im + l}};
+        if (l >= count) for (int64_t k = 0; k < p->m; k++) one.x.re[k * p->lanes] = one.x.im[k * p->lanes] = 0;
+        else if (!bring(&one, first + l)) return;
+    }
+    if (!transformed(&all)) return;
+    for (int64_t l = 0; l < count; l++) {
+        signals one = {.p = p, .lanes = p->lanes, .on = {all.on.re + l, all.on.im + l}};
+        offsets(p, first + l, one.at, one.at + 1);
+        if (!put(&one)) return;
+    }
 }
 
-static void long_signals(const plan *p) {
-    if (!tables_parts(p)) return;
-    for (int64_t row = 0; row < p->rows; row++)
-        if (!signal_parts(p, row)) return;
+static void short_tables(void *arg, int64_t number, int worker) {
+    (void)number, (void)worker;
+    tables(arg);
 }
-#endif
 
 int64_t SX_NAME(sx_scratch_fft)(const sx_call *call) {
     plan p = plan_of(call);
@@ -425,12 +383,13 @@ int64_t SX_NAME(sx_scratch_fft)(const sx_call *call) {
 int SX_NAME(sx_k_fft)(const sx_call *call) {
     plan p = plan_of(call);
     if (!p.rows) return SX_OK;
-#ifndef __wasm__
-    if (p.m >= LONG) {
-        long_signals(&p);
-        return SX_OK;
+    if (!ALONE(&p)) {
+        if (sx_tiles(call, 1, short_tables, &p)) sx_tiles(call, p.tasks, task, &p);
+    } else if (tables(&p)) {
+        signals l = {.p = &p, .lanes = 1};
+        own(&p, 0, &l.x, &l.y);
+        for (int64_t row = 0; row < p.rows; row++)
+            if (!bring(&l, row) || !transformed(&l) || !put(&l)) break;
     }
-#endif
-    if (sx_tiles(call, 1, fill_tables, &p)) sx_tiles(call, p.tasks, task, &p);
     return SX_OK;
 }
