@@ -10,7 +10,8 @@ import sardonyx
 from onnx import helper
 from sardonyx.providers.stored import StoredExecutor
 
-from tests.ops.test_contrib import gqa, ours
+from tests.ops.contrib import ours
+from tests.ops.test_contrib_attention import gqa
 
 NAMES = ["query", "key", "value", "past_key", "past_value", "seqlens_k", "total_sequence_length", "cos_cache", "sin_cache"]
 
