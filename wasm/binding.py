@@ -9,7 +9,7 @@ How to think
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..engine import binding as native
-from ..engine.binding import TERMINATED, YIELD
+from ..engine.binding import TERMINATED
 from ..errors import InvalidArgument, MemoryLimit, SardonyxError
 from ..kernels import Kernel
 
@@ -175,11 +175,8 @@ class EngineProgram(native.EngineProgram):
         for i, x in enumerate([*held, *made]):
             bound.table[i, 0] = address(x)
         stamps = e.alloc(times.nbytes) if times is not None else 0
-        code = e.run(bound.state, bound.table_at, 0 if terminated is None else budget / 1e6, stamps)
-        while code == YIELD:
-            if terminated is not None and terminated():
-                e.terminate(bound.state)
-            code = e.proceed(bound.state, budget / 1e6)
+        code = native.driven(terminated, partial(e.run, bound.state, bound.table_at, 0 if terminated is None else budget / 1e6, stamps), partial(e.proceed, bound.state, budget / 1e6),
+                             partial(e.terminate, bound.state))
         if times is not None:
             e.profile(bound.state, 0)
             e.copyOut(stamps, address(times), times.nbytes)

@@ -8,12 +8,12 @@ How to think
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..engine import binding as native
-from ..engine.binding import YIELD
 from ..errors import InvalidArgument, SardonyxError
 from ..package import Port
 from ..types import DType
@@ -108,11 +108,8 @@ class _Session:
             stamps = e.put(address(rows), rows.nbytes)
             e.sessionProfile(self.handle, stamps, len(rows))
         try:
-            code = e.start(self.handle, self.given_at, len(held), 0 if terminated is None else budget)
-            while code == YIELD:
-                if terminated is not None and terminated():
-                    e.sessionTerminate(self.handle)
-                code = e.sessionContinue(self.handle, budget)
+            code = native.driven(terminated, partial(e.start, self.handle, self.given_at, len(held), 0 if terminated is None else budget), partial(e.sessionContinue, self.handle, budget),
+                                 partial(e.sessionTerminate, self.handle))
         finally:
             if rows is not None:
                 e.sessionProfile(self.handle, 0, 0)

@@ -312,10 +312,8 @@ class EngineProgram:
             pointers[i] = address(y)
         if times is not None:
             self._engine.sx_profile(bound.state, times.ctypes.data_as(POINTER(c_int64)))
-        if hasattr(terminated, "tell"):
-            code = told(terminated, partial(self._engine.sx_terminate, bound.state), self._go, bound, arena, terminated, budget)
-        else:
-            code = self._go(bound, arena, terminated, budget)
+        code = driven(terminated, partial(self._run, bound.state, bound.in_at, bound.out_at, arena, 0 if terminated is None else budget, bound.report_at),
+                      partial(self._engine.sx_continue, bound.state, budget, bound.report_at), partial(self._engine.sx_terminate, bound.state))
         if times is not None:
             self._engine.sx_profile(bound.state, None)
         if code:
@@ -324,14 +322,6 @@ class EngineProgram:
             raise error
         self._give(key, bound)
         return made
-
-    def _go(self, bound: _Bound, arena: int | None, terminated: Callable[[], bool] | None, budget: int) -> int:
-        code: int = self._run(bound.state, bound.in_at, bound.out_at, arena, 0 if terminated is None else budget, bound.report_at)
-        while code == YIELD:
-            if terminated is not None and terminated():
-                self._engine.sx_terminate(bound.state)
-            code = self._engine.sx_continue(bound.state, budget, bound.report_at)
-        return code
 
     def rounded(self, inputs: Sequence[np.ndarray]) -> frozenset[int]:
         """The steps that round the factors of their products to bfloat16, for inputs of these sizes."""
@@ -388,15 +378,24 @@ class EngineProgram:
             self.close()
 
 
-def told(stops: Any, stop: Callable[[], object], go: Callable[..., int], *arguments: Any) -> int:
-    """go(…), which `stop` ends; `stops` (providers/base.py) calls it as soon as the run is to end."""
-    stops.tell(stop)
+def driven(terminated: Callable[[], bool] | None, start: Callable[[], int], proceed: Callable[[], int], stop: Callable[[], object]) -> int:
+    """The status of a run, which `start` begins, `proceed` takes up where its budget ended, and `stop` ends: as soon as `terminated` is so where it can tell (providers/base.py's can), else
+    when it is asked, between."""
+    tell = getattr(terminated, "tell", None)
+    if tell is not None:
+        tell(stop)
     try:
-        if stops():  # said before anybody could be told
+        if tell is not None and terminated():  # type: ignore[misc]  # said before anybody could be told
             raise error_of(TERMINATED, "the run was stopped")
-        return go(*arguments)
+        code = start()
+        while code == YIELD:
+            if terminated is not None and terminated():
+                stop()
+            code = proceed()
+        return code
     finally:
-        stops.forget(stop)
+        if tell is not None:
+            terminated.forget(stop)  # type: ignore[union-attr]
 
 
 def error_of(code: int, text: str) -> SardonyxError:

@@ -20,7 +20,7 @@ from ..errors import InvalidArgument, RuntimeException, SardonyxError
 from ..package import Port
 from ..program import PortRecord, Program
 from ..types import DType
-from .binding import YIELD, EngineProgram, _isa_number, _Options, _Report, error_of, library, told
+from .binding import EngineProgram, _isa_number, _Options, _Report, driven, error_of, library
 
 #: Outputs of at least this many bytes are handed over, smaller ones copied: making an owner of memory costs more than copying so much.
 TAKEN = 1 << 16
@@ -152,23 +152,13 @@ class _Session:
         if rows is not None:
             rows[:] = -1
             engine.sx_session_profile(self.handle, rows.ctypes.data, len(rows))
-        if hasattr(terminated, "tell"):
-            code = told(terminated, partial(engine.sx_session_terminate, self.handle), self._go, len(inputs), terminated, budget)
-        else:
-            code = self._go(len(inputs), terminated, budget)
+        code = driven(terminated, partial(engine.sx_session_run, self.handle, self.given, len(inputs), 0 if terminated is None else budget, byref(self.report)),
+                      partial(engine.sx_session_continue, self.handle, budget, byref(self.report)), partial(engine.sx_session_terminate, self.handle))
         if rows is not None:
             engine.sx_session_profile(self.handle, None, 0)
         if code:
             raise package.error(self.report)
         return [self._output(i) for i in range(self.outputs)]
-
-    def _go(self, count: int, terminated: Callable[[], bool] | None, budget: int) -> int:
-        code: int = self._engine.sx_session_run(self.handle, self.given, count, 0 if terminated is None else budget, byref(self.report))
-        while code == YIELD:
-            if terminated is not None and terminated():
-                self._engine.sx_session_terminate(self.handle)
-            code = self._engine.sx_session_continue(self.handle, budget, byref(self.report))
-        return code
 
     def _output(self, number: int) -> np.ndarray:
         engine, t = self._engine, self.made

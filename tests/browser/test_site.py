@@ -28,6 +28,17 @@ def complaints(page: Page) -> list[str]:
     return found
 
 
+#: All that the page itself loaded is in the service worker's cache, which goes on filling after the page is done: what the page's workers loaded, too, when it has stopped growing.
+KEPT = """async () => {
+  const cache = await caches.open((await caches.keys()).find((name) => name.startsWith("sardonyx-site-")));
+  const urls = performance.getEntriesByType("resource").map((entry) => entry.name).filter((url) => new URL(url).origin === location.origin && !url.startsWith("blob:"));
+  const kept = await Promise.all([location.href, ...urls].map((url) => cache.match(url, { ignoreVary: true })));
+  const size = async () => (await cache.keys()).length, before = await size();
+  await new Promise((wake) => setTimeout(wake, 1500));
+  return kept.every(Boolean) && before === (await size());
+}"""
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
@@ -49,7 +60,7 @@ def test_bundle(browser: Browser, bundle: Path, headers: dict[str, str]) -> None
         expect(page.locator("#status")).to_contain_text("ms on sardonyx-relaxed")
         assert page.locator("#outputs td").first.text_content() == "output" and page.title() == "A <model>"
         assert complaints(page) == []
-        page.wait_for_function("async () => (await (await caches.open((await caches.keys())[0])).keys()).some((request) => request.url.endsWith('/app.js'))")
+        page.wait_for_function(KEPT)
         address = server.address
     page.goto(address)  # the server is gone
     expect(page.locator("#status")).to_contain_text("Ready")
@@ -185,17 +196,6 @@ def test_speed(browser: Browser, demo: str) -> None:
 #: What is done on a page, and what it then says.
 DONE = {"files": (None, "Ready"), "read": ("#sample", "7 lines of text"), "voice": ("#sample", "2 pieces of speech"), "similar": ("#compare", "sentences in"), "python": ("#run", "Done in"),
         "convert": ("#input", "It opens in this page's runtime"), "speed": ("#run", "Done. WebAssembly")}
-
-
-#: All that the page itself loaded is in the service worker's cache, which goes on filling after the page is done: what the page's workers loaded, too, when it has stopped growing.
-KEPT = """async () => {
-  const cache = await caches.open((await caches.keys()).find((name) => name.startsWith("sardonyx-site-")));
-  const urls = performance.getEntriesByType("resource").map((entry) => entry.name).filter((url) => new URL(url).origin === location.origin && !url.startsWith("blob:"));
-  const kept = await Promise.all([location.href, ...urls].map((url) => cache.match(url, { ignoreVary: true })));
-  const size = async () => (await cache.keys()).length, before = await size();
-  await new Promise((wake) => setTimeout(wake, 1500));
-  return kept.every(Boolean) && before === (await size());
-}"""
 
 
 @pytest.mark.parametrize("name", list(DONE))

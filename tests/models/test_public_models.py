@@ -97,6 +97,16 @@ def _clear(wanted: np.ndarray) -> Any:
     return best[..., -1] - best[..., -2] > 5e-3 * _magnitude(wanted)
 
 
+def agree(name: str, actual: list[list[np.ndarray]], wanted: list[list[np.ndarray]]) -> None:
+    """A model's outputs are within its bound, and where it decides, the decisions are the same."""
+    bound, decide = QUANTISED.get(name, (1e-3, None))
+    _compare(actual, wanted, bound)
+    if decide:
+        for got, want in zip(actual, wanted, strict=True):
+            clear = _clear(want[0])
+            np.testing.assert_array_equal(decide(got[0])[clear], decide(want[0])[clear])
+
+
 def _magnitude(array: np.ndarray) -> float:
     return float(np.abs(array).max(initial=0)) if array.dtype.kind == "f" else 0.0
 
@@ -105,13 +115,7 @@ def _magnitude(array: np.ndarray) -> float:
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("name", NAMES)
 def test_registry_model(name: str, form: str, provider: str, tmp_path: Path) -> None:
-    actual, wanted = _actual(name, form, provider, tmp_path), expected(name)
-    bound, decide = QUANTISED.get(name, (1e-3, None))
-    _compare(actual, wanted, bound)
-    if decide:
-        for got, want in zip(actual, wanted, strict=True):
-            clear = _clear(want[0])
-            np.testing.assert_array_equal(decide(got[0])[clear], decide(want[0])[clear])
+    agree(name, _actual(name, form, provider, tmp_path), expected(name))
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
