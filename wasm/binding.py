@@ -175,8 +175,8 @@ class EngineProgram(native.EngineProgram):
         for i, x in enumerate([*held, *made]):
             bound.table[i, 0] = address(x)
         stamps = e.alloc(times.nbytes) if times is not None else 0
-        code = native.driven(terminated, partial(e.run, bound.state, bound.table_at, 0 if terminated is None else budget / 1e6, stamps), partial(e.proceed, bound.state, budget / 1e6),
-                             partial(e.terminate, bound.state))
+        code = native.driven(terminated, partial(e.terminate, bound.state), (e.proceed, bound.state, budget / 1e6),
+                             e.run, bound.state, bound.table_at, 0 if terminated is None else budget / 1e6, stamps)
         if times is not None:
             e.profile(bound.state, 0)
             e.copyOut(stamps, address(times), times.nbytes)

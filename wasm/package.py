@@ -108,8 +108,8 @@ class _Session:
             stamps = e.put(address(rows), rows.nbytes)
             e.sessionProfile(self.handle, stamps, len(rows))
         try:
-            code = native.driven(terminated, partial(e.start, self.handle, self.given_at, len(held), 0 if terminated is None else budget), partial(e.sessionContinue, self.handle, budget),
-                                 partial(e.sessionTerminate, self.handle))
+            code = native.driven(terminated, partial(e.sessionTerminate, self.handle), (e.sessionContinue, self.handle, budget),
+                                 e.start, self.handle, self.given_at, len(held), 0 if terminated is None else budget)
         finally:
             if rows is not None:
                 e.sessionProfile(self.handle, 0, 0)

@@ -312,8 +312,8 @@ class EngineProgram:
             pointers[i] = address(y)
         if times is not None:
             self._engine.sx_profile(bound.state, times.ctypes.data_as(POINTER(c_int64)))
-        code = driven(terminated, partial(self._run, bound.state, bound.in_at, bound.out_at, arena, 0 if terminated is None else budget, bound.report_at),
-                      partial(self._engine.sx_continue, bound.state, budget, bound.report_at), partial(self._engine.sx_terminate, bound.state))
+        code = driven(terminated, partial(self._engine.sx_terminate, bound.state), (self._engine.sx_continue, bound.state, budget, bound.report_at),
+                      self._run, bound.state, bound.in_at, bound.out_at, arena, 0 if terminated is None else budget, bound.report_at)
         if times is not None:
             self._engine.sx_profile(bound.state, None)
         if code:
@@ -378,24 +378,26 @@ class EngineProgram:
             self.close()
 
 
-def driven(terminated: Callable[[], bool] | None, start: Callable[[], int], proceed: Callable[[], int], stop: Callable[[], object]) -> int:
-    """The status of a run, which `start` begins, `proceed` takes up where its budget ended, and `stop` ends: as soon as `terminated` is so where it can tell (providers/base.py's can), else
-    when it is asked, between."""
+def driven(terminated: Callable[[], bool] | None, stop: Callable[[], object], proceed: tuple[Any, ...], start: Callable[..., int], *arguments: Any) -> int:
+    """The status of a run, which `start` begins, `proceed` (a function and its arguments) takes up where its budget ended, and `stop` ends: as soon as `terminated` is so where it can tell
+    (providers/base.py's can), else when it is asked, between."""
+    if terminated is None:
+        return start(*arguments)
     tell = getattr(terminated, "tell", None)
     if tell is not None:
         tell(stop)
     try:
-        if tell is not None and terminated():  # type: ignore[misc]  # said before anybody could be told
+        if tell is not None and terminated():  # said before anybody could be told
             raise error_of(TERMINATED, "the run was stopped")
-        code = start()
+        code = start(*arguments)
         while code == YIELD:
-            if terminated is not None and terminated():
+            if terminated():
                 stop()
-            code = proceed()
+            code = proceed[0](*proceed[1:])
         return code
     finally:
         if tell is not None:
-            terminated.forget(stop)  # type: ignore[union-attr]
+            terminated.forget(stop)  # type: ignore[attr-defined]
 
 
 def error_of(code: int, text: str) -> SardonyxError:

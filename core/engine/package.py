@@ -152,8 +152,9 @@ class _Session:
         if rows is not None:
             rows[:] = -1
             engine.sx_session_profile(self.handle, rows.ctypes.data, len(rows))
-        code = driven(terminated, partial(engine.sx_session_run, self.handle, self.given, len(inputs), 0 if terminated is None else budget, byref(self.report)),
-                      partial(engine.sx_session_continue, self.handle, budget, byref(self.report)), partial(engine.sx_session_terminate, self.handle))
+        report = byref(self.report)
+        code = driven(terminated, partial(engine.sx_session_terminate, self.handle), (engine.sx_session_continue, self.handle, budget, report),
+                      engine.sx_session_run, self.handle, self.given, len(inputs), 0 if terminated is None else budget, report)
         if rows is not None:
             engine.sx_session_profile(self.handle, None, 0)
         if code:
