@@ -48,7 +48,7 @@ bench: setup-bench ## sardonyx beside its peers; writes tests/bench/results.{jso
 roofline: setup-test ## rewrite webgpu/ROOFLINE.md: what the yardstick models cost on a GPU (counted, not timed)
 	@$(PY) -m tests.bench.roofline >/dev/null
 
-bench-web: setup-test ## sardonyx beside onnxruntime-web in one Chromium, on wasm and on WebGPU; writes tests/bench/web.{json,md} and web_gpu.json
+bench-web: setup-test ## sardonyx beside onnxruntime-web in one Chromium, on wasm and on WebGPU; writes tests/bench/{web,web_gpu}.{json,md}
 	@$(PY) -m tests.bench.web
 	@$(PY) -m tests.bench.web_gpu
 
