@@ -10,7 +10,7 @@ Variants
 - *block* (GPU): a workgroup of 64 takes 16 queries of a head; K and V pass through workgroup memory 16 keys at a time (8 where heads are wider than 64). Four invocations share a query: each
   scores a quarter of the tile's keys and holds a quarter of the output's columns in registers.
 - *row* (GPU, few queries, as in decoding): a workgroup takes one query; 64 keys at a time are scored one an invocation, then the invocations are columns of V, read side by side.
-- *serial* (software adapters, and heads wider than 128): an invocation takes four queries (one where there are few) and 64 columns of V. No barriers.
+- *serial* (software adapters, and heads wider than 128): an invocation takes two queries (one where there are few) and 64 columns of V. No barriers.
 """
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class _Attention:
     def serial(self) -> Built:
         """An invocation: some queries of a head, some columns of V."""
         s = Shader(self.context, LANES)
-        count = 1 if most(self.context, self.q.dims[2]) < 4 else 4
+        count = 1 if most(self.context, self.q.dims[2]) < 4 else 2   # four: 256 sums of private memory, whose declaration alone takes SwiftShader 45 ms to compile
         blocks, slices = ceildiv(self.q.dims[2], count), ceildiv(self.v.dims[3], COLUMNS)
         all_: Dim = self.q.dims[0] * self.q.dims[1] * blocks * slices
         item = s.let(f"group * {LANES} + lane")
@@ -158,9 +158,12 @@ class _Attention:
         starts = [s.let(f"{at['q']} + {r} * {s.size(self.q.strides[2])}") for r in rows]
         s.add(f"var o: array<f32, {COLUMNS * count}>;")
         s.add(f"for (var c = 0; c < {COLUMNS * count}; c += 1) {{ o[c] = 0.0; }}")
-        for i in range(count):
-            s.add(f"var m{i} = {LOWEST};")
-            s.add(f"var l{i} = 0.0;")
+        # What happens once a key is a loop over the queries, not as many texts: drivers take long over exp.
+        for name in ("highest", "totals", "powers", "factors"):
+            s.add(f"var {name}: array<f32, {count}>;")
+        each_query = f"for (var i = 0; i < {count}; i += 1)"
+        with s.block(each_query):
+            s.add(f"highest[i] = {LOWEST};")
         with s.block(f"for (var t = 0; t < {s.param(self.k.dims[2])}; t += 1)"):
             seen = [self.seen(s, at, row, "t") for row in rows]
             if seen[0] != "true":
@@ -172,19 +175,24 @@ class _Attention:
                 x = s.load(self.k, s.let(f"{key} + d * {s.size(self.k.strides[3])}")).text
                 for i in range(count):
                     s.add(f"d{i} = fma({s.read(self.q, s.let(f'{starts[i]} + d * {s.size(self.q.strides[3])}')).text}, {x}, d{i});")
+            s.add(f"var dots = array<f32, {count}>({', '.join(f'd{i}' for i in range(count))});")
+            with s.block(each_query):
+                row = s.let(f"min({first} + i, {s.param(self.q.dims[2])} - 1)")
+                score, there = self.score(s, "dots[i]", at, row, "t"), self.seen(s, at, row, "t")
+                self.online(s, score if there == "true" else s.let(f"select({LOWEST}, {score}, {there})", "f32"), "highest[i]", "totals[i]", "p", "f")
+                s.add("powers[i] = p;")
+                s.add("factors[i] = f;")
             for i in range(count):
-                score = self.score(s, f"d{i}", at, rows[i], "t")
-                self.online(s, score if seen[i] == "true" else s.let(f"select({LOWEST}, {score}, {seen[i]})", "f32"), f"m{i}", f"l{i}", f"p{i}", f"f{i}")
+                s.add(f"let p{i} = powers[{i}];")
+                s.add(f"let f{i} = factors[{i}];")
             value = s.let(f"{at['v']} + t * {s.size(self.v.strides[2])}")
             with s.block(f"for (var c = 0; c < {columns}; c += 1)"):
                 x = s.load(self.v, s.let(f"{value} + ({column} + c) * {s.size(self.v.strides[3])}")).text
                 for i in range(count):
                     place = f"o[c * {count} + {i}]"
                     s.add(f"{place} = fma(p{i}, {x}, {place} * f{i});")
-        with s.block(f"for (var c = 0; c < {columns}; c += 1)"):
-            for i in range(count):
-                with s.block(f"if ({first} + {i} < {s.param(self.q.dims[2])})"):
-                    self.store(s, at, s.let(f"{first} + {i}"), s.let(f"{column} + c"), f"o[c * {count} + {i}]", f"l{i}")
+        with s.block(f"for (var i = 0; i < min({count}, {s.param(self.q.dims[2])} - {first}); i += 1)"), s.block(f"for (var c = 0; c < {columns}; c += 1)"):
+            self.store(s, at, s.let(f"{first} + i"), s.let(f"{column} + c"), f"o[c * {count} + i]", "totals[i]")
         return s.dispatch(groups(s, all_))
 
     def online(self, s: Shader, score: str, m: str, total: str, p: str, factor: str) -> None:
