@@ -24,7 +24,8 @@ The text, an object (numbers of buffers: slabs, then constants, then the status 
     beside    [names of nodes, why they run on the engine, 1 where they make small integer tensors, as shape arithmetic does]
     recording slabs [most bytes or -1, row, bytes each, row, bytes each …], constants [number …], dispatches [shader, row of workgroups, label, buffers, rows of uniforms],
               inputs [slab or -1, element type, least, most (or nothing)], outputs [slab, element type, rows of dims], steps [label …], elements [input, element] that decide sizes,
-              half [numbers of constants, float32 in the file, that lie as f16] (since 1.1, where there are any)
+              half [numbers of constants, float32 in the file, that lie as f16] (since 1.1, where there are any),
+              same [[input, output, dispatch] …] (since 1.1, where there are any): where both are one buffer of equal sizes, the dispatch is left out (recording.py)
 """
 from __future__ import annotations
 
@@ -232,6 +233,7 @@ class _Recorder:
             "outputs": [[o.slab, int(o.dtype), list(o.dims)] for o in r.outputs],
             "steps": [text.label(s) for s in r.steps],
             "elements": [list(e) for e in program.elements],
+            **({"same": [[s.input, s.output, s.dispatch] for s in r.same]} if r.same else {}),
         }
 
     def _constant(self, constant: Constant) -> int:

@@ -117,8 +117,8 @@ export class GpuDevice {
   }
 
   /** `watched`, waited for. */
-  async guarded(make) {
-    const [made, late] = this.watched(make), error = await late;
+  async guarded(make, refused = undefined) {
+    const [made, late] = this.watched(make, refused), error = await late;
     if (error) throw error;
     return made;
   }
@@ -163,9 +163,9 @@ export class GpuDevice {
     return made;
   }
 
-  /** A buffer with these elements, the caller's. */
-  uploaded(data) {
-    const made = this.storage(data.byteLength, "an output"), pouring = new Pouring(this.device.queue, made);
+  /** A buffer with these elements: the caller's, or `made`. */
+  uploaded(data, made = this.storage(data.byteLength, "an output")) {
+    const pouring = new Pouring(this.device.queue, made);
     pouring.write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
     pouring.end();
     return made;

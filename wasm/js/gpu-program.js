@@ -4,7 +4,8 @@
 // - A table of sizes decides everything that changes: uniforms, workgroups, bytes of memory. It comes from the engine's bind; the same table again changes nothing.
 // - Buffers are made for the first sizes, up to twice as large where the model allows, and grow when a later size asks for it. Only then bind groups change. No size compiles anything.
 // - The first run does not wait for all pipelines: what is compiled is submitted, while the others still compile.
-// - A GPU buffer given as an input, or kept as an output, is bound in the place of the slab: nothing is copied. Bind groups are kept by what they bind, so those of a loop over the same tensors exist.
+// - A GPU buffer given as an input, or for an output, or kept as one, is bound in the place of the slab: nothing is copied. The same one may be both where the recording says so (a cache that grows in
+//   place): the dispatch that would copy it is left out. Bind groups are kept by what they bind, so those of a loop over the same tensors exist.
 // - A run ends at its submission, as far as the next one is concerned (`submitted`): the queue keeps the order, each run has a staging buffer of its own, and the status word is reset on the GPU.
 import { Aborted, InvalidArgument, InvalidModelFile, RuntimeException } from "./errors.js";
 import { fromBuffer, fromWords, narrow, packed, toBuffer, toWords } from "./gpu-words.js";
@@ -39,6 +40,7 @@ export class GpuProgram {
     }
     /** Resolves when the browser understands every shader. */
     this.accepted = Promise.all(Array.from(compiled.values(), (one) => one.accepted));
+    this.same = new Map((recording.same ?? []).map(([input, output, dispatch]) => [`${input} ${output}`, this.#dispatches[dispatch]]));
     this.rows = Uint32Array.from(rows); // (word of the block, row of the table)
     this.block = new Int32Array(Math.max(4, at / 4));
     this.written = new Set(recording.dispatches.flatMap(([shader, , , buffers]) => buffers.filter((_, i) => stored.shaders[shader][1][i] === "1")));
@@ -115,21 +117,22 @@ export class GpuProgram {
   }
 
   /**
-   * Run what is bound. `inputs`: {type, bytes} as the engine has them, or {type, gpu: a buffer, size: its bytes}. `keep[i]`: leave output i on the GPU. `submitted` is called when the next run may
-   * begin. Returns for each output {type, dims, data | gpu}; a kept buffer is the caller's, who gives it back by `give`.
+   * Run what is bound. `inputs`: {type, bytes} as the engine has them, or {type, gpu: a buffer, size: its bytes}. `keep[i]`: leave output i on the GPU, or {gpu, type, dims, name}: there. `submitted` is
+   * called when the next run may begin. Returns for each output {type, dims, data | gpu, given}; a kept buffer is the caller's, who gives it back by `give` unless it was `given`.
    */
   async run(inputs, keep = [], submitted = () => {}) {
     const { device, recording } = this;
     device.check();
-    const placed = this.#late, late = [], watched = Boolean(placed) || inputs.some((one) => one.gpu);
+    const placed = this.#late, late = [], given = keep.some((one) => one?.gpu), watched = Boolean(placed) || given || inputs.some((one) => one.gpu);
     this.#late = null;
-    const made = recording.outputs.map(([slab, type], i) => ({ type, dims: this.shapes[i], bytes: 4 * sizeOf(this.shapes[i]), slab, keep: Boolean(keep[i]) }));
+    const made = recording.outputs.map(([slab, type], i) => ({ type, dims: this.shapes[i], bytes: 4 * sizeOf(this.shapes[i]), slab, keep: Boolean(keep[i]), given: keep[i]?.gpu ?? null }));
+    checkTargets(made, keep);
     let staging = null;
     try {
       const steps = await this.#helpers(inputs, made);
       staging = await this.#submit(inputs, made, steps, (what) => {
         if (!watched) return what();
-        const [result, error] = device.watched(what, (why) => new InvalidArgument(`a GPU buffer given as an input can not be read: ${why}. It must belong to env.webgpu.device, be alive and not mapped, and have the usage STORAGE or COPY_SRC`));
+        const [result, error] = device.watched(what, given ? unwritable : (why) => new InvalidArgument(`a GPU buffer given as an input can not be read: ${why}. It must belong to env.webgpu.device, be alive and not mapped, and have the usage STORAGE or COPY_SRC`));
         late.push(error);
         return result;
       });
@@ -138,7 +141,7 @@ export class GpuProgram {
       this.#begun(submitted);
       return await this.#results(made, staging, late).finally(() => this.#ended());
     } catch (error) {
-      for (const one of made) device.free(one.gpu);
+      for (const one of made) if (!one.given) device.free(one.gpu);
       throw error;
     } finally {
       if (staging?.mapState === "unmapped") device.unstage(staging);
@@ -166,8 +169,8 @@ export class GpuProgram {
     let encoder = device.device.createCommandEncoder();
     checked(() => {
       this.#take(encoder, inputs, instead, helpers.inputs);
-      this.#stay(made, instead);
-      for (const one of this.#list) one.now = instead.size && one.buffers.some((b) => instead.has(b)) ? this.#rebound(one, instead) : one.group;
+      const left = this.#stay(made, instead, inputs);
+      for (const one of this.#list) one.now = left.has(one) ? null : instead.size && one.buffers.some((b) => instead.has(b)) ? this.#rebound(one, instead) : one.group;
     });
     for (let at = 0; at < this.#list.length; ) {
       const waits = this.#list.findIndex((one, i) => i >= at && !one.made.pipeline), end = waits < 0 ? this.#list.length : waits;
@@ -221,15 +224,23 @@ export class GpuProgram {
     });
   }
 
-  /** Kept outputs: buffers of their own, written in place where their elements lie as programs write them. */
-  #stay(made, instead) {
-    for (const one of made) {
+  /** Kept outputs: buffers of their own or the page's, written in place where their elements lie as programs write them. The dispatches to leave out: both their ends are one buffer. */
+  #stay(made, instead, inputs) {
+    const left = new Set();
+    for (const [i, one] of made.entries()) {
       if (!one.keep) continue;
       one.held = Math.ceil((lengthOf(one.type, sizeOf(one.dims)) * TYPES[one.type][1].BYTES_PER_ELEMENT) / 4) * 4;
-      const at = this.#spare.findIndex(({ size }) => size >= one.held && size <= Math.max(2 * one.held, 4096));
-      one.gpu = at < 0 ? this.device.storage(one.held, "an output") : this.#spare.splice(at, 1)[0];
-      if (one.bytes && toBuffer(one.type) === "" && !instead.has(one.slab)) instead.set(one.slab, { buffer: one.gpu });
+      const at = one.given ? -1 : this.#spare.findIndex(({ size }) => size >= one.held && size <= Math.max(2 * one.held, 4096));
+      one.gpu = one.given ?? (at < 0 ? this.device.storage(one.held, "an output") : this.#spare.splice(at, 1)[0]);
+      if (!one.bytes || toBuffer(one.type) !== "" || instead.has(one.slab)) continue;
+      if (one.given) {
+        const readers = inputs.flatMap(({ gpu, dims }, j) => (gpu === one.given ? [String(dims) === String(one.dims) && this.same.get(`${j} ${i}`)] : []));
+        if (!(one.given.usage & USABLE) || !readers.every(Boolean)) continue; // copied there when the run is over
+        for (const dispatch of readers) left.add(dispatch);
+      }
+      instead.set(one.slab, one.given ? { buffer: one.gpu, size: one.held } : { buffer: one.gpu });
     }
+    return left;
   }
 
   /** The bind group with other buffers in the place of slabs. */
@@ -263,7 +274,7 @@ export class GpuProgram {
       throw new RuntimeException(`results could not be read: ${error.message}`, { cause: error });
     }
     const mapped = staging.getMappedRange(0, total), status = new Uint32Array(mapped.slice(0, 8));
-    const results = made.map(({ type, dims, bytes, at, gpu }) => (gpu ? { type, dims, gpu } : { type, dims, data: fromWords(type, mapped.slice(at, at + bytes), bytes / 4) }));
+    const results = made.map(({ type, dims, bytes, at, gpu, given }) => (gpu ? { type, dims, gpu, given: Boolean(given) } : { type, dims, data: fromWords(type, mapped.slice(at, at + bytes), bytes / 4) }));
     staging.unmap();
     const wrong = (await Promise.all(late)).find((error) => error);
     if (wrong) {
@@ -309,6 +320,7 @@ export class GpuProgram {
     let last = null;
     for (let i = from; i < to; i++) {
       const { made, now, x, y } = this.#list[i];
+      if (!now) continue;
       if (made !== last) pass.setPipeline((last = made).pipeline);
       pass.setBindGroup(0, now);
       pass.dispatchWorkgroups(x, y);
@@ -327,3 +339,19 @@ export class GpuProgram {
     this.#spare = [];
   }
 }
+
+/** A tensor of the page's for an output has its type and dims. */
+export function mustFit(target, { type, dims }) {
+  if (target.type === type && String(target.dims) === String(dims)) return;
+  throw new InvalidArgument(`the tensor given for output '${target.name}' is ${TYPES[target.type][0]}[${target.dims}], the output is ${TYPES[type][0]}[${dims}]`);
+}
+
+function checkTargets(made, keep) {
+  made.forEach((one, i) => one.given && mustFit(keep[i], one));
+  const twice = made.findIndex((one, i) => one.given && made.findIndex((other) => other.given === one.given) < i);
+  if (twice >= 0) throw new InvalidArgument(`the GPU buffer given for output '${keep[twice].name}' is another output's, too: give one of its own`);
+}
+
+/** What the browser says about a buffer that was given for an output, or another of that run. */
+export const unwritable = (why) => new InvalidArgument(`a GPU buffer given for an input or output can not be used: ${why}. It must belong to env.webgpu.device, be alive and not mapped, and have the `
+  + "usage STORAGE; an input that is copied COPY_SRC, an output COPY_DST");

@@ -3,7 +3,7 @@
 import { log } from "./env.js";
 import { EPFail, InvalidModelFile, MissingFeature, NotImplemented, SardonyxError } from "./errors.js";
 import { openDevice, Pouring } from "./gpu-device.js";
-import { GpuProgram } from "./gpu-program.js";
+import { GpuProgram, mustFit, unwritable } from "./gpu-program.js";
 import { fromBuffer, halves, toBuffer } from "./gpu-words.js";
 import { lengthOf, sizeOf, TYPES } from "./tensor.js";
 
@@ -189,28 +189,33 @@ export class Gpu {
 
   // -- running -----------------------------------------------------------------------------------------------------------------------------------
 
-  /** See Session.run. `keep[i]`: output i of the model stays on the GPU; `submitted` is called when the next run may begin, if that is before this one's end. */
-  async run(session, feeds, fetches, { signal, profile, keep = [], submitted }) {
+  /** See Session.run. `keep[i]`: output i of the model stays on the GPU; `targets[i]`: {gpu, type, dims} the page wants it written to; `submitted` is called when the next run may begin, if that is before this one's end. */
+  async run(session, feeds, fetches, { signal, profile, keep = [], targets = [], submitted }) {
     this.device.check();
     const gpu = feeds.findIndex((feed) => feed.gpu && fromBuffer(feed.type) === null);
     if (gpu >= 0) throw new NotImplemented(`input '${session.inputs[gpu].name}': ${TYPES[feeds[gpu].type][0]} is not taken from a GPU buffer; give its data`);
     const kept = session.outputs.map((port, i) => {
-      if (keep[i] && toBuffer(port.type) === null) throw new NotImplemented(`output '${port.name}' is ${TYPES[port.type][0]}, which has no form in a GPU buffer; take it with preferredOutputLocation 'cpu'`);
-      return Boolean(keep[i]) && fetches.includes(i);
+      if ((keep[i] || targets[i]) && toBuffer(port.type) === null) throw new NotImplemented(`output '${port.name}' is ${TYPES[port.type][0]}, which has no form in a GPU buffer; take it with preferredOutputLocation 'cpu'`);
+      return fetches.includes(i) && (targets[i] ? { ...targets[i], name: port.name } : Boolean(keep[i]));
     });
     const { direct } = this.stored;
     if (direct >= 0) {
       const { player } = this.programs.get(direct);
       const made = await this.#segment(session, direct, feeds.map((feed) => (feed.gpu ? { ...feed, size: bytesOf(feed) } : { ...feed, bytes: session.bytesOf(feed) })), kept, submitted);
-      return { outputs: fetches.map((i) => (made[i].gpu ? { ...made[i], give: () => player.give(made[i].gpu) } : session.resultOf(made[i]))) };
+      return { outputs: fetches.map((i) => (made[i].gpu ? { ...made[i], give: () => made[i].given || player.give(made[i].gpu) } : session.resultOf(made[i]))) };
     }
     const host = await Promise.all(feeds.map(async (feed) => (feed.gpu ? { ...feed, data: await this.device.download(feed.gpu, bytesOf(feed), TYPES[feed.type][1]) } : feed)));
     const { outputs, events } = await session.engineRun(host, fetches, { signal, profile }, () => this.#turn(session));
-    return { outputs: outputs.map((one, i) => (kept[fetches[i]] ? this.#kept(one) : one)), events };
+    return { outputs: await Promise.all(outputs.map((one, i) => (kept[fetches[i]] ? this.#kept(one, kept[fetches[i]]) : one))), events };
   }
 
-  /** An output the engine made, on the GPU. */
-  #kept({ type, dims, data }) {
+  /** An output the engine made, on the GPU; `target`: where, or true. */
+  async #kept({ type, dims, data }, target) {
+    if (target !== true) {
+      mustFit(target, { type, dims });
+      await this.device.guarded(() => this.device.uploaded(data, target.gpu), unwritable);
+      return { type, dims, gpu: target.gpu, give() {} };
+    }
     const gpu = this.device.uploaded(data);
     return { type, dims, gpu, give: () => this.device.free(gpu) };
   }
@@ -325,7 +330,7 @@ function verified(text) {
   must(programs !== null && typeof programs === "object" && number(direct, -1) && (direct < 0 || direct in programs), "a program");
   const variants = ({ variants: list = [] }) => (all(list, (one) => Array.isArray(one) && typeof one[1] === "string" && one[3], "a variant"), list.map((one) => one[3]));
   for (const recording of Object.entries(programs).flatMap(([key, both]) => (must(number(Number(key)) && both?.gpu, "a program"), [both.gpu, ...(both.cpu ? [both.cpu] : []), ...variants(both)]))) {
-    const { slabs, inputs, outputs, dispatches, steps, elements, half = [] } = recording, rows = (list) => Array.isArray(list) && list.every((row) => number(row));
+    const { slabs, inputs, outputs, dispatches, steps, elements, half = [], same = [] } = recording, rows = (list) => Array.isArray(list) && list.every((row) => number(row));
     all(slabs, (one) => Array.isArray(one) && number(one[0], -1) && one.length % 2 === 1 && rows(one.slice(1)), "a slab");
     all(recording.constants, (c) => number(c, 0, constants.length), "a constant's number");
     all(half, (c) => number(c, 0, constants.length) && constants[c][1] % 4 === 0 && constants[c][2] % 4 === 0, "a constant of f16");
@@ -336,6 +341,7 @@ function verified(text) {
       && one[3].every((b) => number(b, 0, buffers)) && one[3].length === shaders[one[0]][1].length && rows(one[4]), "a dispatch");
     all(steps, (one) => number(one, 0, labels.length), "a step");
     all(elements, (one) => Array.isArray(one) && number(one[0], 0, inputs.length) && number(one[1]), "an element");
+    all(same, (one) => Array.isArray(one) && number(one[0], 0, inputs.length) && number(one[1], 0, outputs.length) && number(one[2], 0, dispatches.length), "an input that may be an output");
   }
   return text;
 }

@@ -113,6 +113,8 @@ export class InferenceSession {
   static create(source: Source, options?: SessionOptions): Promise<InferenceSession>;
   static create(buffer: ArrayBufferLike | ArrayBufferView, byteOffset: number, byteLength?: number, options?: SessionOptions): Promise<InferenceSession>;
   run(feeds: Feeds, options?: RunOptions): Promise<Results>;
+  /** A tensor in `fetches` is written to and returned. On WebGPU it may be one of a GPU buffer, also a buffer that is fed: a cache that is past and present grows in place (GroupQueryAttention,
+   * TensorScatter). After an error such a buffer holds anything. */
   run(feeds: Feeds, fetches: Fetches, options?: RunOptions): Promise<Results>;
   /** Stop what runs and give all memory back. */
   release(): Promise<void>;

@@ -92,7 +92,8 @@ export class InferenceSession {
       checkAborted(options.signal);
       const numbers = names.map((name) => this.outputNames.indexOf(name)), { webgpu, worker } = this.engine, told = { signal: options.signal, profile: !!this.#events };
       if (this.#pinned.includes(true)) told.pin = numbers.map((number, i) => this.#pinned[number] && !targets?.[names[i]]);
-      if (targets && !worker) told.into = names.map((name) => targets[name]?.data);
+      if (targets && !worker) told.into = names.map((name) => (onGpu(targets[name]) ? undefined : targets[name]?.data));
+      if (targets && webgpu) told.targets = this.#places(targets);
       if (webgpu) Object.assign(told, { keep: this.#kept }, worker ? {} : { submitted });
       return session.run(given, numbers, told);
     });
@@ -103,7 +104,7 @@ export class InferenceSession {
       throw new Aborted("the session was released");
     }
     if (events) this.#events?.push(...events);
-    return Object.fromEntries(names.map((name, i) => [name, made[i].gpu ? this.#onGpu(made[i]) : made[i].pinned ? pinnedTensor(made[i], session) : deliver(name, made[i], targets?.[name])]));
+    return Object.fromEntries(names.map((name, i) => [name, onGpu(targets?.[name]) ? targets[name] : made[i].gpu ? this.#onGpu(made[i]) : made[i].pinned ? pinnedTensor(made[i], session) : deliver(name, made[i], targets?.[name])]));
   }
 
   #onGpu({ type, dims, gpu, give }) {
@@ -136,8 +137,13 @@ export class InferenceSession {
     return events;
   }
 
-  #takesGpu(port) {
-    if (!this.engine.webgpu || this.engine.worker) throw new InvalidArgument(`input '${port.name}' is on the GPU and the session ${this.engine.worker ? "runs in a worker (env.wasm.proxy)" : "on the wasm engine"}: give its data (await tensor.getData())`);
+  /** By output number, what of `targets` is on the GPU. */
+  #places(targets) {
+    return this.outputNames.map((name) => onGpu(targets[name]) && { gpu: targets[name].gpuBuffer, type: NUMBERS[targets[name].type], dims: targets[name].dims });
+  }
+
+  #takesGpu(port, what = "input") {
+    if (!this.engine.webgpu || this.engine.worker) throw new InvalidArgument(`${what} '${port.name}' is on the GPU and the session ${this.engine.worker ? "runs in a worker (env.wasm.proxy)" : "on the wasm engine"}: ${what === "input" ? "give its data (await tensor.getData())" : "take it as data, without a tensor in 'fetches'"}`);
     return true;
   }
 
@@ -149,7 +155,10 @@ export class InferenceSession {
     if (fetches === undefined || fetches === null) return [this.outputNames];
     if (fetches instanceof Tensor || typeof fetches !== "object") throw new InvalidArgument("'fetches' is an array of output names, or an object of tensors by output name");
     const names = Array.isArray(fetches) ? fetches : Object.keys(fetches);
-    for (const name of names) if (!this.outputNames.includes(name)) throw new InvalidArgument(`the model has no output '${name}'; it has ${list(this.outputNames)}`);
+    for (const name of names) {
+      if (!this.outputNames.includes(name)) throw new InvalidArgument(`the model has no output '${name}'; it has ${list(this.outputNames)}`);
+      if (onGpu(fetches[name])) this.#takesGpu({ name }, "output");
+    }
     return [names, Array.isArray(fetches) ? undefined : fetches];
   }
 
@@ -176,6 +185,9 @@ export class InferenceSession {
 
 /** A tensor of this package, or one of onnxruntime-web's, which has the same fields. */
 const isTensor = (what) => what instanceof Tensor || (typeof what === "object" && what !== null && typeof what.type === "string" && Array.isArray(what.dims) && (what.location === "gpu-buffer" || what.data !== undefined));
+
+/** Whether a tensor lies in a GPU buffer. */
+const onGpu = (tensor) => tensor instanceof Tensor && tensor.location === "gpu-buffer";
 
 /** In an engine's memory: not so onnxruntime-web's own tensors of that location. */
 const isPinned = (tensor) => tensor instanceof Tensor && tensor.location === "cpu-pinned";
