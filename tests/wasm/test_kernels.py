@@ -124,6 +124,13 @@ def test_convolution(c: int, m: int, kernel: int, size: tuple[int, int], group: 
                "ys": np.array(0.3, "f4"), "yz": np.array(7, dtype), "b": rng.integers(-999, 999, m).astype("i4")}, **options)
 
 
+@pytest.mark.parametrize("height", [24, 23, 17])
+def test_winograd_of_an_odd_few_blocks(height: int) -> None:
+    """Three blocks of two rows of tiles, the last of which is halved, and where it has one row and is not."""
+    rng = np.random.default_rng(height)
+    check("Conv", {"x": floats(rng, 1, 16, height, 60)}, {"w": floats(rng, 20, 16, 3, 3), "b": floats(rng, 20)}, rtol=1e-4, pads=[1] * 4)
+
+
 @pytest.mark.parametrize("c,kernel,width,strides,pads", [
     (13, 3, 16, 1, (1, 1)), (8, 3, 8, 1, (1, 1)), (24, 3, 7, 1, (1, 1)), (4, 3, 6, 1, (1, 1)), (6, 3, 5, 1, (0, 2)), (3, 3, 9, 1, (1, 1)), (17, 3, 27, 2, (1, 1)), (12, 3, 13, 2, (0, 1)),
     (9, 5, 15, 1, (2, 2)), (20, 5, 23, 2, (2, 1)), (7, 7, 17, 1, (3, 3)), (5, 7, 9, 1, (5, 6)), (16, 3, 3, 1, (2, 2))])

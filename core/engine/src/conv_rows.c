@@ -5,7 +5,12 @@
    - Pointwise: Y[features, pixels] = W · X[channels, pixels], a product whose right-hand side is the image as it lies. */
 #include "conv.h"
 
-#define LINES 4
+#ifdef __wasm__
+#define LINES_3 6 /* of a strip of 3 × 3 taps */
+#else
+#define LINES_3 4
+#endif
+#define LINES_5 4
 
 typedef struct {
     const sx_conv *v;
@@ -71,7 +76,14 @@ SX_INLINE void lines_of(const int L, const int K, const float *x, int64_t broad,
             } \
         } \
     }
-STRIP(4, 3) STRIP(1, 3) STRIP(4, 5) STRIP(1, 5)
+#ifdef __wasm__
+STRIP(6, 3)
+#else
+STRIP(4, 3)
+#endif
+STRIP(1, 3) STRIP(4, 5) STRIP(1, 5)
+#define STRIP_NAME(L, K) strip_##L##_##K
+#define STRIP_OF(L, K) STRIP_NAME(L, K)
 typedef void (*strip_fn)(const float *x, int64_t broad, const float *w, int64_t cols, float bias, float lo, float hi, float *y, int64_t ld);
 
 /* Any width of kernel, one line. */
@@ -112,12 +124,13 @@ static void plane_task(void *arg, int64_t index, int worker) {
     float *y = j->plain ? (float *)v->yv->data + image * v->yn + c * v->yv->stride[1] + line * v->ys[1] : block;
     float bias = j->plain ? bias_of(j, c) : -0.0f, lo = j->plain ? j->sum.lo : -__builtin_inff(), hi = j->plain ? j->sum.hi : __builtin_inff();
     int side = v->k[1] == v->k[2] ? (int)v->k[2] : 0;
-    strip_fn several = side == 3 ? strip_4_3 : side == 5 ? strip_4_5 : 0, one = side == 3 ? strip_1_3 : side == 5 ? strip_1_5 : 0;
-    for (int64_t l = 0; l < lines;) {
-        int many = several && l + LINES <= lines;
-        if (one) (many ? several : one)(copied + l * j->broad, j->broad, w, v->out[2], bias, lo, hi, y + l * ld, ld);
+    strip_fn several = side == 3 ? STRIP_OF(LINES_3, 3) : side == 5 ? STRIP_OF(LINES_5, 5) : 0, one = side == 3 ? strip_1_3 : side == 5 ? strip_1_5 : 0;
+    int64_t together = !several ? 1 : side == 3 ? LINES_3 : LINES_5;
+    if (together > lines) together = 1;
+    for (int64_t next = 0; next < lines; next += together) {
+        int64_t l = sx_min64(next, lines - together); /* the last strip writes some of the one before again: the same */
+        if (one) (together > 1 ? several : one)(copied + l * j->broad, j->broad, w, v->out[2], bias, lo, hi, y + l * ld, ld);
         else strip_any(copied + l * j->broad, j->broad, v->k[1], v->k[2], w, v->out[2], bias, lo, hi, y + l * ld);
-        l += many ? LINES : 1;
     }
     if (!j->plain) sx_finish(v->call, block, 0, lines, v->out[2], v->out[2], start, v->spatial > 1 ? last - 1 : -1, last);
 }
@@ -125,9 +138,10 @@ static void plane_task(void *arg, int64_t index, int worker) {
 /* ---- pointwise ---- */
 static void weight_rows(const void *source, int64_t row, int64_t rows, int64_t at, int64_t count, float *to, int64_t ld) {
     const sx_conv *v = source;
-    const float *w = (const float *)v->wv->data;
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t k = 0; k < count; k++) to[i * ld + k] = w[((row + i) / SX_PANEL * v->c + at + k) * SX_PANEL + (row + i) % SX_PANEL];
+    for (int64_t i = 0, n; i < rows; i += n) {
+        n = sx_min64(rows - i, SX_PANEL - (row + i) % SX_PANEL);
+        SX_NAME(sx_gemm_transpose)((const float *)v->wv->data + ((row + i) / SX_PANEL * v->c + at) * SX_PANEL + (row + i) % SX_PANEL, SX_PANEL, count, n, to + i * ld, ld);
+    }
 }
 
 static void product_task(void *arg, int64_t index, int worker) {

@@ -2,7 +2,7 @@
 #include "gemm.h"
 
 #ifdef __wasm__
-#define KC 512      /* K block: a panel's, SX_PANEL · KC floats, come from the second-level cache without a pause, and longer rows of A are better foreseen */
+#define KC 1024     /* K block: C is read and written once for so many steps (4 % between 384 and 768). Panels, SX_PANEL · KC floats, and rows come from the second-level cache without a pause */
 #define SAME_SETS 4096 /* floats between rows that lie in the same cache sets */
 #else
 #define SAME_SETS 1024
@@ -277,13 +277,9 @@ SX_INLINE void gemv_panel(const int P, const int R, const int U, const int dtype
             }
 }
 
-#ifdef __wasm__ /* one row goes through two panels at once (gemv_packed), which is as many chains */
-#define STEPS(R) 1
-#else
-#define STEPS(R) (8 / (R * GEMV_V) > 0 ? 8 / (R * GEMV_V) : 1)
-#endif
 #define GEMV(R, dtype) gemv_panel(1, R, STEPS(R), dtype, a, rs, b, 0, k, c, ldc, 0)
-#ifdef __wasm__ /* one row at a time for narrow B, or its variants would be most of this file's bytes */
+#ifdef __wasm__ /* one row goes through two panels at once (gemv_packed), which is as many chains; narrow B takes one row at a time, or its variants would be most of this file's bytes */
+#define STEPS(R) 1
 #define GEMV_ANY(R) GEMV(R, SX_FLOAT)
 static void gemv_narrow(int rows, int dtype, const float *a, int64_t rs, const char *b, int64_t k, float *c, int64_t ldc) {
     for (; rows; rows--, a += rs, c += ldc)
@@ -291,6 +287,7 @@ static void gemv_narrow(int rows, int dtype, const float *a, int64_t rs, const c
         else GEMV(1, SX_BFLOAT16);
 }
 #else
+#define STEPS(R) (8 / (R * GEMV_V) > 0 ? 8 / (R * GEMV_V) : 1)
 #define GEMV_ANY(R) (dtype == SX_FLOAT ? GEMV(R, SX_FLOAT) : dtype == SX_FLOAT16 ? GEMV(R, SX_FLOAT16) : GEMV(R, SX_BFLOAT16))
 #endif
 static void gemv_one(int rows, int dtype, const float *a, int64_t rs, const char *b, int64_t k, float *c, int64_t ldc) {
@@ -406,8 +403,7 @@ static int direct(const sx_gemm *g, int64_t mc) {
     return mc <= GEMV_ROWS || g->a_row % SAME_SETS != 0 || g->k < 64;
 }
 
-/* to[i * to_ld + j] = from[j * from_ld + i], i < count, j < cols. */
-static void transpose(const float *from, int64_t from_ld, int64_t cols, int64_t count, float *to, int64_t to_ld) {
+void SX_NAME(sx_gemm_transpose)(const float *from, int64_t from_ld, int64_t cols, int64_t count, float *to, int64_t to_ld) {
     int64_t i = 0;
     for (; i + 4 <= count; i += 4) {
         int64_t j = 0;
@@ -424,7 +420,7 @@ static void copy_rows(const sx_gemm *g, int64_t row, int64_t rows, int64_t at, i
     if (g->rows) {
         g->rows(g->rows_source, row, rows, at, count, to, ld);
     } else if (g->a_row == 1 && g->a_dtype == SX_FLOAT) {
-        transpose((const float *)g->a + row + at * g->a_col, g->a_col, count, rows, to, ld);
+        SX_NAME(sx_gemm_transpose)((const float *)g->a + row + at * g->a_col, g->a_col, count, rows, to, ld);
     } else if (g->a_row == 1 && g->a_col != 1) { /* transposed: read along rows, 16 at a time so that what is written stays near */
         for (int64_t i = 0; i < rows; i += 16)
             for (int64_t k = 0; k < count; k++) {
@@ -446,7 +442,7 @@ static void copy_panel(const sx_gemm *g, int64_t n, int64_t at, int64_t count, f
     if (cols < SX_PANEL)
         for (int64_t i = 0; i < count * SX_PANEL; i++) to[i] = 0;
     if (g->panel) g->panel(g->panel_source, n, cols, at, count, to);
-    else if (plain_columns(g)) transpose((const float *)g->b + at + n * g->b_col, g->b_col, cols, count, to, SX_PANEL);
+    else if (plain_columns(g)) SX_NAME(sx_gemm_transpose)((const float *)g->b + at + n * g->b_col, g->b_col, cols, count, to, SX_PANEL);
     else if (cols == SX_PANEL && g->b_col == 1)
         for (int64_t i = 0; i < count; i++) sx_widen_row(g->b + ((at + i) * g->b_row + n) * size, g->b_dtype, 1, SX_PANEL, to + i * SX_PANEL);
     else
@@ -473,7 +469,7 @@ static int64_t k_block(int64_t k, int64_t run) {
 }
 
 sx_gemm_cut SX_NAME(sx_gemm_cut_for)(const sx_gemm *g, int64_t batch) {
-    enum { WANTED = 16, LEAST = 1 << 20, MC = 480, NC = 1024, MOST = 1 << 28 }; /* rectangles for a large product, multiplications for any; the largest rectangle, and its multiplications: 5 ms */
+    enum { WANTED = 16, LEAST = SX_GW > 4 ? 1 << 20 : 1 << 18, MC = 480, NC = 1024, MOST = 1 << 28 }; /* rectangles for a large product, multiplications for any; the largest rectangle, and its multiplications: 5 ms */
     sx_gemm_cut cut = {g->m, g->n, 1, 1};
     if (g->m == 0 || g->n == 0) return cut;
     int few = few_rows(g, g->m);

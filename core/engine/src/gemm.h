@@ -61,6 +61,9 @@ void SX_NAME(sx_gemm_block)(const sx_gemm *g, int64_t m0, int64_t mc, int64_t n0
 /* The same for rows in lines; of g only k, n, B and add are used. The scratch is sx_gemm_scratch's of a product without copied rows. */
 void SX_NAME(sx_gemm_lines)(const sx_gemm *g, const sx_gemm_rows *r, int64_t n0, int64_t nc, char *scratch);
 
+/* to[i * to_ld + j] = from[j * from_ld + i], i < count, j < cols. */
+void SX_NAME(sx_gemm_transpose)(const float *from, int64_t from_ld, int64_t cols, int64_t count, float *to, int64_t to_ld);
+
 static inline int64_t sx_min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t sx_max64(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t sx_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -8,7 +8,7 @@
    - Two directions with little work a step run side by side instead: a worker each, nobody waits.
    - R is read again at every step: one worker goes through its blocks to and fro, several start from either end, so that what each touched last is still in its cache.
    - 8-bit R: the state of all sequences is quantised to uint8 at every step (DynamicQuantizeLinear); Σ q·R is exact, zero points are taken out with the column sums of R.
-   - For a few sequences R is read as it lies, SX_GW rows at once; for more it is packed once per direction and goes through the matrix product of gemm.h.
+   - For a few sequences R is read as it lies, SX_ROWS rows at once; for more it is packed once per direction and goes through the matrix product of gemm.h.
    - Sequences end at their own length: states stay, outputs are 0. A reverse direction runs over each sequence from its own end. */
 #include "gemm_int.h"
 #include "rnn_rows.h"
@@ -306,7 +306,7 @@ static void recurrent(const plan *p, int gate, const char *state, int64_t u, int
         return;
     }
     int64_t j = 0;
-    for (; j + SX_GW <= n; j += SX_GW)
+    for (; j + SX_ROWS <= n; j += SX_ROWS)
         for (int64_t b = 0; b < p->b; b++) dot_rows((const float *)rows + j * p->h, (const float *)state + b * p->h, p->h, (float *)rec + b * p->block + j);
     for (; j < n; j++)
         for (int64_t b = 0; b < p->b; b++) ((float *)rec)[b * p->block + j] = dot_one((const float *)rows + j * p->h, (const float *)state + b * p->h, p->h);

@@ -34,9 +34,34 @@ SX_INLINE sx_f sums_of(sx_f *v) {
     return FOLD2(v[0], v[1]);
 }
 
+#ifdef __wasm__
+#define SX_ROWS 8
+
+/* to[j] = row j · x for SX_ROWS rows of k elements side by side; a pointer each, one sum each, added up as dot_one does (R of 1 MB: 15 µs; four rows of two sums: 16). */
+static void dot_rows(const float *r, const float *x, ptrdiff_t k, float *to) {
+    sx_f acc[SX_ROWS];
+    const float *row[SX_ROWS];
+    ptrdiff_t left = k;
+    SX_UNROLL for (int j = 0; j < SX_ROWS; j++) {
+        row[j] = r + j * k, acc[j] = sx_fsplat(0);
+        __asm__("" : "+r"(row[j])); /* or the compiler keeps one pointer and adds */
+    }
+    for (; left >= SX_GW; left -= SX_GW, x += SX_GW) {
+        const sx_f v = sx_fload(x);
+        SX_UNROLL for (int j = 0; j < SX_ROWS; j++) acc[j] += v * sx_fload(row[j]), row[j] += SX_GW;
+    }
+    if (left) {
+        const sx_f v = sx_fload_part(x, (int)left);
+        SX_UNROLL for (int j = 0; j < SX_ROWS; j++) acc[j] += v * sx_fload_part(row[j], (int)left);
+    }
+    SX_UNROLL for (int j = 0; j < SX_ROWS; j += 4) sx_fstore(to + j, sx_fsum4(acc[j], acc[j + 1], acc[j + 2], acc[j + 3]));
+}
+#else
 #define TOGETHER (SX_GW < 8 ? SX_GW : 8) /* rows read at once, four vectors of each: lines come in runs, and the sums hide each other's latency */
 
-/* to[j] = row j · x for SX_GW rows of k elements side by side. */
+#define SX_ROWS SX_GW
+
+/* to[j] = row j · x for SX_ROWS rows of k elements side by side. */
 static void dot_rows(const float *restrict r, const float *restrict x, int64_t k, float *restrict to) {
     sx_f acc[SX_GW];
     SX_UNROLL for (int part = 0; part < SX_GW; part += TOGETHER) {
@@ -66,6 +91,7 @@ static void dot_rows(const float *restrict r, const float *restrict x, int64_t k
     }
     sx_fstore(to, sums_of(acc));
 }
+#endif
 
 static float dot_one(const float *r, const float *x, int64_t k) {
     sx_f acc = sx_fsplat(0);

@@ -12,6 +12,11 @@
 #define TILES 32     /* of a block, about */
 #define FEATURES 256 /* of a block, at most */
 #define LEAST 8      /* blocks wanted */
+#ifdef __wasm__
+#define SPLIT 1      /* whether the last of an odd few blocks is two */
+#else
+#define SPLIT 0
+#endif
 #define SHARED (1 << 18) /* transformed inputs of a small image, floats: they stay in the second-level cache */
 #define MOST_FOUR (4 << 20) /* bytes of F(4×4) weights */
 enum { FOUR = SX_PACK_WINOGRAD + 4, TWO = SX_PACK_WINOGRAD + 2 };
@@ -23,6 +28,7 @@ typedef struct {
     const sx_conv *v;
     int64_t size, edge, down, across;               /* outputs and inputs of a tile along an axis; tiles of an image */
     int64_t rows, cols, row_blocks, col_blocks;     /* tiles of a block; blocks of an image */
+    int64_t whole;                                  /* row blocks of so many rows; the two after them, if there are any, share what is left */
     int64_t features, feature_blocks;
     int64_t tiles, plane_v, plane_m;                /* tiles of a block; floats of one of the edge² matrices */
     sx_sum sum;
@@ -190,6 +196,9 @@ static sx_gemm gemm_of(const job *j) {
     return (sx_gemm){.m = j->tiles, .n = j->v->m, .k = j->v->c, .a_row = j->v->c, .a_col = 1, .a_dtype = SX_FLOAT, .b_dtype = SX_FLOAT, .b_packed = 1};
 }
 
+/* The row of tiles a block begins at; of the one after the last, the image's last or beyond. */
+static int64_t first_row(const job *j, int64_t block) { return block <= j->whole ? block * j->rows : j->whole * j->rows + (block - j->whole) * ((j->down - j->whole * j->rows + 1) / 2); }
+
 static job job_of(const sx_conv *v) {
     job j = {.v = v, .size = v->wv->packing - SX_PACK_WINOGRAD};
     j.edge = j.size + 2, j.down = sx_ceil_div(v->out[1], j.size), j.across = sx_ceil_div(v->out[2], j.size);
@@ -202,6 +211,8 @@ static job job_of(const sx_conv *v) {
     j.feature_blocks = sx_max64(sx_ceil_div(v->m, FEATURES), sx_min64(sx_ceil_div(v->m, 64), sx_ceil_div(LEAST, blocks)));
     j.features = sx_round_up(sx_ceil_div(v->m, j.feature_blocks), 32);
     j.feature_blocks = sx_ceil_div(v->m, j.features);
+    j.whole = j.row_blocks;
+    if (SPLIT && !j.shared && blocks * j.feature_blocks % 2 && blocks * j.feature_blocks < 2 * LEAST && first_row(&j, j.row_blocks - 1) + 2 <= j.down) j.whole--, j.row_blocks++; /* of an odd few one of two workers would do one more */
     j.tiles = j.rows * j.cols;
     j.plane_v = sx_round_up(j.tiles * v->c, 32) + 16, j.plane_m = sx_round_up(j.tiles * j.features, 32) + 16; /* an odd number of lines: planes fall into different cache sets */
     j.in_place = sx_sum_of(v->call, 1, &j.sum);
@@ -230,8 +241,8 @@ static void tile_of(void *arg, int64_t index, int worker) {
     const job *j = arg;
     const sx_conv *v = j->v;
     int64_t feature = index % j->feature_blocks * j->features, features = sx_min64(j->features, v->m - feature), place = index / j->feature_blocks;
-    int64_t col = place % j->col_blocks * j->cols, row = place / j->col_blocks % j->row_blocks * j->rows, image = place / j->col_blocks / j->row_blocks;
-    int64_t cols = sx_min64(j->cols, j->across - col), rows = sx_min64(j->rows, j->down - row), edge2 = j->edge * j->edge;
+    int64_t col = place % j->col_blocks * j->cols, row_block = place / j->col_blocks % j->row_blocks, row = first_row(j, row_block), image = place / j->col_blocks / j->row_blocks;
+    int64_t cols = sx_min64(j->cols, j->across - col), rows = sx_min64(first_row(j, row_block + 1), j->down) - row, edge2 = j->edge * j->edge;
     float *own = (float *)(v->call->scratch + worker * v->call->scratch_bytes), *inputs = j->shared ? (float *)v->call->scratch + image * edge2 * j->plane_v : own;
     float *sums = own + (j->shared ? shared_floats(j) : edge2 * j->plane_v), *block = sums + edge2 * j->plane_m;
     char *scratch = (char *)(block + block_floats(j));
