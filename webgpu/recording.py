@@ -39,6 +39,8 @@ from .wgsl.storage import PACKED, interval, upload, word, word_bytes
 #: Constants of at most this many bytes lie together.
 POOLED = 1 << 16
 LARGEST_HALF = np.float32(65504)
+#: The operand of attention that is its past.
+PAST = 4
 #: Bytes at which constants of a pool begin.
 PART = 16
 
@@ -183,8 +185,9 @@ def record(program: Program, constants: Sequence[Tensor], limits: Limits, cpu: b
     shader-f16: how float32 lies), and the program's sizes with the rows it needs. CannotLower says why there is none."""
     sizes = sizes or Sizes(program)
     narrow = _narrow(program, constants, features, precision)
+    decoding = any(step.kind is Kernel.ATTENTION and len(step.inputs) > PAST and step.inputs[PAST] >= 0 for step in program.steps)
     while True:
-        context = Context(limits, cpu, uppers=sizes.ranges, tiles={} if tiles is None else tiles, half=narrow.half, features=features)
+        context = Context(limits, cpu, uppers=sizes.ranges, tiles={} if tiles is None else tiles, half=narrow.half, features=features, decoding=decoding)
         reach, built = _build(program, constants, sizes, context, narrow)
         if not context.refused:
             if not cpu and not getattr(tiles, "measuring", False):

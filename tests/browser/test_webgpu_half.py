@@ -11,6 +11,8 @@ import sardonyx as ort
 from onnx import helper, numpy_helper
 from playwright.sync_api import Page
 
+from tests.models import generated
+
 from .webgpu import Maker, ask, mlp, save
 
 
@@ -90,3 +92,31 @@ def test_models_in_float16_run_strictly(page: Page, isolated: str, models: Path,
     """, gpu)
     assert found["about"]["beside"] == [] and found["about"]["features"] == (["subgroups"] if gpu else [])
     assert found["made"] <= 8e-3 * float(np.abs(wanted).max())
+
+
+@pytest.mark.slow
+def test_a_decoder_of_any_length(page: Page, isolated: str, models: Path) -> None:
+    """A prompt, then a token, from one file: as a GPU with subgroups, products of one row are other dispatches than those of many."""
+    generated.llama(models / "gpu-llama.onnx", layers=1, hidden=128, heads=4, vocabulary=300, inner=256, int4=True)
+    ort.convert(models / "gpu-llama.onnx", models / "gpu-llama.sdx", webgpu=True)
+    reference = ort.InferenceSession(str(models / "gpu-llama.onnx"), providers=["ReferenceExecutionProvider"])
+    past, scale = np.zeros((2, 1, 4, 0, 32), np.float32), []
+    for rows in (5, 1):
+        total = past.shape[3] + rows
+        feeds = {"input_ids": np.arange(rows)[None] * 7 + 3, "attention_mask": np.ones((1, total), np.int64), "position_ids": np.arange(total - rows, total)[None],
+                 "past_key_values.0.key": past[0], "past_key_values.0.value": past[1]}
+        wanted = reference.run(None, feeds)
+        past = np.stack(wanted[1:])
+        save(models, f"gpu-llama{rows}.in", feeds)
+        save(models, f"gpu-llama{rows}.out", dict(zip([o.name for o in reference.get_outputs()], wanted, strict=True)))
+        scale.append(max(float(np.abs(a).max()) for a in wanted))
+    page.goto(isolated)
+    found = ask(page, """
+      const device = await openDevice(), made = [];
+      device.isCpu = false;
+      const session = await ort.InferenceSession.create('/models/gpu-llama.sdx', gpu);
+      for (const rows of [5, 1]) made.push([difference(await session.run(await tensors(`gpu-llama${rows}.in`)), await tensors(`gpu-llama${rows}.out`)), device.pipelines]);
+      return { made, features: session.explain().webgpu.features };
+    """)
+    assert found["features"] == ["subgroups"] and all(difference <= 1e-4 * s for (difference, _), s in zip(found["made"], scale, strict=True))
+    assert found["made"][0][1] == found["made"][1][1], "a token compiled something"

@@ -1,20 +1,24 @@
 """Memory of f16: models in float16 where WGSL has it (the same numbers as without), and float32 models in the precision "f16" (within the tolerance stated here)."""
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sardonyx import InferenceSession
+import sardonyx
+from sardonyx import InferenceSession, SessionOptions
 from sardonyx.converter.onnx import load_model
 from sardonyx.expr import Op, unary
 from sardonyx.kernels import Kernel
 from sardonyx.lowering import Lowering, View
+from sardonyx.model import read_model
+from sardonyx.providers.base import RunContext
 from sardonyx.providers.interpreter import Interpreter
 from sardonyx.types import DType
 from sardonyx.webgpu.device.base import MissingFeature
 from sardonyx.webgpu.executor import WebGpuProgram
-from sardonyx.webgpu.provider import WebGpuExecutor
+from sardonyx.webgpu.provider import Deferred, WebGpuExecutor
 
 from .programs import planned
 from .test_kernels import f, out
@@ -104,6 +108,28 @@ def test_sessions(own: Any, name: str, model: Any) -> None:
     feeds = {name: np.ones(shape, np.int64) if name == "mask" else (rng.normal(size=shape) * 0.3).astype(np.float32) for name, shape in shapes.items()}
     for a, b in zip(session.run(None, feeds), other.run(None, feeds), strict=True):
         assert 0 < np.abs(a - b).max() <= BOUND * np.abs(b).max()
+
+
+@pytest.mark.parametrize(("name", "model"), [("conv", conv), ("bert", bert)])
+def test_models_converted_to_float16_run_strictly(own: Any, tmp_path: Path, name: str, model: Any) -> None:
+    """`convert --fp16`: nothing beside the GPU, and float16 lies as f16 where the adapter has it."""
+    sardonyx.convert(model(), tmp_path / "m.sdx", fp16=True)
+    options = SessionOptions()
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    session = InferenceSession(str(tmp_path / "m.sdx"), options, providers=["WebGpuExecutionProvider"])
+    wanted = InferenceSession(model(), providers=["ReferenceExecutionProvider"])
+    rng = np.random.default_rng(4)
+    shapes = {i.name: [d if isinstance(d, int) else 2 for d in i.shape] for i in session.get_inputs()}
+    feeds = {name: np.ones(shape, np.int64) if name == "mask" else (rng.normal(size=shape) * 0.3).astype(np.float32) for name, shape in shapes.items()}
+    for a, b in zip(session.run(None, feeds), wanted.run(None, feeds), strict=True):
+        assert a.dtype == b.dtype and np.abs(a - b).max() <= 2 * BOUND * np.abs(b).max()
+    executor = WebGpuExecutor(own, read_model(tmp_path / "m.sdx"), strict=True)
+    try:
+        executor.run([feeds[i.name] for i in session.get_inputs()], range(len(session.get_outputs())), RunContext())
+        programs = [r.program for r in executor.latest.blocks.runners if isinstance(r, Deferred) and r.program is not None]
+        assert any("array<f16>" in s.source for p in programs for s in p.recording.shaders) == ("shader-f16" in own.features)
+    finally:
+        executor.close()
 
 
 def test_what_is_missing_is_named(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,18 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sardonyx import InferenceSession
 from sardonyx.converter.onnx import load_model
 from sardonyx.expr import Op, unary
 from sardonyx.kernels import Kernel
 from sardonyx.lowering import Lowering, View
+from sardonyx.providers.base import RunContext
 from sardonyx.providers.interpreter import Interpreter
 from sardonyx.types import DType
 from sardonyx.webgpu import autotune
 from sardonyx.webgpu.device.base import Limits
 from sardonyx.webgpu.executor import WebGpuProgram
 from sardonyx.webgpu.kernels.tiles import CANDIDATES, FOLDER, REGISTER, SHARED, SPLIT, SUBGROUP, TALL, choose, load, path_of
-from sardonyx.webgpu.provider import WebGpuExecutor
+from sardonyx.webgpu.provider import Deferred, WebGpuExecutor
 from sardonyx.webgpu.wgsl.shader import Context
+
+from tests.models.generated import llama
 
 from .programs import agree, planned
 from .test_models import bert, conv, mlp
@@ -118,6 +122,32 @@ def in_blocks(x: np.ndarray, bits: int, n: int, zeros: str) -> Any:
         lowering.call(Kernel.MATMUL, operands, [made], first_leaf=len(operands), zero_a=-1, zero_b=-1, bits=bits, block=block, block_scales=2, block_zeros=3 if zeros else 0, level=0)
         return made
     return rule
+
+
+@pytest.mark.parametrize("int4", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_decoder_takes_one_of_two(joined: Any, tmp_path: Path, int4: bool) -> None:
+    """A prompt, then a token: tiles for many rows, the split sum for one, in one program."""
+    llama(tmp_path / "llama.onnx", layers=1, hidden=128, heads=4, vocabulary=300, inner=256, int4=int4)
+    reference = InferenceSession(str(tmp_path / "llama.onnx"), providers=["ReferenceExecutionProvider"])   # the engine takes bytes at this accuracy level
+    model = load_model(str(tmp_path / "llama.onnx"))
+    executor, rng, past, compiled = WebGpuExecutor(joined, model), np.random.default_rng(0), np.zeros((2, 1, 4, 0, 32), np.float32), []
+    try:
+        for rows in (5, 1, 1):
+            total = past.shape[3] + rows
+            feeds = {"input_ids": rng.integers(0, 300, (1, rows)), "attention_mask": np.ones((1, total), np.int64), "position_ids": np.arange(total - rows, total)[None],
+                     "past_key_values.0.key": past[0], "past_key_values.0.value": past[1]}
+            wanted = reference.run(None, feeds)
+            made = executor.run([feeds[i.name] for i in reference.get_inputs()], range(len(wanted)), RunContext())
+            for a, b in zip(made, wanted, strict=True):
+                assert np.abs(a - b).max() <= 1e-4 * np.abs(b).max()
+            past = np.stack(wanted[1:])
+            (program,) = (r.program for r in executor.latest.blocks.runners if isinstance(r, Deferred) and r.program is not None)
+            taken = [d.tile for d in (program.recording.dispatches[i] for i in program._active) if d.tile]
+            assert len(taken) == 8 and {tile.startswith("matmul 1×") for tile in taken} == {rows == 1}
+            compiled.append(joined.compiled)
+        assert compiled[-1] == compiled[-2], "sessions plan again as sizes leave the range they planned for; within it nothing is compiled"
+    finally:
+        executor.close()
 
 
 def test_batched_integers(tiled: Any) -> None:

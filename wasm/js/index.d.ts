@@ -138,7 +138,7 @@ export interface WebGpuPlace {
   /** How float32 lies there; features of WGSL beyond every device's that are used. */
   readonly precision: "f32" | "f16";
   readonly features: readonly string[];
-  /** Dispatches of a run. */
+  /** Dispatches of a run, at most: of some, sizes decide which of two is taken. */
   readonly dispatches: number;
   /** Nodes that run on the wasm engine, and why; `shape`: small integers that only say sizes. */
   readonly beside: readonly { readonly node: string; readonly reason: string; readonly shape: boolean }[];

@@ -1,26 +1,32 @@
-"""The dispatches of a product: which writer's text, and what becomes of an epilogue with more operands than a dispatch may bind."""
+"""The dispatches of a product: which writer's text, and what becomes of an epilogue with more operands than a dispatch may bind.
+
+In a decoder, whose rows may be many (a prompt) or one (a token), a product with weights is two dispatches, of which a run takes one: the other has no workgroups at its sizes, and players leave it
+out. So one recording has both the tiles for many rows and the split sum for one, and no new size compiles anything.
+"""
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 
+from ...dim import Expr, dim_max, dim_min
 from ...expr import Op, cast, leaf, substitute
 from ...types import DType
 from ..wgsl.shader import Built, Context, TooManyBindings
 from ..wgsl.space import Temporary
-from .base import Step
+from .base import Step, least, most
 from .blocks import Blocks, BlockWriter
 from .bytes import ByteWriter, in_words
 from .depthwise import DepthwiseWriter, is_depthwise
 from .gemm import Product, Writer
 from .map import temporary_map
+from .tiles import FEW
 
 
 def multiply(make: Callable[[Step], Product], step: Step, context: Context) -> list[Built]:
     """The dispatches of a step that `make` turns into a Product; an epilogue with more operands than a dispatch may bind becomes a Map of its own."""
     ranges = dict(context.ranges)
     try:
-        return [writer(make(step), context).build()]
+        return _written(make, step, context)
     except TooManyBindings:
         if not step.epilogue:
             raise
@@ -29,10 +35,24 @@ def multiply(make: Callable[[Step], Product], step: Step, context: Context) -> l
     out, number = step.output(), len(step.inputs) - step.first
     middle = Temporary.operand(out.dtype if out.dtype.is_float else DType.INT32, out.dims)
     bare = make(replace(step, outputs=[middle], epilogue=[], inputs=step.inputs[:step.first]))
-    built = [writer(bare, context).build()]
+    built = _written(lambda _: bare, step, context)
     low, high = context.ranges.get(middle.buffer, (middle.low, middle.high))
     root = substitute(step.epilogue[0], lambda node: cast(leaf(number, middle.dtype), node.type) if node.op is Op.ACC else None)
     return built + temporary_map(root, [*step.inputs[step.first:], replace(middle, low=low, high=high)], out, context, step.label)
+
+
+def _written(make: Callable[[Step], Product], step: Step, context: Context) -> list[Built]:
+    """One dispatch, or in a decoder the two of the head."""
+    many = writer(make(step), context)
+    m = many.m
+    if not (context.decoding and isinstance(m, Expr) and least(context, m) <= 1 and min(most(context, m), most(context, many.n)) > FEW and many.product.b.operand.packing and not context.cpu):
+        return [many.build()]
+    one = writer(make(step), context)
+    one.m = 1
+    made = [one.build(), many.build()]
+    for built, condition in zip(made, (dim_max(0, dim_min(m, 2 - m)), dim_min(1, dim_max(0, m - 1))), strict=True):
+        built.groups = built.groups * condition
+    return made
 
 
 def writer(product: Product, context: Context) -> Writer:

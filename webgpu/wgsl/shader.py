@@ -63,6 +63,7 @@ class Context:
     refused: set[Any] = field(default_factory=set)   # packed memory that a kernel can only write element by element: recording.py gives it words and builds again
     half: Collection[Any] = ()       # memory of f16 (wgsl/storage.py)
     features: frozenset[str] = frozenset()   # what WGSL has here beyond every device's: "shader-f16", "subgroups"
+    decoding: bool = False    # of a decoder's step: its rows may be many, or one
     planning: bool = False    # only asked whether there is a kernel: how constants will lie is not known yet
 
 
