@@ -142,8 +142,9 @@ def test_a_decoder_takes_one_of_two(joined: Any, tmp_path: Path, int4: bool) -> 
                 assert np.abs(a - b).max() <= 1e-4 * np.abs(b).max()
             past = np.stack(wanted[1:])
             (program,) = (r.program for r in executor.latest.blocks.runners if isinstance(r, Deferred) and r.program is not None)
-            taken = [d.tile for d in (program.recording.dispatches[i] for i in program._active) if d.tile]
-            assert len(taken) == 8 and {tile.startswith("matmul 1×") for tile in taken} == {rows == 1}
+            taken = [d for d in (program.recording.dispatches[i] for i in program._active) if d.label.startswith("matmul")]
+            texts = [program.recording.shaders[d.shader].source for d in taken]
+            assert len(taken) >= 4 and all(("parts: array" in s, "tile_b: array" in s) == (rows == 1, rows > 1) for s in texts)
             compiled.append(joined.compiled)
         assert compiled[-1] == compiled[-2], "sessions plan again as sizes leave the range they planned for; within it nothing is compiled"
     finally:
