@@ -214,7 +214,7 @@ class _Recorder:
         return record(plan.program, plan.constants, Limits(), target.software, sizes, features=target.features, precision=target.precision)[0]
 
     @staticmethod
-    def _played(made: Mapping[Target, tuple[Recording, dict[str, Any]]], target: Target) -> dict[str, Any] | None:
+    def _played(made: dict[Target, tuple[Recording, dict[str, Any]]], target: Target) -> dict[str, Any] | None:
         """What a player takes for a device that is this, of what there is: the order of gpu.js."""
         if not made:
             return None
