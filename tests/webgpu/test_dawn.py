@@ -21,8 +21,10 @@ from tests.models.registry import CACHE, MODELS, fetch, light_models
 
 from .paper import recorded
 from .programs import planned
+from .test_fourier import transform
 from .test_half import block
 from .test_kernels import bytes_between
+from .test_long_rows import normed, softmax
 from .test_tiles import in_blocks
 
 NPM = CACHE / "npm" / "node_modules"
@@ -95,6 +97,18 @@ def test_products_of_few_rows_compile_in_dawn(dtype: type) -> None:
             program, constants = planned(rule, [(DType.of(x), x.shape)])
             made.append((f"{m} rows, {bits} bits", record(program, constants, Limits(), False, features=features)[0]))
     assert all("subgroupAdd" in r.shaders[0].source for _, r in made) and any("vec4<f16>" in r.shaders[0].source for _, r in made) == (dtype is np.float16)
+    assert compiled(made)[1] == []
+
+
+def test_kernels_of_long_rows_and_signals_compile_in_dawn() -> None:
+    """Runs in parts and transforms in passes, which the suite's small tensors have not."""
+    rules: list[tuple[tuple[int, ...], Any]] = [((1, 50000), lambda k, v: softmax(k, v, None, 0, 1)), ((1, 50000), lambda k, v: [k.reduce(5, v, (1,), DType.INT64), k.reduce(6, v, (1,), DType.FLOAT)]),
+                                                ((1, 50000), normed), *(((3, n, 2), lambda k, v, n=n: [transform(k, v, n, 1, 0, 0), transform(k, v, n, 1, 1, 1)]) for n in (840, 143, 67))]
+    made = []
+    for shape, rule in rules:
+        program, constants = planned(rule, [(DType.FLOAT, shape)])
+        made += [("long", record(program, constants, Limits(), cpu, features=features)[0]) for cpu, features in ((True, frozenset()), (False, frozenset()), (False, frozenset({"subgroups"})))]
+    assert all(len(r.dispatches) > 1 for _, r in made)
     assert compiled(made)[1] == []
 
 

@@ -110,6 +110,12 @@ def test_softmax_of_narrow_floats_is_of_one_piece(lanes: Any) -> None:
     agree(lanes, lambda k, v: softmax(k, v, None, 0, 1), f(3, 300).astype(np.float16), rtol=2e-3, atol=1e-4)
 
 
+def normed(k: Lowering, x: View) -> View:
+    y = k.buffer(DType.FLOAT, x.shape).whole()
+    k.call(Kernel.NORM, [x, None, None, None], [y], mode=0, axis=1, groups=0, epsilon=1e-5)
+    return y
+
+
 @pytest.mark.parametrize("mode", [0, 1])
 @pytest.mark.parametrize(("shape", "axis"), [((1000,), 0), ((3, 289), 1), ((2, 3, 4, 60), 2), ((3, 5, 100), 1)])
 @pytest.mark.parametrize("outputs", [1, 3, 4])
@@ -135,6 +141,11 @@ def test_group_norm(lanes: Any, groups: int) -> None:
     agree(lanes, rule, x, f(6), rtol=1e-4, atol=1e-4)
     x[0, 0, 3, 3] = np.nan
     agree(lanes, rule, x, f(6), rtol=1e-4, atol=1e-4)
+
+
+def test_a_norm_repeats_bit_for_bit(lanes: Any) -> None:
+    x = f(1, 1000)
+    assert agree(lanes, normed, x, atol=1e-4)[0].tobytes() == agree(lanes, normed, x, atol=1e-4)[0].tobytes()
 
 
 @pytest.mark.parametrize("special", [0.0, np.nan, np.inf])
