@@ -118,7 +118,7 @@ def normed(k: Lowering, x: View) -> View:
 
 @pytest.mark.parametrize("mode", [0, 1])
 @pytest.mark.parametrize(("shape", "axis"), [((1000,), 0), ((3, 289), 1), ((2, 3, 4, 60), 2), ((3, 5, 100), 1)])
-@pytest.mark.parametrize("outputs", [1, 3, 4])
+@pytest.mark.parametrize("outputs", [3, 4])
 def test_norm(lanes: Any, outputs: int, mode: int, shape: tuple[int, ...], axis: int) -> None:
     """With all outputs there is no binding left for what parts leave: one piece."""
     def rule(k: Lowering, x: View, scale: View, bias: View, skip: View) -> list[View]:

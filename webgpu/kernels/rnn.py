@@ -2,13 +2,15 @@
 
 A step of time needs all of the state before it, and only invocations of one workgroup can wait for each other: so a workgroup takes one sequence in one direction, its hidden state lies in
 workgroup memory, and its invocations own hidden units (unit j is owned by invocation j mod 64, 128 or 256; its cell state stays in a register). Two barriers a step, three for GRU. The input's
-share of the gates is a matrix product before it (gemm.py). This is the variant for software adapters too: between two barriers lie a row of multiplications a unit.
+share of the gates is a matrix product before it (gemm.py). What a step costs is reading R, once a sequence, by one processor of the GPU: so sequences longer than FEW_STEPS begin with a dispatch that
+lays R out as vec4s of four terms with neighbouring units side by side, and then every read of neighbouring invocations is one stretch of memory (where R lies they are rows apart).
+This is the variant for software adapters too: between two barriers lie a row of multiplications a unit (a fifth less time with R so laid out, SwiftShader in Chromium).
 
 With an 8-bit R (DynamicQuantizeLSTM) the state of all sequences is quantised as one tensor at every step, so a workgroup takes a direction with all its sequences; states lie in memory.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,9 +20,9 @@ from ...kernels import ACTIVATIONS, Kernel
 from ...lowering import CannotLower
 from ...types import DType
 from ..wgsl.expression import real, whole
-from ..wgsl.shader import INDEX, Built, Context, Shader, TooManyBindings
+from ..wgsl.shader import INDEX, Built, Context, Shader, TooManyBindings, each, groups
 from ..wgsl.space import Operand, Temporary, dense
-from .base import Step, kernel
+from .base import Step, kernel, most
 from .gemm import as_sum
 from .map import temporary_map
 from .matmul import matmul
@@ -31,6 +33,8 @@ GATES = (4, 3, 1)
 FUNCTIONS = (3, 2, 1)
 #: The largest hidden state: two of them fill the 16 KiB of workgroup memory every device has.
 WIDEST = 2048
+#: Sequences up to this long read R where it lies.
+FEW_STEPS = 4
 
 #: Activations as WGSL of x, with alpha and beta.
 _WGSL = {
@@ -61,10 +65,10 @@ def rnn(step: Step, context: Context) -> list[Built]:
     shape = (directions, x.dims[1], hidden)
     if step.input(8) is None:
         try:
-            return [*built, _Rnn(step, context, share, hidden, directions).floats()]
+            return [*built, *_Rnn(step, context, share, hidden, directions).floats()]
         except TooManyBindings:
             moved, step, _ = _together(step, context, 0)
-            return [*built, *moved, _Rnn(step, context, share, hidden, directions).floats()]
+            return [*built, *moved, *_Rnn(step, context, share, hidden, directions).floats()]
     moved, step, memory = _together(step, context, product(shape))
     states = Operand(memory[0], DType.FLOAT, shape, dense(shape))
     return [*built, *moved, _Rnn(step, context, share, hidden, directions).quantised(states, replace(states, buffer=memory[1], dtype=DType.INT32))]
@@ -100,6 +104,8 @@ class _Rnn:
         self.cell = self.step.whole("cell")
         self.steps, self.batch = self.share.dims[0], self.share.dims[2]
         self.r, self.bias, self.lens, self.peephole = self.step.there(2), self.step.input(3), self.step.input(4), self.step.input(7)
+        self.quads = -(-self.hidden // 4)
+        self.packed: Temporary | None = None
         if self.bias is not None and self.bias.packing or self.r.packing and self.step.input(8) is None:
             raise CannotLower("packed recurrence weights of floats")
 
@@ -172,8 +178,9 @@ class _Rnn:
             s.write(out, self.place(s, out, *at), real(value))
 
     # -- floats ----------------------------------------------------------------------------------------------------------------------------------
-    def floats(self) -> Built:
+    def floats(self) -> list[Built]:
         """A workgroup: one sequence in one direction."""
+        packing = self.pack()
         hidden, lanes = self.hidden, next(n for n in (64, 128, 256) if n >= min(self.hidden, 256))
         own = -(-hidden // lanes)
         s = Shader(self.context, lanes)
@@ -182,11 +189,14 @@ class _Rnn:
         s.add(f"if (group >= {s.param(count)}) {{ return; }}")
         b, d = s.let(f"group % {s.param(self.batch)}"), s.let(f"group / {s.param(self.batch)}")
         length = self.length(s, b)
-        s.declare(f"var<workgroup> h: array<f32, {hidden}>;")
+        s.declare(f"var<workgroup> h: array<f32, {self.quads * 4}>;")
         s.add(f"var c: array<f32, {own}>;")
         s.add(f"var new_h: array<f32, {own}>;")
         if self.cell == GRU:
-            s.declare(f"var<workgroup> reset: array<f32, {hidden}>;")
+            s.declare(f"var<workgroup> reset: array<f32, {self.quads * 4}>;")
+        for name in ("h", "reset") if self.cell == GRU else ("h",):
+            for behind in range(hidden, self.quads * 4):
+                s.add(f"if (lane == 0) {{ {name}[{behind}] = 0.0; }}")
 
         def units() -> Any:
             return s.block(f"for (var i = 0; i < {own}; i += 1)")
@@ -231,7 +241,7 @@ class _Rnn:
                 if self.lens is not None:
                     with s.block(f"for (var n = {length}; n < {s.param(self.steps)}; n += 1)"):
                         self.put(s, 0, "0.0", "n", d, b, j)
-        return s.dispatch(count)
+        return [*packing, s.dispatch(count)]
 
     def products(self, s: Shader, at: str, d: str, j: str, gates: Sequence[int], source: str = "h", *, entered: bool = True) -> list[str]:
         """What enters the gates of unit j: variables."""
@@ -239,12 +249,45 @@ class _Rnn:
         for g in gates:
             names.append(s.name("g"))
             s.add(f"var {names[-1]}: f32 = {self.entered(s, at, g, j, d) if entered else '0.0'};")
-            rows.append(self.place(s, self.r, d, f"({g * self.hidden} + {j})", "0"))
-        with s.block(f"for (var q = 0; q < {self.hidden}; q += 1)"):
-            s.add(f"let x = {source}[q];")
+            rows.append(self.weights(s, d, g, j))
+        with s.block(f"for (var q = 0; q < {self.quads}; q += 1)"):
+            s.add(f"let x = vec4<f32>({', '.join(f'{source}[q * 4 + {c}]' for c in range(4))});")
             for name, row in zip(names, rows, strict=True):
-                s.add(f"{name} = fma(x, {s.load(self.r, s.let(f'{row} + q * {s.size(self.r.strides[2])}')).text}, {name});")
+                s.add(f"{name} += dot(x, {row('q')});")
         return names
+
+    def weights(self, s: Shader, d: str, gate: int, j: str) -> Callable[[str], str]:
+        """Four neighbours of unit j's row of R, by their number; 0 behind the last."""
+        if self.packed is not None:
+            base = s.let(f"({d} * {GATES[self.cell]} + {gate}) * {self.quads * self.hidden} + {j}")
+            return lambda q: f"{s.binding(self.packed, 'vec4<f32>')}[{base} + {q} * {self.hidden}]"
+        row = self.place(s, self.r, d, f"({gate * self.hidden} + {j})", "0")
+        return lambda q: self.four(s, row, q)
+
+    def four(self, s: Shader, row: str, q: str) -> str:
+        """The same from where R lies."""
+        found = []
+        for c in range(4):
+            k = s.let(f"{q} * 4 + {c}")
+            if c == 0 or self.hidden % 4 == 0:
+                found.append(s.load(self.r, s.let(f"{row} + {k} * {s.size(self.r.strides[2])}")).text)
+            else:
+                there = s.load(self.r, s.let(f"{row} + min({k}, {self.hidden - 1}) * {s.size(self.r.strides[2])}")).text
+                found.append(f"select(0.0, {there}, {k} < {self.hidden})")
+        return s.let(f"vec4<f32>({', '.join(found)})", "vec4<f32>")
+
+    def pack(self) -> list[Built]:
+        """R as vec4s [directions, gates, H / 4, H]: neighbouring units, which neighbouring invocations own, side by side."""
+        if most(self.context, self.steps) <= FEW_STEPS:
+            return []
+        gates, quads, hidden = GATES[self.cell], self.quads, self.hidden
+        self.packed = Temporary(DType.FLOAT, (self.directions, gates, quads, hidden, 4))
+        s, count = Shader(self.context), self.directions * gates * quads * hidden
+        item = each(s, count)
+        j, q, row = s.let(f"{item} % {hidden}"), s.let(f"{item} / {hidden} % {quads}"), s.let(f"{item} / {hidden * quads}")
+        at = self.place(s, self.r, f"({row} / {gates})", f"({row} % {gates} * {hidden} + {j})", "0")
+        s.add(f"{s.binding(self.packed, 'vec4<f32>', True)}[{item}] = {self.four(s, at, q)};")
+        return [s.dispatch(groups(s, count))]
 
     def _gru(self, s: Shader, at: str, d: str, units: Any, unit: Any) -> None:
         """z and r, then the candidate from r · h, or from r times h's product (`linear_before_reset`)."""
