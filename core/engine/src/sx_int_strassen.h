@@ -18,23 +18,23 @@ static const int8_t GOES[7][4] = {{0, SET, 3, SET}, {2, SET, 3, LESS}, {1, SET, 
 
 /* Steps of K that are multiplied so at once; 0: they are not. */
 static int64_t split_k(const sx_igemm *g, int64_t mc) {
-    enum { MOST = 1024, SHORT = 192, LOW = 64 };
-    if (mc < LOW || g->n < SX_STRIP) return 0;
+    enum { MOST = 1024, SHORT = 192, LOW = 64, NARROW = 256 /* columns, or A's sums are not worth their making */ };
+    if (mc < LOW || g->n < NARROW) return 0;
     for (int64_t blocks = sx_ceil_div(g->k, MOST); g->k / blocks >= SHORT; blocks++)
         if (g->k % (CUT * blocks) == 0) return g->k / blocks;
     return 0;
 }
 static int64_t split_rows(int64_t mc) { return mc / CUT * CUT; }
 static int64_t a_sums(int64_t rows, int64_t k) { return 49 * (rows * k / 16 + GAP); } /* numbers: of the products' left sides, of one block of K */
-static int64_t split_room(int64_t rows, int64_t k) { return aligned64(2 * sx_max64(7 * (rows * k / 4 + GAP), SX_STRIP * (k + 2) + 7 * (SX_STRIP * k / 4 + GAP) + rows * SX_STRIP / 2 + 7 * (SX_STRIP * k / 16 + GAP))); }
+static int64_t split_room(int64_t rows, int64_t k) { return aligned64(2 * (SX_STRIP * (k + 2) + 7 * (SX_STRIP * k / 4 + GAP) + rows * SX_STRIP / 2 + 7 * (SX_STRIP * k / 16 + GAP))); } /* for A's first sums, too */
 static int64_t split_bytes(const sx_igemm *g, int64_t mc) {
     int64_t k = split_k(g, mc), rows = split_rows(mc);
-    return k ? aligned64(2 * a_sums(rows, k) * (g->k / k)) + split_room(rows, k) : 0;
+    return k ? aligned64(2 * a_sums(rows, k) * (g->k / k)) + split_room(rows, k) + (g->sink ? 0 : mc * SX_STRIP * 4) : 0;
 }
 
-/* Of `count` pieces of 2 n numbers, `step` apart, and as many further on, quarters: halves of pieces, and pieces here and there. Their seven sums. */
-static void spread(const int16_t *from, int step, int count, int n, int of_b, int16_t *to) {
-    int second = of_b ? count * step : n, third = of_b ? n : count * step, apart = count * n + GAP;
+/* Of `count` pieces of 2 n numbers, `step` apart, and as many further on, quarters: halves of pieces, and pieces here and there. Their seven sums, `apart` from one another. */
+static void spread(const int16_t *from, int step, int count, int n, int of_b, int16_t *to, int apart) {
+    int second = of_b ? count * step : n, third = of_b ? n : count * step;
     for (int i = 0; i < count; i++, from += step - n)
         for (int x = 0; x < n; x += 8, from += 8, to += 8) {
             sx_h a = (sx_h)sx_iload(from), b = (sx_h)sx_iload(from + second), c = (sx_h)sx_iload(from + third), d = (sx_h)sx_iload(from + second + third);
@@ -56,9 +56,9 @@ static void split_product(const int16_t *a, int rows, const int16_t *b, int k, i
     const int size = HALF * k / 2 + GAP, part = SX_PANEL * k / 4 + GAP, below = rows / 4 * HALF;
     int32_t *made = (int32_t *)(void *)(room + 7 * size);
     int16_t *parts = (int16_t *)(void *)(made + 2 * below);
-    spread(b, SX_PANEL * (k + 2), 2, SX_PANEL * k / 2, 1, room);
+    spread(b, SX_PANEL * (k + 2), 2, SX_PANEL * k / 2, 1, room, size);
     for (int r = 0; r < 7; r++) {
-        spread(room + PARTNER[r] * size, SX_PANEL * k / 2, 1, SX_PANEL * k / 4, 1, parts);
+        spread(room + PARTNER[r] * size, SX_PANEL * k / 2, 1, SX_PANEL * k / 4, 1, parts, part);
         for (int q = 0; q < 7; q++, a += rows * k / 16 + GAP)
             for (int x = 0; x < SX_PANEL; x += NR) {
                 const int8_t *goes = GOES[q];
@@ -72,14 +72,15 @@ static void split_product(const int16_t *a, int rows, const int16_t *b, int k, i
     }
 }
 
-/* The sums of A, from rows of words. */
+/* The sums of A, from rows of words: of four tiles at a time, whose first sums stay in a cache. */
 static void split_a(const sx_igemm *g, const uint8_t *rows, int64_t mc, int16_t *to) {
-    int k = (int)split_k(g, mc), count = (int)split_rows(mc) / MR;
+    int k = (int)split_k(g, mc), count = (int)split_rows(mc) / CUT, tile = MR * (int)row_bytes(g) / 2, n = k / 2 * MR, part = count * n / 2 + GAP;
     int16_t *room = to + a_sums(split_rows(mc), k) * (g->k / k);
-    for (int64_t at = 0; at < g->k; at += k) {
-        spread((const int16_t *)(const void *)rows + at * MR, MR * (int)row_bytes(g) / 2, count / 2, k / 2 * MR, 0, room);
-        for (int r = 0; r < 7; r++, to += 7 * (count * k * MR / 16 + GAP)) spread(room + r * (count * k * MR / 4 + GAP), k / 2 * MR, count / 4, k / 4 * MR, 0, to);
-    }
+    for (int64_t at = 0; at < g->k; at += k, to += 49 * part)
+        for (int t = 0; t < count; t++) {
+            spread((const int16_t *)(const void *)rows + at * MR + t * tile, count * tile, 2, n, 0, room, 2 * n + GAP);
+            for (int r = 0; r < 7; r++) spread(room + r * (2 * n + GAP), n, 1, n / 2, 0, to + 7 * r * part + t * n / 2, part);
+        }
 }
 
 /* As vector_strip, whose arguments these are; 0 where the plain way is to be taken. */
@@ -89,12 +90,17 @@ static int split_strip(const work *w, int64_t mc, int64_t n, int64_t cols, const
     if (!k || cols != SX_STRIP) return 0;
     const int16_t *a = w->split;
     int16_t *wide = w->split + a_sums(rows, k) * (g->k / k);
+    int32_t *final = c;
+    int64_t final_ld = ldc;
+    if (!g->sink) c = (int32_t *)(void *)((char *)w->split + split_bytes(g, mc)) - mc * SX_STRIP, ldc = SX_STRIP; /* sums are added to more than once, which far lines of the same cache sets are too slow for */
     for (int64_t at = 0; at < g->k; at += k, a += a_sums(rows, k)) {
         for (int64_t j = 0; j < SX_STRIP / SX_PANEL; j++) widen_panel(g, panel + j * ps, n + j * SX_PANEL, at / 2, k / 2, wide + j * step);
         split_product(a, (int)rows, wide, (int)k, c, (int)ldc, at > 0, wide + SX_STRIP / SX_PANEL * step);
         for (int64_t j = 0; rows < mc && j < SX_STRIP; j += NR)
             column(0, w->a + rows * w->rs + at * 2 * MR, w->rs, mc - rows, (const int32_t *)(const void *)(wide + j / SX_PANEL * step) + j % SX_PANEL, 0, k / 2, NR, c + rows * ldc + j, ldc, 0, at > 0 ALONE);
     }
+    for (int64_t i = 0; c != final && i < mc; i++)
+        for (int64_t j = 0; j < SX_STRIP; j += SX_GW) sx_istore(final + i * final_ld + j, sx_iload(c + i * SX_STRIP + j));
     return 1;
 }
 #endif
