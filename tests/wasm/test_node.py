@@ -5,9 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sardonyx.kernels import Kernel
+from sardonyx.model.packing import Packing
 from sardonyx.providers.interpreter import Interpreter
+from sardonyx.types import DType
 
 from tests.engine.models import MODELS, feeds, planned
+from tests.engine.test_integer import Step
 
 from .machine import BUILDS
 from .node import NODE, Case, run
@@ -21,7 +25,27 @@ def cases(runs: int, budget: int = 0) -> list[Case]:
         plan, given = planned(name), feeds(name, np.random.default_rng(5))
         want = Interpreter(plan.program, plan.constants).run(given)
         made.append(Case(name, plan.program, plan.constants, given, want, runs, budget))
+    for name, step in (("bytes", product_of_bytes()), ("nibbles", row_of_nibbles())):
+        made.append(Case(name, step.program, step.constants, step.arrays, Interpreter(step.program, step.constants).run(step.arrays), runs, budget))
     return made
+
+
+def product_of_bytes() -> Step:
+    """One that is cut into rectangles, whose workers keep what they made of A (gemm_int.c)."""
+    step = Step(rng := np.random.default_rng(6))
+    operands = [step.operand(rng.integers(0, 256, (450, 400), np.uint8), broadcast=False, dense=True), step.constant(rng.integers(-128, 128, (400, 330), np.int8), Packing.MATRIX),
+                step.operand(np.array(131, np.uint8), broadcast=False)]
+    return step.step(Kernel.MATMUL, operands, [step.result((450, 330), DType.INT32, dense=True)], {"zero_a": 2, "zero_b": -1})  # type: ignore[return-value]
+
+
+def row_of_nibbles() -> Step:
+    """One row by weights of 4 bits, as a language model's; whole numbers that rounding to bytes does not change."""
+    step = Step(rng := np.random.default_rng(7))
+    a = rng.integers(-127, 128, (1, 512)).astype(np.float32)
+    a[:, ::32] = 127
+    operands = [step.operand(a, broadcast=False, dense=True), step.constant(rng.integers(0, 256, (1000, 16, 16), np.uint8), Packing.NIBBLES), step.constant(np.ones((1000, 16), np.float32), Packing.SCALES)]
+    params = {"zero_a": -1, "zero_b": -1, "bits": 4, "block": 32, "block_scales": 2, "block_zeros": 0, "level": 4}
+    return step.step(Kernel.MATMUL, operands, [step.result((1, 1000), DType.FLOAT, dense=True)], params)  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("build", BUILDS)

@@ -4,6 +4,7 @@
    - As gemm.h, in words (sx_int_isa.h) instead of floats: A lies as rows of words, B as panels of 16 columns × words. Packed B (core/model/packing.py) is that already where words are bytes;
      elsewhere a K block of a panel is widened to 16 bits, less its zero points, and A is widened while it is copied.
    - Where words are bytes the sum is Σ a·b, corrected: - za Σ b - zb Σ a + K za zb. The usual case, one za and no zb, costs nothing: accumulators start at -za Σ b.
+   - In WebAssembly large products are Strassen's (sx_int_strassen.h).
    - With AMX (sx_amx.h) tiles of 16 × 16 sums take 64 steps of K at once. Integers being exact, whether a machine has it changes no result.
    - One call computes a rectangle of C over all of K, a *strip* of some columns at a time; each finished strip is handed on while it is hot. */
 #ifndef SX_GEMM_INT_H
