@@ -43,7 +43,8 @@ def row_of_nibbles() -> Step:
     step = Step(rng := np.random.default_rng(7))
     a = rng.integers(-127, 128, (1, 512)).astype(np.float32)
     a[:, ::32] = 127
-    operands = [step.operand(a, broadcast=False, dense=True), step.constant(rng.integers(0, 256, (1000, 16, 16), np.uint8), Packing.NIBBLES), step.constant(np.ones((1000, 16), np.float32), Packing.SCALES)]
+    operands = [step.operand(a, broadcast=False, dense=True), step.constant(rng.integers(0, 256, (1000, 16, 16), np.uint8), Packing.NIBBLES),
+                step.constant(np.ones((1000, 16), np.float32), Packing.SCALES)]
     params = {"zero_a": -1, "zero_b": -1, "bits": 4, "block": 32, "block_scales": 2, "block_zeros": 0, "level": 4}
     return step.step(Kernel.MATMUL, operands, [step.result((1, 1000), DType.FLOAT, dense=True)], params)  # type: ignore[return-value]
 
