@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.models import generated
 from tests.models.registry import CACHE
 from tests.patience import SECONDS
 
+ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--headless=new", "--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
              "--enable-unsafe-webgpu",  # navigator.gpu on SwiftShader
@@ -99,6 +101,17 @@ def address(request: pytest.FixtureRequest) -> str:
     """Both servers, one after the other."""
     found: str = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the demo pages."""
+    sys.path.insert(0, str(ROOT / "web-demo"))
+    from build import build  # type: ignore[import-not-found]
+    folder = tmp_path_factory.mktemp("demo")
+    build(folder, pyodide())
+    with Server({"/": folder}) as server:
+        yield server.address
 
 
 @dataclass(frozen=True)

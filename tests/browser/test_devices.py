@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import Browser, Page, Playwright, expect
 
 from tests.browser.conftest import ARGUMENTS, CHROMIUM, patient
-from tests.browser.test_site import demo  # noqa: F401 - a fixture
 
 SIZE = (640, 480)
 
@@ -38,7 +37,7 @@ def recording(path: Path, samples: np.ndarray) -> Path:
 
 
 @pytest.fixture(scope="module")
-def devices(playwright: Playwright, browser: Browser, demo: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:  # noqa: F811
+def devices(playwright: Playwright, browser: Browser, demo: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A browser whose camera and microphone are files."""
     folder = tmp_path_factory.mktemp("devices")
     page = browser.new_page()
@@ -59,7 +58,7 @@ def opened(devices: Browser, address: str, permission: str | None) -> Page:
     return page
 
 
-def test_camera(devices: Browser, demo: str) -> None:  # noqa: F811
+def test_camera(devices: Browser, demo: str) -> None:
     page = opened(devices, demo + "read.html", "camera")
     expect(page.locator("#camera")).to_be_enabled(timeout=60_000)
     page.locator("#camera").click()
@@ -79,7 +78,7 @@ def test_camera(devices: Browser, demo: str) -> None:  # noqa: F811
     page.context.close()
 
 
-def test_microphone(devices: Browser, demo: str) -> None:  # noqa: F811
+def test_microphone(devices: Browser, demo: str) -> None:
     page = opened(devices, demo + "voice.html", "microphone")
     expect(page.locator("#microphone")).to_be_enabled(timeout=60_000)
     page.locator("#microphone").click()
@@ -91,7 +90,7 @@ def test_microphone(devices: Browser, demo: str) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize(("name", "button"), [("read", "camera"), ("voice", "microphone")])
-def test_a_visitor_says_no(devices: Browser, demo: str, name: str, button: str) -> None:  # noqa: F811
+def test_a_visitor_says_no(devices: Browser, demo: str, name: str, button: str) -> None:
     """No permission: the page says so and goes on with what needs none."""
     page = opened(devices, f"{demo}{name}.html", None)
     expect(page.locator(f"#{button}")).to_be_enabled(timeout=60_000)

@@ -85,7 +85,7 @@ found
 """
 
 
-@pytest.mark.parametrize("where", ["page", "worker"])
+@pytest.mark.parametrize("where", [pytest.param("page", marks=pytest.mark.slow), "worker"])
 def test_an_older_pyodide(page: Page, isolated: str, wheels: Path, models: Path, where: str) -> None:
     """The wheel on the line before (Python 3.13): planning an .onnx, a stored program, run_async; this machine's numbers."""
     path = models / "mobilenet_v2.onnx"

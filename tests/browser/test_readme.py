@@ -12,8 +12,8 @@ from sardonyx.converter.cli.app import app
 from sardonyx.converter.cli.serve import Server
 from typer.testing import CliRunner
 
+from tests.browser.conftest import ROOT
 from tests.browser.packages import pyodide
-from tests.browser.test_site import ROOT
 from tests.models import generated
 
 RUN = """async (code) => {

@@ -1,8 +1,6 @@
 """What people open: the site `sardonyx bundle` writes, and the demo pages. They work with and without isolation headers, offline after a visit, and axe finds nothing to complain about."""
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +15,6 @@ from typer.testing import CliRunner
 from tests.browser.packages import NPM, pyodide
 from tests.models import generated
 from tests.models.registry import fetch
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def complaints(page: Page) -> list[str]:
@@ -96,16 +92,6 @@ def test_bundle_with_python(page: Page, tmp_path: Path) -> None:
         page.get_by_role("button", name="Run").click()  # batch 1
         expect(page.locator("#status")).to_contain_text("ms on sardonyx-relaxed")
     assert not elsewhere
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    sys.path.insert(0, str(ROOT / "web-demo"))
-    from build import build  # type: ignore[import-not-found]
-    folder = tmp_path_factory.mktemp("demo")
-    build(folder, pyodide())
-    with Server({"/": folder}) as server:
-        yield server.address
 
 
 @pytest.mark.parametrize("name", ["", "files.html", "read.html", "voice.html", "similar.html", "python.html", "convert.html", "speed.html"])
