@@ -12,7 +12,8 @@ from .gemm import as_sum
 
 @dataclass
 class Window:
-    """The input side: which input element an output position and a tap mean. `rows`: sizes of N and the output's spatial axes."""
+    """The input side: which input element an output position and a tap mean. `rows`: sizes of N and the output's spatial axes. Strides, dilations and pads are uniforms also where they are 0 or 1:
+    a model's convolutions of one kind are one pipeline."""
 
     operand: Operand
     rows: list[Dim]
@@ -25,17 +26,17 @@ class Window:
         image, *at = s.coordinates(Space(list(self.rows), []), number)
         made = [s.let(f"{batch} + {image} * {s.size(self.operand.strides[0])}")]
         for i, o in enumerate(at):
-            pad = s.size(self.params["pads"][i])
-            made.append(s.let(f"{o} + {pad}" if self.transposed else f"{o} * {s.size(self.params['strides'][i])} - {pad}"))
+            pad = s.param(self.params["pads"][i])
+            made.append(s.let(f"{o} + {pad}" if self.transposed else f"{o} * {s.param(self.params['strides'][i])} - {pad}"))
         return made
 
     def tap(self, s: Shader, line: list[str], kernel: list[str]) -> list[str]:
         """The offset of the tap's first channel, and whether it lies inside."""
         offset, inside = line[0], []
         for i, (start, k) in enumerate(zip(line[1:], kernel, strict=True)):
-            step, size = s.size(self.params["dilations"][i]), s.size(self.operand.dims[2 + i])
+            step, size = s.param(self.params["dilations"][i]), s.size(self.operand.dims[2 + i])
             if self.transposed:
-                reach, stride = s.let(f"{start} - {k} * {step}"), s.size(self.params["strides"][i])
+                reach, stride = s.let(f"{start} - {k} * {step}"), s.param(self.params["strides"][i])
                 position = s.let(f"{reach} / {stride}")
                 inside.append(f"{reach} >= 0 && {position} * {stride} == {reach} && {position} < {size}")
             else:
