@@ -15,7 +15,8 @@ from sardonyx.webgpu.recording import Recording, record
 from sardonyx.webgpu.steps import Sizes
 
 
-def recorded(source: Any, cpu: bool, limits: Limits | None = None, tiles: Any = None) -> Iterator[tuple[Plan, Recording, Sizes]]:
+def recorded(source: Any, cpu: bool, limits: Limits | None = None, tiles: Any = None, features: frozenset[str] = frozenset(),
+             precision: str = "f32") -> Iterator[tuple[Plan, Recording, Sizes]]:
     """The programs of a model (ONNX bytes or path) with their recordings, in order. Programs that are refused as a whole have none."""
     limits = limits or Limits()
     model = load_model(source)
@@ -23,6 +24,6 @@ def recorded(source: Any, cpu: bool, limits: Limits | None = None, tiles: Any = 
     plan = plan_package(model, infer_plan(model.graph), model.symbols, None, Acceptance(limits, cpu), host=True)
     for each in plan.plans:
         try:
-            yield each, *record(each.program, each.constants, limits, cpu, tiles=tiles)
+            yield each, *record(each.program, each.constants, limits, cpu, tiles=tiles, features=features, precision=precision)
         except CannotLower:
             continue

@@ -32,9 +32,9 @@ NPM = CACHE / "npm" / "node_modules"
 PROCESS = 300
 
 
-def rejected(sources: Iterable[tuple[str, Any]]) -> tuple[int, list[str]]:
+def rejected(sources: Iterable[tuple[str, Any]], features: frozenset[str] = frozenset(), precision: str = "f32") -> tuple[int, list[str]]:
     """(how many different shaders the models have, Dawn's complaints)."""
-    return compiled((name, recording) for name, source in sources for cpu in (False, True) for _, recording, _ in recorded(source, cpu))
+    return compiled((name, recording) for name, source in sources for cpu in (False, True) for _, recording, _ in recorded(source, cpu, features=features, precision=precision))
 
 
 def compiled(recordings: Iterable[tuple[str, Recording]]) -> tuple[int, list[str]]:
@@ -61,7 +61,7 @@ def test_dawn_rejects_a_wrong_shader(monkeypatch: pytest.MonkeyPatch) -> None:
     """That this test can fail."""
     import tests.webgpu.test_dawn as module
     wrong = Recording([Shader("@compute @workgroup_size(1) fn main() { let x: f32 = nothing; }", ())], dispatches=[Dispatch(0, (), 0, (), "a wrong one")])
-    monkeypatch.setattr(module, "recorded", lambda *_: [(None, wrong, None)])
+    monkeypatch.setattr(module, "recorded", lambda *_, **__: [(None, wrong, None)])
     count, complaints = rejected([("wrong", b"")])
     assert count == 1 and len(complaints) == 1 and "unresolved value 'nothing'" in complaints[0] and "a wrong one" in complaints[0]
 
@@ -115,6 +115,13 @@ def test_kernels_of_long_rows_and_signals_compile_in_dawn() -> None:
 def test_shaders_of_the_suite_compile_in_dawn() -> None:
     count, complaints = rejected((case.name, case.model) for case in load()[::6])
     assert complaints == [] and count > 300
+
+
+@pytest.mark.parametrize(("first", "step"), [(3, 12), pytest.param(0, 1, marks=pytest.mark.slow)])
+def test_shaders_of_the_suite_with_every_feature_compile_in_dawn(first: int, step: int) -> None:
+    """Subgroups, and all floats in f16 that can be: what is stored for devices that have them."""
+    count, complaints = rejected(((case.name, case.model) for case in load()[first::step]), frozenset({"shader-f16", "subgroups"}), "f16")
+    assert complaints == [] and count > 150
 
 
 @pytest.mark.slow
