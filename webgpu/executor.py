@@ -1,6 +1,6 @@
 """Plays a recording (`recording.py`) on a device: `WebGpuProgram(device, program, constants).run(inputs)`.
 
-Slabs are made for the first sizes, up to twice as large where the program's range allows, and grow when a later size asks for it. Only then bind groups change.
+Slabs are made for the first sizes, and grow when a later size asks for it, by a quarter more than that where the program's range allows. Only then bind groups change.
 A run: sizes bound (skipped when they are the last run's), inputs written, the recorded list submitted, outputs and the status word read in one go. The device's lock is held until the run is
 submitted with the copies of its results: another thread's run may follow before this one's results are read (`AHEAD` of them at most; the queue keeps the order, each has a staging buffer of its
 own, and the status word is reset on the GPU).
@@ -242,8 +242,9 @@ class WebGpuProgram:
             if held is None or held.nbytes < nbytes:
                 if held is not None:
                     held.destroy()
-                # Twice the size of now, or the most there will ever be: later sizes of the range mostly fit.
-                self._slabs[i] = self.device.buffer(max(nbytes, int(min(slab.most, 2 * nbytes, self.device.limits.binding_bytes))), label=f"memory of {self._label}")
+                # A size that grows mostly grows again, as a cache does; the first one may be the only one.
+                roomy = min(slab.most, nbytes if held is None else nbytes * 5 // 4, self.device.limits.binding_bytes)
+                self._slabs[i] = self.device.buffer(max(nbytes, int(roomy)), label=f"memory of {self._label}")
                 changed = True
         return changed
 

@@ -276,17 +276,17 @@ class _Recorder:
 
 def _whole_copies(program: Program, steps: Sequence[Sequence[Built]]) -> list[tuple[int, int, Built]]:
     """(input, buffer row of the output, dispatch) of the copies that `Same` is about."""
-    homes = {row: (Home(home), at) for row, (home, at, _) in enumerate(program.buffers)}
+    inputs, outputs = ({row: at for row, (home, at, _) in enumerate(program.buffers) if home == wanted} for wanted in (Home.INPUT, Home.OUTPUT))
     built = [b for step in steps for b in step]
     found = []
     for i, b in enumerate(built):
-        source, target = (o.buffer for o in b.moved) if b.moved is not None else (None, None)
-        if b.moved is None or homes.get(source, (None,))[0] is not Home.INPUT or homes.get(target, (None,))[0] is not Home.OUTPUT or b.moved[0].element_bytes != b.moved[1].element_bytes:
+        if b.moved is None or b.moved[0].buffer not in inputs or b.moved[1].buffer not in outputs or b.moved[0].element_bytes != b.moved[1].element_bytes:
             continue
+        source, target = (o.buffer for o in b.moved)
         alike = (b.moved[0].dims, b.moved[0].strides) == (b.moved[1].dims, b.moved[1].strides) or all(o.is_dense for o in b.moved)
         whole = alike and all(o.start == 0 and o.extent == product(o.dims) for o in b.moved)
-        if whole and homes[source][1] not in {port for port, _ in program.elements} and all(source not in _keys(o) and (target not in _keys(o) or j > i) for j, o in enumerate(built) if j != i):
-            found.append((homes[source][1], target, b))
+        if whole and inputs[source] not in {port for port, _ in program.elements} and all(source not in _keys(o) and (target not in _keys(o) or j > i) for j, o in enumerate(built) if j != i):
+            found.append((inputs[source], target, b))
     return found
 
 

@@ -2,7 +2,7 @@
 //
 // How to think
 // - A table of sizes decides everything that changes: uniforms, workgroups, bytes of memory. It comes from the engine's bind; the same table again changes nothing.
-// - Buffers are made for the first sizes, up to twice as large where the model allows, and grow when a later size asks for it. Only then bind groups change. No size compiles anything.
+// - Buffers are made for the first sizes, and grow when a later size asks for it, by a quarter more than that where the model allows. Only then bind groups change. No size compiles anything.
 // - The first run does not wait for all pipelines: what is compiled is submitted, while the others still compile.
 // - A GPU buffer given as an input, or for an output, or kept as one, is bound in the place of the slab: nothing is copied. The same one may be both where the recording says so (a cache that grows in
 //   place): the dispatch that would copy it is left out. Bind groups are kept by what they bind, so those of a loop over the same tensors exist.
@@ -93,7 +93,7 @@ export class GpuProgram {
         if (held && held.size >= needs[i]) return;
         device.free(held);
         this.#slabs[i] = null;
-        const roomy = Math.min(most < 0 ? Infinity : most, 2 * needs[i], device.limits.maxStorageBufferBindingSize);
+        const roomy = Math.min(most < 0 ? Infinity : most, held ? 1.25 * needs[i] : needs[i], device.limits.maxStorageBufferBindingSize);
         this.#slabs[i] = device.storage(Math.max(needs[i], roomy), `memory of ${this.labels[this.recording.dispatches[0]?.[2]] ?? "a program"}`);
       });
       for (const one of this.#dispatches) this.#unbind(one);
