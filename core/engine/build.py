@@ -26,7 +26,7 @@ PACKAGED = Path(__file__).resolve().parent / "lib"
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "engine"
 
 #: Compiled once, with the target's host_*.c; every other C file is a kernel family or a part of one and is compiled once per instruction set.
-CORE = ("loader", "verify", "check", "check_data", "simplify", "package", "session", "session_loop", "session_memory", "text")
+CORE = ("loader", "verify", "check", "check_data", "simplify", "package", "session", "session_grow", "session_loop", "session_memory", "text")
 
 COMMON = ("-std=c17", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast-honor-pragmas",
           "-fno-math-errno", "-fno-trapping-math", "-fwrapv", "-fno-stack-protector", "-ffunction-sections",

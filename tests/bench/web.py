@@ -43,7 +43,7 @@ PEER = "onnxruntime-web"
 RUNTIMES = {"sardonyx": "/sardonyx/index.js", PEER: "/npm/onnxruntime-web/dist/ort.wasm.min.mjs"}
 HOW = "Written by `make bench-web`; both runtimes in one worker of one Chromium, in turns; least times."
 NAMES = {DType.FLOAT: "float32", DType.DOUBLE: "float64"}
-IN_ENGINE = "its cache kept in our engine (theirs has no such place)"
+FIXED = "the same inputs again and again, arrays in and out"
 BIG = 32 << 20                                                       # constants that no cache holds
 PUBLIC = ("magika", "ocr-det", "ocr-rec", "silero-vad", "basic-pitch", "smart-turn", "minilm", "centerface", "vit-focus", "light_squeezenet", "light_densenet121", "light_shufflenet")
 LIMIT = 75                                                           # seconds a row may take, opening included
@@ -152,8 +152,8 @@ def bandwidth(threads: int) -> float:
 
 
 def side_by_side(site: Site, what: str, file: str, source: Callable[[], Path], values: Callable[[], Mapping[str, Any]], options: Options,
-                 bars: Callable[[int, float, int], float | None], cache: bool = False) -> Iterator[Row]:
-    """A row for each number of threads; bars(threads, their seconds, bytes of the stored model) is a row's. `cache`: keys and values stay in sardonyx's engine between steps."""
+                 bars: Callable[[int, float, int], float | None], loop: bool = False) -> Iterator[Row]:
+    """A row for each number of threads; bars(threads, their seconds, bytes of the stored model) is a row's. `loop`: a language model's loop, milliseconds a token."""
     try:
         site.model(file, source())
         feeds = site.feeds(file, values())
@@ -162,7 +162,7 @@ def side_by_side(site: Site, what: str, file: str, source: Callable[[], Path], v
         return
     for threads in options.threads:
         label = f"{what}, {threads} thread{'s' if threads > 1 else ''}"
-        given = {"name": file, "threads": threads, "seconds": 0.6 if options.quick else 3, "limit": LIMIT, "feeds": feeds, "cache": cache}
+        given = {"name": file, "threads": threads, "seconds": 0.6 if options.quick else 3, "limit": LIMIT, "feeds": feeds, "decodes": loop}
         try:
             with chromium() as browser:
                 page = browser.new_page()
@@ -202,6 +202,10 @@ def is_int8(workload: Workload) -> bool:
     return "int8" in workload.name
 
 
+def decodes(workload: Workload) -> bool:
+    return workload.file.startswith("llama")
+
+
 def yardsticks(site: Site, options: Options) -> Iterator[tuple[str, list[Row]]]:
     """The bar of a row: 0.8, or what reading the weights alone takes, and a tenth."""
     speed = {threads: bandwidth(threads) for threads in options.threads}
@@ -216,11 +220,11 @@ def yardsticks(site: Site, options: Options) -> Iterator[tuple[str, list[Row]]]:
         rows: list[Row] = []
         for workload in filter(belongs, YARDSTICKS):
             if options.wants(workload.name):
-                rows += told(side_by_side(site, workload.name, workload.file, workload.path, workload.feed, options, bars))
+                rows += told(side_by_side(site, workload.name, workload.file, workload.path, workload.feed, options, bars, decodes(workload)))
         if rows:
-            beside = [row for w in YARDSTICKS if belongs(w) and options.wants(w.name) and w.file.startswith("llama")
-                      for row in told(side_by_side(site, f"{w.name}, {IN_ENGINE}", w.file, w.path, w.feed, options, bars, cache=True))]
-            yield title, [*rows, *told(means(rows, options, mean)), *beside]  # the means are of the same work on both sides
+            beside = [row for w in YARDSTICKS if belongs(w) and options.wants(w.name) and decodes(w)
+                      for row in told(side_by_side(site, f"{w.name}, {FIXED}", w.file, w.path, w.feed, options, lambda *_: None))]
+            yield title, [*rows, *told(means(rows, options, mean)), *beside]
 
 
 def image_of(path: Path) -> str:

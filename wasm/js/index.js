@@ -9,7 +9,7 @@ import { Aborted, checkAborted, InvalidArgument, NotImplemented } from "./errors
 import { RemoteSession } from "./remote.js";
 import { Session } from "./session.js";
 import { isNode } from "./spawn.js";
-import { lengthOf, NUMBERS, pinnedTensor, pinOf, sizeOf, Tensor, TYPES } from "./tensor.js";
+import { lengthOf, NUMBERS, pinnedTensor, pinOf, sizeOf, Tensor, TYPES, canWait, unreadOf, unreadTensor } from "./tensor.js";
 import "./worker.js"; // what this file is where it is started as a session's worker
 
 export { env, Tensor };
@@ -84,7 +84,15 @@ export class InferenceSession {
     if (session === null) throw new InvalidArgument("the session was released");
     const [fetches, options] = third !== undefined || Array.isArray(second) || this.#areFetches(second) ? [second, third ?? {}] : [undefined, second ?? {}];
     const [names, targets] = this.#wanted(fetches);
-    const given = this.#feeds(feeds);
+    const unread = []; // inputs that stay in the engine until the run has ended
+    try {
+      return await this.#turn(session, this.#feeds(feeds, unread), names, targets, options);
+    } finally {
+      for (const one of unread) one.done();
+    }
+  }
+
+  async #turn(session, given, names, targets, options) {
     let submitted;
     const queued = new Promise((resolve) => (submitted = resolve)); // on the GPU the next run need not wait for this one's results
     const turn = this.#queue.then(() => {
@@ -94,6 +102,7 @@ export class InferenceSession {
       if (this.#pinned.includes(true)) told.pin = numbers.map((number, i) => this.#pinned[number] && !targets?.[names[i]]);
       if (targets && !worker) told.into = names.map((name) => (onGpu(targets[name]) ? undefined : targets[name]?.data));
       if (targets && webgpu) told.targets = this.#places(targets);
+      if (canWait && !worker && !webgpu) told.unread = true;
       if (webgpu) Object.assign(told, { keep: this.#kept }, worker ? {} : { submitted });
       return session.run(given, numbers, told);
     });
@@ -104,7 +113,14 @@ export class InferenceSession {
       throw new Aborted("the session was released");
     }
     if (events) this.#events?.push(...events);
-    return Object.fromEntries(names.map((name, i) => [name, onGpu(targets?.[name]) ? targets[name] : made[i].gpu ? this.#onGpu(made[i]) : made[i].pinned ? pinnedTensor(made[i], session) : deliver(name, made[i], targets?.[name])]));
+    return Object.fromEntries(names.map((name, i) => [name, this.#tensor(session, name, made[i], targets?.[name])]));
+  }
+
+  #tensor(session, name, made, target) {
+    if (onGpu(target)) return target;
+    if (made.gpu) return this.#onGpu(made);
+    if (made.pinned) return pinnedTensor(made, session);
+    return made.unread ? unreadTensor(made, session) : deliver(name, made, target);
   }
 
   #onGpu({ type, dims, gpu, give }) {
@@ -162,7 +178,8 @@ export class InferenceSession {
     return [names, Array.isArray(fetches) ? undefined : fetches];
   }
 
-  #feeds(feeds) {
+  /** `unread`: takes the inputs that are outputs nobody has read. */
+  #feeds(feeds, unread) {
     if (feeds === null || typeof feeds !== "object" || feeds instanceof Tensor || Array.isArray(feeds)) throw new InvalidArgument("'feeds' is an object of tensors by input name");
     for (const name of Object.keys(feeds)) if (!this.inputNames.includes(name)) throw new InvalidArgument(`the model has no input '${name}'; it has ${list(this.inputNames)}`);
     return this.inputMetadata.map((port) => {
@@ -171,6 +188,12 @@ export class InferenceSession {
       if (!isTensor(tensor)) throw new InvalidArgument(`feeds['${port.name}'] is not a Tensor`);
       check(tensor, port);
       if (tensor.location === "gpu-buffer") return { type: NUMBERS[tensor.type], dims: [...tensor.dims], gpu: this.#takesGpu(port) && tensor.gpuBuffer };
+      const here = unreadOf(tensor);
+      if (here?.owner === this.#session) {
+        here.use();
+        unread.push(here);
+        return { type: NUMBERS[tensor.type], dims: [...tensor.dims], pinned: here.id };
+      }
       if (isPinned(tensor)) return { type: NUMBERS[tensor.type], dims: [...tensor.dims], pinned: this.#own(tensor, port) };
       return { type: NUMBERS[tensor.type], dims: [...tensor.dims], data: tensor.data };
     });
@@ -197,7 +220,7 @@ function check(tensor, port) {
   const fits = tensor.dims.length === port.shape.length && port.shape.every((d, i) => typeof d !== "number" || d === tensor.dims[i]);
   if (!fits) throw new InvalidArgument(`input '${port.name}' takes [${port.shape.join(", ")}], given is [${tensor.dims.join(", ")}]`);
   if (tensor.type === "string") throw new NotImplemented(`input '${port.name}' is of strings: they run in Python only (sardonyx in Pyodide)`);
-  if (tensor.location !== "gpu-buffer" && !isPinned(tensor) && lengthOf(NUMBERS[tensor.type], sizeOf(tensor.dims)) !== tensor.data.length) throw new InvalidArgument(`input '${port.name}': ${tensor.data.length} elements do not make [${tensor.dims}]`);
+  if (tensor.location !== "gpu-buffer" && !isPinned(tensor) && !unreadOf(tensor) && lengthOf(NUMBERS[tensor.type], sizeOf(tensor.dims)) !== tensor.data.length) throw new InvalidArgument(`input '${port.name}': ${tensor.data.length} elements do not make [${tensor.dims}]`);
 }
 
 function metadata({ name, type, dims }, overrides) {

@@ -1,9 +1,10 @@
 // session.js: a stored model on an engine, on this thread. It streams a .sdx into the engine's memory, opens its package (sardonyx.h says what these calls do) and runs it.
 import { Engine, HOST, YIELD } from "./engine.js";
 import { checkAborted, DeviceLost, InvalidArgument, NotImplemented, RuntimeException, SardonyxError, MemoryLimit } from "./errors.js";
+import { elements, Kept, LEAST, packed } from "./kept.js";
 import { open } from "./load.js";
 import { checkPrograms, DATA_HEADER, embed, foreign, HEADER, readDataHeader, readHeader, runnable } from "./sdx.js";
-import { lengthOf, TYPES } from "./tensor.js";
+import { TYPES } from "./tensor.js";
 
 /** Layout of the structs, core/engine/WASM.md. */
 const TENSOR = 80, PORT = 88, DATA = 72, NAME_BYTES = 80;
@@ -18,9 +19,8 @@ const PROFILED = 1 << 14, ROW = 32;
 const PLANNED = 16;
 
 export class Session {
-  /** Tensors that stay in the engine's memory: number → {type, dims, at, taken (from the engine, else put there), users: runs that read it, gone: disposed}. */
-  pins = new Map();
-  #pinned = 0;
+  kept = new Kept(this);
+  #sizes = []; // bytes of each output when it was last made
 
   /**
    * `module`: the compiled engine, or a promise of it. Options: signal, progress, cache, integrity, externalData, planner, freeDimensionOverrides, webgpu ({fallback, strict, precision}: run there,
@@ -225,6 +225,7 @@ export class Session {
     try {
       return await this.#run(feeds, fetches, options);
     } catch (error) {
+      if (error instanceof MemoryLimit && this.engine && this.kept.leave(0)) return this.run(feeds, fetches, options);
       if (error.status !== GUARD) throw error;
       if (!this.options.planner || this.gpu) throw this.#uncovered(feeds, error);
     }
@@ -247,10 +248,10 @@ export class Session {
     const made = await options.planner.convert(this.#files(), [...planned, {}], { signal });
     const next = await Session.create(made, { planner: options.planner, signal }, { ...picked, module });
     if (!this.engine) return next.engine.close(); // released meanwhile
-    const { pins } = this;
-    for (const pin of pins.values()) Object.assign(pin, { at: next.engine.put(this.#bytesOf(pin)), taken: false });
+    const { kept } = this;
+    kept.move();
     this.engine.close();
-    Object.assign(this, next, { options, planned, pins, names: undefined });
+    Object.assign(this, next, { options, planned, kept, names: undefined });
   }
 
   /** {name: size} of the named sizes of these inputs. */
@@ -281,22 +282,23 @@ export class Session {
     const made = await Session.create(origin.what, { ...origin.options, signal, progress: undefined }, { ...this.picked, module: this.module });
     this.gpu.release();
     this.engine?.close();
-    Object.assign(this, made);
+    Object.assign(this, made, { kept: this.kept });
   }
 
   /** On the engine; `turn` runs the parts of another device. */
-  async engineRun(feeds, fetches, { signal, profile, into = [], pin = [] } = {}, turn = undefined) {
+  async engineRun(feeds, fetches, { signal, profile, into = [], pin = [], unread = false } = {}, turn = undefined) {
     const { engine } = this, { c } = engine;
     const lent = [], read = [];
     try {
       const table = engine.alloc(TENSOR * Math.max(feeds.length, 1));
       lent.push(table);
       for (const [i, feed] of feeds.entries()) {
-        if (feed.pinned !== undefined) read.push(this.#pin(feed.pinned));
+        if (feed.pinned !== undefined) read.push(this.kept.use(feed.pinned));
         else lent.push(engine.put(stored(feed)));
         this.writeTensor(table + TENSOR * i, feed, feed.pinned !== undefined ? read.at(-1).at : lent.at(-1));
       }
-      for (const one of read) one.users++;
+      const stays = fetches.map((number, i) => pin[i] || (unread && !into[i] && this.#sizes[number] >= LEAST));
+      fetches.forEach((number, i) => this.kept.grows(number, stays[i]));
       const budget = signal ? SLICE : 0n, rows = profile ? engine.alloc(ROW * PROFILED) : 0;
       lent.push(rows);
       if (rows) c.sx_session_profile(this.handle, rows, BigInt(PROFILED));
@@ -310,13 +312,13 @@ export class Session {
       if (code === HOST) throw new NotImplemented("a part of the model was planned for another device than the wasm engine; convert it again without that device");
       this.#check(code);
       const events = rows ? this.#events(rows, Number(c.sx_session_profile(this.handle, 0, 0n))) : undefined;
-      return { outputs: this.#outputs(fetches, into, pin), events };
+      return { outputs: this.#outputs(fetches, into, pin, unread, stays), events };
     } catch (error) {
       if (profile && this.engine) c.sx_session_profile(this.handle, 0, 0n);
       throw asTyped(error);
     } finally {
       if (this.engine) for (const at of lent) engine.free(at);
-      for (const one of read) if (one.users && !--one.users && one.gone) this.#free(one);
+      for (const one of read) this.kept.done(one);
     }
   }
 
@@ -374,14 +376,12 @@ export class Session {
     words.setUint32(at + DATA, data, true);
   }
 
-  /** An output; with `into`, an array of its type and length, copied there: a new one of many megabytes costs more than the copy (the system clears its pages). */
-  #output(number, into) {
-    const made = this.#given("sx_session_output", number), { type, dims } = made, [, kind, bits] = TYPES[type], bytes = this.#bytesOf(made);
-    if (into instanceof kind && bits >= 8 && into.byteLength === bytes.length) {
-      new Uint8Array(into.buffer, into.byteOffset, bytes.length).set(bytes);
-      return { type, dims, data: into };
-    }
-    return { type, dims, data: this.#copied(made) };
+  /** An output that is there: copied to `into`, an array of its type and length, else to a new one: one of many megabytes costs more than the copy (the system clears its pages). */
+  #copied(made, into) {
+    const { type, dims } = made, [, kind, bits] = TYPES[type], bytes = this.#bytesOf(made);
+    if (!(into instanceof kind && bits >= 8 && into.byteLength === bytes.length)) return { type, dims, data: elements(made, bytes.slice()) };
+    new Uint8Array(into.buffer, into.byteOffset, bytes.length).set(bytes);
+    return { type, dims, data: into };
   }
 
   /** What the engine says of an output: {type, dims, at}. */
@@ -395,56 +395,53 @@ export class Session {
     }
   }
 
-  /** A tensor's elements, as an array of the page's. */
-  #copied(tensor) {
-    const [, kind, bits] = TYPES[tensor.type], bytes = this.#bytesOf(tensor).slice();
-    return bits < 8 ? packed(bytes, bits, kind) : new kind(bytes.buffer, 0, lengthOf(tensor.type, tensor.dims.reduce((a, b) => a * b, 1)));
-  }
-
-  /** The outputs of a run; those with `pin` stay where they are, as {type, dims, pinned: number}. */
-  #outputs(fetches, into, pin) {
+  /**
+   * The outputs of a run: those with `pin` stay where they are, as {type, dims, pinned: number}; `unread`: so do large ones, as {type, dims, unread: number}, until they are read. `stays`: they must
+   * be taken, however they lie.
+   */
+  #outputs(fetches, into, pin, unread, stays) {
     const made = [];
+    let bytes = 0;
     try {
-      for (const [i, number] of fetches.entries()) if (!pin[i]) made[i] = this.#output(number, into[i]);
-      for (const [i, number] of fetches.entries()) if (pin[i]) made[i] = made[fetches.indexOf(number)] ?? this.#kept(number); // a name may come twice
+      for (const [i, number] of fetches.entries()) {
+        const known = fetches.indexOf(number); // a name may come twice
+        if (known < i) {
+          made[i] = made[known];
+          continue;
+        }
+        const found = stays[i] ? undefined : this.#given("sx_session_output", number), size = found && this.#bytesOf(found).length;
+        if (found && !(unread && !into[i] && size >= LEAST)) {
+          made[i] = this.#copied(found, into[i]);
+          this.#sizes[number] = size;
+          continue;
+        }
+        const { type, dims, ...taken } = this.#given("sx_session_take", number), id = this.kept.add({ type, dims, ...taken }, !pin[i]);
+        made[i] = { type, dims, [pin[i] ? "pinned" : "unread"]: id };
+        this.#sizes[number] = this.kept.bytes(id);
+        if (!pin[i] && this.#sizes[number] < LEAST) made[i] = { type, dims, data: this.kept.give(id) };
+        else bytes += this.#sizes[number];
+      }
+      if (bytes) this.kept.limit(bytes);
     } catch (error) {
-      for (const one of made) if (one?.pinned) this.unpin(one.pinned);
+      for (const one of made) this.kept.drop(one?.pinned ?? one?.unread);
       throw error;
     }
     return made;
   }
 
-  // -- tensors that stay in the engine's memory ------------------------------------------------------------------------------------------------------
-
-  #kept(number) {
-    const made = this.#given("sx_session_take", number);
-    this.pins.set(++this.#pinned, { ...made, taken: true, users: 0 });
-    return { type: made.type, dims: made.dims, pinned: this.#pinned };
-  }
-
-  #pin(number) {
-    if (!this.engine) throw new InvalidArgument("the session was released, and with it the tensors in its memory");
-    const found = this.pins.get(number);
-    if (!found) throw new InvalidArgument("the tensor is disposed");
-    return found;
-  }
-
-  /** A copy of such a tensor's elements. */
+  /** A copy of the elements of a tensor that stays here. */
   async pinnedData(number) {
-    return this.#copied(this.#pin(number));
+    return this.kept.read(number);
+  }
+
+  /** The elements of an output nobody has read. */
+  unreadData(number) {
+    return this.kept.give(number);
   }
 
   /** Forget such a tensor; where a run reads it, after that. */
   unpin(number) {
-    const found = this.pins.get(number);
-    if (!found || !this.engine) return;
-    this.pins.delete(number);
-    found.gone = true;
-    if (!found.users) this.#free(found);
-  }
-
-  #free({ taken, at }) {
-    if (this.engine) this.engine.c[taken ? "sx_tensor_free" : "sx_free"](at);
+    this.kept.drop(number);
   }
 
   /** Bytes as the engine has them as a result. */
@@ -460,9 +457,9 @@ export class Session {
 
   release() {
     this.gpu?.release();
+    if (this.engine) this.kept.close();
     this.engine?.close();
     this.engine = null;
-    this.pins.clear();
     this.options.planner?.release();
   }
 }
@@ -487,13 +484,6 @@ function stored({ type, dims, data }) {
     const value = (bytes[Math.floor(i / each)] >> (bits * (i % each))) & ((1 << bits) - 1);
     return signed && value >> (bits - 1) ? value - (1 << bits) : value;
   });
-}
-
-/** The other way round. */
-function packed(bytes, bits, kind) {
-  const each = 8 / bits, made = new Uint8Array(Math.ceil(bytes.length / each));
-  bytes.forEach((value, i) => (made[Math.floor(i / each)] |= (value & ((1 << bits) - 1)) << (bits * (i % each))));
-  return new kind(made.buffer);
 }
 
 /** Let messages and timers have their turn. */

@@ -57,7 +57,7 @@ let heldOf, holding;
 
 export class Tensor {
   #data;
-  #held; // {location, download, dispose, and buffer, or owner and id} where the data are not in the page's memory
+  #held; // {location, download, dispose, and buffer, or owner and id} where the data are not in the page's memory; {location, owner, id, read, dispose, users …}: of an output nobody has read
 
   static {
     heldOf = (tensor) => tensor.#held;
@@ -129,6 +129,10 @@ export class Tensor {
   }
 
   get data() {
+    if (this.#held?.read) {
+      this.#data = this.#held.read();
+      this.#held = undefined;
+    }
     if (this.#held) throw new InvalidArgument(`the tensor's data are ${this.#held.buffer ? "on the GPU" : "in the engine's memory"} (location "${this.location}"): await tensor.getData()`);
     if (this.#data === undefined) throw new InvalidArgument("the tensor is disposed");
     return this.#data;
@@ -136,7 +140,7 @@ export class Tensor {
 
   /** The data; from the GPU they stay here afterwards, in the engine's memory they stay too. With `release` the tensor gives up what is there, or its data. */
   async getData(release = false) {
-    if (this.#held) {
+    if (this.#held && !this.#held.read) {
       const { download, location } = this.#held;
       if (!download) throw new InvalidArgument("the tensor was made of a GPU buffer without a way to download it: Tensor.fromGpuBuffer(buffer, { …, download })");
       const data = await download();
@@ -159,7 +163,7 @@ export class Tensor {
 
   /** The same data with other dims; where they are not in the page's memory, they stay this tensor's to dispose. */
   reshape(dims) {
-    if (this.#held) {
+    if (this.#held && !this.#held.read) {
       if (sizeOf(dims) !== this.size) throw new InvalidArgument(`${this} has ${this.size} elements, [${dims}] has ${sizeOf(dims)}`);
       return holding(NUMBERS[this.type], dims, { ...this.#held, dispose: undefined });
     }
@@ -177,3 +181,35 @@ export const pinnedTensor = ({ type, dims, pinned: id }, owner) =>
 
 /** {owner, id} of such a tensor. */
 export const pinOf = (tensor) => heldOf(tensor);
+
+/** Outputs nobody read and nobody has any more. */
+const collected = typeof FinalizationRegistry === "function" ? new FinalizationRegistry((held) => held.dispose()) : undefined;
+/** Whether a page can be told of those; else its outputs are copied out at once. */
+export const canWait = !!collected;
+
+/** An output that is copied out of the engine's memory of `owner`, where it has the number `id`, when its data are read. */
+export function unreadTensor({ type, dims, unread: id }, owner) {
+  const held = { location: "cpu", owner, id, users: 0, over: false };
+  const end = () => {
+    collected.unregister(held);
+    held.over = true;
+    if (!held.users) owner.unpin(id);
+  };
+  Object.assign(held, {
+    dispose: end,
+    read() {
+      const data = held.users ? owner.kept.read(id) : owner.unreadData(id);
+      end();
+      return data;
+    },
+    /** A run will read it: it stays until that has ended. */
+    use: () => held.users++,
+    done: () => !--held.users && held.over && owner.unpin(id),
+  });
+  const made = holding(type, dims, held);
+  collected.register(made, held, held);
+  return made;
+}
+
+/** The same of an output nobody has read, else undefined. */
+export const unreadOf = (tensor) => (tensor instanceof Tensor && heldOf(tensor)?.read ? heldOf(tensor) : undefined);

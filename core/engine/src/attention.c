@@ -1,7 +1,8 @@
 /* attention.c: Y = softmax(scale · Q Kᵀ + mask) V (kind ATTENTION), float types.
 
    Q[B, H, S, D], K[B, Hk, T, D], V[B, Hk, T, Dv], Y[B, H, S, Dv]: any strides, H a multiple of Hk. The mask's dims are those of [B, H, S, T] or 1.
-   Keys and values may lie in two pieces, what a cache held and what is new; where the cache is to be kept (present), it is written while it is read.
+   Keys and values may lie in two pieces, what a cache held and what is new; where the cache is to be kept (present), it is written while it is read,
+   or only the new rows, behind it, where it lies in present's memory.
    Keys are taken in blocks; running maximum and sum of each row are corrected from block to block (Milakov and Gimelshein 2018; Dao et al. 2022), so scores never leave the cache.
    The rows of a tile are queries of all heads that share a key head: a decoding step of grouped heads reads each key once. A row that sees no key gives zeros.
    - Many rows: both products are gemm.c's, a block of keys becomes panels.
@@ -218,6 +219,9 @@ static void weigh_few(int64_t rows, const float *weights, ptrdiff_t ld, const fl
 
 /* What is read goes on to `to` (NULL: not). past_caches: `to` is aligned. */
 SX_INLINE void pass_on(float *to, sx_f x, int past_caches) {
+#ifdef __wasm__ /* where stores are all alike */
+    past_caches = 0;
+#endif
     if (past_caches) __builtin_nontemporal_store(x, (sx_f *)to);
     else sx_fstore(to, x);
 }
@@ -305,6 +309,7 @@ static void keep(const job *j, int which, int64_t b, int64_t head, int64_t begin
     for (int i = 0; i < j->pieces; i++) {
         const piece *p = j->piece + i;
         const sx_view *from = which ? p->v : p->k;
+        if (from->data == to->data) continue;
         for (int64_t t = sx_max64(begin, p->from); t < sx_min64(end, p->from + p->count); t++) {
             const char *x = from->data + (b * from->stride[0] + head * from->stride[1] + (t - p->from) * from->stride[2]) * item;
             char *y = to->data + (b * to->stride[0] + head * to->stride[1] + t * to->stride[2]) * item;
@@ -315,9 +320,9 @@ static void keep(const job *j, int which, int64_t b, int64_t head, int64_t begin
     }
 }
 
-/* Where row t of one head lies in `present` for the kernels of few rows; NULL where none is wanted. Clears *past_caches where it is not aligned. */
-static float *kept_at(const sx_view *to, int64_t b, int64_t head, int64_t t, int *past_caches) {
-    if (!to) return 0;
+/* Where row t of one head lies in `present` for the kernels of few rows; NULL where none is wanted, or the rows are there. Clears *past_caches where it is not aligned. */
+static float *kept_at(const sx_view *from, const sx_view *to, int64_t b, int64_t head, int64_t t, int *past_caches) {
+    if (!to || to->data == from->data) return 0;
     float *at = (float *)to->data + b * to->stride[0] + head * to->stride[1] + t * to->stride[2];
     if (((uintptr_t)at | (uintptr_t)(4 * to->stride[2])) % (4 * SX_GW)) *past_caches = 0;
     return at;
@@ -332,7 +337,7 @@ static void block_of(const job *j, const memory *m, const piece *p, int64_t b, i
     int first = p->from + at == 0, beyond_k = j->past_caches, beyond_v = j->past_caches;
     const char *key = of_head(p->k, b, head, j->few ? at : 0), *value = of_head(p->v, b, head, at);
     if (j->few) {
-        float *to = kept_at(j->present[0], b, head, p->from + at, &beyond_k);
+        float *to = kept_at(p->k, j->present[0], b, head, p->from + at, &beyond_k);
         score_few(rows, m->q, j->d, (const float *)key, p->k->stride[2], n, m->scores, j->ld, to, to ? j->present[0]->stride[2] : 0, beyond_k);
     } else {
         sx_gemm scores = scores_of(j, p, m->q);
@@ -346,7 +351,7 @@ static void block_of(const job *j, const memory *m, const piece *p, int64_t b, i
         soften(m->scores + r * j->ld, seen, n, m->top + r, m->total + r, m->sums + r * j->dv, j->dv, first);
     }
     if (j->few) {
-        float *to = kept_at(j->present[1], b, head, p->from + at, &beyond_v);
+        float *to = kept_at(p->v, j->present[1], b, head, p->from + at, &beyond_v);
         for (int64_t i = 0; first && i < rows * j->dv; i++) m->sums[i] = 0;
         weigh_few(rows, m->scores, j->ld, (const float *)value, p->v->stride[2], n, m->sums, j->dv, to, to ? j->present[1]->stride[2] : 0, beyond_v);
     } else {

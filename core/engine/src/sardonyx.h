@@ -140,6 +140,10 @@ SX_API int sx_session_output(const sx_session *session, int64_t number, sx_tenso
 /* The same, but the caller owns `data`: sx_tensor_free(data). */
 SX_API int sx_session_take(sx_session *session, int64_t number, sx_tensor *out);
 SX_API void sx_tensor_free(void *data);
+/* Whether an output of the coming runs, which will be taken, may grow in place (session_grow.c): as the past of a later run it is not copied. Then sx_tensor_blocks(data, &apart) says of what was
+   taken: so many blocks of its bytes, in order, lie `apart` bytes from each other; 0: it is dense. Such tensors are given back on the session's thread. */
+SX_API void sx_session_grows(sx_session *session, int64_t number, int may);
+SX_API int64_t sx_tensor_blocks(const void *data, int64_t *apart);
 SX_API int sx_session_waiting(const sx_session *session, sx_waiting *out);
 SX_API int sx_session_input(const sx_session *session, int64_t number, sx_tensor *out);
 SX_API int sx_session_put(sx_session *session, int64_t number, const sx_tensor *value, sx_report *report);

@@ -1,7 +1,7 @@
 /* session.c: run a package (package.c). A stack of frames, one for each block that is open, so that a run can stop anywhere (budget, host, terminate) and go on.
 
    Memory: tensors are counted; a block of memory nobody holds is kept for later tensors until two runs did without it. Inputs of a run, and slices of a tensor along its first axis, are read
-   where they lie. One arena serves all programs: only one runs at a time. Bound states are kept by program, dims and the elements that decide sizes. */
+   where they lie; what grows run by run may do so in place (session_grow.c). One arena serves all programs: only one runs at a time. Bound states are kept by program, dims and the elements that decide sizes. */
 #include "sx_session.h"
 
 /* -- programs --------------------------------------------------------------------------------------------------------------------------------------- */
@@ -102,6 +102,7 @@ static int end_program(sx_session *s, sx_frame *f, const sx_segment_row *g, int 
         }
         sx_slot made = {.t = {.dtype = (int32_t)p->outputs[i].dtype, .data = s->fresh[i] + 1}, .memory = s->fresh[i], .filled = 1};
         made.t.rank = sx_output_shape(s->running, i, made.t.dim);
+        sx_s_grew(s->fresh[i], &made.t);
         f->slots[slot] = made;
     }
     s->running = NULL;
@@ -126,11 +127,18 @@ static int start_program(sx_session *s, sx_frame *f, const sx_segment_row *g, sx
         if (report) report->program = (int32_t)g->program;
         return code;
     }
+    const int64_t *in = s->package->lists + g->inputs;
+    for (int64_t i = 0; s->grown && !code && i < p->n_inputs; i++) {
+        code = sx_s_dense(s, f, g, state, i, f->slots + in[i], report);
+        pointers[i] = f->slots[in[i]].t.data;
+    }
     int64_t made = 0;
     for (; !code && made < p->n_outputs; made++) {
         sx_tensor t = {.dtype = (int32_t)p->outputs[made].dtype};
         t.rank = sx_output_shape(state, made, t.dim);
-        if (!(s->fresh[made] = sx_s_take(s, sx_s_bytes(&t), report))) code = SX_E_MEMORY;
+        s->fresh[made] = s->grew ? sx_s_grow(s, f, g, state, made, &code, report) : NULL;
+        if (!s->fresh[made] && !code) s->fresh[made] = sx_s_take(s, sx_s_bytes(&t), report);
+        if (!s->fresh[made]) code = SX_E_MEMORY;
         else state->output[made] = s->fresh[made] + 1;
     }
     if (code) {
@@ -285,8 +293,12 @@ int sx_session_run(sx_session *s, const sx_tensor *inputs, int64_t count, int64_
     int code = check_inputs(s, inputs, count, &variant, report);
     if (!code) code = sx_s_push(s, s->package->variants[variant].block, report);
     if (code) return code;
-    for (int64_t i = 0; i < count; i++) *sx_s_input(s, s->frames, i) = (sx_slot){.t = inputs[i], .filled = 1};
-    return go_on(s, budget, report);
+    for (int64_t i = 0; !code && i < count; i++) {
+        sx_slot *slot = sx_s_input(s, s->frames, i);
+        *slot = (sx_slot){.t = inputs[i], .filled = 1};
+        if (s->grown && s->package->blocks[s->frames->block].n_segments != 1) code = sx_s_dense(s, NULL, NULL, NULL, i, slot, report);
+    }
+    return code ? finish(s, code) : go_on(s, budget, report);
 }
 
 int sx_session_continue(sx_session *s, int64_t budget, sx_report *report) {
@@ -308,14 +320,16 @@ int sx_session_output(const sx_session *s, int64_t i, sx_tensor *out) {
 int sx_session_take(sx_session *s, int64_t i, sx_tensor *out) {
     if (i < 0 || i >= s->package->n_outputs || !s->outputs[i].filled) return SX_E_ARGUMENT;
     sx_slot *slot = s->outputs + i;
-    if (slot->memory->refs > 1 || slot->t.data != slot->memory + 1) { /* another output is the same memory, or this is a part of it */
+    sx_memory *m = slot->memory;
+    if (!m->room && (m->refs > 1 || slot->t.data != m + 1)) { /* another output is the same memory, or this is a part of it */
         sx_slot own;
         int code = sx_s_copied(s, &slot->t, &own, NULL);
         if (code) return code;
         sx_s_release(s, slot);
         *slot = own;
     }
-    s->held -= slot->memory->bytes;
+    if (!slot->memory->lent) s->held -= slot->memory->bytes;
+    sx_s_lend(s, slot->memory);
     *out = slot->t;
     *slot = (sx_slot){0};
     return 0;
@@ -379,8 +393,9 @@ int sx_session_open(sx_package *p, sx_session **out, sx_report *report) {
     s->outputs = sx_cleared((p->n_outputs + 1) * (int64_t)sizeof *s->outputs);
     s->bound = sx_cleared((p->n_programs * s->ways + 1) * (int64_t)sizeof *s->bound);
     s->fresh = sx_cleared((s->most_out + 1) * (int64_t)sizeof *s->fresh);
+    s->grows = sx_cleared(p->n_outputs + 1);
     s->dims = sx_cleared((s->most_key + s->most_in + 1) * 8);
-    if (!s->outputs || !s->bound || !s->fresh || !s->dims) {
+    if (!s->outputs || !s->bound || !s->fresh || !s->grows || !s->dims) {
         sx_session_close(s);
         return sx_say(report, SX_E_MEMORY, SX_R_MEMORY, -1, -1, s->most_key, 0);
     }
@@ -393,6 +408,7 @@ void sx_session_close(sx_session *s) {
     const sx_package *p = s->package;
     abandon(s);
     for (int64_t i = 0; s->outputs && i < p->n_outputs; i++) sx_s_release(s, s->outputs + i);
+    for (; s->grown; s->grown = s->grown->next) s->grown->owner = NULL;
     for (int i = 0; i < SPARES; i++) if (s->spare[i].memory) sx_s_drop(s, s->spare[i].memory);
     for (int64_t i = 0; s->bound && i < p->n_programs * s->ways; i++) {
         if (s->bound[i].state) sx_unbind(s->bound[i].state);
@@ -401,6 +417,7 @@ void sx_session_close(sx_session *s) {
     if (s->outputs) sx_host_free(s->outputs, (p->n_outputs + 1) * (int64_t)sizeof *s->outputs);
     if (s->bound) sx_host_free(s->bound, (p->n_programs * s->ways + 1) * (int64_t)sizeof *s->bound);
     if (s->fresh) sx_host_free(s->fresh, (s->most_out + 1) * (int64_t)sizeof *s->fresh);
+    if (s->grows) sx_host_free(s->grows, p->n_outputs + 1);
     if (s->dims) sx_host_free(s->dims, (s->most_key + s->most_in + 1) * 8);
     if (s->times) sx_host_free(s->times, s->n_times * 16 + 64);
     if (s->arena) sx_host_free(s->arena, s->arena_bytes);

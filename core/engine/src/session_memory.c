@@ -28,13 +28,14 @@ sx_memory *sx_s_take(sx_session *s, int64_t bytes, sx_report *report) {
         sx_say(report, SX_E_MEMORY, SX_R_MEMORY, -1, -1, s->held + want, limit);
         return NULL;
     }
-    m->bytes = want, m->refs = 1, m->owner = s;
+    *m = (sx_memory){.bytes = want, .refs = 1, .owner = s};
     s->held += want;
     return m;
 }
 
 void sx_s_give_back(sx_session *s, sx_memory *m) {
     if (!m || --m->refs) return;
+    if (sx_s_forget(s, m)) s->held += m->bytes;
     int place = 0;
     for (int i = 0; i < SPARES; i++) {
         if (!s->spare[i].memory) {
@@ -77,5 +78,7 @@ int sx_s_copied(sx_session *s, const sx_tensor *t, sx_slot *out, sx_report *repo
 void sx_tensor_free(void *data) {
     if (!data) return;
     sx_memory *m = (sx_memory *)data - 1;
+    if (--m->refs) return;
+    if (m->owner && m->lent) sx_s_forget(m->owner, m);
     sx_host_free(m, m->bytes + (int64_t)sizeof *m);
 }

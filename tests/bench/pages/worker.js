@@ -1,9 +1,10 @@
-// worker.js: one model on both runtimes, inside a worker (where both may use threads), in turns. Message: {name, threads, seconds, feeds, cache}; answer: the least milliseconds of each.
-// cache: a language model's keys and values stay in sardonyx's engine from step to step; onnxruntime-web (wasm) has no such place and takes and gives arrays.
+// worker.js: one model on both runtimes, inside a worker (where both may use threads), in turns. Message: {name, threads, seconds, feeds, decodes}; answer: the least milliseconds of each.
+// decodes: a language model's own loop (decoder, below) instead of the same inputs again and again.
 import * as ours from "/sardonyx/index.js";
 import * as theirs from "/npm/onnxruntime-web/dist/ort.wasm.min.mjs";
 
 const KINDS = { float32: Float32Array, float64: Float64Array, int64: BigInt64Array, int32: Int32Array, int8: Int8Array, uint8: Uint8Array, bool: Uint8Array };
+const TOKENS = 16;
 const BURST = 100, LEAST = 1; // ms: of one runtime's turn, and of what is timed (the clock of an isolated page ticks every 5 µs)
 
 async function feed(runtime, feeds) {
@@ -33,54 +34,48 @@ function difference(made, wanted, names) {
   return most / (scale || 1);
 }
 
-// Feeds with one row less in the cache: a step on them makes a cache as long as that of `feeds`.
-function shorter(feeds) {
-  const made = { ...feeds };
-  for (const [name, tensor] of Object.entries(feeds)) {
-    const axis = name.startsWith("past_key_values.") ? 2 : name === "attention_mask" ? 1 : undefined;
-    if (axis === undefined) continue;
-    const dims = tensor.dims.with(axis, tensor.dims[axis] - 1), inner = tensor.dims.slice(axis + 1).reduce((a, b) => a * b, 1), row = tensor.dims[axis] * inner, outer = tensor.data.length / row;
-    const data = new tensor.data.constructor(outer * (row - inner));
-    for (let i = 0; i < outer; i++) data.set(tensor.data.subarray(i * row, (i + 1) * row - inner), i * (row - inner));
-    made[name] = new ours.Tensor(tensor.type, data, dims);
-  }
-  return made;
+// A language model at work, a token a step: each step's `present.*` are the next one's `past_key_values.*`, and its logits are read. After TOKENS steps it begins again with `feeds`. The tokens are
+// given, so that both runtimes do the same. Nothing is disposed: what is no longer used is left to the garbage collector, on both sides.
+function decoder(runtime, session, feeds) {
+  const integers = (values) => new runtime.Tensor("int64", BigInt64Array.from(values, BigInt), [1, values.length]), begin = feeds.position_ids.data[0];
+  let step = 0, next;
+  return async () => {
+    const made = await session.run(step ? next : feeds), position = Number(begin) + ++step;
+    made.best = largest(made.logits.data);
+    next = { input_ids: integers([step]), attention_mask: integers(Array(position + 1).fill(1)), position_ids: integers([position]) };
+    for (const name of session.outputNames) if (name.startsWith("present.")) next[name.replace("present.", "past_key_values.")] = made[name];
+    step %= TOKENS;
+    return made;
+  };
 }
 
-// Both runtimes' cache becomes what a step before gave: here it stays where it is, the other gets a copy.
-async function keepCache(session, mine, other) {
-  const made = await session.run(shorter(mine));
-  for (const name of session.outputNames.filter((one) => one.startsWith("present."))) {
-    const past = name.replace("present.", "past_key_values."), { type, dims } = (mine[past] = made[name]);
-    other[past] = new theirs.Tensor(type, await made[name].getData(), dims);
-  }
+function largest(data) {
+  let best = 0;
+  for (let i = 1; i < data.length; i++) if (data[i] > data[best]) best = i;
+  return best;
 }
 
-async function measure({ name, threads, seconds, feeds, cache }) {
+async function measure({ name, threads, seconds, feeds, decodes }) {
   Object.assign(ours.env.wasm, { numThreads: threads, proxy: false });
   Object.assign(theirs.env.wasm, { numThreads: threads, wasmPaths: "/npm/onnxruntime-web/dist/" });
   theirs.env.logLevel = "error";
-  const [a, openOurs] = await timed(() => ours.InferenceSession.create(`/bench/${name}.sdx`, cache ? { preferredOutputLocation: "cpu-pinned" } : {}));
+  const [a, openOurs] = await timed(() => ours.InferenceSession.create(`/bench/${name}.sdx`));
   const [b, openTheirs] = await timed(() => theirs.InferenceSession.create(`/bench/${name}.onnx`));
   const mine = await feed(ours, feeds), other = await feed(theirs, feeds);
-  if (cache) await keepCache(a, mine, other);
-  const [x, firstOurs] = await timed(() => a.run(mine));
-  const [y, firstTheirs] = await timed(() => b.run(other));
-  const here = Object.fromEntries(await Promise.all(a.outputNames.map(async (port) => [port, { data: await x[port].getData() }])));
-  const far = difference(here, y, a.outputNames);
-  const step = async () => {
-    const made = await a.run(mine);
-    await made.logits.getData(true); // what a program reads of it
-    for (const port of a.outputNames) made[port].dispose();
-  };
-  // Later runs write to the tensors of the first, as a loop would: new arrays of many megabytes cost either runtime more than copying them.
-  const best = [Infinity, Infinity], turns = [cache ? step : () => a.run(mine, { ...x }), () => b.run(other, { ...y })], together = [1, 1];
+  const steps = decodes && [decoder(ours, a, mine), decoder(theirs, b, other)];
+  let [x, firstOurs] = await timed(steps ? steps[0] : () => a.run(mine));
+  let [y, firstTheirs] = await timed(steps ? steps[1] : () => b.run(other));
+  for (let i = 1; steps && i < TOKENS; i++) [x, y] = [await steps[0](), await steps[1]()];
+  const far = difference(x, y, a.outputNames);
+  // Later runs of the same inputs write to the tensors of the first, as a loop would: new arrays of many megabytes cost either runtime more than copying them.
+  const best = [Infinity, Infinity], turns = steps ?? [() => a.run(mine, { ...x }), () => b.run(other, { ...y })], together = [1, 1];
   for (const k of [0, 1]) {
     const start = performance.now();
     let runs = 0;
     do runs++, await turns[k](); // V8 compiles what is hot
     while (performance.now() - start < 2 * BURST);
     together[k] = Math.ceil((LEAST * runs) / (performance.now() - start));
+    if (steps) together[k] = TOKENS; // a whole round: what its first step and the garbage collector take is in it
   }
   for (const until = performance.now() + 1000 * seconds, least = 3, rounds = { done: 0 }; rounds.done < least || performance.now() < until; rounds.done++) {
     for (const k of [0, 1]) {
