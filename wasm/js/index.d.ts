@@ -25,6 +25,7 @@ export class Tensor<T extends Type = Type> {
   readonly type: T;
   readonly dims: readonly number[];
   readonly size: number;
+  /** Of a large output: copied out of the engine's memory when it is first read (a run that takes the tensor before that needs no copy). */
   readonly data: DataTypes[T];
   /** A tensor whose data are a GPUBuffer of env.webgpu.device (or the device sardonyx opened), dense and row-major. With usage STORAGE a run binds it as it is; with COPY_SRC alone it copies. */
   static fromGpuBuffer<T extends Type = "float32">(buffer: GpuBuffer, options: { dataType?: T; dims: readonly number[]; download?(): Promise<DataTypes[T]>; dispose?(): void }): Tensor<T>;
@@ -38,6 +39,7 @@ export class Tensor<T extends Type = Type> {
   readonly location: "cpu" | "cpu-pinned" | "gpu-buffer" | "none";
   /** The data, wherever they are: `data` is there for "cpu" only. With `release` what was elsewhere is given up. */
   getData(release?: boolean): Promise<DataTypes[T]>;
+  /** Give the data up. A large output that is not needed, and was not read, gives its memory back at once instead of when it is collected. */
   dispose(): void;
   reshape(dims: readonly number[]): Tensor<T>;
 }

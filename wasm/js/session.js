@@ -20,7 +20,7 @@ const PLANNED = 16;
 
 export class Session {
   kept = new Kept(this);
-  #sizes = []; // bytes of each output when it was last made
+  #lengths = []; // bytes of each output when it was last made
 
   /**
    * `module`: the compiled engine, or a promise of it. Options: signal, progress, cache, integrity, externalData, planner, freeDimensionOverrides, webgpu ({fallback, strict, precision}: run there,
@@ -297,7 +297,7 @@ export class Session {
         else lent.push(engine.put(stored(feed)));
         this.writeTensor(table + TENSOR * i, feed, feed.pinned !== undefined ? read.at(-1).at : lent.at(-1));
       }
-      const stays = fetches.map((number, i) => pin[i] || (unread && !into[i] && this.#sizes[number] >= LEAST));
+      const stays = fetches.map((number, i) => pin[i] || (unread && !into[i] && this.#lengths[number] >= LEAST));
       fetches.forEach((number, i) => this.kept.grows(number, stays[i]));
       const budget = signal ? SLICE : 0n, rows = profile ? engine.alloc(ROW * PROFILED) : 0;
       lent.push(rows);
@@ -412,14 +412,14 @@ export class Session {
         const found = stays[i] ? undefined : this.#given("sx_session_output", number), size = found && this.#bytesOf(found).length;
         if (found && !(unread && !into[i] && size >= LEAST)) {
           made[i] = this.#copied(found, into[i]);
-          this.#sizes[number] = size;
+          this.#lengths[number] = size;
           continue;
         }
         const { type, dims, ...taken } = this.#given("sx_session_take", number), id = this.kept.add({ type, dims, ...taken }, !pin[i]);
         made[i] = { type, dims, [pin[i] ? "pinned" : "unread"]: id };
-        this.#sizes[number] = this.kept.bytes(id);
-        if (!pin[i] && this.#sizes[number] < LEAST) made[i] = { type, dims, data: this.kept.give(id) };
-        else bytes += this.#sizes[number];
+        this.#lengths[number] = this.kept.bytes(id);
+        if (!pin[i] && this.#lengths[number] < LEAST) made[i] = { type, dims, data: this.kept.give(id) };
+        else bytes += this.#lengths[number];
       }
       if (bytes) this.kept.limit(bytes);
     } catch (error) {

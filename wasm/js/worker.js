@@ -46,7 +46,7 @@ const operations = {
     const abort = new AbortController();
     pending.set(id, { abort });
     const made = await session.run(feeds, fetches, { ...options, signal: options.signal ? abort.signal : undefined });
-    return [made, made.outputs.filter((one) => one.data).map((one) => one.data.buffer)];
+    return [made, [...new Set(made.outputs.filter((one) => one.data).map((one) => one.data.buffer))]];
   },
   async pinned({ of }) {
     const data = await session.pinnedData(of);

@@ -219,9 +219,6 @@ static void weigh_few(int64_t rows, const float *weights, ptrdiff_t ld, const fl
 
 /* What is read goes on to `to` (NULL: not). past_caches: `to` is aligned. */
 SX_INLINE void pass_on(float *to, sx_f x, int past_caches) {
-#ifdef __wasm__ /* where stores are all alike */
-    past_caches = 0;
-#endif
     if (past_caches) __builtin_nontemporal_store(x, (sx_f *)to);
     else sx_fstore(to, x);
 }

@@ -37,10 +37,33 @@ static void stream_row(char *y, const char *x, int64_t bytes) {
 
 static void fill_row(char *y, int64_t ys, const char *value, int64_t n, int64_t item) { copy_row(y, ys, value, 0, n, item); }
 
-/* 16 × 16 elements of four bytes: each cache line of either side is touched once. Four rounds exchange blocks of 8, 4, 2 and 1 lanes between rows that far apart. */
+/* 4 × 4 elements of four bytes. */
+typedef uint32_t four __attribute__((vector_size(16)));
+typedef uint32_t four_any __attribute__((vector_size(16), aligned(4), may_alias));
+static void transpose_4(uint32_t *y, int64_t yr, const uint32_t *x, int64_t xc) {
+    four a = *(const four_any *)x, b = *(const four_any *)(x + xc), c = *(const four_any *)(x + 2 * xc), d = *(const four_any *)(x + 3 * xc);
+    four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5), ef = __builtin_shufflevector(a, b, 2, 6, 3, 7), gh = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    *(four_any *)y = __builtin_shufflevector(ab, cd, 0, 1, 4, 5), *(four_any *)(y + yr) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+    *(four_any *)(y + 2 * yr) = __builtin_shufflevector(ef, gh, 0, 1, 4, 5), *(four_any *)(y + 3 * yr) = __builtin_shufflevector(ef, gh, 2, 3, 6, 7);
+}
+
+#ifdef __wasm__ /* few registers, and a shuffle is 18 bytes: blocks of 4 × 4 only */
+/* Three columns, dense rows: the colours of an image. */
+static int64_t interleave_3(uint32_t *y, const uint32_t *x, int64_t xc, int64_t rows) {
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4, y += 12) {
+        four a = *(const four_any *)(x + r), b = *(const four_any *)(x + xc + r), c = *(const four_any *)(x + 2 * xc + r);
+        four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), ba = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+        *(four_any *)y = __builtin_shufflevector(ab, c, 0, 1, 4, 2), *(four_any *)(y + 4) = __builtin_shufflevector(__builtin_shufflevector(ab, ba, 3, 3, 4, 5), c, 0, 5, 2, 3);
+        *(four_any *)(y + 8) = __builtin_shufflevector(ba, c, 6, 2, 3, 7);
+    }
+    return r;
+}
+#else
 typedef uint32_t lanes __attribute__((vector_size(64)));
 typedef uint32_t lanes_any __attribute__((vector_size(64), aligned(4), may_alias));
 #define MIX(...) __builtin_shufflevector(a, b, __VA_ARGS__)
+/* 16 × 16 elements of four bytes: each cache line of either side is touched once. Four rounds exchange blocks of 8, 4, 2 and 1 lanes between rows that far apart. */
 #define SWAP(k, low, high) for (int i = 0; i < 16; i++) if (!(i & k)) { lanes a = v[i], b = v[i + k]; v[i] = MIX low, v[i + k] = MIX high; }
 static void transpose_16(uint32_t *y, int64_t yr, const uint32_t *x, int64_t xc) {
     lanes v[16];
@@ -50,16 +73,6 @@ static void transpose_16(uint32_t *y, int64_t yr, const uint32_t *x, int64_t xc)
     SWAP(2, (0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29), (2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
     SWAP(1, (0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30), (1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
     for (int i = 0; i < 16; i++) *(lanes_any *)(y + i * yr) = v[i];
-}
-
-/* 4 × 4 elements of four bytes. */
-typedef uint32_t four __attribute__((vector_size(16)));
-typedef uint32_t four_any __attribute__((vector_size(16), aligned(4), may_alias));
-static void transpose_4(uint32_t *y, int64_t yr, const uint32_t *x, int64_t xc) {
-    four a = *(const four_any *)x, b = *(const four_any *)(x + xc), c = *(const four_any *)(x + 2 * xc), d = *(const four_any *)(x + 3 * xc);
-    four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5), ef = __builtin_shufflevector(a, b, 2, 6, 3, 7), gh = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    *(four_any *)y = __builtin_shufflevector(ab, cd, 0, 1, 4, 5), *(four_any *)(y + yr) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
-    *(four_any *)(y + 2 * yr) = __builtin_shufflevector(ef, gh, 0, 1, 4, 5), *(four_any *)(y + 3 * yr) = __builtin_shufflevector(ef, gh, 2, 3, 6, 7);
 }
 
 /* Three columns, dense rows: the colours of an image. 16 rows at a time: first two colours meet, then the third. */
@@ -75,6 +88,7 @@ static int64_t interleave_3(uint32_t *y, const uint32_t *x, int64_t xc, int64_t 
     }
     return r;
 }
+#endif
 
 static void transpose_words(char *y, int64_t yr, const char *x, int64_t xc, int64_t rows, int64_t cols) {
     uint32_t *y_ = (uint32_t *)y;
@@ -84,10 +98,12 @@ static void transpose_words(char *y, int64_t yr, const char *x, int64_t xc, int6
         int64_t done = interleave_3(y_, x_, xc, rows);
         y_ += 3 * done, x_ += done, rows -= done;
     }
+#ifndef __wasm__
     for (; c + 16 <= cols; c += 16) {
         for (r = 0; r + 16 <= rows; r += 16) transpose_16(y_ + r * yr + c, yr, x_ + c * xc + r, xc);
         for (; r < rows; r++) for (int k = 0; k < 16; k++) y_[r * yr + c + k] = x_[(c + k) * xc + r];
     }
+#endif
     for (; c + 4 <= cols; c += 4) {
         for (r = 0; r + 4 <= rows; r += 4) transpose_4(y_ + r * yr + c, yr, x_ + c * xc + r, xc);
         for (; r < rows; r++) for (int k = 0; k < 4; k++) y_[r * yr + c + k] = x_[(c + k) * xc + r];

@@ -62,7 +62,7 @@ async function measure({ name, threads, seconds, feeds, decodes }) {
   const [a, openOurs] = await timed(() => ours.InferenceSession.create(`/bench/${name}.sdx`));
   const [b, openTheirs] = await timed(() => theirs.InferenceSession.create(`/bench/${name}.onnx`));
   const mine = await feed(ours, feeds), other = await feed(theirs, feeds);
-  const steps = decodes && [decoder(ours, a, mine), decoder(theirs, b, other)];
+  const steps = decodes ? [decoder(ours, a, mine), decoder(theirs, b, other)] : undefined;
   let [x, firstOurs] = await timed(steps ? steps[0] : () => a.run(mine));
   let [y, firstTheirs] = await timed(steps ? steps[1] : () => b.run(other));
   for (let i = 1; steps && i < TOKENS; i++) [x, y] = [await steps[0](), await steps[1]()];
