@@ -41,9 +41,9 @@ PAGES = Path(__file__).parent / "pages"
 ORT = NPM / "onnxruntime-web" / "dist"
 PEER = "onnxruntime-web"
 RUNTIMES = {"sardonyx": "/sardonyx/index.js", PEER: "/npm/onnxruntime-web/dist/ort.wasm.min.mjs"}
-HOW = ("Written by `make bench-web`; both runtimes in one worker of one Chromium, in turns; least times. Llama's rows are a language model's loop of 16 tokens, from a cache of 512 in arrays: each step's logits "
-       "are read and its `present.*` are the next one's `past_key_values.*`, nothing is disposed; milliseconds a token. Beside them the same step again and again on the same arrays, with outputs into the arrays "
-       "of the first: what is copied in and out is in it on both sides.")
+HOW = ("Written by `make bench-web`; both runtimes in one worker of one Chromium, in turns; least times. Llama's rows are a language model's loop of 16 tokens, from a cache of 512 in arrays: "
+       "each step's logits are read and its `present.*` are the next one's `past_key_values.*`, nothing is disposed; milliseconds a token. Beside them the same step again and again on the same "
+       "arrays, with outputs into the arrays of the first: what is copied in and out is in it on both sides.")
 NAMES = {DType.FLOAT: "float32", DType.DOUBLE: "float64"}
 FIXED = "the same inputs again and again, arrays in and out"
 BIG = 32 << 20                                                       # constants that no cache holds

@@ -25,7 +25,8 @@ const floats = (dims, from = 0) => new ort.Tensor("float32", Float32Array.from({
 const integers = (values) => new ort.Tensor("int64", BigInt64Array.from(values, BigInt), [1, values.length]);
 const pasts = session.inputNames.filter((name) => name.startsWith("past"));
 const start = (past) => Object.fromEntries(pasts.map((name, i) => [name, floats([1, HEADS, past, SIZE], 7 * i)]));
-const feeds = (token, cache) => { const past = cache[pasts[0]].dims[2]; return { input_ids: integers([token]), attention_mask: integers(Array(past + 1).fill(1)), position_ids: integers([past]), ...cache }; };
+const ones = (n) => integers(Array(n).fill(1)), lengthOf = (cache) => cache[pasts[0]].dims[2];
+const feeds = (token, cache) => ({ input_ids: integers([token]), attention_mask: ones(lengthOf(cache) + 1), position_ids: integers([lengthOf(cache)]), ...cache });
 const cacheOf = (made) => Object.fromEntries(pasts.map((name) => [name, made[name.replace("past_key_values.", "present.")]]));
 const equal = (a, b) => a.length === b.length && a.every((v, i) => v === b[i]);
 const same = (a, b) => pasts.every((name) => `${a[name].dims}` === `${b[name].dims}` && equal(a[name].data, b[name].data));
