@@ -129,12 +129,23 @@ export class Engine {
 
   /** All memory as bytes; a growth makes the last view useless, so it is asked for each time. */
   get bytes() {
-    return this.#view?.buffer === this.memory.buffer && this.#view.length === this.memory.buffer.byteLength ? this.#view : (this.#view = new Uint8Array(this.memory.buffer));
+    this.#look();
+    return this.#view;
   }
-  #view;
 
   get words() {
-    return new DataView(this.memory.buffer);
+    this.#look();
+    return this.#words;
+  }
+
+  #view;
+  #words;
+
+  #look() {
+    const { buffer } = this.memory;
+    if (buffer === this.#view?.buffer && buffer.byteLength === this.#view.length) return;
+    this.#view = new Uint8Array(buffer);
+    this.#words = new DataView(buffer);
   }
 
   /** Copy bytes in and return where they are. */
@@ -166,7 +177,7 @@ export class Engine {
   close() {
     for (const worker of this.workers) worker.terminate();
     this.workers = [];
-    this.c = this.memory = this.#view = null;
+    this.c = this.memory = this.#view = this.#words = null;
   }
 }
 

@@ -23,6 +23,7 @@ const isPage = typeof document === "object" && typeof Worker === "function";
 export class InferenceSession {
   #session;
   #queue = Promise.resolve();
+  #running = 0; // runs that have not ended
   #events; // of the runs since startProfiling
   #kept; // for each output whether it stays on the GPU
   #pinned; // and whether it stays in the engine's memory
@@ -93,21 +94,29 @@ export class InferenceSession {
   }
 
   async #turn(session, given, names, targets, options) {
+    const { webgpu, worker } = this.engine;
     let submitted;
-    const queued = new Promise((resolve) => (submitted = resolve)); // on the GPU the next run need not wait for this one's results
-    const turn = this.#queue.then(() => {
+    const queued = webgpu && new Promise((resolve) => (submitted = resolve)); // on the GPU the next run need not wait for this one's results
+    const go = () => {
       if (this.#session === null) throw new Aborted("the session was released");
       checkAborted(options.signal);
-      const numbers = names.map((name) => this.outputNames.indexOf(name)), { webgpu, worker } = this.engine, told = { signal: options.signal, profile: !!this.#events };
+      const numbers = names.map((name) => this.outputNames.indexOf(name)), told = { signal: options.signal, profile: !!this.#events };
       if (this.#pinned.includes(true)) told.pin = numbers.map((number, i) => this.#pinned[number] && !targets?.[names[i]]);
       if (targets && !worker) told.into = names.map((name) => (onGpu(targets[name]) ? undefined : targets[name]?.data));
       if (targets && webgpu) told.targets = this.#places(targets);
       if (canWait && !worker && !webgpu) told.unread = true;
       if (webgpu) Object.assign(told, { keep: this.#kept }, worker ? {} : { submitted });
       return session.run(given, numbers, told);
-    });
-    this.#queue = Promise.race([turn.catch(() => {}), queued]);
-    const { outputs: made, events } = await turn;
+    };
+    const turn = this.#running || webgpu ? this.#queue.then(go) : go();
+    this.#queue = webgpu ? Promise.race([turn.catch(nothing), queued]) : turn.then(nothing, nothing);
+    this.#running++;
+    let made, events;
+    try {
+      ({ outputs: made, events } = await turn);
+    } finally {
+      this.#running--;
+    }
     if (this.#session === null && made.some((one) => one.gpu)) {
       for (const one of made) one.give?.();
       throw new Aborted("the session was released");
@@ -164,7 +173,13 @@ export class InferenceSession {
   }
 
   #areFetches(what) {
-    return what !== null && typeof what === "object" && Object.keys(what).length > 0 && Object.entries(what).every(([name, value]) => this.outputNames.includes(name) && (value === null || value instanceof Tensor));
+    if (what === null || typeof what !== "object") return false;
+    let some = false;
+    for (const name in what) {
+      if (!this.outputNames.includes(name) || (what[name] !== null && !(what[name] instanceof Tensor))) return false;
+      some = true;
+    }
+    return some;
   }
 
   #wanted(fetches) {
@@ -233,6 +248,8 @@ function deliver(name, { type, dims, data }, target) {
   if (target.data !== data) target.data.set(data); // else the engine's results were copied there
   return target;
 }
+
+const nothing = () => {};
 
 const list = (names) => names.map((name) => `'${name}'`).join(", ");
 

@@ -4,11 +4,13 @@
 // - What nobody reads is never copied out, and what is fed to the session again is read where it lies. A cache that a language model takes and gives, a row longer, grows in place there
 //   (core/engine/src/session_grow.c): all its tensors are the first rows of one memory.
 // - An unread output is "cpu" to callers: reading its `data` copies them out, once. It is the page's from then on, and the engine forgets it; so it does where the tensor is disposed or collected.
-// - Unread outputs take LIMIT bytes at most, or twice what the last run left; the oldest are copied out before more are kept. A session that is released, or finds no memory, copies all out.
+// - Unread outputs take LIMIT bytes at most, or 2.5 times what the last run left; then the event loop gets a turn, in which those that were collected are forgotten, and if that was not enough the
+//   oldest are copied out. So that they are collected, a tensor holds an array as large as the memory that is its (tensor.js), which costs nothing: the garbage collector knows what is at stake.
+//   A session that is released, or finds no memory, copies all out.
 import { InvalidArgument } from "./errors.js";
 import { lengthOf, TYPES } from "./tensor.js";
 
-const LIMIT = 128 << 20;
+const LIMIT = 32 << 20;
 /** Bytes from which an output is worth it. */
 export const LEAST = 1 << 16;
 
@@ -134,10 +136,18 @@ export class Kept {
     return found;
   }
 
-  /** After a run that left so many bytes unread. */
-  limit(bytes) {
+  /** After a run that left so many bytes unread; `breathe` gives the event loop a turn. */
+  async limit(bytes, breathe) {
     const most = Math.max(LIMIT, 2.5 * bytes);
-    if (this.#total > most) this.leave(most);
+    if (this.#total <= most) return;
+    await breathe();
+    if (this.#engine) this.leave(most);
+  }
+
+  /** The bytes of the memory where one lies, 0 where others lie there too. */
+  weight(number) {
+    const memory = this.#memory.get(this.#find(number).at);
+    return memory.tensors === 1 ? memory.bytes : 0;
   }
 
   /** The engine ends. */

@@ -11,6 +11,9 @@ const TENSOR = 80, PORT = 88, DATA = 72, NAME_BYTES = 80;
 const ABI = 2;
 /** A run that can be stopped gives its thread back this often. */
 const SLICE = 20_000_000n; // ns
+/** Bytes up to which an input has a place of its own between runs. */
+const ROOM = 1 << 14;
+const HIGH = 2 ** 32;
 /** The engine's number for sizes that no stored program covers. */
 const GUARD = 9;
 /** Steps a profile has room for in one run: int64 program, step, start, duration of each. */
@@ -21,6 +24,7 @@ const PLANNED = 16;
 export class Session {
   kept = new Kept(this);
   #lengths = []; // bytes of each output when it was last made
+  #desk = {}; // what every run of this engine uses: {engine, table: of the inputs, cell: a tensor, rooms: of small inputs [address, bytes], count: of inputs}
 
   /**
    * `module`: the compiled engine, or a promise of it. Options: signal, progress, cache, integrity, externalData, planner, freeDimensionOverrides, webgpu ({fallback, strict, precision}: run there,
@@ -290,19 +294,16 @@ export class Session {
     const { engine } = this, { c } = engine;
     const lent = [], read = [];
     try {
-      const table = engine.alloc(TENSOR * Math.max(feeds.length, 1));
-      lent.push(table);
-      for (const [i, feed] of feeds.entries()) {
-        if (feed.pinned !== undefined) read.push(this.kept.use(feed.pinned));
-        else lent.push(engine.put(stored(feed)));
-        this.writeTensor(table + TENSOR * i, feed, feed.pinned !== undefined ? read.at(-1).at : lent.at(-1));
-      }
-      const stays = fetches.map((number, i) => pin[i] || (unread && !into[i] && this.#lengths[number] >= LEAST));
-      fetches.forEach((number, i) => this.kept.grows(number, stays[i]));
+      const { table, count } = this.#ready(feeds.length);
+      for (let i = 0; i < feeds.length; i++) this.writeTensor(table + TENSOR * i, feeds[i], this.#place(i, feeds[i], lent, read));
+      const stays = fetches.map((number, i) => !!pin[i] || (unread && !into[i] && this.#lengths[number] >= LEAST));
+      for (let i = 0; i < fetches.length; i++) this.kept.grows(fetches[i], stays[i]);
       const budget = signal ? SLICE : 0n, rows = profile ? engine.alloc(ROW * PROFILED) : 0;
-      lent.push(rows);
-      if (rows) c.sx_session_profile(this.handle, rows, BigInt(PROFILED));
-      let code = c.sx_session_run(this.handle, table, BigInt(feeds.length), budget, engine.report);
+      if (rows) {
+        lent.push(rows);
+        c.sx_session_profile(this.handle, rows, BigInt(PROFILED));
+      }
+      let code = c.sx_session_run(this.handle, table, count, budget, engine.report);
       while (code === YIELD || (code === HOST && turn)) {
         await (code === HOST ? turn() : breathe());
         if (!this.engine) throw new InvalidArgument("the session was released");
@@ -312,7 +313,9 @@ export class Session {
       if (code === HOST) throw new NotImplemented("a part of the model was planned for another device than the wasm engine; convert it again without that device");
       this.#check(code);
       const events = rows ? this.#events(rows, Number(c.sx_session_profile(this.handle, 0, 0n))) : undefined;
-      return { outputs: this.#outputs(fetches, into, pin, unread, stays), events };
+      const outputs = this.#outputs(fetches, into, pin, unread, stays);
+      if (outputs.left) await this.kept.limit(outputs.left, breathe);
+      return { outputs, events };
     } catch (error) {
       if (profile && this.engine) c.sx_session_profile(this.handle, 0, 0n);
       throw asTyped(error);
@@ -320,6 +323,34 @@ export class Session {
       if (this.engine) for (const at of lent) engine.free(at);
       for (const one of read) this.kept.done(one);
     }
+  }
+
+  /** The desk, of this engine and for so many inputs. */
+  #ready(inputs) {
+    const { engine } = this;
+    if (this.#desk.engine !== engine) this.#desk = { engine, table: engine.alloc(TENSOR * Math.max(inputs, 1)), cell: engine.alloc(TENSOR), rooms: [], count: BigInt(inputs) };
+    return this.#desk;
+  }
+
+  /** Where input i lies in the engine's memory: it does already (then a run reads it: `read`), or is put there: small ones to rooms of their own, others to what is lent for the run. */
+  #place(i, feed, lent, read) {
+    if (feed.pinned !== undefined) {
+      read.push(this.kept.use(feed.pinned));
+      return read.at(-1).at;
+    }
+    const { engine } = this, bytes = stored(feed), { length } = bytes, { rooms } = this.#desk;
+    if (length > ROOM) {
+      lent.push(engine.put(bytes));
+      return lent.at(-1);
+    }
+    let room = rooms[i];
+    if (!room || room[1] < length) {
+      if (room) engine.free(room[0]);
+      rooms[i] = undefined;
+      rooms[i] = room = [engine.alloc(length), length];
+    }
+    engine.bytes.set(bytes, room[0]);
+    return room[0];
   }
 
   /** What the engine noted of a run's steps, with the names of the model's nodes they came from. */
@@ -358,21 +389,26 @@ export class Session {
   }
 
   #described(at) {
-    const { words } = this.engine, rank = words.getInt32(at + 4, true);
-    const dims = Array.from({ length: rank }, (_, d) => Number(words.getBigInt64(at + 8 + 8 * d, true)));
+    const { words } = this.engine, rank = words.getInt32(at + 4, true), dims = [];
+    for (let d = 0; d < rank; d++) dims.push(words.getUint32(at + 8 + 8 * d, true) + HIGH * words.getInt32(at + 12 + 8 * d, true));
     return { type: words.getInt32(at, true), dims, at: words.getUint32(at + DATA, true) };
   }
 
   /** Where a tensor lies in the engine's memory. */
   #bytesOf({ type, dims, at }) {
-    return this.engine.bytes.subarray(at, at + dims.reduce((a, b) => a * b, 1) * Math.max(TYPES[type][2] >> 3, 1));
+    let length = TYPES[type][2] >> 3 || 1;
+    for (const d of dims) length *= d;
+    return this.engine.bytes.subarray(at, at + length);
   }
 
   writeTensor(at, { type, dims }, data) {
     const { words } = this.engine;
     words.setInt32(at, type, true);
     words.setInt32(at + 4, dims.length, true);
-    dims.forEach((d, i) => words.setBigInt64(at + 8 + 8 * i, BigInt(d), true));
+    for (let i = 0; i < dims.length; i++) {
+      words.setUint32(at + 8 + 8 * i, dims[i] >>> 0, true); // modulo 2^32
+      words.setInt32(at + 12 + 8 * i, Math.floor(dims[i] / HIGH), true);
+    }
     words.setUint32(at + DATA, data, true);
   }
 
@@ -386,13 +422,9 @@ export class Session {
 
   /** What the engine says of an output: {type, dims, at}. */
   #given(call, number) {
-    const { engine } = this, at = engine.alloc(TENSOR);
-    try {
-      this.#check(engine.c[call](this.handle, BigInt(number), at));
-      return this.#described(at);
-    } finally {
-      engine.free(at);
-    }
+    const { cell } = this.#desk;
+    this.#check(this.engine.c[call](this.handle, BigInt(number), cell));
+    return this.#described(cell);
   }
 
   /**
@@ -416,12 +448,12 @@ export class Session {
           continue;
         }
         const { type, dims, ...taken } = this.#given("sx_session_take", number), id = this.kept.add({ type, dims, ...taken }, !pin[i]);
-        made[i] = { type, dims, [pin[i] ? "pinned" : "unread"]: id };
+        made[i] = pin[i] ? { type, dims, pinned: id } : { type, dims, unread: id, weight: this.kept.weight(id) };
         this.#lengths[number] = this.kept.bytes(id);
         if (!pin[i] && this.#lengths[number] < LEAST) made[i] = { type, dims, data: this.kept.give(id) };
-        else bytes += this.#lengths[number];
+        else if (!pin[i]) bytes += this.#lengths[number];
       }
-      if (bytes) this.kept.limit(bytes);
+      made.left = bytes; // unread
     } catch (error) {
       for (const one of made) this.kept.drop(one?.pinned ?? one?.unread);
       throw error;

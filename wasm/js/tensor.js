@@ -187,9 +187,18 @@ const collected = typeof FinalizationRegistry === "function" ? new FinalizationR
 /** Whether a page can be told of those; else its outputs are copied out at once. */
 export const canWait = !!collected;
 
+/** Nothing of so many bytes, which no memory is taken for: the garbage collector knows then what a tensor keeps in the engine. */
+function weighing(bytes) {
+  try {
+    return bytes ? new ArrayBuffer(bytes) : undefined;
+  } catch {
+    return undefined; // no addresses left for it
+  }
+}
+
 /** An output that is copied out of the engine's memory of `owner`, where it has the number `id`, when its data are read. */
-export function unreadTensor({ type, dims, unread: id }, owner) {
-  const held = { location: "cpu", owner, id, users: 0, over: false };
+export function unreadTensor({ type, dims, unread: id, weight }, owner) {
+  const held = { location: "cpu", owner, id, users: 0, over: false, weight: weighing(weight) };
   const end = () => {
     collected.unregister(held);
     held.over = true;
