@@ -85,7 +85,7 @@ _RELAXED = ("relaxed", ("-msimd128", "-mrelaxed-simd"))
 _WASM = ("--no-entry", "--export-dynamic", "--export=__stack_pointer", "--gc-sections", "-O2", "--stack-first", "-z", "stack-size=1048576", "-s")
 _THREADS = ("--shared-memory", "--import-memory", f"--max-memory={WASM_SHARED_BYTES}")
 #: Compiled for size: what runs once a session or a step, and families no model spends its time in.
-_COLD = frozenset(CORE) | _RARE | {"host_wasm", "table", "matmul", "matmul_int", "pool", "resize", "trees"}
+_COLD = frozenset(CORE) | _RARE | {"copy", "host_wasm", "table", "matmul", "matmul_int", "pool", "resize", "trees"}
 _EXPLICIT = frozenset({"conv", "conv_narrow", "conv_rows", "depthwise", "depthwise_int", "gemm", "winograd"})
 
 
