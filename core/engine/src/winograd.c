@@ -4,7 +4,8 @@
    - An edge² tile of the input (edge = size + 2, neighbours overlap by 2) is transformed, multiplied with transformed weights channel by channel, summed over channels, and transformed back to
      size² outputs. The sums are edge² matrix products [tiles, C] · [C, M].
    - The interpolation points of F(4×4) are 0, ±√½, ±√2, ∞: with products and quotients near 1 the error is several times smaller than with 0, ±1, ±2, ∞.
-   - Small images are one block, whose inputs are transformed before all tasks, for all of them; the tasks of larger ones transform their own.
+   - Small images are one block, whose inputs are transformed before all tasks, for all of them; the tasks of larger ones transform their own. In WebAssembly
+     an odd few of them (7 of 64 channels, 56²) would leave one of two workers idle for an eighth of the time: the last is cut in two.
    - Weights are transformed when a program is first bound (sx_conv_derive), in double, to [edge²][M/16][C][16] floats: 4 times (F4) or 1.8 times (F2) the stored ones. Hence F4 for large images
      and few weights only, F2 for middling ones, and neither where there are few tiles to share what is read. */
 #include "conv_int.h"
