@@ -153,11 +153,11 @@ def test_tensor_scatter_in_place(variant: Any) -> None:
     executor.close()
 
 
-def test_a_decoder_spelled_out(variant: Any, tmp_path: Path) -> None:
+def test_a_decoder_spelled_out(lanes: Any, tmp_path: Path) -> None:
     """Two layers of Llama's kind, whose cache grows by a row a step: a prompt, then single tokens; what is present goes back as past without leaving the device."""
     llama(tmp_path / "llama.onnx", layers=2, hidden=32, heads=4, vocabulary=50, inner=48)
     model = load_model(tmp_path / "llama.onnx")
-    executor, reference = WebGpuExecutor(variant, model, strict=True), ReferenceExecutor(load_model(tmp_path / "llama.onnx"))
+    executor, reference = WebGpuExecutor(lanes, model, strict=True), ReferenceExecutor(load_model(tmp_path / "llama.onnx"))
     names, count = [v.name for v in executor.inputs], len(executor.model.graph.outputs)
     pasts = [n for n in names if n.startswith("past")]
     theirs: dict[str, Any] = {n: np.zeros((2, 4, 0, 8), np.float32) for n in pasts}

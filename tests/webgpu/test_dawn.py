@@ -17,10 +17,12 @@ from sardonyx.webgpu.recording import Dispatch, Recording, Shader, record
 from sardonyx.webgpu.wgsl.functions import native
 
 from tests.conformance.suite import load
+from tests.models.generated import llama
 from tests.models.registry import CACHE, MODELS, fetch, light_models
 
 from .paper import recorded
 from .programs import planned
+from .test_cache import grouped
 from .test_fourier import transform
 from .test_half import block
 from .test_kernels import bytes_between
@@ -72,6 +74,17 @@ def test_kernels_of_bytes_compile_in_dawn() -> None:
     program, constants = planned(lambda k, x: bytes_between(k, x, b, c), [(DType.UINT8, a.shape)])
     made = [("bytes", record(program, constants, Limits(), cpu)[0]) for cpu in (False, True)]
     assert all(any("finish4" in s.source for s in r.shaders) and any("var word" in s.source for s in r.shaders) for _, r in made)
+    assert compiled(made)[1] == []
+
+
+def test_merged_dispatches_compile_in_dawn(tmp_path: Path) -> None:
+    """A decoding step's: parts with barriers are in uniform control flow, also where subgroups add up."""
+    llama(tmp_path / "llama.onnx", layers=2, hidden=64, heads=4, vocabulary=50, inner=128)
+    made = []
+    for source in (tmp_path / "llama.onnx", grouped(), grouped(local_window_size=3)):
+        for plan, recording, _ in recorded(source, cpu=False):
+            made += [("decoding", recording), ("subgroups", record(plan.program, plan.constants, Limits(), False, features=frozenset({"subgroups"}))[0])]
+    assert sum("part_2(" in s.source and "workgroupBarrier" in s.source for _, r in made for s in r.shaders) >= 1
     assert compiled(made)[1] == []
 
 
