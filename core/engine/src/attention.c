@@ -46,7 +46,7 @@ static sx_gemm values_of(const job *j, const piece *p, const float *scores) {
 
 static int dense(const sx_view *v) { return v->dtype == SX_FLOAT && v->stride[3] == 1 && v->dim[3] % SX_GW == 0; }
 
-static job job_of(const sx_call *call) {
+SX_SMALL static job job_of(const sx_call *call) {
     enum { SCALE, SOFTCAP, CAUSAL, OFFSET };
     job j = {.call = call, .q = &call->in[0], .y = &call->out[0], .mask = call->n_in > 3 && call->in[3].dtype ? &call->in[3] : 0,
              .scale = (float)sx_param_float(call->param[SCALE]), .softcap = (float)sx_param_float(call->param[SOFTCAP]), .causal = call->param[CAUSAL] != 0, .offset = call->param[OFFSET]};
@@ -299,7 +299,7 @@ static void weigh_few(int64_t rows, const float *weights, int64_t ld, const floa
 /* ---- present ---- */
 
 /* Rows [begin, end) of all keys (or values, `which` 1) of one head go to `present`. */
-static void keep(const job *j, int which, int64_t b, int64_t head, int64_t begin, int64_t end) {
+SX_SMALL static void keep(const job *j, int which, int64_t b, int64_t head, int64_t begin, int64_t end) {
     const sx_view *to = j->present[which];
     if (!to) return;
     int64_t item = sx_size_of(to->dtype), d = to->dim[3];

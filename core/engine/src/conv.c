@@ -159,7 +159,7 @@ static int reaches_out(const sx_conv *v) {
     return 0;
 }
 
-static job job_of(const sx_conv *v) {
+SX_SMALL static job job_of(const sx_conv *v) {
     enum { WINDOW = 65536, BLOCK = 32768 }; /* floats of the copied window and of unfinished results that stay in the second-level cache */
     const int64_t window = v->taps * v->cg * v->mg > 4 * WINDOW ? 2 * WINDOW : WINDOW; /* weights that do not stay there are read once a task: fewer tasks */
     job j = {.v = *v};

@@ -181,7 +181,7 @@ static void product_task(void *arg, int64_t index, int worker) {
     }
 }
 
-static job job_of(const sx_conv *v) {
+SX_SMALL static job job_of(const sx_conv *v) {
     enum { WANTED = 16 };
     job j = {.v = v};
     j.plain = sx_sum_of(v->call, -1, &j.sum) && (!j.sum.n || (j.sum.n == 1 && by_feature(v, v->call->in + j.sum.operand[0])));

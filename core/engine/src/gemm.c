@@ -421,7 +421,7 @@ static void copy_rows(const sx_gemm *g, int64_t row, int64_t rows, int64_t at, i
         g->rows(g->rows_source, row, rows, at, count, to, ld);
     } else if (g->a_row == 1 && g->a_dtype == SX_FLOAT) {
         SX_NAME(sx_gemm_transpose)((const float *)g->a + row + at * g->a_col, g->a_col, count, rows, to, ld);
-    } else if (g->a_row == 1 && g->a_col != 1) { /* transposed: read along rows, 16 at a time so that what is written stays near */
+    } else if (SX_GW > 4 && g->a_row == 1 && g->a_col != 1) { /* transposed: read along rows, 16 at a time so that what is written stays near */
         for (int64_t i = 0; i < rows; i += 16)
             for (int64_t k = 0; k < count; k++) {
                 const char *from = g->a + (row + i + (at + k) * g->a_col) * size;
@@ -468,7 +468,7 @@ static int64_t k_block(int64_t k, int64_t run) {
     return sx_min64(length, sx_round_up(sx_ceil_div(length, pieces), 16));
 }
 
-sx_gemm_cut SX_NAME(sx_gemm_cut_for)(const sx_gemm *g, int64_t batch) {
+SX_SMALL sx_gemm_cut SX_NAME(sx_gemm_cut_for)(const sx_gemm *g, int64_t batch) {
     enum { WANTED = 16, LEAST = SX_GW > 4 ? 1 << 20 : 1 << 18, MC = 480, NC = 1024, MOST = 1 << 28 }; /* rectangles for a large product, multiplications for any; the largest rectangle, and its multiplications: 5 ms */
     sx_gemm_cut cut = {g->m, g->n, 1, 1};
     if (g->m == 0 || g->n == 0) return cut;

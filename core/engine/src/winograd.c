@@ -200,7 +200,7 @@ static sx_gemm gemm_of(const job *j) {
 /* The row of tiles a block begins at; of the one after the last, the image's last or beyond. */
 static int64_t first_row(const job *j, int64_t block) { return block <= j->whole ? block * j->rows : j->whole * j->rows + (block - j->whole) * ((j->down - j->whole * j->rows + 1) / 2); }
 
-static job job_of(const sx_conv *v) {
+SX_SMALL static job job_of(const sx_conv *v) {
     job j = {.v = v, .size = v->wv->packing - SX_PACK_WINOGRAD};
     j.edge = j.size + 2, j.down = sx_ceil_div(v->out[1], j.size), j.across = sx_ceil_div(v->out[2], j.size);
     j.shared = v->n * j.edge * j.edge * j.down * j.across * v->c <= SHARED && v->m > 64;
