@@ -327,7 +327,7 @@ static void bytes_rows(const job *j, int64_t rows, const int8_t *a, const float 
         int r = rows - i >= GROUP ? GROUP : rows - i >= 4 ? 4 : rows - i >= 2 && !PAIRS ? 2 : 1;
 #if NIBBLES
         if (r == 1 && j->bits == 4) {
-            nibbles_row(j, a + i * ld, scale + i * j->blocks, sum + i * j->blocks, panel, scales, zeros, c + i * ldc);
+            nibbles_row(j, a + i * ld, scale + i * j->blocks, sum + i * j->blocks, panel, scales, j->z ? zeros : 0, c + i * ldc);
             i++;
             continue;
         }
@@ -339,7 +339,7 @@ static void bytes_rows(const job *j, int64_t rows, const int8_t *a, const float 
 #else
 #define ROWS(B, Z) (r == 1 ? ROWS_OF(1, B, Z) : r == 2 ? ROWS_OF(2, B, Z) : r == 4 ? ROWS_OF(4, B, Z) : ROWS_OF(GROUP, B, Z))
 #endif
-            if (j->bits == 4 && zeros) ROWS(4, 1);
+            if (j->bits == 4 && (zeros || PAIRS)) ROWS(4, 1);
             else if (j->bits == 4) ROWS(4, 0);
             else if (zeros || PAIRS) ROWS(8, 1);
             else ROWS(8, 0);
@@ -436,9 +436,6 @@ static void deliver(const job *j, const float *block, int64_t row, int64_t rows,
             for (int64_t c = 0; c < cols; c++) ((float *)(void *)j->y->data)[(row + i) * j->y->stride[0] + n + c] = block[i * ld + c];
 }
 
-/* Whether zeros are multiplied and taken away; else the block's sum of A, times - the zero of all, is where the sum of products begins. */
-static int has_zeros(const job *j) { return j->z || (PAIRS && j->bits == 8); }
-
 static void tile_of(void *arg, int64_t index, int worker) {
     const job *j = arg;
     char *p = j->call->scratch + worker * j->call->scratch_bytes;
@@ -470,15 +467,16 @@ static void tile_of(void *arg, int64_t index, int worker) {
         for (int64_t i = 0; i < mc; i++) {
             widen(j, m + i, 1, a, 0);
             for (int64_t b = 0; b < j->blocks; b++)
-                scale[i * j->blocks + b] = quantise(a + b * j->block, j->block, j->bits, bytes + (i * ld + b * j->block) * A_BYTES, (int32_t *)sums + i * j->blocks + b, has_zeros(j) ? 1 : -(1 << (j->bits - 1)));
+                scale[i * j->blocks + b] = quantise(a + b * j->block, j->block, j->bits, bytes + (i * ld + b * j->block) * A_BYTES, (int32_t *)sums + i * j->blocks + b, j->z ? 1 : -(1 << (j->bits - 1)));
         }
     if (!j->z) zeros_of(j, 0, zeros);
+    if (!j->z && PAIRS && j->level4) for (int64_t i = 0; i < j->blocks * SX_PANEL; i++) zeros[i] = -1; /* sums are times - the zero: they are added */
     for (int64_t n = n0; n < end; n += SX_PANEL) {
         const float *scales = scales_of(j, n, scale_room);
         const int32_t *panel = panel_of(j, n, words);
         if (j->z) zeros_of(j, n, zeros);
 #if BYTES
-        if (j->level4) bytes_rows(j, mc, bytes, scale, (const int32_t *)sums, panel, scales, has_zeros(j) ? zeros : 0, block, SX_PANEL);
+        if (j->level4) bytes_rows(j, mc, bytes, scale, (const int32_t *)sums, panel, scales, j->z || PAIRS ? zeros : 0, block, SX_PANEL);
         else
 #endif
             floats_rows(j, mc, a, sums, panel, scales, zeros, block, SX_PANEL);
