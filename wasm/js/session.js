@@ -13,6 +13,8 @@ const ABI = 2;
 const SLICE = 20_000_000n; // ns
 /** Bytes up to which an input has a place of its own between runs. */
 const ROOM = 1 << 14;
+/** Bytes of an input whose copy takes long enough to wake the other threads meanwhile. */
+const LONG = 1 << 16;
 const HIGH = 2 ** 32;
 /** The engine's number for sizes that no stored program covers. */
 const GUARD = 9;
@@ -295,6 +297,7 @@ export class Session {
     const lent = [], read = [];
     try {
       const { table, count } = this.#ready(feeds.length);
+      if (feeds.some((feed) => feed.data?.byteLength >= LONG)) c.sx_workers_wake?.(); // they wake while the inputs are copied
       for (let i = 0; i < feeds.length; i++) this.writeTensor(table + TENSOR * i, feeds[i], this.#place(i, feeds[i], lent, read));
       const stays = fetches.map((number, i) => !!pin[i] || (unread && !into[i] && this.#lengths[number] >= LEAST));
       for (let i = 0; i < fetches.length; i++) this.kept.grows(fetches[i], stays[i]);

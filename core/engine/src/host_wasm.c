@@ -11,6 +11,7 @@
 
 #define PAGE 65536u
 #define LINE 64u
+#define AWAKE_NS 2000000 /* a few megabytes are copied in it */
 #define STEP (16 * PAGE) /* grown at once: each growth detaches the page's views of memory */
 
 __attribute__((import_module("env"), import_name("now"))) double sx_import_now(void); /* milliseconds, performance.now() */
@@ -154,6 +155,7 @@ struct sx_team {
     char owned;                /* a run has the pool */
     int sleepers, leaving, may_wait;
     int threads;               /* workers this run may use */
+    int64_t awake;             /* until when they do not sleep */
     sx_job job;
     _Alignas(64) uint32_t epoch; /* odd: a job is open */
     _Alignas(64) int inside;
@@ -167,7 +169,9 @@ static uint32_t await(struct sx_team *t, uint32_t seen) {
         uint32_t e = __atomic_load_n(&t->epoch, __ATOMIC_SEQ_CST);
         if (__atomic_load_n(&t->leaving, __ATOMIC_RELAXED)) return 0;
         if (e & 1 && e != seen) return e;
-        if (turn % 256 || sx_host_now() <= until) continue;
+        if (turn % 256) continue;
+        int64_t now = sx_host_now();
+        if (now <= until || now <= __atomic_load_n(&t->awake, __ATOMIC_RELAXED)) continue;
         __atomic_fetch_add(&t->sleepers, 1, __ATOMIC_SEQ_CST);
         e = __atomic_load_n(&t->epoch, __ATOMIC_SEQ_CST); /* a job opened after this finds a sleeper and notifies; one before it is seen here */
         if ((!(e & 1) || e == seen) && !__atomic_load_n(&t->leaving, __ATOMIC_SEQ_CST)) __builtin_wasm_memory_atomic_wait32((int *)&t->epoch, (int)e, -1);
@@ -206,6 +210,13 @@ int sx_worker(void) {
 SX_API int sx_workers(void);
 int sx_workers(void) { return __atomic_load_n(&pool.started, __ATOMIC_SEQ_CST); }
 
+/* A run is about to begin: workers wake, and wait for it for AWAKE_NS. */
+SX_API void sx_workers_wake(void);
+void sx_workers_wake(void) {
+    __atomic_store_n(&pool.awake, sx_host_now() + AWAKE_NS, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&pool.sleepers, __ATOMIC_SEQ_CST)) __builtin_wasm_memory_atomic_notify((int *)&pool.epoch, (unsigned)-1);
+}
+
 /* leave 1: every worker returns from sx_worker soon; 0: workers may join again (when sx_workers() is 0). */
 SX_API void sx_workers_leave(int leave);
 void sx_workers_leave(int leave) {
@@ -228,7 +239,10 @@ sx_team *sx_host_join(int threads) {
     return &pool;
 }
 
-void sx_host_leave(sx_team *team) { __atomic_clear(&team->owned, __ATOMIC_RELEASE); }
+void sx_host_leave(sx_team *team) {
+    __atomic_store_n(&team->awake, 0, __ATOMIC_RELAXED);
+    __atomic_clear(&team->owned, __ATOMIC_RELEASE);
+}
 
 int64_t sx_host_for(const sx_call *call, int64_t from, int64_t n, int64_t until, void (*body)(void *, int64_t, int), void *arg) {
     struct sx_team *t = call->team;
