@@ -138,12 +138,7 @@ def test_public_model_with_fallback_disabled(lavapipe: Any, name: str) -> None:
     with sardonyx.InferenceSession(public._path(name), options, providers=["WebGpuExecutionProvider"]) as session:
         found, wanted = play(public._script(name, session), lambda feed: session.run(None, feed)), public.expected(name)
         assert session.get_providers()[0] == "WebGpuExecutionProvider"
-    bound, decide = public.QUANTISED.get(name, (1e-3, None))
-    public._compare(found, wanted, bound)
-    if decide:
-        for got, want in zip(found, wanted, strict=True):
-            clear = public._clear(want[0])
-            np.testing.assert_array_equal(decide(got[0])[clear], decide(want[0])[clear])
+    public.agree(name, found, wanted)
 
 
 @pytest.mark.parametrize(("build", "most"), [(mobilenet_v2, 56), (bert_layer, 10)], ids=lambda x: getattr(x, "__name__", ""))
