@@ -1,11 +1,12 @@
 // gpu-device.js: the page's GPU: one device for all sessions of a thread, opened once and again after it was lost; pipelines by source, buffers counted, staging buffers to read back with.
 import { env, log } from "./env.js";
 import { DeviceLost, LimitExceeded, NoAdapter, OutOfDeviceMemory, ShaderRejected } from "./errors.js";
+import { joined } from "./gpu-words.js";
 
 /** What stored kernels rely on (webgpu/device/base.py Limits): what every WebGPU device has. Only sizes are raised to the adapter's. */
 const RAISED = ["maxBufferSize", "maxStorageBufferBindingSize"];
-/** Features a device is opened with where the adapter has them: kernels made in the page (Pyodide) use them, stored ones do not. */
-const OFFERED = ["shader-f16", "subgroups"];
+/** Features of WGSL beyond every device's, which a device is opened with where the adapter has them, and how a text says that it uses them. */
+export const FEATURES = { "shader-f16": "enable f16;\n", subgroups: "enable subgroups;\n" };
 const SOFTWARE = /swiftshader|llvmpipe|lavapipe/i;
 const STORAGE = 0x80 | 4 | 8, UNIFORM = 0x40 | 8, STAGING = 1 | 8; // GPUBufferUsage: STORAGE | COPY_SRC | COPY_DST, UNIFORM | COPY_DST, MAP_READ | COPY_DST
 
@@ -42,7 +43,7 @@ export class GpuDevice {
     const adapter = env.webgpu.adapter ?? (await gpu?.requestAdapter({ powerPreference, forceFallbackAdapter }));
     if (!adapter && !given) throw new NoAdapter("the browser gives no WebGPU adapter: no GPU, a blocked driver, or hardware acceleration is switched off (chrome://gpu says which); or executionProviders: ['wasm']");
     try {
-      const requiredFeatures = OFFERED.filter((name) => adapter?.features.has(name));
+      const requiredFeatures = Object.keys(FEATURES).filter((name) => adapter?.features.has(name));
       made.device = given ?? (await adapter.requestDevice({ requiredFeatures, requiredLimits: Object.fromEntries(RAISED.map((name) => [name, adapter.limits[name]])) }));
     } catch (error) {
       throw new NoAdapter(`the adapter gives no device: ${error.message}; reload the page, or executionProviders: ['wasm']`, { cause: error });
@@ -228,16 +229,10 @@ export class Pouring {
   }
 
   write(piece) {
-    if (this.#rest.length) {
-      const joined = new Uint8Array(this.#rest.length + piece.length);
-      joined.set(this.#rest);
-      joined.set(piece, this.#rest.length);
-      piece = joined;
-    }
-    const whole = piece.length & ~3;
-    if (whole) this.queue.writeBuffer(this.buffer, this.#at, piece, 0, whole);
+    const all = joined(this.#rest, piece), whole = all.length & ~3;
+    if (whole) this.queue.writeBuffer(this.buffer, this.#at, all, 0, whole);
     this.#at += whole;
-    this.#rest = piece.slice(whole);
+    this.#rest = all.slice(whole);
   }
 
   /** No more will come. */

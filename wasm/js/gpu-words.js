@@ -129,15 +129,22 @@ export function nearest(bits) {
   return sign | (made + (low > middle || (low === middle && made & 1) ? 1 : 0));
 }
 
+/** A piece behind what the one before it left; the piece itself where that was nothing. */
+export function joined(rest, piece) {
+  if (!rest.length) return piece;
+  const made = new Uint8Array(rest.length + piece.length);
+  made.set(rest);
+  made.set(piece, rest.length);
+  return made;
+}
+
 /** A function of the pieces of float32, cut anywhere, that gives their whole elements as float16 (bytes). */
 export function halves() {
   let rest = new Uint8Array(0);
   return (piece) => {
-    const joined = rest.length ? new Uint8Array(rest.length + piece.length) : piece;
-    if (rest.length) joined.set(rest), joined.set(piece, rest.length);
-    const whole = joined.length & ~3, words = view(Uint32Array, joined.subarray(0, whole)), made = new Uint16Array(words.length);
+    const all = joined(rest, piece), whole = all.length & ~3, words = view(Uint32Array, all.subarray(0, whole)), made = new Uint16Array(words.length);
     for (let i = 0; i < made.length; i++) made[i] = nearest(words[i]);
-    rest = joined.slice(whole);
+    rest = all.slice(whole);
     return new Uint8Array(made.buffer);
   };
 }

@@ -2,13 +2,11 @@
 // WGSL has no kernels for run on the wasm engine, whose package says when it is the GPU's turn.
 import { log } from "./env.js";
 import { EPFail, InvalidModelFile, MissingFeature, NotImplemented, SardonyxError } from "./errors.js";
-import { openDevice, Pouring } from "./gpu-device.js";
+import { FEATURES, openDevice, Pouring } from "./gpu-device.js";
 import { GpuProgram, mustFit, unwritable } from "./gpu-program.js";
 import { fromBuffer, halves, toBuffer } from "./gpu-words.js";
 import { lengthOf, sizeOf, TYPES } from "./tensor.js";
 
-/** Features of WGSL beyond every device's, and how a text says that it uses them. */
-const ENABLED = { "shader-f16": "enable f16;\n", subgroups: "enable subgroups;\n" };
 const VERSION = 1, HEADER = 32, REMEDY = "convert it again: npx sardonyx convert model.onnx --webgpu";
 
 export class Gpu {
@@ -46,7 +44,7 @@ export class Gpu {
 
   /** What a planner records for: this device alone (converter/options.py). */
   get target() {
-    return [this.device.isCpu, Object.keys(ENABLED).filter((name) => this.has(name)), this.precision];
+    return [this.device.isCpu, Object.keys(FEATURES).filter((name) => this.has(name)), this.precision];
   }
 
   /** Go on without the GPU, or throw. */
@@ -298,7 +296,7 @@ export class Gpu {
 
   #features() {
     const sources = [...this.programs.values()].flatMap(({ recording }) => recording.dispatches.map(([shader]) => this.stored.shaders[shader][0]));
-    return Object.entries(ENABLED).filter(([, line]) => sources.some((source) => source.includes(line))).map(([name]) => name);
+    return Object.entries(FEATURES).filter(([, line]) => sources.some((source) => source.includes(line))).map(([name]) => name);
   }
 
   release() {

@@ -8,7 +8,7 @@
 //   oldest are copied out. So that they are collected, a tensor holds an array as large as the memory that is its (tensor.js), which costs nothing: the garbage collector knows what is at stake.
 //   A session that is released, or finds no memory, copies all out.
 import { InvalidArgument } from "./errors.js";
-import { lengthOf, TYPES } from "./tensor.js";
+import { lengthOf, sizeOf, TYPES } from "./tensor.js";
 
 const LIMIT = 32 << 20;
 /** Bytes from which an output is worth it. */
@@ -42,7 +42,7 @@ export class Kept {
   add({ type, dims, at }, unread) {
     const engine = this.#engine, cell = engine.alloc(8), blocks = Number(engine.c.sx_tensor_blocks(at, cell)), apart = Number(engine.words.getBigInt64(cell, true));
     engine.free(cell);
-    const one = { type, dims, at, blocks, apart, taken: true, users: 0, unread, bytes: sizeOf(dims) * Math.max(TYPES[type][2] >> 3, 1) };
+    const one = { type, dims, at, blocks, apart, taken: true, users: 0, unread, bytes: bytesIn({ type, dims }) };
     this.#count(one);
     this.#tensors.set(++this.#last, one);
     return this.#last;
@@ -167,7 +167,12 @@ export class Kept {
   }
 }
 
-const sizeOf = (dims) => dims.reduce((a, b) => a * b, 1);
+/** Bytes of a tensor as the engine has it: types below 8 bits one a byte. */
+export function bytesIn({ type, dims }) {
+  let length = TYPES[type][2] >> 3 || 1;
+  for (const d of dims) length *= d;
+  return length;
+}
 
 /** Bytes of the engine's (types below 8 bits one a byte), which are the caller's to give away, as an array of the page's. */
 export function elements({ type, dims }, bytes) {

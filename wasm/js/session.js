@@ -1,7 +1,7 @@
 // session.js: a stored model on an engine, on this thread. It streams a .sdx into the engine's memory, opens its package (sardonyx.h says what these calls do) and runs it.
 import { Engine, HOST, YIELD } from "./engine.js";
 import { checkAborted, DeviceLost, InvalidArgument, NotImplemented, RuntimeException, SardonyxError, MemoryLimit } from "./errors.js";
-import { elements, Kept, LEAST, packed } from "./kept.js";
+import { bytesIn, elements, Kept, LEAST, packed } from "./kept.js";
 import { open } from "./load.js";
 import { checkPrograms, DATA_HEADER, embed, foreign, HEADER, readDataHeader, readHeader, runnable } from "./sdx.js";
 import { TYPES } from "./tensor.js";
@@ -398,10 +398,8 @@ export class Session {
   }
 
   /** Where a tensor lies in the engine's memory. */
-  #bytesOf({ type, dims, at }) {
-    let length = TYPES[type][2] >> 3 || 1;
-    for (const d of dims) length *= d;
-    return this.engine.bytes.subarray(at, at + length);
+  #bytesOf(made) {
+    return this.engine.bytes.subarray(made.at, made.at + bytesIn(made));
   }
 
   writeTensor(at, { type, dims }, data) {
@@ -444,7 +442,7 @@ export class Session {
           made[i] = made[known];
           continue;
         }
-        const found = stays[i] ? undefined : this.#given("sx_session_output", number), size = found && this.#bytesOf(found).length;
+        const found = stays[i] ? undefined : this.#given("sx_session_output", number), size = found && bytesIn(found);
         if (found && !(unread && !into[i] && size >= LEAST)) {
           made[i] = this.#copied(found, into[i]);
           this.#lengths[number] = size;
