@@ -68,6 +68,7 @@ class WebGpuProgram:
         self.recording, self.sizes = record(program, constants, device.limits, device.adapter.is_cpu, tiles=device.tiles, features=device.features, precision=precision)
         made = self.recording
         self._label = f"a program that begins with {made.dispatches[0].label}" if made.dispatches else "a program"
+        self._same = {(s.input, s.output): s.dispatch for s in made.same}
         self._slabs: list[Buffer | None] = [None] * len(made.slabs)
         self._groups: list[Any] = [None] * len(made.dispatches)
         self._lay_out_uniforms()
@@ -167,11 +168,12 @@ class WebGpuProgram:
         """The tensors that outputs become, and the dispatches to leave out because their two ends are one buffer."""
         kept: dict[int, GpuTensor] = {}
         left: set[int] = set()
+        if not keep:
+            return kept, left
         given: dict[int, list[int]] = {}
         for i, x in enumerate(inputs):
             if isinstance(x, GpuTensor) and x.size and self.recording.inputs[i].slab >= 0:
                 given.setdefault(id(x.on(self.device, self.program.strings[self.program.inputs[i].name])), []).append(i)
-        same = {(s.input, s.output): s.dispatch for s in self.recording.same}
         taken: set[int] = set()
         for i, target in keep.items():
             output, shape = self.recording.outputs[i], tuple(self._output_shapes[i])
@@ -180,11 +182,11 @@ class WebGpuProgram:
             fits = isinstance(target, GpuTensor) and target.device is self.device and (target.type, target.shape) == (output.dtype, shape)
             buffer = target.on(self.device, "") if fits else None
             readers = given.get(id(buffer), ()) if buffer is not None else ()
-            if buffer is None or id(buffer) in taken or any((j, i) not in same or inputs[j].shape != shape for j in readers):
+            if buffer is None or id(buffer) in taken or any((j, i) not in self._same or inputs[j].shape != shape for j in readers):
                 target = GpuTensor(self._weights.pool, self._weights.pool.take(max(4, 4 * math.prod(shape))), output.dtype, shape)
             else:
                 taken.add(id(buffer))
-                left |= {same[j, i] for j in readers}
+                left |= {self._same[j, i] for j in readers}
             kept[i] = target
         return kept, left
 

@@ -190,14 +190,16 @@ def record(program: Program, constants: Sequence[Tensor], limits: Limits, cpu: b
         context = Context(limits, cpu, uppers=sizes.ranges, tiles={} if tiles is None else tiles, half=narrow.half, features=features, decoding=decoding)
         reach, built = _build(program, constants, sizes, context, narrow)
         if not context.refused:
+            copies = _whole_copies(program, built)
             if not cpu and not getattr(tiles, "measuring", False):
-                built = merge(built, context, {id(b) for _, _, b in _whole_copies(program, built)})
-            return _Recorder(program, constants, sizes, reach, built, narrow).recording, sizes
+                built = merge(built, context, {id(b) for _, _, b in copies})
+            return _Recorder(program, constants, sizes, reach, built, copies, narrow).recording, sizes
         narrow = Narrow(narrow.bytes - context.refused, narrow.half - context.refused)
 
 
 class _Recorder:
-    def __init__(self, program: Program, constants: Sequence[Tensor], sizes: Sizes, reach: int, steps: list[list[Built]], narrow: Narrow) -> None:
+    def __init__(self, program: Program, constants: Sequence[Tensor], sizes: Sizes, reach: int, steps: list[list[Built]], copies: list[tuple[int, int, Built]],
+                 narrow: Narrow) -> None:
         self.program, self.sizes, self.narrow = program, sizes, narrow
         self.built = [b for step in steps for b in step]
         self.recording = made = Recording(steps=[program.strings[s.origin] for s in program.steps])
@@ -221,7 +223,7 @@ class _Recorder:
         made.outputs = [Output(numbers[row], port.dtype, port.dims) for row, port in zip(outputs, program.outputs, strict=True)]
         at = {id(b): i for i, b in enumerate(self.built)}
         rows = {row: i for i, row in enumerate(outputs)}
-        made.same = [Same(source, rows[target], at[id(b)]) for source, target, b in _whole_copies(program, steps)]
+        made.same = [Same(source, rows[target], at[id(b)]) for source, target, b in copies]
 
     def _place(self, homes: list[Home], outputs: Sequence[int]) -> dict[Any, int]:
         """Lifetimes, then slabs: shared objects by size or in the order of first use (Pisarchyk & Lee, 2020), whichever takes less. Returns buffer → slab."""

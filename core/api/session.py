@@ -32,7 +32,7 @@ from .loading import load
 from .nodes import ModelMetadata, NodeArg, OrtEpAssignedNode, OrtEpAssignedSubgraph
 from .options import RunOptions, SessionOptions
 from .profile import Profiler
-from .turns import Turns
+from .turns import AnyTime, Turns
 from .values import OrtValue, OrtValueVector, wrap
 
 STRICT = "session.disable_cpu_ep_fallback"
@@ -238,8 +238,7 @@ class InferenceSession:
         if iobinding._session is not self:
             raise InvalidArgument("IOBinding must be used with the session that created it.")
         wanted = self._wanted(iobinding._wanted())
-        iobinding._store(self._execute(self._collect(iobinding._inputs), wanted, run_options, iobinding._memory(bool(getattr(self._executor, "residents", ""))),
-                                       iobinding._staying()))
+        iobinding._store(self._execute(self._collect(iobinding._inputs), wanted, run_options, iobinding._memory(self._on_device), iobinding._staying()))
 
     def run_async(self, output_names: Iterable[str] | None, input_feed: Any, callback: Callable[[list[Any], Any, str], None], user_data: Any,
                   run_options: RunOptions | None = None) -> None:
@@ -256,34 +255,36 @@ class InferenceSession:
             if missing:
                 raise InvalidArgument(f"Required inputs ({missing}) are missing from input feed ({list(input_feed)}). The inputs are {describe(self._inputs)}")
 
-        turn = self._turns.turn() if getattr(self._executor, "residents", "") and sys.platform != "emscripten" else None
+        turn = self._turns.turn() if self._on_device and sys.platform != "emscripten" else AnyTime()
 
         def work() -> None:
             try:
-                if turn is not None:
-                    turn.begin()
-                results, error = self._run(output_names, input_feed, run_options, turn.next if turn is not None else None), ""
+                turn.begin()
+                results, error = self._run(output_names, input_feed, run_options, turn.next), ""
             except Exception as failure:
                 results, error = [], str(failure) or type(failure).__name__
             try:
-                if turn is not None:
-                    turn.deliver()
+                turn.deliver()
                 callback(results, user_data, error)
             except Exception:
                 logger.exception("the callback of run_async raised")
                 sys.excepthook(*sys.exc_info())
             finally:
-                if turn is not None:
-                    turn.end()
+                turn.end()
         if sys.platform == "emscripten":
             work()
         else:
             _pool().submit(work)
 
+    @property
+    def _on_device(self) -> bool:
+        """Whether the executor takes and makes tensors on a device."""
+        return bool(getattr(self._executor, "residents", ""))
+
     def _collect(self, feed: Any) -> list[Any]:
         """Feeds as the executor takes them; tensors on a device come to the host unless it runs there."""
         found = collect(self._inputs, feed)
-        return found if getattr(self._executor, "residents", "") else [on_host(x) for x in found]
+        return found if self._on_device else [on_host(x) for x in found]
 
     def _wanted(self, output_names: Iterable[str] | None) -> list[int]:
         """Output names → indices."""

@@ -44,3 +44,12 @@ class Turn:
     def end(self) -> None:
         """The callback has returned."""
         self.ended.set()
+
+
+class AnyTime:
+    """A turn where there is no order: nobody waits."""
+
+    def begin(self) -> None:
+        """See `Turn`."""
+
+    next = deliver = end = begin
