@@ -1,7 +1,6 @@
 // gpu-device.js: the page's GPU: one device for all sessions of a thread, opened once and again after it was lost; pipelines by source, buffers counted, staging buffers to read back with.
 import { env, log } from "./env.js";
 import { DeviceLost, LimitExceeded, NoAdapter, OutOfDeviceMemory, ShaderRejected } from "./errors.js";
-import { joined } from "./gpu-words.js";
 
 /** What stored kernels rely on (webgpu/device/base.py Limits): what every WebGPU device has. Only sizes are raised to the adapter's. */
 const RAISED = ["maxBufferSize", "maxStorageBufferBindingSize"];
@@ -217,6 +216,15 @@ export class GpuDevice {
     }
     return this.#layouts.get(writes);
   }
+}
+
+/** A piece behind what the one before it left; the piece itself where that was nothing. */
+export function joined(rest, piece) {
+  if (!rest.length) return piece;
+  const made = new Uint8Array(rest.length + piece.length);
+  made.set(rest);
+  made.set(piece, rest.length);
+  return made;
 }
 
 /** Bytes on their way into a buffer, from its beginning, in pieces of any length. A buffer takes whole words: what a piece ends with waits for the next. */

@@ -2,6 +2,7 @@
 // Inputs: 32-bit types and the packed ones (8 and 16 bits) keep their bytes, padded to words; 64-bit integers become 32-bit ones where they fit; what is smaller or float8 is widened.
 // Outputs: every element is one word: f32, i32 or u32.
 import { RuntimeException } from "./errors.js";
+import { joined } from "./gpu-device.js";
 import { TYPES } from "./tensor.js";
 
 const PLAIN = new Set([1, 6, 12]);
@@ -127,15 +128,6 @@ export function nearest(bits) {
   if (shift > 25) return sign;
   const mantissa = (rest & 0x7fffff) | 0x800000, low = mantissa & ((1 << shift) - 1), made = mantissa >>> shift, middle = 1 << (shift - 1);
   return sign | (made + (low > middle || (low === middle && made & 1) ? 1 : 0));
-}
-
-/** A piece behind what the one before it left; the piece itself where that was nothing. */
-export function joined(rest, piece) {
-  if (!rest.length) return piece;
-  const made = new Uint8Array(rest.length + piece.length);
-  made.set(rest);
-  made.set(piece, rest.length);
-  return made;
 }
 
 /** A function of the pieces of float32, cut anywhere, that gives their whole elements as float16 (bytes). */
