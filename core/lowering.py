@@ -94,6 +94,16 @@ class View:
             return False
         return all(axis.dim == dim and axis.size == shape[dim] and axis.start == 0 and axis.step == 1 for dim, axis in enumerate(self.axes))
 
+    def places(self, strides: Sequence[Dim]) -> tuple[Dim, tuple[Dim, ...]]:
+        """Where the first element lies, and the stride of each axis (0: it repeats), in a buffer whose dims have these strides."""
+        start: Dim = 0
+        for dim, position in self.fixed:
+            start = start + strides[dim] * position
+        for axis in self.axes:
+            if axis.dim is not None:
+                start = start + strides[axis.dim] * axis.start
+        return start, tuple(0 if a.dim is None else strides[a.dim] * a.step for a in self.axes)
+
     def permute(self, order: Sequence[int]) -> View:
         """Axes in another order (Transpose)."""
         return replace(self, axes=tuple(self.axes[i] for i in order), value=None)

@@ -1,8 +1,10 @@
 """Waiting and measuring on a machine that is busy with other things: a condition is waited for, not a time; a figure that chance makes worse, never better, is measured again."""
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 SECONDS = 180.0  # for what takes a second or two by itself
 
@@ -23,6 +25,19 @@ def least(measure: Callable[[], float], below: float, tries: int = 10) -> float:
             break
         found = min(found, measure())
     return found
+
+
+def at_once(count: int, work: Callable[[int], object]) -> None:
+    """work(0) … work(count - 1), each on a thread of its own, begun together. What one of them raises is raised here, after all have ended."""
+    start = threading.Barrier(count)
+
+    def go(number: int) -> None:
+        start.wait(SECONDS)
+        work(number)
+    with ThreadPoolExecutor(count) as threads:
+        done = [threads.submit(go, number) for number in range(count)]
+    for one in done:
+        one.result()
 
 
 def slope(values: list[float]) -> float:

@@ -9,7 +9,7 @@ from ..dim import Dim, Undecidable, ceildiv, dim_max, dim_min, floordiv, mod, sy
 from ..graph import Tensor
 from ..kernels import FLOATS, RECORDS, Kernel
 from ..lowering import Buffer, CannotLower, KernelCall, View
-from ..plan.encode import strides as strides_of
+from ..plan.encode import strides
 from ..plan.memory import root
 from ..program import Guard, Home, Program, SizeOp, StepRecord
 from ..providers.interpreter.call import decode
@@ -157,17 +157,10 @@ class CallSteps:
         word(base.dtype)
         if base.dtype != view.dtype and not {base.dtype, view.dtype} <= PLAIN:
             raise CannotLower(f"memory is read as {base.dtype.text} and as {view.dtype.text}")
-        steps = strides_of(view.buffer)
-        start: Dim = 0
-        for dim, position in view.fixed:
-            start = start + steps[dim] * position
-        for axis in view.axes:
-            if axis.dim is not None:
-                start = start + steps[axis.dim] * axis.start
+        start, steps = view.places(strides(view.buffer))
         low, high = self._interval(base)
         outside = base.tensor is not None or (base.port is not None and base.port[0] == "input")
-        return Operand(base, view.dtype, view.shape, tuple(0 if a.dim is None else steps[a.dim] * a.step for a in view.axes), start, 0, outside, low, high,
-                       constant=base.tensor is not None)
+        return Operand(base, view.dtype, view.shape, steps, start, 0, outside, low, high, constant=base.tensor is not None)
 
     def _interval(self, base: Buffer) -> tuple[float, float]:
         if base not in self.ranges and base.tensor is not None:

@@ -120,16 +120,10 @@ class _Encoder:
         if view.buffer.alias is not None and view.buffer not in self.aliases:
             self.aliases.add(view.buffer)
             self.same_count(view.buffer)
-        steps, extent = self.layout(view.buffer)
-        start: Dim = 0
-        for dim, position in view.fixed:
-            start = start + steps[dim] * position
-        for axis in view.axes:
-            if axis.dim is not None:
-                start = start + steps[axis.dim] * axis.start
+        known, extent = self.layout(view.buffer)
+        start, steps = view.places(known)
         size = self.program.size
-        record = ViewRecord(self.buffer(view.buffer), view.dtype, tuple(size(a.size) for a in view.axes),
-                            tuple(size(0 if a.dim is None else steps[a.dim] * a.step) for a in view.axes), size(start), extent, view.buffer.packing)
+        record = ViewRecord(self.buffer(view.buffer), view.dtype, tuple(map(size, view.shape)), tuple(map(size, steps)), size(start), extent, view.buffer.packing)
         return self.program.view(record)
 
     def step(self, call: KernelCall) -> None:

@@ -19,7 +19,7 @@ from sardonyx import errors
 from sardonyx.api import session as session_module
 from sardonyx.providers.cpu import CpuProvider
 
-from tests.patience import SECONDS, until
+from tests.patience import SECONDS, at_once, until
 
 from . import models
 
@@ -313,11 +313,7 @@ def test_threads_share_a_session() -> None:
             out, = session.run(None, {"x": x, "y": x, "c": np.array(sign)})
             if out.shape != x.shape or not (out == (2 if sign else -2) * number).all():
                 wrong.append((number, turn))
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(4, work)
     assert not wrong
 
 

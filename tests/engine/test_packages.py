@@ -17,7 +17,7 @@ from sardonyx.providers.interpreter import Interpreter
 
 from tests.engine.oracle import BlockExecutor
 from tests.engine.packages import B, F, I, branches, chain, counting, devices, feeds, nested, package, pool, random_package, run, scanning, variants, x
-from tests.patience import least
+from tests.patience import at_once, least
 
 CASES = feeds(np.random.default_rng(2))
 WAIT_HOST = 101
@@ -369,20 +369,11 @@ def test_threads_share_a_package() -> None:
     made, inputs = CASES["nested"]
     engine, python = opened(made), oracle(made)
     wanted = [python.run(g) for g in inputs]
-    failures: list[BaseException] = []
 
-    def work() -> None:
-        try:
-            for given, want in zip(inputs * 5, wanted * 5, strict=True):
-                same(engine.run(given), want)
-        except BaseException as error:
-            failures.append(error)
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert not failures
+    def work(_: int) -> None:
+        for given, want in zip(inputs * 5, wanted * 5, strict=True):
+            same(engine.run(given), want)
+    at_once(4, work)
 
 
 def test_profile() -> None:

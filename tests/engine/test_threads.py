@@ -17,7 +17,7 @@ from sardonyx.providers.engine import EngineExecutor, accepts
 
 from tests.engine.models import encoder, feeds, planned
 from tests.engine.one_step import OneStep
-from tests.patience import SECONDS, least
+from tests.patience import SECONDS, at_once, least
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,11 +40,7 @@ def test_concurrent_runs_of_one_program() -> None:
         for _ in range(60):
             if [y.tobytes() for y in engine.run(jobs[i])] != want[i]:
                 wrong.append(i)
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    at_once(8, work)
     assert not wrong
 
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,8 @@ from sardonyx.errors import MemoryLimit
 from sardonyx.webgpu import device as shared
 from sardonyx.webgpu.device.base import AHEAD, DeviceLost, OutOfDeviceMemory
 from sardonyx.webgpu.provider import WebGpuExecutor
+
+from tests.patience import at_once
 
 from .test_models import check, floats, mlp
 
@@ -80,23 +81,15 @@ def test_many_sessions_share_a_device(own: Any) -> None:
     check(first, mlp(), [floats(3, 20)])
     compiled, before = own.compiled, own.buffers - len(own._staging)
     made: list[WebGpuExecutor] = []
-    wrong: list[BaseException] = []
 
-    def work() -> None:
-        try:
-            mine = [WebGpuExecutor(own, load_model(mlp()), strict=True) for _ in range(5)]
-            made.extend(mine)
-            for batch in (3, 4):
-                for executor in mine:
-                    check(executor, mlp(), [floats(batch, 20)])
-        except BaseException as error:
-            wrong.append(error)
-    threads = [threading.Thread(target=work) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong and len(made) == 30
+    def work(_: int) -> None:
+        mine = [WebGpuExecutor(own, load_model(mlp()), strict=True) for _ in range(5)]
+        made.extend(mine)
+        for batch in (3, 4):
+            for executor in mine:
+                check(executor, mlp(), [floats(batch, 20)])
+    at_once(6, work)
+    assert len(made) == 30
     assert own.compiled == compiled
     for executor in made:
         executor.close()

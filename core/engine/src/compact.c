@@ -14,8 +14,6 @@
 
 #define CHUNK 16384
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t elements(const sx_view *v) {
     int64_t n = 1;
     for (int d = 0; d < v->rank; d++) n *= v->dim[d];
@@ -48,9 +46,9 @@ static void chunk(void *arg, int64_t number, int worker) {
     const scan *s = arg;
     const sx_view *x = s->call->in, *y = s->call->out;
     const int last = x->rank - 1;
-    int64_t i = number * CHUNK, end = min64(s->total, i + CHUNK), found = 0, to = s->before[number];
+    int64_t i = number * CHUNK, end = sx_min64(s->total, i + CHUNK), found = 0, to = s->before[number];
     while (i < end) { /* one row, or what of it lies in the chunk */
-        int64_t at[SX_RANK] = {0}, rest = s->row ? i / s->row : 0, column = i - rest * s->row, n = min64(s->row - column, end - i);
+        int64_t at[SX_RANK] = {0}, rest = s->row ? i / s->row : 0, column = i - rest * s->row, n = sx_min64(s->row - column, end - i);
         const char *from = x->data;
         for (int d = last - 1; d >= 0; d--) at[d] = rest % x->dim[d], rest /= x->dim[d], from += at[d] * x->stride[d] * s->item;
         const int64_t step = last >= 0 ? x->stride[last] * s->item : 0;
@@ -83,7 +81,7 @@ static uint64_t set_bits(int dtype) {
 static int nonzero(const sx_call *call) {
     const sx_view *x = call->in;
     scan s = {.call = call, .total = elements(x), .row = x->rank ? x->dim[x->rank - 1] : 1, .before = (int64_t *)call->scratch, .item = sx_element_bytes(x->dtype), .mask = set_bits(x->dtype)};
-    int64_t chunks = up(s.total, CHUNK), all = 0, *counts = s.before;
+    int64_t chunks = sx_ceil_div(s.total, CHUNK), all = 0, *counts = s.before;
     if (!sx_tiles(call, chunks, chunk, &s)) return SX_OK;
     s.before += chunks;
     for (int64_t i = 0; i < chunks; i++) s.before[i] = all, all += counts[i];
@@ -136,7 +134,7 @@ static void merge_sort(const sx_call *call, table *t) {
     for (int64_t i = 0; i < t->n; i++) t->order[i] = i;
     for (int64_t width = 1; width < t->n; width *= 2) {
         for (int64_t from = 0; from < t->n && !sx_stopped(call); from += 2 * width) {
-            int64_t a = from, middle = min64(from + width, t->n), b = middle, end = min64(from + 2 * width, t->n), to = from;
+            int64_t a = from, middle = sx_min64(from + width, t->n), b = middle, end = sx_min64(from + 2 * width, t->n), to = from;
             if (middle == end || below(t, t->order[middle - 1], t->order[middle]) <= 0) { /* in order already */
                 for (; a < end; a++) t->other[a] = t->order[a];
                 continue;
@@ -259,7 +257,7 @@ static int nms(const sx_call *call) {
     pick p = {.call = call, .classes = in[1].dim[1], .boxes = in[1].dim[2], .thresholded = threshold != NULL};
     int64_t tasks = in[1].dim[0] * p.classes, all = 0;
     p.room = tasks ? y->dim[0] / tasks : 0;
-    p.limit = limit ? min64(*(const int64_t *)limit->data, p.boxes) : 0;
+    p.limit = limit ? sx_min64(*(const int64_t *)limit->data, p.boxes) : 0;
     p.overlap = overlap ? *(const float *)overlap->data : 0;
     p.threshold = threshold ? *(const float *)threshold->data : 0;
     if (!(p.overlap >= 0 && p.overlap <= 1)) return sx_fail(call, SX_E_INDEX, 3, (int64_t)(p.overlap * 1000), 1000);
@@ -281,7 +279,7 @@ static int nms(const sx_call *call) {
 
 int64_t SX_NAME(sx_scratch_compact)(const sx_call *call) {
     switch (call->param[0]) {
-    case 0: return 16 * (up(elements(call->in), CHUNK) + 1);
+    case 0: return 16 * (sx_ceil_div(elements(call->in), CHUNK) + 1);
     case 1: return 8 * (elements(call->in) + 2 * call->in[0].dim[0]);
     default: return call->in[1].dim[2] * (8 + (int64_t)sizeof(box));
     }

@@ -14,19 +14,15 @@
 #define WORK 65536 /* bytes a task should move at least */
 #define STREAM (1 << 20) /* bytes from which a copy of long rows goes past the caches */
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 /* A long row past the caches: what is written is not read before it is written, which would be a third of the traffic, and does not push out what is in use. */
 static void stream_row(char *y, const char *x, int64_t bytes) {
 #if defined(__AVX512F__)
-    int64_t head = min64(bytes, (int64_t)(-(uintptr_t)y % 64)), i = head;
+    int64_t head = sx_min64(bytes, (int64_t)(-(uintptr_t)y % 64)), i = head;
     __builtin_memcpy(y, x, (uint64_t)head);
     for (; i + 64 <= bytes; i += 64) _mm512_stream_si512((void *)(y + i), _mm512_loadu_si512(x + i));
     __builtin_memcpy(y + i, x + i, (uint64_t)(bytes - i));
 #elif defined(__AVX__)
-    int64_t head = min64(bytes, (int64_t)(-(uintptr_t)y % 32)), i = head;
+    int64_t head = sx_min64(bytes, (int64_t)(-(uintptr_t)y % 32)), i = head;
     __builtin_memcpy(y, x, (uint64_t)head);
     for (; i + 32 <= bytes; i += 32) _mm256_stream_si256((__m256i *)(y + i), _mm256_loadu_si256((const __m256i *)(x + i)));
     __builtin_memcpy(y + i, x + i, (uint64_t)(bytes - i));
@@ -160,11 +156,11 @@ static void cut(walk *w) {
     int other = w->flip >= 0 ? w->flip : last - 1;
     int64_t cols = w->dim[last], rows = other >= 0 ? w->dim[other] : 1, outer = 1;
     for (int d = 0; d < last; d++) if (d != other) outer *= w->dim[d];
-    w->cols = w->flip >= 0 ? min64(cols, 64) : min64(cols, up(WORK, w->item));
-    w->rows = w->flip >= 0 ? min64(rows, max64(64, 4096 / w->cols)) : min64(rows, max64(1, WORK / (w->item * w->cols)));
-    w->across = up(cols, w->cols), w->down = up(rows, w->rows);
+    w->cols = w->flip >= 0 ? sx_min64(cols, 64) : sx_min64(cols, sx_ceil_div(WORK, w->item));
+    w->rows = w->flip >= 0 ? sx_min64(rows, sx_max64(64, 4096 / w->cols)) : sx_min64(rows, sx_max64(1, WORK / (w->item * w->cols)));
+    w->across = sx_ceil_div(cols, w->cols), w->down = sx_ceil_div(rows, w->rows);
     w->tiles = outer * w->down * w->across;
-    w->per = up(WORK, w->rows * w->cols * w->item);
+    w->per = sx_ceil_div(WORK, w->rows * w->cols * w->item);
 }
 
 static void copy_tile(const walk *w, int64_t tile) {
@@ -180,7 +176,7 @@ static void copy_tile(const walk *w, int64_t tile) {
         tile /= w->dim[d];
         xat += at * w->xs[d], yat += at * w->ys[d];
     }
-    int64_t cols = min64(w->cols, w->dim[last] - col), rows = other >= 0 ? min64(w->rows, w->dim[other] - row) : 1;
+    int64_t cols = sx_min64(w->cols, w->dim[last] - col), rows = other >= 0 ? sx_min64(w->rows, w->dim[other] - row) : 1;
     const char *x = w->x + xat * w->item;
     char *y = w->y + yat * w->item;
     if (w->stream && w->ys[last] == 1 && w->xs[last] == 1) for (int64_t r = 0; r < rows; r++) stream_row(y + (other < 0 ? 0 : r * w->ys[other] * w->item), x + (other < 0 ? 0 : r * w->xs[other] * w->item), cols * w->item);
@@ -199,7 +195,7 @@ static void copy_blocks(const walk *w, int64_t first, int64_t end) {
 static void copy_task(void *arg, int64_t task, int worker) {
     (void)worker;
     const walk *w = arg;
-    int64_t end = min64(w->tiles, (task + 1) * w->per);
+    int64_t end = sx_min64(w->tiles, (task + 1) * w->per);
     if (w->rank == 3 && w->flip >= 0 && w->down == 1 && w->across == 1) {
         copy_blocks(w, task * w->per, end);
         return;
@@ -248,7 +244,7 @@ static void pad_row(const pad *p, int64_t row) {
         return;
     }
     const char *from = x->data + xat * item;
-    int64_t first = min64(max64(b, 0), n), last = max64(first, min64(n, b + have)); /* [first, last) lies inside */
+    int64_t first = sx_min64(sx_max64(b, 0), n), last = sx_max64(first, sx_min64(n, b + have)); /* [first, last) lies inside */
     if (last > first) copy_row(to + first * ys * item, ys, from + (first - b) * xs * item, xs, last - first, item);
     if (mode == 1) {
         fill_row(to, ys, p->fill, first, item);
@@ -264,7 +260,7 @@ static void pad_row(const pad *p, int64_t row) {
 static void pad_task(void *arg, int64_t task, int worker) {
     (void)worker;
     const pad *p = arg;
-    int64_t end = min64(p->rows, (task + 1) * p->per);
+    int64_t end = sx_min64(p->rows, (task + 1) * p->per);
     for (int64_t row = task * p->per; row < end; row++) pad_row(p, row);
 }
 
@@ -272,10 +268,10 @@ static int run_pad(const sx_call *call) {
     static const wide zero;
     const sx_view *y = call->out;
     pad p = {.call = call, .fill = call->n_in > 1 && call->in[1].dtype ? call->in[1].data : (const char *)&zero, .item = sx_element_bytes(y->dtype), .rows = 1};
-    for (int d = 0; d < y->rank; d++) if (y->dim[d] > 1 && (y->dim[p.inner] == 1 || magnitude(y->stride[d]) <= magnitude(y->stride[p.inner]))) p.inner = d;
+    for (int d = 0; d < y->rank; d++) if (y->dim[d] > 1 && (y->dim[p.inner] == 1 || sx_magnitude(y->stride[d]) <= sx_magnitude(y->stride[p.inner]))) p.inner = d;
     for (int d = 0; d < y->rank; d++) if (d != p.inner) p.rows *= y->dim[d];
-    p.per = max64(1, WORK / (p.item * (y->rank ? y->dim[p.inner] : 1)));
-    sx_tiles(call, up(p.rows, p.per), pad_task, &p);
+    p.per = sx_max64(1, WORK / (p.item * (y->rank ? y->dim[p.inner] : 1)));
+    sx_tiles(call, sx_ceil_div(p.rows, p.per), pad_task, &p);
     return 0;
 }
 
@@ -303,6 +299,6 @@ int SX_NAME(sx_k_copy)(const sx_call *call) {
     int64_t bytes = w.item;
     for (int d = 0; d < w.rank; d++) bytes *= w.dim[d];
     w.stream = bytes >= STREAM && w.item * w.dim[w.rank - 1] >= 4096;
-    sx_tiles(call, up(w.tiles, w.per), copy_task, &w);
+    sx_tiles(call, sx_ceil_div(w.tiles, w.per), copy_task, &w);
     return 0;
 }

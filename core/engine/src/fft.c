@@ -21,10 +21,6 @@
 #define ALONE(p) ((p)->m >= 1 << 18) /* one signal after the other, each shared by the workers */
 #endif
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 typedef struct { double *re, *im; } part;
 
 typedef struct {
@@ -114,7 +110,7 @@ static void run_pass(const pass *a, int r) {
 
 /* The numbers [number * PART, ...) of `n`, part by part. 0: left. */
 static int over(const plan *p, int64_t n, void (*body)(void *, int64_t, int), void *arg) {
-    int64_t parts = up(n, PART);
+    int64_t parts = sx_ceil_div(n, PART);
     if (ALONE(p)) return sx_tiles(p->call, parts, body, arg);
     for (int64_t i = 0; i < parts; i++) {
         if (sx_stopped(p->call)) return 0;
@@ -123,7 +119,7 @@ static int over(const plan *p, int64_t n, void (*body)(void *, int64_t, int), vo
     return 1;
 }
 
-#define EACH_OF(count) for (int64_t k = number * PART, end_ = min64(count, (number + 1) * PART); k < end_; k++)
+#define EACH_OF(count) for (int64_t k = number * PART, end_ = sx_min64(count, (number + 1) * PART); k < end_; k++)
 
 typedef struct { pass a; int radix; int64_t tiles; } spread;
 
@@ -138,7 +134,7 @@ static void pass_part(void *arg, int64_t number, int worker) {
 
 /* The transform of `x` ([m][lanes]); `y` is room. `made`: where the result is. 0: left. */
 SX_SMALL static int transform(const plan *p, part x, part y, int64_t lanes, part *made) {
-    int64_t count = p->m, s = lanes, tiles = up(p->m, PART);
+    int64_t count = p->m, s = lanes, tiles = sx_ceil_div(p->m, PART);
     for (int i = 0; i < p->passes; i++) {
         int r = p->radix[i];
         spread t = {{p, x.re, x.im, y.re, y.im, count, s, 0, count / r, 0, s}, r, tiles};
@@ -170,8 +166,8 @@ SX_SMALL static plan plan_of(const sx_call *call) {
     rest = p.m;
     while (rest % 4 == 0) p.radix[p.passes++] = 4, rest /= 4;
     for (int f = 2; f <= LARGEST; f++) while (rest % f == 0) p.radix[p.passes++] = f, rest /= f;
-    p.lanes = max64(1, min64(min64(LANES, p.rows), NEAR / p.m));
-    p.tasks = up(p.rows, p.lanes);
+    p.lanes = sx_max64(1, sx_min64(sx_min64(LANES, p.rows), NEAR / p.m));
+    p.tasks = sx_ceil_div(p.rows, p.lanes);
     double *at = (double *)call->scratch;
     p.root = (part){at, at + p.m};
     p.shared = 2 * p.m;
@@ -234,7 +230,7 @@ static void load(const sx_view *v, int64_t at, int64_t stride, int64_t n, double
     float narrow[PIECE];
     double wide[PIECE];
     for (int64_t done = 0; done < n; done += PIECE) {
-        int64_t m = min64(PIECE, n - done);
+        int64_t m = sx_min64(PIECE, n - done);
         const char *from = v->data + (at + done * stride) * sx_element_bytes(v->dtype);
         if (v->dtype == SX_DOUBLE) sx_load_row(v->dtype, SX_F64, wide, from, stride, m);
         else {
@@ -249,7 +245,7 @@ static void store(const sx_view *v, int64_t at, int64_t stride, int64_t n, const
     float narrow[PIECE];
     double wide[PIECE];
     for (int64_t done = 0; done < n; done += PIECE) {
-        int64_t m = min64(PIECE, n - done);
+        int64_t m = sx_min64(PIECE, n - done);
         char *to = v->data + (at + done * stride) * sx_element_bytes(v->dtype);
         for (int64_t i = 0; i < m; i++) wide[i] = from[(done + i) * lanes] * factor;
         for (int64_t i = 0; i < m; i++) narrow[i] = (float)wide[i];
@@ -275,7 +271,7 @@ static void bring_part(void *arg, int64_t number, int worker) {
     const plan *p = l->p;
     const sx_view *v = p->call->in;
     int64_t from = number * PART, stride = v->stride[p->axis], n = p->inverse && p->half ? p->n / 2 + 1 : p->n, lanes = l->lanes;
-    int64_t have = max64(0, min64(min64(v->dim[p->axis], n), from + PART) - from);
+    int64_t have = sx_max64(0, sx_min64(sx_min64(v->dim[p->axis], n), from + PART) - from);
     (void)worker;
     load(v, l->at[0] + from * stride, stride, have, l->x.re + from * lanes, lanes);
     if (v->dim[v->rank - 1] == 2) load(v, l->at[0] + v->stride[v->rank - 1] + from * stride, stride, have, l->x.im + from * lanes, lanes);
@@ -342,7 +338,7 @@ static void store_part(void *arg, int64_t number, int worker) {
     const signals *l = arg;
     const plan *p = l->p;
     const sx_view *y = p->call->out;
-    int64_t from = number * PART, n = min64(PART, y->dim[p->axis] - from), stride = y->stride[p->axis], lanes = l->lanes;
+    int64_t from = number * PART, n = sx_min64(PART, y->dim[p->axis] - from), stride = y->stride[p->axis], lanes = l->lanes;
     double factor = p->inverse ? 1.0 / (double)p->n : 1.0;
     (void)worker;
     store(y, l->at[1] + from * stride, stride, n, l->on.re + from * lanes, lanes, factor);
@@ -354,7 +350,7 @@ static int put(signals *l) { return over(l->p, l->p->call->out->dim[l->p->axis],
 /* Short signals, one a lane. */
 static void task(void *arg, int64_t number, int worker) {
     const plan *p = arg;
-    int64_t first = number * p->lanes, count = min64(p->lanes, p->rows - first);
+    int64_t first = number * p->lanes, count = sx_min64(p->lanes, p->rows - first);
     signals all = {.p = p, .lanes = p->lanes};
     own(p, worker, &all.x, &all.y);
     for (int64_t l = 0; l < p->lanes; l++) {

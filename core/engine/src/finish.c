@@ -9,8 +9,6 @@
 
 #define OPERANDS SX_SUM_OPERANDS
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-
 /* -- sums ---------------------------------------------------------------------------------------------------------------------------------------------------- */
 
 /* lo ≤ acc + operands ≤ hi. NaN goes through. */
@@ -128,7 +126,7 @@ static void run_tiles(const sx_call *call, sx_leaf from, sx_leaf out, int64_t ro
     int64_t length = sx_tile_length(code), tall = sx_tile_rows(length, rows, cols);
     for (int64_t r = 0; r < rows; r += tall)
         for (int64_t c = 0; c < cols; c += length) {
-            t.rows = min64(tall, rows - r), t.cols = min64(length, cols - c);
+            t.rows = sx_min64(tall, rows - r), t.cols = sx_min64(length, cols - c);
             if (row_axis >= 0) t.start[row_axis] = start[row_axis] + r;
             if (col_axis >= 0) t.start[col_axis] = start[col_axis] + c;
             t.acc = (sx_leaf){from.data + (r * from.row + c) * wide, from.row, 1, from.dtype};

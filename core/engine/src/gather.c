@@ -4,10 +4,6 @@
 
 #define WORK 32768
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 typedef struct {
     const sx_call *call;
     int mode, axis, tuple;                 /* tuple: GatherND's index length */
@@ -71,7 +67,7 @@ static int one_slice(const plan *p, int64_t s) {
 static void task(void *arg, int64_t number, int worker) {
     (void)worker;
     const plan *p = arg;
-    int64_t end = min64(p->slices, (number + 1) * p->per);
+    int64_t end = sx_min64(p->slices, (number + 1) * p->per);
     for (int64_t s = number * p->per; s < end; s++) if (!one_slice(p, s)) return;
 }
 
@@ -104,7 +100,7 @@ int SX_NAME(sx_k_gather)(const sx_call *call) {
     p.lead = p.mode == 0 ? p.axis + index->rank : p.mode == 1 ? y->rank : index->rank - 1;
     merge_slice(&p, p.mode == 0 ? p.axis + 1 : p.mode == 1 ? x->rank : p.axis + p.tuple);
     for (int d = 0; d < p.lead; d++) p.slices *= y->dim[d];
-    p.per = max64(1, WORK / max64(p.size * p.item, 64));
-    sx_tiles(call, up(p.slices, p.per), task, &p);
+    p.per = sx_max64(1, WORK / sx_max64(p.size * p.item, 64));
+    sx_tiles(call, sx_ceil_div(p.slices, p.per), task, &p);
     return 0;
 }

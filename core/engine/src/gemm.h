@@ -64,10 +64,6 @@ void SX_NAME(sx_gemm_lines)(const sx_gemm *g, const sx_gemm_rows *r, int64_t n0,
 /* to[i * to_ld + j] = from[j * from_ld + i], i < count, j < cols. */
 void SX_NAME(sx_gemm_transpose)(const float *from, int64_t from_ld, int64_t cols, int64_t count, float *to, int64_t to_ld);
 
-static inline int64_t sx_min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t sx_max64(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t sx_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static inline int64_t sx_round_up(int64_t a, int64_t b) { return sx_ceil_div(a, b) * b; }
 /* gemm_bf16.c: the same products with factors rounded to bfloat16. SX_PACK_WORDS: [N/16][K/2][16][2] of a group, derived when a program is first bound and never stored. */
 enum { SX_BF16_ROUNDED = 1, SX_BF16_WORDS = 2, SX_PACK_WORDS = 48, SX_BF16_ROWS = 4 };
 #ifdef SX_BF16

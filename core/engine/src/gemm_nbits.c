@@ -461,14 +461,16 @@ static void tile_of(void *arg, int64_t index, int worker) {
     int8_t *bytes = (int8_t *)(p += up(8 * j->mc * j->blocks));
     int known = j->held[worker] == m + 1;
     j->held[worker] = m + 1;
-    if (known) ;
-    else if (!j->level4) widen(j, m, mc, a, sums);
-    else
-        for (int64_t i = 0; i < mc; i++) {
-            widen(j, m + i, 1, a, 0);
-            for (int64_t b = 0; b < j->blocks; b++)
-                scale[i * j->blocks + b] = quantise(a + b * j->block, j->block, j->bits, bytes + (i * ld + b * j->block) * A_BYTES, (int32_t *)sums + i * j->blocks + b, j->z ? 1 : -(1 << (j->bits - 1)));
-        }
+    if (!known) {
+        if (!j->level4) widen(j, m, mc, a, sums);
+        else
+            for (int64_t i = 0; i < mc; i++) {
+                widen(j, m + i, 1, a, 0);
+                for (int64_t b = 0; b < j->blocks; b++)
+                    scale[i * j->blocks + b] = quantise(a + b * j->block, j->block, j->bits, bytes + (i * ld + b * j->block) * A_BYTES, (int32_t *)sums + i * j->blocks + b,
+                                                        j->z ? 1 : -(1 << (j->bits - 1)));
+            }
+    }
     if (!j->z) zeros_of(j, 0, zeros);
     if (!j->z && PAIRS && j->level4) for (int64_t i = 0; i < j->blocks * SX_PANEL; i++) zeros[i] = -1; /* sums are times - the zero: they are added */
     for (int64_t n = n0; n < end; n += SX_PANEL) {

@@ -4,9 +4,6 @@
 #define MOST ((int64_t)1 << 46)
 #define WORK 4096
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-
 typedef struct {
     const sx_call *call;
     int64_t n, count, per;
@@ -89,7 +86,7 @@ static int one_matrix(const plan *p, int64_t number, double *room) {
 static void task(void *arg, int64_t number, int worker) {
     const plan *p = arg;
     double *room = (double *)(p->call->scratch + worker * p->call->scratch_bytes);
-    int64_t end = min64(p->count, (number + 1) * p->per);
+    int64_t end = sx_min64(p->count, (number + 1) * p->per);
     for (int64_t i = number * p->per; i < end; i++) if (one_matrix(p, i, room)) return;
 }
 
@@ -102,7 +99,7 @@ int SX_NAME(sx_k_linalg)(const sx_call *call) {
     const sx_view *x = call->in;
     plan p = {.call = call, .n = x->dim[x->rank - 1], .count = 1, .inverse = call->param[0] == 1};
     for (int d = 0; d < x->rank - 2; d++) p.count *= x->dim[d];
-    p.per = max64(1, WORK / max64(1, p.n * p.n * p.n));
+    p.per = sx_max64(1, WORK / sx_max64(1, p.n * p.n * p.n));
     sx_tiles(call, (p.count + p.per - 1) / p.per, task, &p);
     return SX_OK;
 }

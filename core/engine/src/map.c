@@ -8,9 +8,6 @@
 
 #define WORK 131072 /* element operations a task should have at least */
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 typedef struct {
     const sx_call *call;
     const sx_code *code;
@@ -50,12 +47,12 @@ static void merge_axes(walk *w, int coordinates) {
 static void cut(walk *w) {
     int64_t length = sx_tile_length(w->code), cols = w->dim[w->rank - 1], rows = w->rank > 1 ? w->dim[w->rank - 2] : 1, outer = 1;
     for (int d = 0; d < w->rank - 2; d++) outer *= w->dim[d];
-    w->cols = min64(cols, length);
+    w->cols = sx_min64(cols, length);
     w->rows = sx_tile_rows(length, rows, cols);
-    w->across = up(cols, w->cols), w->down = up(rows, w->rows);
+    w->across = sx_ceil_div(cols, w->cols), w->down = sx_ceil_div(rows, w->rows);
     w->tiles = outer * w->down * w->across;
     int64_t elements = WORK / w->code->count;
-    w->per = up(elements < 4096 ? 4096 : elements, w->rows * w->cols);
+    w->per = sx_ceil_div(elements < 4096 ? 4096 : elements, w->rows * w->cols);
 }
 
 static void run_task(void *arg, int64_t task, int worker) {
@@ -66,11 +63,11 @@ static void run_task(void *arg, int64_t task, int worker) {
     t.call = c, t.code = w->code, t.acc.data = NULL;
     t.col_axis = w->axis[w->rank - 1], t.row_axis = w->rank > 1 ? w->axis[w->rank - 2] : -1;
     for (int d = 0; d < SX_RANK; d++) t.start[d] = 0;
-    int64_t end = min64(w->tiles, (task + 1) * w->per);
+    int64_t end = sx_min64(w->tiles, (task + 1) * w->per);
     for (int64_t tile = task * w->per; tile < end; tile++) {
         int64_t rest = tile / w->across, col = (tile - rest * w->across) * w->cols, outer = rest / w->down, row = (rest - outer * w->down) * w->rows;
-        t.cols = min64(w->cols, w->dim[w->rank - 1] - col);
-        t.rows = w->rank > 1 ? min64(w->rows, w->dim[w->rank - 2] - row) : 1;
+        t.cols = sx_min64(w->cols, w->dim[w->rank - 1] - col);
+        t.rows = w->rank > 1 ? sx_min64(w->rows, w->dim[w->rank - 2] - row) : 1;
         if (t.col_axis >= 0) t.start[t.col_axis] = col;
         if (t.row_axis >= 0) t.start[t.row_axis] = row;
         for (int d = w->rank - 3; d >= 0; d--) t.start[w->axis[d]] = outer % w->dim[d], outer /= w->dim[d];
@@ -93,6 +90,6 @@ int SX_NAME(sx_k_map)(const sx_call *call) {
     w.n_leaf = sx_find_leaves(w.code, w.leaf);
     merge_axes(&w, has_coordinates(w.code));
     cut(&w);
-    sx_tiles(call, up(w.tiles, w.per), run_task, &w);
+    sx_tiles(call, sx_ceil_div(w.tiles, w.per), run_task, &w);
     return 0;
 }

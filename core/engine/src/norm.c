@@ -12,11 +12,6 @@
 #define ONE_ROW 65536 /* elements of a group kept in scratch */
 #define NOWHERE INT64_MIN /* the place of a statistic nobody wants */
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
-
 enum { X, SCALE, BIAS, SKIP, Y, SUM, VIEWS };
 
 typedef struct {
@@ -54,7 +49,7 @@ static void split_axes(plan *p) {
 /* Axes inside the group by x's strides, merged. */
 static void merge_inside(plan *p) {
     for (int i = 1; i < p->rank; i++)
-        for (int k = i; k > 0 && magnitude(p->stride[X][k - 1]) < magnitude(p->stride[X][k]); k--) {
+        for (int k = i; k > 0 && sx_magnitude(p->stride[X][k - 1]) < sx_magnitude(p->stride[X][k]); k--) {
             int64_t t = p->dim[k]; p->dim[k] = p->dim[k - 1], p->dim[k - 1] = t;
             for (int v = 0; v < VIEWS; v++) t = p->stride[v][k], p->stride[v][k] = p->stride[v][k - 1], p->stride[v][k - 1] = t;
         }
@@ -104,7 +99,7 @@ static void say(const plan *p, const void *mean, const void *inverse, int64_t me
     int64_t index[SX_RANK + 1] = {0}, at[VIEWS], length = p->dim[p->rank - 1], before = 0; \
     for (int v = 0; v < VIEWS; v++) at[v] = start[v]; \
     do for (int64_t done = 0; done < length; done += PIECE) { \
-        int64_t n = min64(PIECE, length - done); \
+        int64_t n = sx_min64(PIECE, length - done); \
         const T *x; \
         if (kept) x = kept + before; \
         else { \
@@ -163,10 +158,10 @@ static void dense_row(const plan *p, const float *x, const float *scale, const f
     double sum = 0, squares = 0;
     float mean = 0;
     if (p->mode != 1) {
-        for (int64_t i = 0; i < n; i += PIECE) sum += sx_sum_f32(x + i, min64(PIECE, n - i));
+        for (int64_t i = 0; i < n; i += PIECE) sum += sx_sum_f32(x + i, sx_min64(PIECE, n - i));
         mean = (float)(sum / (double)n);
     }
-    for (int64_t i = 0; i < n; i += PIECE) squares += sx_squares_f32(x + i, mean, min64(PIECE, n - i));
+    for (int64_t i = 0; i < n; i += PIECE) squares += sx_squares_f32(x + i, mean, sx_min64(PIECE, n - i));
     float inverse = (float)(1.0 / __builtin_sqrt(squares / (double)n + p->epsilon));
     if (scale && bias) for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * inverse * scale[i] + bias[i];
     else if (scale) for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * inverse * scale[i];
@@ -199,7 +194,7 @@ static void places(const plan *p, int64_t group, int64_t *at, int64_t *mean, int
 static void task(void *arg, int64_t number, int worker) {
     const plan *p = arg;
     const sx_call *c = p->call;
-    int64_t end = min64(p->groups, (number + 1) * p->per);
+    int64_t end = sx_min64(p->groups, (number + 1) * p->per);
     for (int64_t g = number * p->per; g < end; g++) {
         int64_t at[VIEWS], mean, inverse;
         places(p, g, at, &mean, &inverse);
@@ -230,7 +225,7 @@ typedef struct { const plan *p; int64_t start[VIEWS], per, mean_at, inverse_at; 
 /* The plan and the begin of a part. */
 static plan part_of(const large *l, int64_t number, int64_t *start) {
     plan q = *l->p;
-    q.dim[0] = min64(l->per, q.dim[0] - number * l->per);
+    q.dim[0] = sx_min64(l->per, q.dim[0] - number * l->per);
     for (int v = 0; v < VIEWS; v++) start[v] = l->start[v] + number * l->per * q.stride[v][0];
     return q;
 }
@@ -272,9 +267,9 @@ static double total(const double *found, int64_t n) {
 
 static void large_groups(const plan *p) {
     const sx_call *c = p->call;
-    int64_t parts = min64(p->dim[0], min64(up(p->count, PART), MOST_PARTS));
-    large l = {.p = p, .per = up(p->dim[0], parts)};
-    parts = up(p->dim[0], l.per);
+    int64_t parts = sx_min64(p->dim[0], sx_min64(sx_ceil_div(p->count, PART), MOST_PARTS));
+    large l = {.p = p, .per = sx_ceil_div(p->dim[0], parts)};
+    parts = sx_ceil_div(p->dim[0], l.per);
     for (int64_t g = 0; g < p->groups; g++) {
         places(p, g, l.start, &l.mean_at, &l.inverse_at);
         l.mean = 0, l.found = (double *)(void *)c->scratch;
@@ -297,7 +292,7 @@ static int64_t group_count(const sx_call *call) {
 }
 
 int64_t SX_NAME(sx_scratch_norm)(const sx_call *call) {
-    return min64(group_count(call), ONE_ROW) * (call->in->dtype == SX_DOUBLE ? 8 : 4);
+    return sx_min64(group_count(call), ONE_ROW) * (call->in->dtype == SX_DOUBLE ? 8 : 4);
 }
 
 int SX_NAME(sx_k_norm)(const sx_call *call) {
@@ -315,7 +310,7 @@ int SX_NAME(sx_k_norm)(const sx_call *call) {
         return 0;
     }
 #endif
-    p.per = max64(1, WORK / p.count);
-    sx_tiles(call, up(p.groups, p.per), task, &p);
+    p.per = sx_max64(1, WORK / p.count);
+    sx_tiles(call, sx_ceil_div(p.groups, p.per), task, &p);
     return 0;
 }

@@ -20,8 +20,6 @@ typedef struct {
     uint32_t key[2], stream[2];
 } plan;
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-
 /* The words of BLOCKS blocks from block `from` on. */
 static void mix(const plan *p, int64_t from, uint32_t words[BLOCKS][4]) {
     uint32_t c[4][BLOCKS];
@@ -53,7 +51,7 @@ static void store(const plan *p, int64_t from, int64_t n, const double *made) {
     float narrow[MOST];
     if (!p->wide) for (int64_t i = 0; i < n; i++) narrow[i] = (float)made[i];
     for (int64_t done = 0; done < n;) {
-        int64_t rest = (from + done) / row, column = (from + done) % row, count = min64(row - column, n - done), at = y->rank ? column * y->stride[last] : 0;
+        int64_t rest = (from + done) / row, column = (from + done) % row, count = sx_min64(row - column, n - done), at = y->rank ? column * y->stride[last] : 0;
         for (int d = last - 1; d >= 0; d--) at += rest % y->dim[d] * y->stride[d], rest /= y->dim[d];
         sx_store_row(y->dtype, p->wide ? SX_F64 : SX_F32, y->data + at * item, y->rank ? y->stride[last] : 1, p->wide ? (const void *)(made + done) : (const void *)(narrow + done), count);
         done += count;
@@ -66,7 +64,7 @@ static void task(void *arg, int64_t number, int worker) {
     uint32_t words[BLOCKS][4];
     double made[MOST];
     const uint32_t *w = words[0];
-    int64_t from = number * p->per, n = min64(p->per, p->total - from);
+    int64_t from = number * p->per, n = sx_min64(p->per, p->total - from);
     mix(p, number * BLOCKS, words);
     if (p->normal && p->wide) for (int64_t i = 0; i < n; i += 2) pair(fraction(w + 2 * i), fraction(w + 2 * i + 2), made + i);
     else if (p->normal) for (int64_t i = 0; i < n; i += 2) pair((double)w[i] * 0x1p-32, (double)w[i + 1] * 0x1p-32, made + i);

@@ -16,11 +16,6 @@
 
 enum { SUM, PRODUCT, LEAST, GREATEST, ARG_LEAST, ARG_GREATEST, MEAN };
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
-
 typedef struct {
     const sx_call *call;
     int op, last, type, columns;           /* type: what the accumulation is in: F32, F64, I64, U64 */
@@ -53,7 +48,7 @@ static void merge_reduced(plan *p) {
     int order[SX_RANK], n = 0;
     for (int d = 0; d < x->rank; d++) if (p->call->param[1] >> d & 1 && x->dim[d] != 1) {
         int at = n++;
-        for (; at > 0 && magnitude(x->stride[order[at - 1]]) < magnitude(x->stride[d]); at--) order[at] = order[at - 1];
+        for (; at > 0 && sx_magnitude(x->stride[order[at - 1]]) < sx_magnitude(x->stride[d]); at--) order[at] = order[at - 1];
         order[at] = d;
     }
     p->count = 1;
@@ -72,15 +67,15 @@ static void cut(plan *p) {
     const sx_view *x = p->call->in, *y = p->call->out;
     p->col_axis = -1;
     for (int d = 0; d < y->rank; d++)
-        if (y->dim[d] > 1 && (p->col_axis < 0 || magnitude(x->stride[d]) <= magnitude(x->stride[p->col_axis]))) p->col_axis = d;
+        if (y->dim[d] > 1 && (p->col_axis < 0 || sx_magnitude(x->stride[d]) <= sx_magnitude(x->stride[p->col_axis]))) p->col_axis = d;
     p->cols = p->col_axis < 0 ? 1 : y->dim[p->col_axis];
     p->outer = 1;
     for (int d = 0; d < y->rank; d++) if (d != p->col_axis) p->outer *= y->dim[d], p->kept[p->n_kept++] = d;
-    p->columns = p->cols >= 4 && magnitude(x->stride[p->col_axis]) < magnitude(p->stride[0][p->rank - 1]);
-    p->block = min64(min64(p->cols, COLUMNS), max64(1, WORK / max64(p->count, 1)));
-    if (p->columns) p->block = min64(p->cols, COLUMNS); /* long pieces of rows, however many rows there are */
-    p->across = up(p->cols, p->block);
-    p->per = max64(1, WORK / max64(p->block * p->count, 1));
+    p->columns = p->cols >= 4 && sx_magnitude(x->stride[p->col_axis]) < sx_magnitude(p->stride[0][p->rank - 1]);
+    p->block = sx_min64(sx_min64(p->cols, COLUMNS), sx_max64(1, WORK / sx_max64(p->count, 1)));
+    if (p->columns) p->block = sx_min64(p->cols, COLUMNS); /* long pieces of rows, however many rows there are */
+    p->across = sx_ceil_div(p->cols, p->block);
+    p->per = sx_max64(1, WORK / sx_max64(p->block * p->count, 1));
     p->tasks = p->outer * p->across;
 }
 
@@ -105,7 +100,7 @@ static const void *fetch(const plan *p, const int64_t *at, int k, int64_t n, pie
     }
     int64_t length = sx_tile_length(c->prologue), wide = sx_compute_bytes(p->result);
     for (int64_t done = 0; done < n; done += length) {
-        t.cols = min64(length, n - done);
+        t.cols = sx_min64(length, n - done);
         sx_eval_tile(&t, (char *)room + done * wide);
         for (int i = 0; i < p->n_ops; i++) t.leaf[p->ops[i]].data += t.cols * t.leaf[p->ops[i]].col * sx_element_bytes(t.leaf[p->ops[i]].dtype);
     }
@@ -146,7 +141,7 @@ EXTREME(int64_t, least_i64, <) EXTREME(int64_t, greatest_i64, >) EXTREME(uint64_
         for (int i = 0; i < p->n_ops; i++) at[i] = start[i]; \
         if (p->count) do { \
             for (int64_t done = 0; done < length && !sx_stopped(p->call); done += PIECE) { \
-                int64_t n = min64(PIECE, length - done), here[SX_MAX_OPERANDS]; \
+                int64_t n = sx_min64(PIECE, length - done), here[SX_MAX_OPERANDS]; \
                 for (int i = 0; i < p->n_ops; i++) here[i] = at[i] + done * p->stride[i][p->rank - 1]; \
                 const T *x = fetch(p, here, p->rank - 1, n, &room); \
                 if (op == SUM || op == MEAN) { SUMMED; } \
@@ -250,10 +245,10 @@ static void reduce_block(const plan *p, int64_t outer, int64_t col, int64_t n) {
 static void task(void *arg, int64_t number, int worker) {
     (void)worker;
     const plan *p = arg;
-    int64_t end = min64(p->tasks, (number + 1) * p->per);
+    int64_t end = sx_min64(p->tasks, (number + 1) * p->per);
     for (int64_t i = number * p->per; i < end; i++) {
         int64_t outer = i / p->across, col = (i - outer * p->across) * p->block;
-        reduce_block(p, outer, col, min64(p->block, p->cols - col));
+        reduce_block(p, outer, col, sx_min64(p->block, p->cols - col));
     }
 }
 
@@ -282,7 +277,7 @@ static plan plan_of(const sx_call *call) {
 /* -- everything to one number, in parts ------------------------------------------------------------------------------------------------------------------------------ */
 
 static int in_parts(const plan *p) { return (p->op == LEAST || p->op == GREATEST || p->op == SUM || p->op == MEAN) && p->type == SX_F32 && p->tasks == 1 && p->cols == 1 && p->rank == 1 && p->count >= 2 * WORK; }
-static int64_t part_length(const plan *p) { return max64(WORK, up(up(p->count, PARTS), PIECE) * PIECE); }
+static int64_t part_length(const plan *p) { return sx_max64(WORK, sx_ceil_div(sx_ceil_div(p->count, PARTS), PIECE) * PIECE); }
 
 static void part(void *arg, int64_t number, int worker) {
     (void)worker;
@@ -290,13 +285,13 @@ static void part(void *arg, int64_t number, int worker) {
     int64_t length = part_length(&p), at[SX_MAX_OPERANDS] = {0}, position;
     for (int i = 0; i < p.n_ops; i++) at[i] = number * length * p.stride[i][0];
     p.op = p.op == MEAN ? SUM : p.op;
-    p.dim[0] = p.count = min64(length, p.count - number * length);
+    p.dim[0] = p.count = sx_min64(length, p.count - number * length);
     rows_f32(&p, at, (float *)(void *)p.call->scratch + number, &position);
 }
 
 static void reduce_parts(plan *p) {
     const float *made = (const float *)(const void *)p->call->scratch;
-    int64_t n = up(p->count, part_length(p)), start[SX_RANK] = {0};
+    int64_t n = sx_ceil_div(p->count, part_length(p)), start[SX_RANK] = {0};
     if (!sx_tiles(p->call, n, part, p)) return;
     float best = made[0];
     double sum = 0;
@@ -316,6 +311,6 @@ int SX_NAME(sx_k_reduce)(const sx_call *call) {
     for (int d = 0; d < call->out->rank; d++) if (!call->out->dim[d]) return 0;
     plan p = plan_of(call);
     if (in_parts(&p)) reduce_parts(&p);
-    else sx_tiles(call, up(p.tasks, p.per), task, &p);
+    else sx_tiles(call, sx_ceil_div(p.tasks, p.per), task, &p);
     return 0;
 }

@@ -12,11 +12,6 @@
 #define WORK 8192
 #define MOST ((int64_t)1 << 46)
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
-
 enum { HALF_PIXEL, SYMMETRIC, PYTORCH, ALIGN_CORNERS, ASYMMETRIC, CROP };
 enum { NEAREST, LINEAR, CUBIC };
 
@@ -130,7 +125,7 @@ static int64_t times(int64_t a, int64_t b) {
 
 static void *take(int64_t *at, char *base, int64_t bytes) {
     char *here = base + *at;
-    *at = min64(MOST, *at + up(bytes, 64) * 64);
+    *at = sx_min64(MOST, *at + sx_ceil_div(bytes, 64) * 64);
     return here;
 }
 
@@ -161,15 +156,15 @@ static plan plan_of(const sx_call *call) {
     for (int d = 0; d < y->rank; d++) {
         int resized = 0;
         for (int i = 0; i < p.lines; i++) resized |= p.line[i].axis == d;
-        if (!resized && y->dim[d] > 1 && magnitude(y->stride[d]) < magnitude(y->stride[last->axis]) && (p.inner < 0 || magnitude(y->stride[d]) < magnitude(y->stride[p.inner]))) p.inner = d;
+        if (!resized && y->dim[d] > 1 && sx_magnitude(y->stride[d]) < sx_magnitude(y->stride[last->axis]) && (p.inner < 0 || sx_magnitude(y->stride[d]) < sx_magnitude(y->stride[p.inner]))) p.inner = d;
         if (d != last->axis) p.tasks = times(p.tasks, y->dim[d]);
     }
     int64_t n = p.inner < 0 ? 1 : y->dim[p.inner];
-    p.longest = max64(last->in, last->out);
-    p.block = min64(n, max64(16, ROOM / max64(1, p.longest)));
-    p.blocks = up(n, max64(1, p.block));
+    p.longest = sx_max64(last->in, last->out);
+    p.block = sx_min64(n, sx_max64(16, ROOM / sx_max64(1, p.longest)));
+    p.blocks = sx_ceil_div(n, sx_max64(1, p.block));
     if (n) p.tasks = p.tasks / n * p.blocks;
-    p.per = max64(1, WORK / max64(1, times(p.longest, p.block)));
+    p.per = sx_max64(1, WORK / sx_max64(1, times(p.longest, p.block)));
     for (int i = 0; i < p.lines; i++) {
         line *l = p.line + i;
         l->index = take(&p.tables, call->scratch, times(times(4, l->taps), l->out));
@@ -219,7 +214,7 @@ static void load(const plan *p, const char *from, int64_t stride, int64_t n, cha
     else {
         int32_t part[256];
         for (int64_t done = 0; done < n; done += 256) {
-            int64_t m = min64(256, n - done);
+            int64_t m = sx_min64(256, n - done);
             sx_load_row(dtype, SX_I32, part, from + done * stride * p->item, stride, m);
             for (int64_t i = 0; i < m; i++) ((double *)to)[done + i] = part[i];
         }
@@ -340,7 +335,7 @@ static void one_line(const plan *p, int64_t number, char *const *rooms, const ch
     }
     int64_t xs = 0, ys = 0, xl = x->stride[last->axis], yl = y->stride[last->axis];
     if (p->inner >= 0) {
-        n = min64(p->block, y->dim[p->inner] - first), xs = x->stride[p->inner], ys = y->stride[p->inner];
+        n = sx_min64(p->block, y->dim[p->inner] - first), xs = x->stride[p->inner], ys = y->stride[p->inner];
         xat += first * xs, yat += first * ys;
     }
     const char *from = x->data + xat * p->item;
@@ -372,15 +367,15 @@ static void task(void *arg, int64_t number, int worker) {
     const plan *p = arg;
     char *rooms[SX_RANK + 2], *at = p->call->scratch + worker * p->call->scratch_bytes + p->tables;
     const char *before[2] = {NULL, NULL};
-    int64_t end = min64(p->tasks, (number + 1) * p->per);
-    for (int i = 0; i < p->lines + 2; i++) rooms[i] = at + i * up(p->longest * p->block * p->wide, 64) * 64;
+    int64_t end = sx_min64(p->tasks, (number + 1) * p->per);
+    for (int i = 0; i < p->lines + 2; i++) rooms[i] = at + i * sx_ceil_div(p->longest * p->block * p->wide, 64) * 64;
     for (int64_t i = number * p->per; i < end; i++) one_line(p, i, rooms, before);
 }
 
 int64_t SX_NAME(sx_scratch_resize)(const sx_call *call) {
     plan p = plan_of(call);
     if (!p.lines) return 0;
-    return min64(MOST, p.tables + (p.mode == NEAREST ? 0 : (p.lines + 2) * min64(MOST / 16, up(times(times(p.longest, p.block), p.wide), 64) * 64)));
+    return sx_min64(MOST, p.tables + (p.mode == NEAREST ? 0 : (p.lines + 2) * sx_min64(MOST / 16, sx_ceil_div(times(times(p.longest, p.block), p.wide), 64) * 64)));
 }
 
 int SX_NAME(sx_k_copy)(const sx_call *call);
@@ -398,6 +393,6 @@ int SX_NAME(sx_k_resize)(const sx_call *call) {
         if (p.mode == NEAREST) fill_nearest(&p, p.line + i);
         else fill_taps(&p, p.line + i);
     }
-    sx_tiles(call, up(p.tasks, p.per), task, &p);
+    sx_tiles(call, sx_ceil_div(p.tasks, p.per), task, &p);
     return SX_OK;
 }

@@ -9,10 +9,6 @@
 #define POINTS 64
 #define MOST ((int64_t)1 << 46)
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 enum { GRID, ALIGN, MAX_POOL };
 enum { LINEAR, NEAREST, CUBIC };
 enum { ZEROS, BORDER, REFLECTION };
@@ -168,7 +164,7 @@ static void float_channel(const plan *p, const float *x, const int64_t *offset, 
 static void grid_task(void *arg, int64_t number, int worker) {
     const plan *p = arg;
     const sx_view *x = p->call->in, *y = p->call->out;
-    int64_t blocks = up(p->places, POINTS), image = number / blocks, first = number % blocks * POINTS, n = min64(POINTS, p->places - first), to[POINTS], *offset;
+    int64_t blocks = sx_ceil_div(p->places, POINTS), image = number / blocks, first = number % blocks * POINTS, n = sx_min64(POINTS, p->places - first), to[POINTS], *offset;
     double *weight;
     lists(p, worker, &offset, &weight);
     for (int64_t i = 0; i < n; i++) {
@@ -207,7 +203,7 @@ static void grid_task(void *arg, int64_t number, int worker) {
 static void neighbours(double y, int64_t size, int64_t *low, double *weight) {
     int counts = y >= -1 && y <= (double)size;
     y = y < 0 ? 0 : y > (double)(size - 1) ? (double)(size - 1) : y;
-    low[0] = y == y ? min64((int64_t)y, size - 1) : 0, low[1] = min64(low[0] + 1, size - 1);
+    low[0] = y == y ? sx_min64((int64_t)y, size - 1) : 0, low[1] = sx_min64(low[0] + 1, size - 1);
     double t = y - (double)low[0];
     weight[0] = counts ? 1 - t : 0, weight[1] = counts ? t : 0;
 }
@@ -226,7 +222,7 @@ static int line_of(const plan *p, double low, double high, int64_t bins, axis_li
 }
 
 static double point_of(const plan *p, const axis_line *l, int64_t bin, int64_t i) {
-    double fine = divide(p, multiply(p, add(p, (double)i, 0.5), l->step), (double)max64(l->grid, 1));
+    double fine = divide(p, multiply(p, add(p, (double)i, 0.5), l->step), (double)sx_max64(l->grid, 1));
     return add(p, add(p, l->start, multiply(p, (double)bin, l->step)), fine);
 }
 
@@ -253,7 +249,7 @@ static void align_bin(const plan *p, int64_t image, const axis_line *rows, const
         }
         n = 0, started = 1;
     }
-    if (p->mode == 0) for (int64_t c = 0; c < p->channels; c++) total[c] /= (double)max64(points, 1);
+    if (p->mode == 0) for (int64_t c = 0; c < p->channels; c++) total[c] /= (double)sx_max64(points, 1);
 }
 
 static void align_task(void *arg, int64_t number, int worker) {
@@ -287,8 +283,8 @@ static double round_away(double x) { double r = __builtin_floor((x < 0 ? -x : x)
 
 /* Elements of bin i of [start, stop], cut to the axis. */
 static void bin_of(int64_t start, int64_t stop, int64_t bins, int64_t i, int64_t size, int64_t *low, int64_t *high) {
-    volatile float width = (float)max64(stop - start + 1, 1) / (float)bins, first = (float)i * width, last = (float)(i + 1) * width;
-    *low = max64(0, min64(size, (int64_t)__builtin_floorf(first) + start)), *high = max64(0, min64(size, (int64_t)__builtin_ceilf(last) + start));
+    volatile float width = (float)sx_max64(stop - start + 1, 1) / (float)bins, first = (float)i * width, last = (float)(i + 1) * width;
+    *low = sx_max64(0, sx_min64(size, (int64_t)__builtin_floorf(first) + start)), *high = sx_max64(0, sx_min64(size, (int64_t)__builtin_ceilf(last) + start));
 }
 
 static void pool_task(void *arg, int64_t number, int worker) {
@@ -337,14 +333,14 @@ static plan plan_of(const sx_call *call) {
     if (p.op == GRID) {
         p.corners = 1;
         for (int i = 0; i < p.spatial; i++) p.corners *= p.mode == NEAREST ? 1 : p.mode == LINEAR ? 2 : 4, p.places *= y->dim[2 + i];
-        p.tasks = x->dim[0] * up(p.places, POINTS);
+        p.tasks = x->dim[0] * sx_ceil_div(p.places, POINTS);
     } else p.tasks = at->dim[0] * (p.op == ALIGN ? y->dim[2] : p.channels);
     return p;
 }
 
 int64_t SX_NAME(sx_scratch_sample)(const sx_call *call) {
     plan p = plan_of(call);
-    return POINTS * p.corners * 16 + (p.op == ALIGN ? min64(p.channels, MOST / 16) * 8 : 0);
+    return POINTS * p.corners * 16 + (p.op == ALIGN ? sx_min64(p.channels, MOST / 16) * 8 : 0);
 }
 
 int SX_NAME(sx_k_sample)(const sx_call *call) {

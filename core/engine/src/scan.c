@@ -14,11 +14,6 @@
 #define STATE_COLUMNS 64
 #define MOST ((int64_t)1 << 46)
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
-
 /* ---- running sums and products ---- */
 
 typedef struct {
@@ -79,7 +74,7 @@ static void scan_row(const plan *p, const char *x, char *y, int64_t *place) {
     int64_t l = own.l;
     piece v;
     for (int64_t at = place ? *place : 0, from = at; at < p->n && !sx_stopped(p->call); at += PIECE) {
-        int64_t n = min64(PIECE, p->n - at);
+        int64_t n = sx_min64(PIECE, p->n - at);
         if (place && at > from && at % (64 * PIECE) == 0 && sx_due(p->call)) {
             *kept = (sums){f, d, i, l}, *place = at, p->call->pause->left = 1;
             return;
@@ -97,7 +92,7 @@ static void scan_task(void *arg, int64_t number, int worker) {
     (void)worker;
     const plan *p = arg;
     const sx_view *x = p->call->in, *y = p->call->out;
-    int64_t end = min64(p->tasks, (number + 1) * p->per);
+    int64_t end = sx_min64(p->tasks, (number + 1) * p->per);
     for (int64_t t = number * p->per; t < end; t++) {
         int64_t col = t % p->across * COLUMNS, rest = t / p->across, xat = 0, yat = 0;
         if (!p->columns) rest = t;
@@ -110,7 +105,7 @@ static void scan_task(void *arg, int64_t number, int worker) {
         if (p->columns) xat += col * x->stride[p->near], yat += col * y->stride[p->near];
         const char *from = x->data + xat * sx_element_bytes(x->dtype);
         char *to = y->data + yat * sx_element_bytes(y->dtype);
-        if (p->columns) scan_columns(p, from, to, min64(COLUMNS, p->cols - col));
+        if (p->columns) scan_columns(p, from, to, sx_min64(COLUMNS, p->cols - col));
         else scan_row(p, from, to, p->tasks == 1 && p->call->pause ? p->call->pause->at : NULL);
     }
 }
@@ -125,14 +120,14 @@ static int scan(const sx_call *call) {
         if (!y->dim[d]) return SX_OK;
         if (d == p.axis) continue;
         p.tasks *= y->dim[d];
-        if (y->dim[d] > 1 && (p.near < 0 || magnitude(x->stride[d]) <= magnitude(x->stride[p.near]))) p.near = d;
+        if (y->dim[d] > 1 && (p.near < 0 || sx_magnitude(x->stride[d]) <= sx_magnitude(x->stride[p.near]))) p.near = d;
     }
-    p.columns = p.near >= 0 && y->dim[p.near] >= 4 && magnitude(x->stride[p.near]) < magnitude(x->stride[p.axis]);
-    p.cols = p.columns ? y->dim[p.near] : 1, p.across = up(p.cols, COLUMNS);
+    p.columns = p.near >= 0 && y->dim[p.near] >= 4 && sx_magnitude(x->stride[p.near]) < sx_magnitude(x->stride[p.axis]);
+    p.cols = p.columns ? y->dim[p.near] : 1, p.across = sx_ceil_div(p.cols, COLUMNS);
     if (p.columns) p.tasks = p.tasks / p.cols * p.across;
-    p.per = max64(1, WORK / (p.n * min64(p.cols, COLUMNS)));
+    p.per = sx_max64(1, WORK / (p.n * sx_min64(p.cols, COLUMNS)));
     if (p.tasks == 1 && !p.columns) scan_task(&p, 0, 0);
-    else sx_tiles(call, up(p.tasks, p.per), scan_task, &p);
+    else sx_tiles(call, sx_ceil_div(p.tasks, p.per), scan_task, &p);
     return SX_OK;
 }
 
@@ -181,7 +176,7 @@ static void attention_task(void *arg, int64_t number, int worker) {
     const sx_call *c = a->call;
     const sx_view *q = c->in, *k = c->in + 1, *v = c->in + 2, *decay = present(c, 4) ? c->in + 4 : NULL, *beta = present(c, 5) ? c->in + 5 : NULL, *y = c->out;
     const sx_view *last = c->n_out > 1 && c->out[1].dtype ? c->out + 1 : NULL;
-    int64_t col = number % a->blocks * STATE_COLUMNS, head = number / a->blocks % a->heads, b = number / a->blocks / a->heads, n = min64(STATE_COLUMNS, a->dv - col);
+    int64_t col = number % a->blocks * STATE_COLUMNS, head = number / a->blocks % a->heads, b = number / a->blocks / a->heads, n = sx_min64(STATE_COLUMNS, a->dv - col);
     float *s = (float *)(c->scratch + worker * c->scratch_bytes), *key = s + a->dk * STATE_COLUMNS, *factor = key + a->dk, *queries = factor + a->dk, *made = queries + a->group * a->dk;
     float u[STATE_COLUMNS], strength = 1;
     for (int64_t r = 0; r < a->dk; r++) {
@@ -209,14 +204,14 @@ static void attention_task(void *arg, int64_t number, int worker) {
 
 static attention attention_of(const sx_call *call) {
     const sx_view *q = call->in, *k = call->in + 1, *v = call->in + 2;
-    return (attention){.call = call, .heads = k->dim[1], .group = k->dim[1] ? q->dim[1] / k->dim[1] : 0, .steps = k->dim[2], .dk = k->dim[3], .dv = v->dim[3], .blocks = up(v->dim[3], STATE_COLUMNS),
-                       .scale = (float)sx_param_float(call->param[4])};
+    return (attention){.call = call, .heads = k->dim[1], .group = k->dim[1] ? q->dim[1] / k->dim[1] : 0, .steps = k->dim[2], .dk = k->dim[3], .dv = v->dim[3],
+                       .blocks = sx_ceil_div(v->dim[3], STATE_COLUMNS), .scale = (float)sx_param_float(call->param[4])};
 }
 
 int64_t SX_NAME(sx_scratch_scan)(const sx_call *call) {
     if (call->param[3] != 2) return sizeof(sums);
     attention a = attention_of(call);
-    int64_t state = min64(a.dk, MOST / 1024) * (STATE_COLUMNS + 2) * 4, queries;
+    int64_t state = sx_min64(a.dk, MOST / 1024) * (STATE_COLUMNS + 2) * 4, queries;
     if (__builtin_mul_overflow(a.group, a.dk + STATE_COLUMNS, &queries) || queries > MOST / 4) return MOST;
     return state + queries * 4;
 }

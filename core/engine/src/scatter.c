@@ -10,11 +10,6 @@
 #define CHUNK 256
 #define WORK 8192
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
-
 int SX_NAME(sx_k_copy)(const sx_call *call);
 
 /* y[to[i]] = y[to[i]] ∘ u[i * us], i in order. */
@@ -95,7 +90,7 @@ static int64_t checked(const plan *p, int64_t at, int64_t size) {
 static int element_task(const plan *p, int64_t number) {
     const sx_view *index = p->call->in + 1, *u = p->call->in + 2, *y = p->call->out;
     int64_t first = number % p->stretches * p->stretch, rest = number / p->stretches, iat = 0, uat = 0, yat = 0, to[CHUNK];
-    int64_t length = min64(p->stretch, index->dim[p->inner] - first), across = p->inner == p->axis ? 1 : index->dim[p->axis], size = y->dim[p->axis];
+    int64_t length = sx_min64(p->stretch, index->dim[p->inner] - first), across = p->inner == p->axis ? 1 : index->dim[p->axis], size = y->dim[p->axis];
     for (int d = y->rank - 1; d >= 0; d--) {
         if (d == p->axis || d == p->inner) continue;
         int64_t i = rest % index->dim[d];
@@ -105,7 +100,7 @@ static int element_task(const plan *p, int64_t number) {
     for (int64_t a = 0; a < across; a++) {
         int64_t along = p->inner == p->axis ? 0 : y->stride[p->inner];
         for (int64_t done = 0; done < length; done += CHUNK) {
-            int64_t n = min64(CHUNK, length - done), at = first + done, from = iat + a * index->stride[p->axis];
+            int64_t n = sx_min64(CHUNK, length - done), at = first + done, from = iat + a * index->stride[p->axis];
             if (p->inner == p->axis) from = iat;
             for (int64_t i = 0; i < n; i++) {
                 int64_t place = checked(p, from + (at + i) * index->stride[p->inner], size);
@@ -122,7 +117,7 @@ static int element_task(const plan *p, int64_t number) {
 static void elements(void *arg, int64_t number, int worker) {
     (void)worker;
     const plan *p = arg;
-    int64_t end = min64(p->tasks, (number + 1) * p->per);
+    int64_t end = sx_min64(p->tasks, (number + 1) * p->per);
     for (int64_t t = number * p->per; t < end; t++) if (!element_task(p, t)) return;
 }
 
@@ -131,13 +126,13 @@ static void scatter_elements(plan *p) {
     for (int d = 0; d < y->rank; d++) if (!index->dim[d]) return;
     p->axis = p->inner = (int)p->call->param[0];
     for (int d = 0; d < y->rank; d++)
-        if (index->dim[d] > 1 && (index->dim[p->inner] == 1 || magnitude(y->stride[d]) < magnitude(y->stride[p->inner]))) p->inner = d;
+        if (index->dim[d] > 1 && (index->dim[p->inner] == 1 || sx_magnitude(y->stride[d]) < sx_magnitude(y->stride[p->inner]))) p->inner = d;
     p->stretch = p->inner == p->axis ? index->dim[p->inner] : CHUNK;
-    p->stretches = up(index->dim[p->inner], p->stretch);
+    p->stretches = sx_ceil_div(index->dim[p->inner], p->stretch);
     p->tasks = p->stretches;
     for (int d = 0; d < y->rank; d++) if (d != p->axis && d != p->inner) p->tasks *= index->dim[d];
-    p->per = max64(1, WORK / (min64(p->stretch, index->dim[p->inner]) * (p->inner == p->axis ? 1 : index->dim[p->axis])));
-    sx_tiles(p->call, up(p->tasks, p->per), elements, p);
+    p->per = sx_max64(1, WORK / (sx_min64(p->stretch, index->dim[p->inner]) * (p->inner == p->axis ? 1 : index->dim[p->axis])));
+    sx_tiles(p->call, sx_ceil_div(p->tasks, p->per), elements, p);
 }
 
 /* ---- slices ---- */
@@ -158,7 +153,7 @@ static void fold_slice(const plan *p, char *y, const char *u, int64_t r0, int64_
             continue;
         }
         for (int64_t c = c0; c < c1; c += CHUNK) {
-            int64_t n = min64(CHUNK, c1 - c);
+            int64_t n = sx_min64(CHUNK, c1 - c);
             for (int64_t i = 0; i < n; i++) to[i] = (c - c0 + i) * ys;
             p->fold(y + yat * p->item, to, u + (uat + (c - c0) * us) * p->item, us, n);
         }
@@ -171,8 +166,8 @@ static void slices(void *arg, int64_t number, int worker) {
     const sx_view *index = p->call->in + 1, *u = p->call->in + 2, *y = p->call->out;
     int lead = index->rank - 1;
     int64_t length = index->dim[lead], at[SX_RANK] = {0}, iat = 0, uat = 0, r0 = 0, r1 = p->rows, c0 = 0, c1 = p->cols;
-    if (p->rows == 1) c0 = number * p->per, c1 = min64(p->cols, c0 + p->per);
-    else r0 = number * p->per, r1 = min64(p->rows, r0 + p->per);
+    if (p->rows == 1) c0 = number * p->per, c1 = sx_min64(p->cols, c0 + p->per);
+    else r0 = number * p->per, r1 = sx_min64(p->rows, r0 + p->per);
     for (int64_t t = 0; t < p->tuples; t++) {
         int64_t yat = 0;
         for (int64_t k = 0; k < length; k++) {
@@ -199,7 +194,7 @@ static void points(void *arg, int64_t number, int worker) {
     int64_t run = lead ? index->dim[near] : 1, is = lead ? index->stride[near] : 0, us = lead ? u->stride[near] : 0;
     for (int64_t t = 0; t < p->tuples; t += run) {
         for (int64_t done = 0; done < run && !sx_stopped(p->call); done += CHUNK) {
-            int64_t n = min64(CHUNK, run - done);
+            int64_t n = sx_min64(CHUNK, run - done);
             for (int64_t i = 0; i < n; i++) to[i] = 0;
             for (int64_t k = 0; k < length; k++)
                 for (int64_t i = 0; i < n; i++) {
@@ -239,8 +234,8 @@ static void scatter_slices(plan *p) {
         return;
     }
     int64_t cut = p->rows == 1 ? p->cols : p->rows, each = p->rows == 1 ? 1 : p->cols;
-    p->per = max64(1, max64(WORK / 8 / max64(each, 1), WORK / max64(1, each * p->tuples))); /* every task reads all indices: not too few places each */
-    sx_tiles(p->call, max64(1, up(cut, p->per)), slices, p);
+    p->per = sx_max64(1, sx_max64(WORK / 8 / sx_max64(each, 1), WORK / sx_max64(1, each * p->tuples))); /* every task reads all indices: not too few places each */
+    sx_tiles(p->call, sx_max64(1, sx_ceil_div(cut, p->per)), slices, p);
 }
 
 static int same_memory(const sx_view *x, const sx_view *y) {

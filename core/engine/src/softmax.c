@@ -13,11 +13,6 @@
 #define COLUMNS 64
 #define BLOCK 262144 /* bytes of a column block, if 16 columns fit */
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
-
 typedef struct {
     const sx_call *call;
     int axis, near, mode, doubles;     /* near: the axis rows are grouped along; -1: none */
@@ -38,7 +33,7 @@ typedef struct {
             T room[256]; \
             double total = 0; \
             for (int64_t i = 0; i < n; i += 256) { \
-                int64_t m = min64(256, n - i); \
+                int64_t m = sx_min64(256, n - i); \
                 for (int64_t k = 0; k < m; k++) y[i + k] -= top, room[k] = sx_exp_##S(y[i + k]); \
                 total += sx_sum_##S(room, m); } \
             T log = sx_log_##S((T)total); \
@@ -114,7 +109,7 @@ COLUMN_SOFTMAX(double, f64)
 
 static int64_t column_count(const sx_call *call) {
     int64_t n = call->out->dim[call->param[0]], wide = call->out->dtype == SX_DOUBLE ? 8 : 4;
-    return min64(COLUMNS, max64(16, BLOCK / max64(n * wide, 1)));
+    return sx_min64(COLUMNS, sx_max64(16, BLOCK / sx_max64(n * wide, 1)));
 }
 
 /* `cols` rows side by side from offsets at[]. */
@@ -150,10 +145,10 @@ static void offsets(const plan *p, int64_t rest, int64_t near, int64_t *at) {
 
 static void column_task(void *arg, int64_t number, int worker) {
     const plan *p = arg;
-    int64_t width = column_count(p->call), count = p->call->out->dim[p->near], across = up(count, width), at[3];
+    int64_t width = column_count(p->call), count = p->call->out->dim[p->near], across = sx_ceil_div(count, width), at[3];
     int64_t col = number % across * width;
     offsets(p, number / across, col, at);
-    do_columns(p, at, min64(width, count - col), p->call->scratch + worker * p->call->scratch_bytes);
+    do_columns(p, at, sx_min64(width, count - col), p->call->scratch + worker * p->call->scratch_bytes);
 }
 
 #ifndef __wasm__ /* where no row is so long */
@@ -172,13 +167,13 @@ static void part_in(void *arg, int64_t number, int worker) {
     const long_row *l = arg;
     const sx_call *c = l->p->call;
     const sx_view *x = c->in, *mask = c->n_in > 1 && c->in[1].dtype ? c->in + 1 : NULL;
-    int64_t first = number * PART, n = min64(PART, l->p->n - first), axis = l->p->axis;
+    int64_t first = number * PART, n = sx_min64(PART, l->p->n - first), axis = l->p->axis;
     float *work = l->work + first, room[PIECE];
     const char *from = x->data + (l->at[0] + first * x->stride[axis]) * sx_element_bytes(x->dtype);
     (void)worker;
     if ((const char *)work != from) sx_load_row(x->dtype, SX_F32, work, from, x->stride[axis], n);
     for (int64_t i = 0; i < n; i += PIECE) {
-        int64_t m = min64(PIECE, n - i);
+        int64_t m = sx_min64(PIECE, n - i);
         if (mask) sx_load_row(mask->dtype, SX_F32, room, mask->data + (l->at[2] + (first + i) * mask->stride[axis]) * sx_element_bytes(mask->dtype), mask->stride[axis], m);
         scale_row((char *)(work + i), mask ? (const char *)room : NULL, l->p->scale, m, 0);
     }
@@ -187,12 +182,12 @@ static void part_in(void *arg, int64_t number, int worker) {
 
 static void part_exp(void *arg, int64_t number, int worker) {
     const long_row *l = arg;
-    int64_t n = min64(PART, l->p->n - number * PART);
+    int64_t n = sx_min64(PART, l->p->n - number * PART);
     float *restrict y = l->work + number * PART, room[PIECE];
     double sum = 0;
     (void)worker;
     for (int64_t i = 0; i < n; i += PIECE) {
-        int64_t m = min64(PIECE, n - i);
+        int64_t m = sx_min64(PIECE, n - i);
         for (int64_t k = 0; k < m; k++) y[i + k] -= l->top, room[k] = sx_exp_f32(y[i + k]);
         if (!l->p->mode) for (int64_t k = 0; k < m; k++) y[i + k] = room[k];
         sum += sx_sum_f32(room, m);
@@ -203,7 +198,7 @@ static void part_exp(void *arg, int64_t number, int worker) {
 static void part_out(void *arg, int64_t number, int worker) {
     const long_row *l = arg;
     const sx_view *y = l->p->call->out;
-    int64_t first = number * PART, n = min64(PART, l->p->n - first), stride = y->stride[l->p->axis];
+    int64_t first = number * PART, n = sx_min64(PART, l->p->n - first), stride = y->stride[l->p->axis];
     float *restrict work = l->work + first;
     char *to = y->data + (l->at[1] + first * stride) * sx_element_bytes(y->dtype);
     (void)worker;
@@ -215,9 +210,9 @@ static void part_out(void *arg, int64_t number, int worker) {
 static void long_rows(const plan *p) {
     const sx_call *c = p->call;
     const sx_view *y = c->out;
-    int64_t parts = up(p->n, PART), near = p->near < 0 ? 1 : y->dim[p->near];
+    int64_t parts = sx_ceil_div(p->n, PART), near = p->near < 0 ? 1 : y->dim[p->near];
     float *room = (float *)(void *)c->scratch; /* of the first worker: twice the row */
-    long_row l = {.p = p, .sums = (double *)(void *)(room + up(p->n, 16) * 16)};
+    long_row l = {.p = p, .sums = (double *)(void *)(room + sx_ceil_div(p->n, 16) * 16)};
     l.greatest = (float *)(l.sums + parts);
     for (int64_t row = 0; row < p->rows; row++) {
         offsets(p, row / near, row % near, l.at);
@@ -240,7 +235,7 @@ static void task(void *arg, int64_t number, int worker) {
     const plan *p = arg;
     const sx_call *c = p->call;
     char *room = c->scratch + worker * c->scratch_bytes;
-    int64_t end = min64(p->rows, (number + 1) * p->per);
+    int64_t end = sx_min64(p->rows, (number + 1) * p->per);
     for (int64_t row = number * p->per; row < end; row++) {
         int64_t at[3], near = p->near < 0 ? 1 : c->out->dim[p->near];
         offsets(p, row / near, row % near, at); /* the near axis runs fastest */
@@ -250,7 +245,7 @@ static void task(void *arg, int64_t number, int worker) {
 
 int64_t SX_NAME(sx_scratch_softmax)(const sx_call *call) {
     int64_t n = call->out->dim[call->param[0]], wide = call->out->dtype == SX_DOUBLE ? 8 : 4;
-    return max64(2 * n, (n + 1) * column_count(call)) * wide;
+    return sx_max64(2 * n, (n + 1) * column_count(call)) * wide;
 }
 
 int SX_NAME(sx_k_softmax)(const sx_call *call) {
@@ -261,11 +256,11 @@ int SX_NAME(sx_k_softmax)(const sx_call *call) {
         if (!y->dim[d]) return 0;
         if (d == p.axis) continue;
         p.rows *= y->dim[d];
-        if (y->dim[d] > 1 && (p.near < 0 || magnitude(y->stride[d]) <= magnitude(y->stride[p.near]))) p.near = d;
+        if (y->dim[d] > 1 && (p.near < 0 || sx_magnitude(y->stride[d]) <= sx_magnitude(y->stride[p.near]))) p.near = d;
     }
     int narrow = p.mode == 0 && y->dtype != SX_FLOAT && y->dtype != SX_DOUBLE;
-    if (p.near >= 0 && y->dim[p.near] >= 4 && y->stride[p.axis] != 1 && magnitude(y->stride[p.near]) == 1 && p.mode < 2 && !narrow) {
-        sx_tiles(call, p.rows / y->dim[p.near] * up(y->dim[p.near], column_count(call)), column_task, &p);
+    if (p.near >= 0 && y->dim[p.near] >= 4 && y->stride[p.axis] != 1 && sx_magnitude(y->stride[p.near]) == 1 && p.mode < 2 && !narrow) {
+        sx_tiles(call, p.rows / y->dim[p.near] * sx_ceil_div(y->dim[p.near], column_count(call)), column_task, &p);
         return 0;
     }
 #ifndef __wasm__
@@ -274,7 +269,7 @@ int SX_NAME(sx_k_softmax)(const sx_call *call) {
         return 0;
     }
 #endif
-    p.per = max64(1, WORK / p.n);
-    sx_tiles(call, up(p.rows, p.per), task, &p);
+    p.per = sx_max64(1, WORK / p.n);
+    sx_tiles(call, sx_ceil_div(p.rows, p.per), task, &p);
     return 0;
 }

@@ -16,9 +16,6 @@
 #define LONG 65536   /* from here on in chunks */
 #define CHUNK 32768
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-
 typedef struct { uint64_t key, index; } pair;
 
 /* A row in chunks. counts and starts: [chunk][digit]; bits: [chunk] of what all keys and any key have. */
@@ -75,7 +72,7 @@ static void keys64(const plan *p, const char *from, int64_t stride, int64_t n, u
     static void merge_sort_##S(E *x, E *room, int64_t n) { \
         const int64_t run = 12; \
         for (int64_t start = 0; start < n; start += run) { \
-            int64_t end = min64(n, start + run); \
+            int64_t end = sx_min64(n, start + run); \
             for (int64_t i = start + 1; i < end; i++) { \
                 E e = x[i]; \
                 int64_t j = i; \
@@ -84,7 +81,7 @@ static void keys64(const plan *p, const char *from, int64_t stride, int64_t n, u
         E *from = x, *to = room; \
         for (int64_t width = run; width < n; width *= 2) { \
             for (int64_t start = 0; start < n; start += 2 * width) { \
-                int64_t a = start, mid = min64(n, start + width), b = mid, end = min64(n, start + 2 * width), at = start; \
+                int64_t a = start, mid = sx_min64(n, start + width), b = mid, end = sx_min64(n, start + 2 * width), at = start; \
                 while (a < mid && b < end) { \
                     int second = BEFORE(from[b], from[a]); \
                     to[at++] = second ? from[b] : from[a]; \
@@ -117,12 +114,12 @@ static void keys64(const plan *p, const char *from, int64_t stride, int64_t n, u
         KEYTYPE key[SKIP]; \
         int64_t item = sx_element_bytes(p->call->in->dtype), at = 0; \
         for (; at < p->k; at += SKIP) { \
-            int64_t m = min64(SKIP, p->k - at); \
+            int64_t m = sx_min64(SKIP, p->k - at); \
             KEYS(p, from + at * stride * item, stride, m, key); \
             fill_##S(x + at, key, m, at); } \
         for (int64_t i = p->k / 2 - 1; i >= 0; i--) sift_##S(x, p->k, i); \
         for (at = p->k; at < p->n; at += SKIP) { \
-            int64_t m = min64(SKIP, p->n - at); \
+            int64_t m = sx_min64(SKIP, p->n - at); \
             KEYS(p, from + at * stride * item, stride, m, key); \
             KEYTYPE top = KEY(x[0]); \
             int found = 0; \
@@ -133,10 +130,10 @@ static void keys64(const plan *p, const char *from, int64_t stride, int64_t n, u
     static void keys_task_##S(void *arg, int64_t number, int worker) { \
         (void)worker; \
         const row_in_chunks *r = arg; \
-        int64_t item = sx_element_bytes(r->p->call->in->dtype), at = number * CHUNK, end = min64(r->p->n, at + CHUNK); \
+        int64_t item = sx_element_bytes(r->p->call->in->dtype), at = number * CHUNK, end = sx_min64(r->p->n, at + CHUNK); \
         KEYTYPE key[SKIP], all = ~(KEYTYPE)0, any = 0; \
         for (; at < end; at += SKIP) { \
-            int64_t m = min64(SKIP, end - at); \
+            int64_t m = sx_min64(SKIP, end - at); \
             KEYS(r->p, r->from + at * r->stride * item, r->stride, m, key); \
             for (int64_t i = 0; i < m; i++) all &= key[i], any |= key[i]; \
             fill_##S((E *)r->x + at, key, m, at); } \
@@ -145,7 +142,7 @@ static void keys64(const plan *p, const char *from, int64_t stride, int64_t n, u
         (void)worker; \
         const row_in_chunks *r = arg; \
         const E *x = r->x; \
-        int64_t *count = r->counts + number * 256, end = min64(r->p->n, (number + 1) * CHUNK); \
+        int64_t *count = r->counts + number * 256, end = sx_min64(r->p->n, (number + 1) * CHUNK); \
         for (int d = 0; d < 256; d++) count[d] = 0; \
         for (int64_t i = number * CHUNK; i < end; i++) count[KEY(x[i]) >> r->shift & 255]++; } \
     static void move_task_##S(void *arg, int64_t number, int worker) { \
@@ -153,7 +150,7 @@ static void keys64(const plan *p, const char *from, int64_t stride, int64_t n, u
         const row_in_chunks *r = arg; \
         const E *x = r->x; \
         E *y = r->y; \
-        int64_t at[256], end = min64(r->p->n, (number + 1) * CHUNK); \
+        int64_t at[256], end = sx_min64(r->p->n, (number + 1) * CHUNK); \
         for (int d = 0; d < 256; d++) at[d] = r->starts[number * 256 + d]; \
         for (int64_t i = number * CHUNK; i < end; i++) y[at[KEY(x[i]) >> r->shift & 255]++] = x[i]; } \
     /* As many loops whatever the keys are: a row that is done is passed over when the step goes on. */ \
@@ -218,7 +215,7 @@ static void deliver(const plan *p, const int64_t *at, const void *sorted, int64_
 static void deliver_task(void *arg, int64_t number, int worker) {
     (void)worker;
     const row_in_chunks *r = arg;
-    deliver(r->p, r->at, r->x, number * CHUNK, min64(r->p->k, (number + 1) * CHUNK));
+    deliver(r->p, r->at, r->x, number * CHUNK, sx_min64(r->p->k, (number + 1) * CHUNK));
 }
 
 static void sort_row(const plan *p, const int64_t *at, char *room) {
@@ -259,7 +256,7 @@ static void place_row(const plan *p, int64_t row, int64_t *at) {
 static void task(void *arg, int64_t number, int worker) {
     const plan *p = arg;
     const sx_call *c = p->call;
-    int64_t end = min64(p->rows, (number + 1) * p->per);
+    int64_t end = sx_min64(p->rows, (number + 1) * p->per);
     for (int64_t row = number * p->per; row < end; row++) {
         int64_t at[3];
         place_row(p, row, at);
@@ -273,7 +270,7 @@ static plan plan_of(const sx_call *call) {
     p.n = x->dim[p.axis], p.k = y->dim[p.axis];
     p.heap = p.k <= p.n / 8;
     for (int d = 0; d < y->rank; d++) if (d != p.axis) p.rows *= y->dim[d];
-    p.per = max64(1, WORK / max64(p.n, 1));
+    p.per = sx_max64(1, WORK / sx_max64(p.n, 1));
     return p;
 }
 

@@ -20,6 +20,12 @@
 
 #define SX_RANK 8
 
+static inline int64_t sx_min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t sx_max64(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t sx_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t sx_round_up(int64_t a, int64_t b) { return sx_ceil_div(a, b) * b; }
+static inline int64_t sx_magnitude(int64_t a) { return a < 0 ? -a : a; }
+
 /* ONNX element types. */
 enum sx_dtype {
     SX_FLOAT = 1, SX_UINT8 = 2, SX_INT8 = 3, SX_UINT16 = 4, SX_INT16 = 5, SX_INT32 = 6, SX_INT64 = 7, SX_BOOL = 9, SX_FLOAT16 = 10, SX_DOUBLE = 11, SX_UINT32 = 12,

@@ -23,14 +23,12 @@ static inline void copy_row(char *y, int64_t ys, const char *x, int64_t xs, int6
 }
 #undef ROW
 
-static inline int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
-
 /* The axes of y that are not of size 1, those with the largest strides first; how many. */
 static inline int axes_by_stride(const sx_view *y, int *order) {
     int n = 0;
     for (int d = 0; d < y->rank; d++) if (y->dim[d] != 1) {
         int at = n++;
-        for (; at > 0 && magnitude(y->stride[order[at - 1]]) < magnitude(y->stride[d]); at--) order[at] = order[at - 1];
+        for (; at > 0 && sx_magnitude(y->stride[order[at - 1]]) < sx_magnitude(y->stride[d]); at--) order[at] = order[at - 1];
         order[at] = d;
     }
     return n;

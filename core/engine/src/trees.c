@@ -26,9 +26,6 @@ typedef struct {
     int sum_wide, has, dense, aggregate;
 } plan;
 
-static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 /* ---- walking: `at` goes from each lane's root to its leaf ---- */
 
 /* A number the compiler must hold in an ordinary register: left alone it makes vectors of the lanes and loads them by gathers, which take three times as long (Zen 4). */
@@ -216,7 +213,7 @@ static void walk_row(const plan *p, char *scratch, int64_t row, int64_t slot) {
         }
     for (int64_t t = 0; t < p->trees; t += LANES) {
         uint32_t at[LANES];
-        int64_t n = min64(LANES, p->trees - t), depth = 0;
+        int64_t n = sx_min64(LANES, p->trees - t), depth = 0;
         for (int i = 0; i < LANES; i++) {
             const int32_t *root = roots + 2 * (t + (i < n ? i : 0));
             at[i] = (uint32_t)root[0];
@@ -248,7 +245,7 @@ static void start_rows(const plan *p, char *scratch, int64_t n) {
 static void task(void *arg, int64_t number, int worker) {
     const plan *p = arg;
     char *scratch = p->call->scratch + worker * p->call->scratch_bytes;
-    int64_t row = number * p->groups * LANES, n = min64(p->rows - row, p->groups * LANES), whole = n / LANES;
+    int64_t row = number * p->groups * LANES, n = sx_min64(p->rows - row, p->groups * LANES), whole = n / LANES;
     if (whole) {
         start_rows(p, scratch, whole * LANES);
         walk_groups(p, scratch, row, whole);
@@ -268,9 +265,9 @@ static plan plan_of(const sx_call *call) {
     p.dense = !(call->n_in > 5 && in[5].dtype);
     p.has = !p.dense && (p.aggregate > 1 || (call->n_out > 1 && call->out[1].dtype));
     int64_t group = (p.used + 1) * LANES * (p.wide ? 8 : 4);
-    p.groups = min64(MOST_GROUPS, TILE_BYTES / group);
+    p.groups = sx_min64(MOST_GROUPS, TILE_BYTES / group);
     p.groups = p.groups < 1 ? 1 : p.groups;
-    p.tasks = up(p.rows, p.groups * LANES);
+    p.tasks = sx_ceil_div(p.rows, p.groups * LANES);
     p.acc_at = p.groups * group;
     p.has_at = p.acc_at + p.groups * LANES * (p.targets + 1) * (p.sum_wide ? 8 : 4);
     p.bytes = p.has_at + (p.has ? p.groups * LANES * (p.targets + 1) : 0);
