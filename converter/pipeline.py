@@ -77,7 +77,8 @@ def convert(source: Any, destination: Any = None, options: ConvertOptions | None
     if options.store and options.pack or options.plan:  # programs read packed weights
         package, report.not_stored = plan_stored(model, options.plan)
         if options.plan and package is None:
-            raise InvalidArgument(f"convert: nothing can be planned for the engine: {report.not_stored}. Leave --plan out to store the graph alone")
+            remedy = ". Leave --plan out to store the graph alone" if any(options.plan) else ""  # no sizes: a bundle's, whose page runs nothing else
+            raise InvalidArgument(f"convert: nothing can be planned for the engine: {report.not_stored}{remedy}")
     recorded = _record(model, options) if options.webgpu or options.webgpu_f16 or options.webgpu_device else None
     if isinstance(destination, (str, os.PathLike)):
         _write_path(model, Path(destination), options, report, package, recorded)

@@ -47,7 +47,7 @@ class Kernel(enum.IntEnum):
 #: Version of each kind's argument record in a stored program. A reader runs equal versions only.
 VERSIONS: dict[Kernel, int] = {kind: 1 for kind in Kernel} | {Kernel.ATTENTION: 2}
 
-#: There may be at most this many kinds (DESIGN.md, "Two levels, and only two").
+#: There may be at most this many kinds (two levels, operators and kernels, and only two).
 LIMIT = 28
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .dim import Dim, Shape, shape_text
+from .dim import Shape, shape_text
 from .errors import NotImplemented as NotImplementedHere
 
 
@@ -244,8 +244,3 @@ class MapType:
 
 
 ValueType = TensorType | SparseTensorType | SequenceType | OptionalType | MapType
-
-
-def as_dims(shape: Any) -> tuple[Dim, ...]:
-    """A shape given as a tuple, list or integer array → tuple of Dims with plain ints."""
-    return tuple(int(d) if isinstance(d, (int, np.integer)) else d for d in shape)

@@ -3,7 +3,7 @@
 A recording is shaders, buffers and dispatches. Whatever depends on sizes is a row of the size table (core/program.py), which recording extends: bind evaluates it (in Python or C), and a player
 only reads: uniforms, workgroup counts, bytes.
 
-Memory (DESIGN "WebGPU": disjoint slabs, because one buffer may not be bound for reading and for writing in a dispatch)
+Memory (disjoint slabs, because one buffer may not be bound for reading and for writing in a dispatch)
 - Every intermediate lies in a *slab*, a GPU buffer of its own, shared by intermediates whose lifetimes do not meet. The Program's arena offsets are not used: elements have other sizes
   here (`wgsl/storage.py`), and what a dispatch reads and writes then always lies in different buffers. The price: no in-place Maps.
 - Inputs and outputs have a slab each. Constants above `POOLED` bytes have buffers of their own; the small ones lie together, one buffer a WGSL type, so that a dispatch with many of them can bind one.

@@ -85,8 +85,11 @@ def test_nodes_without_kernels_store_nothing(tmp_path: Path) -> None:
     report = sardonyx.convert(model.SerializeToString(), tmp_path / "m.sdx")
     assert "lower" in report.not_stored and len(read_programs(tmp_path / "m.sdx")[1]) == 0
     assert session(tmp_path / "m.sdx").run(None, {"s": np.array(["AB"], object)})[0].tolist() == ["ab"]
-    with pytest.raises(InvalidArgument, match="nothing can be planned"):
+    with pytest.raises(InvalidArgument, match="nothing can be planned.*Leave --plan out"):
         sardonyx.convert(model.SerializeToString(), tmp_path / "m.sdx", plan=[{"n": (1, 2)}])
+    with pytest.raises(InvalidArgument, match="nothing can be planned.*lower") as bundled:  # as `sardonyx bundle` asks, which has no --plan
+        sardonyx.convert(model.SerializeToString(), tmp_path / "m.sdx", plan=[{}])
+    assert "--plan" not in str(bundled.value)
 
 
 def test_other_abi_is_planned_again(mlp: bytes, tmp_path: Path) -> None:
