@@ -19,7 +19,7 @@ setup-all:
 setup-bench:
 	@.ci/setup bench
 
-demo: setup-demo  ## convert a real model (magika), run it on this repository's files, compare with onnxruntime; in a terminal, then serve the demo pages
+demo: setup-demo  ## convert a real model (magika), run it on this repository's files, compare with onnxruntime; in a terminal, then serve the demo pages (DEVICE=cpu or gpu chooses)
 	@$(PY) -m tests.models.registry magika magika-config >/dev/null
 	@$(PY) web-demo/demo.py .cache/models/magika.onnx .cache/models/magika-config.json
 	@if [ -t 0 ] && [ -t 1 ]; then echo; echo "The demo pages (Ctrl-C ends it):"; $(MAKE) --no-print-directory site; fi

@@ -21,8 +21,11 @@ NPM = ROOT / ".cache" / "npm" / "node_modules"
 MODELS = {"magika": "magika", "silero-vad": "silero-vad-ifless", "ocr-det": "ocr-det", "ocr-rec": "ocr-rec", "minilm": "minilm"}
 #: Also there as .onnx: what the benchmark page measures, and the Python page opens.
 BOTH = ("magika", "silero-vad", "ocr-det", "ocr-rec")
-#: The peer of the benchmark page.
-PEER = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+#: The benchmark page's yardstick, with random weights: a row of tests/bench and of webgpu/ROOFLINE.md.
+YARDSTICK = "mobilenet-v2"
+#: The peer of the benchmark page, on the CPU and on the GPU.
+PEER = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm",
+        "ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
 
 
 def build(folder: Path, pyodide: Path | None) -> None:
@@ -38,7 +41,10 @@ def build(folder: Path, pyodide: Path | None) -> None:
     runtime.copy_runtime(folder / "sardonyx")
     models = folder / "models"
     models.mkdir(exist_ok=True)
+    from tests.models.generated import mobilenet_v2
     from tests.models.registry import fetch
+    mobilenet_v2(models / f"{YARDSTICK}.onnx", batch=1)
+    convert(models / f"{YARDSTICK}.onnx", models / f"{YARDSTICK}.sdx")
     for name, source in MODELS.items():
         convert(fetch(source), models / f"{name}.sdx")
     shutil.copyfile(fetch("magika-config"), models / "magika-config.json")

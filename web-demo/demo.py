@@ -3,10 +3,14 @@
 1. converts magika's model (a file-type detector) from .onnx to .sdx and prints the sizes;
 2. runs it on the files of this repository: name, predicted type, score, milliseconds;
 3. runs the same inputs through onnxruntime and prints the largest difference.
+
+It runs on the GPU where there is one, else on the CPU; `make demo DEVICE=cpu` and `make demo DEVICE=gpu` choose, so that the two can be compared. A processor that plays a GPU (lavapipe) is taken
+only when it is asked for.
 """
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -19,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
+CPU, GPU = "CPUExecutionProvider", "WebGpuExecutionProvider"
 SUFFIXES = {".py", ".md", ".toml", ".txt", ".json", ".fbs", ".c", ".h", ".js", ".html", ".wgsl", ""}
 
 
@@ -46,10 +51,19 @@ def chosen_files(limit: int) -> list[Path]:
     return sorted(mixed[:limit])
 
 
+def providers(device: str) -> tuple[list[str], str]:
+    """The providers for "cpu", "gpu" or "" (the GPU where there is a real one), and how to choose otherwise."""
+    if device not in ("", "cpu", "gpu"):
+        raise SystemExit(f"DEVICE is cpu or gpu, not {device!r}")
+    on_gpu = device == "gpu" or (not device and GPU in ort.get_available_providers())
+    return ([GPU, CPU], "compare with the CPU: make demo DEVICE=cpu") if on_gpu else ([CPU], "on the GPU: make demo DEVICE=gpu")
+
+
 def main(model_path: Path, config_path: Path) -> None:
     """Run the demo."""
     console = Console(width=None if sys.stdout.isatty() else 110)
     config = json.loads(config_path.read_text())
+    listed, other = providers(os.environ.get("DEVICE", ""))
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "magika.sdx"
         start = time.perf_counter()
@@ -59,8 +73,8 @@ def main(model_path: Path, config_path: Path) -> None:
         start = time.perf_counter()
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always")
-            session = ort.InferenceSession(target)
-        console.print(f"opened in {(time.perf_counter() - start) * 1000:.0f} ms; {str(session.explain()).splitlines()[0]}")
+            session = ort.InferenceSession(target, providers=listed)
+        console.print(f"opened in {(time.perf_counter() - start) * 1000:.0f} ms; {str(session.explain()).splitlines()[0]} ({other})")
         for note in notes:
             console.print(f"[yellow]note:[/] {note.message}")
         console.print()

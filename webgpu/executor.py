@@ -208,7 +208,7 @@ class WebGpuProgram:
             return
         step, fault = divmod(status, FAULTS)
         what = {INDEX: "an index is outside the tensor", SINGULAR: "a matrix has no inverse"}.get(fault, "an integer is divided by zero")
-        raise RuntimeException(f"{self.recording.steps[step]}: {what}")
+        raise RuntimeException(f"{self.program.steps[step].kind.name.lower()} of {self.recording.steps[step]}: {what}; the same run on CPUExecutionProvider says which")
 
     # -- binding -----------------------------------------------------------------------------------------------------------------------------
     def _bind(self, inputs: Sequence[np.ndarray]) -> None:

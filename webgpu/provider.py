@@ -84,6 +84,7 @@ class Deferred:
 class WebGpuExecutor(SegmentedExecutor):
     """Programs on the device; with `engine`, what WGSL lacks on the C engine; the rest on the NumPy bodies (refused when strict)."""
 
+    unmet = ""
     residents = "webgpu"   # the device whose OrtValues it takes as they are
 
     def __init__(self, device: Device, model: Model, *, strict: bool = False, limit: int | None = None, engine: bool = False, threads: int = 0, precision: str = "f32") -> None:
@@ -154,6 +155,9 @@ class WebGpuProvider:
         precision = str(options.get(PRECISION, "f32"))
         if precision not in ("f32", "f16"):
             raise InvalidArgument(f"{NAME}: the option {PRECISION} is 'f32' or 'f16', not {precision!r}")
+        idle = sorted(key for key in options if "." not in key and key != PRECISION)
         engine = CPU in options.get("session.providers", ()) and not available()
-        return WebGpuExecutor(open_device(), model, strict=str(options.get(STRICT, "0")) == "1", limit=memory_limit(options), engine=engine,
+        made = WebGpuExecutor(open_device(), model, strict=str(options.get(STRICT, "0")) == "1", limit=memory_limit(options), engine=engine,
                               threads=int(options.get("session.intra_op_num_threads", 0)), precision=precision)
+        made.unmet = f"{NAME}: the options {', '.join(idle)} have no effect (it has '{PRECISION}')" if idle else ""
+        return made

@@ -94,6 +94,8 @@ class InferenceSession:
                                                                    "session.graph_optimization_level": int(self._options.graph_optimization_level), **self._options._entries, **choice.options,
                                                                    "session.providers": [c.name for c in chosen if not c.stand_in]})
                 break
+            except InvalidArgument:   # an option of the caller's, which no other provider mends
+                raise
             except SardonyxError as error:
                 if rank == len(chosen) - 1:
                     raise

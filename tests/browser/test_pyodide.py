@@ -280,6 +280,7 @@ session.run(None, {name: x})[0].astype(float).tolist()
 GPU = """
 import numpy as np
 import sardonyx as ort
+from sardonyx.providers.base import RunContext
 from sardonyx.webgpu.device import open_device
 
 options = ort.SessionOptions()
@@ -293,10 +294,13 @@ for seq in (9, 16, 11, 16, 9):
     made.append(session.run(None, feeds)[0].ravel().astype(float).tolist())
     compiled.append(device.compiled)
     buffers.append(device.buffers)
+context = RunContext(events=[])
+session._executor.run([feeds[n] for n in names], [0], context)
+times = {"offered": device.timestamps, "durations": [e.duration for e in context.events], "measured": any("gflops" in e.args for e in context.events), "left": device.buffers}
 device._gpu.device.destroy()
 device._run_sync(device._gpu.lost)
 again = session.run(None, feeds)[0].ravel().astype(float).tolist()
-{"device": device.adapter.name, "made": made, "compiled": compiled, "buffers": buffers, "again": again, "another": open_device() is not device,
+{"device": device.adapter.name, "made": made, "compiled": compiled, "buffers": buffers, "again": again, "times": times, "another": open_device() is not device,
  "placements": sorted({row.provider for row in session.explain()})}
 """
 
@@ -318,4 +322,6 @@ def test_webgpu(page: Page, isolated: str, wheels: Path, models: Path, where: st
     for y, right in zip([*found["made"], found["again"]], [*wanted, wanted[-1]], strict=True):
         np.testing.assert_allclose(y, right, rtol=1e-3, atol=1e-4)
     assert len(set(found["compiled"])) == 1 and len(set(found["buffers"][1:])) == 1 and found["another"]
+    times = found["times"]
+    assert times["durations"] and min(times["durations"]) >= 0 and times["measured"] == times["offered"] and times["left"] <= found["buffers"][-1] + 2, "a staging buffer at most"
     assert "swiftshader" in found["device"].lower() and found["placements"] == ["WebGpuExecutionProvider"]

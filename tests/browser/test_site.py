@@ -172,11 +172,31 @@ def test_speed(browser: Browser, demo: str) -> None:
     page.get_by_role("checkbox").check()
     page.get_by_role("button", name="Measure").click()
     expect(page.locator("#status")).to_contain_text("onnxruntime-web from this site")
-    assert page.locator("#rows tr").count() == 4 and page.locator("#rows tr:first-child td").count() == 5
+    assert page.locator("#rows tr").count() == 5 and page.locator("#rows tr:first-child td").count() == 6
+    lines = page.locator("#report").input_value().splitlines()
+    assert "WebAssembly" in lines[0] and "Chrom" in lines[0] and lines[2].count("|") == lines[-3].count("|") == 8 and lines[-3].startswith("| MobileNetV2") and "Geometric mean" in lines[-1]
     context.route("**/ort.wasm.min.mjs", lambda route: route.abort())  # neither the site nor the CDN
     page.get_by_role("button", name="Measure").click()
     expect(page.locator("#status")).to_contain_text("neither on this site")
     context.close()
+
+
+def test_speed_on_the_gpu(page: Page, demo: str) -> None:
+    """A software adapter is measured when it is asked for, and the report says that it is one."""
+    page.goto(demo + "speed.html?models=silero-vad,magika")
+    expect(page.locator("#device option")).to_have_count(2)
+    assert page.locator("#device").input_value() == "cpu", "a processor that plays a GPU is nobody's choice"
+    page.locator("#device").select_option("gpu")
+    expect(page.locator("#threads")).to_be_hidden()
+    page.get_by_role("button", name="Measure").click()
+    expect(page.locator("#status")).to_contain_text("Done. WebGPU (")
+    report = page.locator("#report").input_value()
+    assert "swiftshader" in report.lower() and "a processor that plays a GPU" in report and report.splitlines()[2].endswith("| dispatches |")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy").click()
+    expect(page.locator("#status")).to_have_text("Copied.")
+    assert page.evaluate("navigator.clipboard.readText()") == report
+    assert complaints(page) == []
 
 
 #: What is done on a page, and what it then says.

@@ -202,6 +202,46 @@ def test_a_rejected_shader_names_kernel_and_line(page: Page, isolated: str, keep
     assert (name, ours) == ("ShaderRejected", True) and "matmul of" in message and "line " in message and "let group -" in message
 
 
+@pytest.mark.parametrize("proxy", [False, True])
+def test_profile(page: Page, isolated: str, keep: Maker, proxy: bool) -> None:
+    """Where the adapter has timestamps, a row a dispatch; what runs on the engine beside; without them a warning, and the engine's rows. The numbers are those of an ordinary run."""
+    mlp(keep)
+    keep("gpu-mixed", parser.parse_model(MIXED), x=np.linspace(-1, 1, 9, dtype=np.float32))
+    page.goto(isolated)
+    found = ask(page, """
+      ort.env.wasm.proxy = given || undefined;
+      const offered = (await navigator.gpu.requestAdapter()).features.has('timestamp-query'), profiles = {}, warned = [], warn = console.warn;
+      const profile = async (name) => {
+        const session = await ort.InferenceSession.create(`/models/${name}.sdx`, gpu), feeds = await tensors(`${name}.in`), wanted = await tensors(`${name}.out`);
+        const off = [difference(await session.run(feeds), wanted)];
+        session.startProfiling();
+        off.push(difference(await session.run(feeds), wanted), difference(await session.run(feeds), wanted));
+        const events = session.endProfiling();
+        off.push(difference(await session.run(feeds), wanted));
+        return { off, events, none: session.endProfiling(), dispatches: session.engine.webgpu.dispatches, buffers: given ? 0 : (await openDevice()).buffers };
+      };
+      for (const name of ['gpu-mlp', 'gpu-mixed']) profiles[name] = await profile(name);
+      if (given) return { offered, profiles };
+      (await openDevice()).device.destroy();
+      await new Promise((wake) => setTimeout(wake, 100));
+      ort.env.webgpu.device = await (await navigator.gpu.requestAdapter()).requestDevice(); // of no features
+      console.warn = (...words) => warned.push(words.join(' '));
+      const without = await profile('gpu-mixed');
+      console.warn = warn;
+      return { offered, profiles, without, warned };
+    """, proxy)
+    assert all(max(p["off"]) <= 1e-5 and p["none"] == [] for p in [*found["profiles"].values(), *([found["without"]] if not proxy else [])])
+    for name, kernels in (("gpu-mlp", 1), ("gpu-mixed", 1)):
+        events, count = found["profiles"][name]["events"], found["profiles"][name]["dispatches"]
+        there = [e for e in events if e.get("gpu")]
+        assert len(there) == (2 * count if found["offered"] else 0) and count >= kernels, (name, events)
+        assert all(e["duration"] >= 0 and e["start"] > 0 and " of " in e["name"] for e in there)
+        assert not there or [e["name"] for e in there[:count]] == [e["name"] for e in there[count:]]
+        assert bool([e for e in events if not e.get("gpu")]) == (name == "gpu-mixed")
+    if not proxy:
+        assert found["without"]["events"] and not any(e.get("gpu") for e in found["without"]["events"]) and any("timestamp-query" in w for w in found["warned"])
+
+
 def test_conversion_says_why_there_is_nothing_to_record(models: Path) -> None:
     strings = parser.parse_model('<ir_version: 10, opset_import: ["" : 21]>\ng (string[n] x) => (string[n] y) { y = Identity(x) }')
     with pytest.raises(InvalidArgument, match="nothing can be recorded for WebGPU"):

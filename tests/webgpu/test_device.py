@@ -1,6 +1,8 @@
 """The device layer: typed errors that say what to do, limits, loss."""
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,7 +60,7 @@ def test_missing_features_and_limits(device: Any) -> None:
 def test_no_adapter_says_what_to_install(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from sardonyx.webgpu.device import native
     monkeypatch.setenv(native.ADAPTER, "no such card")
-    with pytest.raises(NoAdapter, match="named 'no such card'.*install a Vulkan driver"):
+    with pytest.raises(NoAdapter, match="is named 'no such card'.*there are .*llvmpipe.*install a Vulkan driver"):
         native.NativeDevice()
 
 
@@ -95,3 +97,21 @@ def test_dispatches_recorded_by_the_library_and_by_the_api_agree(device: Any, mo
     monkeypatch.setattr(raw, "TESTED", frozenset())
     import wgpu
     assert raw.raw_pass(wgpu) is None
+
+
+def test_the_demo_chooses_its_device(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make demo`: the GPU where there is a real one, and the other by name."""
+    import sardonyx
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "web-demo"))
+    from demo import CPU, GPU, providers  # type: ignore[import-not-found]
+    assert providers("gpu")[0] == [GPU, CPU] and providers("cpu")[0] == [CPU] and "DEVICE=gpu" in providers("cpu")[1]
+    for listed, wanted in (([GPU, CPU], [GPU, CPU]), ([CPU], [CPU])):
+        monkeypatch.setattr(sardonyx, "get_available_providers", lambda listed=listed: listed)
+        assert providers("")[0] == wanted
+    with pytest.raises(SystemExit, match="DEVICE is cpu or gpu, not 'tpu'"):
+        providers("tpu")
+
+
+def test_what_drivers_remark_is_not_everybodys(device: Any) -> None:
+    """wgpu logs what its drivers lack; a program that set no logging up does not see it."""
+    assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger("wgpu").handlers)

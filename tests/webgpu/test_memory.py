@@ -50,7 +50,7 @@ def test_memory_is_weights_and_what_lives_at_the_same_time(variant: Any, monkeyp
     """The first size of a program gets what it takes and no more, wherever it lies in the sizes that program is for."""
     gc.collect()
     counted = alive(variant, monkeypatch)
-    data, x = tower(), floats(rows, 64)
+    data, x = tower(2), floats(rows, 64)
     weights, live = needed(data, [x], variant.adapter.is_cpu)
     executor = WebGpuExecutor(variant, load_model(data), strict=True)
     for _ in range(3):

@@ -11,7 +11,7 @@ import pytest
 import sardonyx
 from onnx import parser
 from sardonyx.converter.onnx import load_model
-from sardonyx.errors import EPFail
+from sardonyx.errors import EPFail, InvalidArgument
 from sardonyx.providers.base import RunContext
 from sardonyx.providers.reference import ReferenceExecutor
 
@@ -126,7 +126,7 @@ def test_bert_layer_and_new_sizes_compile_nothing(variant: Any) -> None:
 
 
 #: Public models that take a few seconds on a software adapter; `make test-all` runs the others too.
-QUICK = ("magika", "ocr-cls", "silero-vad-half", "silero-vad-op15", "tashkeel-rawi", "romanizer-encoder", "romanizer-decoder", "surfaces-gradient-boosting", "surfaces-k-neighbors",
+QUICK = ("magika", "silero-vad-half", "silero-vad-op15", "tashkeel-rawi", "romanizer-encoder", "romanizer-decoder", "surfaces-gradient-boosting", "surfaces-k-neighbors",
          "surfaces-k-neighbors-validity")
 
 
@@ -184,6 +184,17 @@ def test_session(device: Any) -> None:
     options = sardonyx.SessionOptions()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     session = sardonyx.InferenceSession(mlp(), options, providers=["WebGpuExecutionProvider"])
+    x = floats(3, 20)
+    np.testing.assert_allclose(session.run(None, {"x": x})[0].sum(1), np.ones(3), rtol=1e-5)
+
+
+def test_options_that_mean_nothing(own: Any) -> None:
+    """A value that is none is refused, though another provider is listed; a name that is none is said."""
+    for providers in (["CPUExecutionProvider"], []):
+        with pytest.raises(InvalidArgument, match="'f32' or 'f16', not 'f8'"):
+            sardonyx.InferenceSession(mlp(), providers=[("WebGpuExecutionProvider", {"precision": "f8"}), *providers])
+    with pytest.warns(UserWarning, match="WebGpuExecutionProvider: the options precison have no effect .it has 'precision'"):
+        session = sardonyx.InferenceSession(mlp(), providers=[("WebGpuExecutionProvider", {"precison": "f16", "precision": "f32"})])
     x = floats(3, 20)
     np.testing.assert_allclose(session.run(None, {"x": x})[0].sum(1), np.ones(3), rtol=1e-5)
 

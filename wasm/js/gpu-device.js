@@ -6,8 +6,10 @@ import { DeviceLost, LimitExceeded, NoAdapter, OutOfDeviceMemory, ShaderRejected
 const RAISED = ["maxBufferSize", "maxStorageBufferBindingSize"];
 /** Features of WGSL beyond every device's, which a device is opened with where the adapter has them, and how a text says that it uses them. */
 export const FEATURES = { "shader-f16": "enable f16;\n", subgroups: "enable subgroups;\n" };
+/** Its clock, for profiles; no part of WGSL. */
+const CLOCK = "timestamp-query", QUERIES = 4096; // a query set's most
 const SOFTWARE = /swiftshader|llvmpipe|lavapipe/i;
-const STORAGE = 0x80 | 4 | 8, UNIFORM = 0x40 | 8, STAGING = 1 | 8; // GPUBufferUsage: STORAGE | COPY_SRC | COPY_DST, UNIFORM | COPY_DST, MAP_READ | COPY_DST
+const STORAGE = 0x80 | 4 | 8, UNIFORM = 0x40 | 8, STAGING = 1 | 8, RESOLVED = 0x200 | 4; // GPUBufferUsage: STORAGE | COPY_SRC | COPY_DST, UNIFORM | COPY_DST, MAP_READ | COPY_DST, QUERY_RESOLVE | COPY_SRC
 
 /** The product of four bytes, for every device (webgpu/wgsl/functions.py), and WGSL's own, which takes its place where the language has it. */
 const DOT4 = /fn sx_dot4\([^]*?\n\}/, DOT4_NATIVE = "fn sx_dot4(a: u32, b: u32) -> i32 { return dot4I8Packed(a, b); }";
@@ -42,7 +44,7 @@ export class GpuDevice {
     const adapter = env.webgpu.adapter ?? (await gpu?.requestAdapter({ powerPreference, forceFallbackAdapter }));
     if (!adapter && !given) throw new NoAdapter("the browser gives no WebGPU adapter: no GPU, a blocked driver, or hardware acceleration is switched off (chrome://gpu says which); or executionProviders: ['wasm']");
     try {
-      const requiredFeatures = Object.keys(FEATURES).filter((name) => adapter?.features.has(name));
+      const requiredFeatures = [...Object.keys(FEATURES), CLOCK].filter((name) => adapter?.features.has(name));
       made.device = given ?? (await adapter.requestDevice({ requiredFeatures, requiredLimits: Object.fromEntries(RAISED.map((name) => [name, adapter.limits[name]])) }));
     } catch (error) {
       throw new NoAdapter(`the adapter gives no device: ${error.message}; reload the page, or executionProviders: ['wasm']`, { cause: error });
@@ -148,6 +150,17 @@ export class GpuDevice {
     else this.free(buffer);
   }
 
+  /** Whether dispatches can be timed. */
+  get timestamps() {
+    return this.device.features.has(CLOCK);
+  }
+
+  /** A clock for at most `count` dispatches of one submission. */
+  clock(count) {
+    const sets = Array.from({ length: Math.ceil((2 * count) / QUERIES) }, () => this.device.createQuerySet({ type: "timestamp", count: QUERIES }));
+    return new Clock(this, sets, sets.map(() => this.#buffer(8 * QUERIES, RESOLVED, "timestamps", this.limits.maxBufferSize)));
+  }
+
   /** The bytes of a buffer as an array. */
   async download(buffer, bytes, Kind) {
     const staging = this.stage(bytes || 4), encoder = this.device.createCommandEncoder();
@@ -215,6 +228,36 @@ export class GpuDevice {
       this.#layouts.set(writes, this.device.createBindGroupLayout({ entries: types.map((type, binding) => ({ binding, visibility: 4, buffer: { type } })) }));
     }
     return this.#layouts.get(writes);
+  }
+}
+
+/** Times passes, each of one dispatch: `pass` begins one, `end` comes before the submission, `read` after it, `free` in any case. */
+class Clock {
+  #passes = 0;
+
+  constructor(gpu, sets, buffers) {
+    Object.assign(this, { gpu, sets, buffers });
+  }
+
+  pass(encoder) {
+    const at = 2 * this.#passes++, first = at % QUERIES;
+    return encoder.beginComputePass({ timestampWrites: { querySet: this.sets[Math.floor(at / QUERIES)], beginningOfPassWriteIndex: first, endOfPassWriteIndex: first + 1 } });
+  }
+
+  end(encoder) {
+    this.sets.forEach((set, i) => encoder.resolveQuerySet(set, 0, QUERIES, this.buffers[i], 0));
+  }
+
+  /** [begin, duration] of each pass in nanoseconds, from the first one's begin on. */
+  async read() {
+    const ticks = [];
+    for (const one of this.buffers) ticks.push(...(await this.gpu.download(one, 8 * QUERIES, BigInt64Array)));
+    return Array.from({ length: this.#passes }, (_, i) => [Number(ticks[2 * i] - ticks[0]), Math.max(Number(ticks[2 * i + 1] - ticks[2 * i]), 0)]);
+  }
+
+  free() {
+    for (const one of this.sets) one.destroy();
+    for (const one of this.buffers) this.gpu.free(one);
   }
 }
 

@@ -18,7 +18,7 @@ const GROUPS = 65535, USABLE = 0x80; // GPUBufferUsage.STORAGE
 const AHEAD = 4, KEPT = 8, SPARE = 4;
 
 export class GpuProgram {
-  #dispatches = []; // {made: of device.compile, groupsRow, buffers, offset, bytes, group, groups: by what they bind, now: the group of this run, x, y}
+  #dispatches = []; // {label, number, made: of device.compile, groupsRow, buffers, offset, bytes, group, groups: by what they bind, now: the group of this run, x, y}
   #slabs = [];
   #list = [];
   #spare = [];
@@ -34,7 +34,7 @@ export class GpuProgram {
     for (const [shader, groupsRow, label, buffers, uniforms] of recording.dispatches) {
       if (!compiled.has(shader)) compiled.set(shader, device.compile(...stored.shaders[shader], stored.labels[label]));
       const bytes = Math.max(16, Math.ceil(uniforms.length / 4) * 16);
-      this.#dispatches.push({ made: compiled.get(shader), groupsRow, buffers, offset: at, bytes, group: null, groups: new Map(), now: null, x: 0, y: 0 });
+      this.#dispatches.push({ label: stored.labels[label], number: this.#dispatches.length, made: compiled.get(shader), groupsRow, buffers, offset: at, bytes, group: null, groups: new Map(), now: null, x: 0, y: 0 });
       uniforms.forEach((row, i) => rows.push(at / 4 + i, row));
       at += Math.ceil(bytes / device.alignment) * device.alignment;
     }
@@ -118,19 +118,21 @@ export class GpuProgram {
 
   /**
    * Run what is bound. `inputs`: {type, bytes} as the engine has them, or {type, gpu: a buffer, size: its bytes}. `keep[i]`: leave output i on the GPU, or {gpu, type, dims, name}: there. `submitted` is
-   * called when the next run may begin. Returns for each output {type, dims, data | gpu, given}; a kept buffer is the caller's, who gives it back by `give` unless it was `given`.
+   * called when the next run may begin. `note`: told the {name, step, start, duration: ms} of each dispatch, where the device has a clock. Returns for each output {type, dims, data | gpu, given}; a kept buffer is the caller's, who gives it back by `give` unless it was `given`.
    */
-  async run(inputs, keep = [], submitted = () => {}) {
+  async run(inputs, keep = [], submitted = () => {}, note = null) {
     const { device, recording } = this;
     device.check();
     const placed = this.#late, late = [], given = keep.some((one) => one?.gpu), watched = Boolean(placed) || given || inputs.some((one) => one.gpu);
     this.#late = null;
     const made = recording.outputs.map(([slab, type], i) => ({ type, dims: this.shapes[i], bytes: 4 * sizeOf(this.shapes[i]), slab, keep: Boolean(keep[i]), given: keep[i]?.gpu ?? null }));
     checkTargets(made, keep);
+    const clock = note && this.#list.length ? device.clock(this.#list.length) : null;
     let staging = null;
     try {
       const steps = await this.#helpers(inputs, made);
-      staging = await this.#submit(inputs, made, steps, (what) => {
+      if (clock) await Promise.all(this.#list.map(({ made: { ready } }) => ready)); // its passes are one submission's
+      staging = await this.#submit(inputs, made, steps, clock, (what) => {
         if (!watched) return what();
         const [result, error] = device.watched(what, given ? unwritable : (why) => new InvalidArgument(`a GPU buffer given as an input can not be read: ${why}. It must belong to env.webgpu.device, be alive and not mapped, and have the usage STORAGE or COPY_SRC`));
         late.push(error);
@@ -139,11 +141,15 @@ export class GpuProgram {
       const error = await placed;
       if (error) throw (this.#forget(), error);
       this.#begun(submitted);
-      return await this.#results(made, staging, late).finally(() => this.#ended());
+      const [start, ran] = [performance.now(), this.#list.filter(({ now }) => now)];
+      const results = await this.#results(made, staging, late).finally(() => this.#ended());
+      if (clock) (await clock.read()).forEach(([begin, duration], i) => note({ name: ran[i].label, step: ran[i].number, start: start + begin / 1e6, duration: duration / 1e6 }));
+      return results;
     } catch (error) {
       for (const one of made) if (!one.given) device.free(one.gpu);
       throw error;
     } finally {
+      clock?.free();
       if (staging?.mapState === "unmapped") device.unstage(staging);
       else device.free(staging);
     }
@@ -164,7 +170,7 @@ export class GpuProgram {
   }
 
   /** Queue everything a run does on the GPU; the staging buffer with the status and what is not kept. `checked(what)` does it where mistakes of the page's are found. */
-  async #submit(inputs, made, helpers, checked) {
+  async #submit(inputs, made, helpers, clock, checked) {
     const { device } = this, instead = new Map(); // slab → what is bound in its place
     let encoder = device.device.createCommandEncoder();
     checked(() => {
@@ -174,7 +180,7 @@ export class GpuProgram {
     });
     for (let at = 0; at < this.#list.length; ) {
       const waits = this.#list.findIndex((one, i) => i >= at && !one.made.pipeline), end = waits < 0 ? this.#list.length : waits;
-      if (end > at) this.replay(encoder, at, end);
+      if (end > at) this.replay(encoder, at, end, clock);
       at = end;
       if (waits < 0) break;
       checked(() => device.device.queue.submit([encoder.finish()])); // while the rest compiles
@@ -191,6 +197,7 @@ export class GpuProgram {
         if (helpers.outputs[i]) this.#help(encoder, helpers.outputs[i], [{ buffer: from }, { buffer: one.gpu, size: one.held }], one.held / 4);
         else encoder.copyBufferToBuffer(from, 0, one.gpu ?? staging, one.gpu ? 0 : one.at, one.bytes);
       });
+      clock?.end(encoder);
       encoder.copyBufferToBuffer(this.status, 0, staging, 0, 8);
       encoder.copyBufferToBuffer(this.clear, 0, this.status, 0, 8);
       device.device.queue.submit([encoder.finish()]);
@@ -314,23 +321,26 @@ export class GpuProgram {
     if (this.#spare.length > SPARE * this.recording.outputs.length) this.device.free(this.#spare.shift());
   }
 
-  /** The recorded list as one compute pass. */
-  replay(encoder, from = 0, to = this.#list.length) {
-    const pass = encoder.beginComputePass();
-    let last = null;
+  /** The recorded list as one compute pass, or with a clock one pass a dispatch. */
+  replay(encoder, from = 0, to = this.#list.length, clock = null) {
+    let pass = clock ? null : encoder.beginComputePass(), last = null;
     for (let i = from; i < to; i++) {
       const { made, now, x, y } = this.#list[i];
       if (!now) continue;
+      if (clock) {
+        pass?.end();
+        [pass, last] = [clock.pass(encoder), null];
+      }
       if (made !== last) pass.setPipeline((last = made).pipeline);
       pass.setBindGroup(0, now);
       pass.dispatchWorkgroups(x, y);
     }
-    pass.end();
+    pass?.end();
   }
 
   #fault(status) {
     const where = this.labels[this.recording.steps[Math.floor(status / FAULTS)]] ?? "a step";
-    return new RuntimeException(`${where}: ${SAID[status % FAULTS]}`);
+    return new RuntimeException(`${where}: ${SAID[status % FAULTS]}; the same run with executionProviders: ['wasm'] says which`);
   }
 
   release() {

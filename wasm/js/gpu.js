@@ -196,14 +196,16 @@ export class Gpu {
       if ((keep[i] || targets[i]) && toBuffer(port.type) === null) throw new NotImplemented(`output '${port.name}' is ${TYPES[port.type][0]}, which has no form in a GPU buffer; take it with preferredOutputLocation 'cpu'`);
       return fetches.includes(i) && (targets[i] ? { ...targets[i], name: port.name } : Boolean(keep[i]));
     });
-    const { direct } = this.stored;
+    const { direct } = this.stored, noted = profile ? [] : undefined;
+    if (profile && !this.device.timestamps) log("warning", `${this.device.name} has no clock (timestamp-query): the profile lacks what runs on it`);
     if (direct >= 0) {
       const { player } = this.programs.get(direct);
-      const made = await this.#segment(session, direct, feeds.map((feed) => (feed.gpu ? { ...feed, size: bytesOf(feed) } : { ...feed, bytes: session.bytesOf(feed) })), kept, submitted);
-      return { outputs: fetches.map((i) => (made[i].gpu ? { ...made[i], give: () => made[i].given || player.give(made[i].gpu) } : session.resultOf(made[i]))) };
+      const made = await this.#segment(session, direct, feeds.map((feed) => (feed.gpu ? { ...feed, size: bytesOf(feed) } : { ...feed, bytes: session.bytesOf(feed) })), kept, submitted, noted);
+      return { events: noted, outputs: fetches.map((i) => (made[i].gpu ? { ...made[i], give: () => made[i].given || player.give(made[i].gpu) } : session.resultOf(made[i]))) };
     }
     const host = await Promise.all(feeds.map(async (feed) => (feed.gpu ? { ...feed, data: await this.device.download(feed.gpu, bytesOf(feed), TYPES[feed.type][1]) } : feed)));
-    const { outputs, events } = await session.engineRun(host, fetches, { signal, profile }, () => this.#turn(session));
+    const { outputs, events } = await session.engineRun(host, fetches, { signal, profile }, () => this.#turn(session, noted));
+    if (noted) events.push(...noted);
     return { outputs: await Promise.all(outputs.map((one, i) => (kept[fetches[i]] ? this.#kept(one, kept[fetches[i]]) : one))), events };
   }
 
@@ -219,7 +221,7 @@ export class Gpu {
   }
 
   /** The engine waits: run the part of the package that is the GPU's. */
-  async #turn(session) {
+  async #turn(session, noted) {
     const { engine } = session, { c } = engine, at = engine.alloc(96);
     try {
       session.check(c.sx_session_waiting(session.handle, at));
@@ -228,7 +230,7 @@ export class Gpu {
         session.check(c.sx_session_input(session.handle, BigInt(i), at));
         return session.tensorAt(at);
       });
-      const made = await this.#segment(session, number, inputs);
+      const made = await this.#segment(session, number, inputs, undefined, undefined, noted);
       for (const [i, one] of made.entries()) {
         const place = engine.put(new Uint8Array(one.data.buffer, one.data.byteOffset, one.data.byteLength));
         session.writeTensor(at, one, place);
@@ -242,7 +244,7 @@ export class Gpu {
   }
 
   /** One recorded program on inputs {dims, bytes | gpu}. */
-  async #segment(session, number, inputs, keep, submitted) {
+  async #segment(session, number, inputs, keep, submitted, noted) {
     const one = this.programs.get(number);
     if (!one) throw new InvalidModelFile(`WebGPU section: part ${number} of the package is not recorded`);
     const { player, recording } = one;
@@ -254,7 +256,7 @@ export class Gpu {
       this.#bind(session, one, dims, inputs);
       one.key = key;
     }
-    return player.run(inputs, keep, submitted);
+    return player.run(inputs, keep, submitted, noted && this.device.timestamps ? (event) => noted.push({ ...event, program: number, gpu: true }) : null);
   }
 
   #element({ bytes, gpu }, type, element) {

@@ -155,7 +155,8 @@ export class InferenceSession {
     this.#events ??= [];
   }
 
-  /** The steps of the runs since `startProfiling`: {name: the model's nodes, program, step, start, duration: ms}. */
+  /** The steps of the runs since `startProfiling`: {name: the model's nodes, program, step, start, duration: ms}. On WebGPU a row a dispatch ({…, gpu: true}, name: the kernel and the nodes), where the device has
+   *  a clock (timestamp-query); browsers may round it. */
   endProfiling() {
     const events = this.#events ?? [];
     this.#events = undefined;

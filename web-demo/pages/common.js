@@ -68,7 +68,7 @@ export async function loadAll(names) {
 }
 
 /** The GPU where there is a real one; `?device=cpu` and `?device=gpu` choose. */
-async function providers() {
+export async function providers() {
   const asked = new URLSearchParams(location.search).get("device");
   if (asked === "cpu" || !navigator.gpu) return ["wasm"];
   if (asked === "gpu") return ["webgpu", "wasm"];

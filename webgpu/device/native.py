@@ -5,6 +5,7 @@ coroutines below never suspend.
 """
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
@@ -15,6 +16,7 @@ from ..wgsl.functions import naga, native
 from .base import AHEAD, Adapter, Buffer, Device, DeviceLost, Dispatch, LimitExceeded, Limits, MissingFeature, NoAdapter, OutOfDeviceMemory, Pipeline, ShaderRejected, Span
 from .raw import raw_pass
 
+_QUIET = logging.NullHandler()
 ADAPTER = "SARDONYX_WEBGPU_ADAPTER"
 #: Timestamps a query set holds (WebGPU: 4096).
 QUERIES = 4096
@@ -287,15 +289,20 @@ def _adapter() -> tuple[Any, Any]:
         raise NoAdapter(f"wgpu is not installed ({error}); pip install 'sardonyx[webgpu]'") from None
     except Exception as error:  # a library that does not fit this system
         raise NoAdapter(f"wgpu does not load: {_first_line(error)}; pip install 'sardonyx[webgpu]'") from None
+    logging.getLogger("wgpu").addHandler(_QUIET)   # what drivers remark goes to whoever set logging up, and not to everybody's terminal
     wanted = os.environ.get(ADAPTER, "")
     try:
-        found = [a for a in wgpu.gpu.enumerate_adapters_sync() if wanted.lower() in str(a.info["device"]).lower() and a.info["backend_type"] != "OpenGL"]
+        adapters = [a for a in wgpu.gpu.enumerate_adapters_sync() if a.info["backend_type"] != "OpenGL"]
+        found = [a for a in adapters if wanted.lower() in str(a.info["device"]).lower()]
         best = None if wanted else wgpu.gpu.request_adapter_sync(power_preference="high-performance")
     except Exception as error:
         raise NoAdapter(f"no WebGPU adapter: {_first_line(error)}; install a Vulkan driver (software: apt-get install mesa-vulkan-drivers libvulkan1)") from error
     if best is not None and best.info["backend_type"] != "OpenGL":
         return wgpu, best
     if not found:
+        others = ", ".join(sorted({str(a.info["device"]) for a in adapters}))
+        if others and wanted:
+            raise NoAdapter(f"no WebGPU adapter is named {wanted!r}, as {ADAPTER} asks for; there are {others}. Leave the variable out for the best one, or install a Vulkan driver")
         raise NoAdapter(f"no WebGPU adapter{f' named {wanted!r} ({ADAPTER})' if wanted else ''}; install a Vulkan driver (software: apt-get install mesa-vulkan-drivers libvulkan1)")
     return wgpu, found[0]
 

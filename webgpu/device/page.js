@@ -22,6 +22,25 @@
       pass.end();
       device.queue.submit([encoder.finish()]);
     },
+    // As `submit`, each dispatch in a pass of its own: begin and duration of each in nanoseconds, the first one's begin is 0.
+    async timed(gpu, list) {
+      gpu.check();
+      const encoder = gpu.device.createCommandEncoder(), clock = gpu.clock(list.length);
+      try {
+        for (const { pipeline, group, x, y, z } of list) {
+          const pass = clock.pass(encoder);
+          pass.setPipeline(pipeline);
+          pass.setBindGroup(0, group);
+          pass.dispatchWorkgroups(x, y, z);
+          pass.end();
+        }
+        clock.end(encoder);
+        gpu.device.queue.submit([encoder.finish()]);
+        return (await clock.read()).flat();
+      } finally {
+        clock.free();
+      }
+    },
     // spans: [buffer, offset, bytes, address in Pyodide's memory] one after the other.
     async read(gpu, spans) {
       gpu.check();

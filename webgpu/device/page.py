@@ -76,6 +76,7 @@ class PageDevice(Device):
         self.limits = Limits(binding_bytes=int(limits.maxStorageBufferBindingSize), buffer_bytes=int(limits.maxBufferSize), alignment=int(self._gpu.alignment))
         self.adapter = Adapter(str(self._gpu.name), "WebGPU of the browser", "browser", bool(self._gpu.isCpu))
         self.features = frozenset(str(f) for f in self._gpu.device.features)
+        self.timestamps = bool(self._gpu.timestamps)
         self._groups: dict[Any, Any] = {}
         self._lists: OrderedDict[int, tuple[Any, Any]] = OrderedDict()
         self._pipelines: dict[tuple[str, tuple[bool, ...]], Pipeline] = {}
@@ -134,7 +135,12 @@ class PageDevice(Device):
 
     # -- running -----------------------------------------------------------------------------------------------------------------------------
     def submit(self, work: Sequence[Dispatch]) -> None:
-        """See `Device.submit`. The same list again is not handed over again."""
+        """See `Device.submit`."""
+        with _typed():
+            self._glue.submit(self._gpu, self._list(work))
+
+    def _list(self, work: Sequence[Dispatch]) -> Any:
+        """JavaScript's list of dispatches. The same list again is not handed over again."""
         held = self._lists.get(id(work))
         if held is None or held[0] is not work:
             made = self._glue.list()
@@ -143,8 +149,15 @@ class PageDevice(Device):
             self._lists[id(work)] = (work, made)
             while len(self._lists) > LISTS:
                 self._lists.popitem(last=False)
+        return self._lists[id(work)][1]
+
+    async def timed(self, work: Sequence[Dispatch]) -> list[tuple[int, int]]:
+        """See `Device.timed`. Browsers may round their clock (Chrome: to 100 µs)."""
+        if not self.timestamps:
+            return await super().timed(work)
         with _typed():
-            self._glue.submit(self._gpu, self._lists[id(work)][1])
+            flat = [int(tick) for tick in (await self._glue.timed(self._gpu, self._list(work))).to_py()]
+        return list(zip(flat[::2], flat[1::2], strict=True))
 
     async def read(self, spans: Sequence[Span]) -> list[bytes]:
         """See `Device.read`."""
