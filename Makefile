@@ -33,9 +33,10 @@ lint: setup-test  ## ruff and mypy
 	@$(PY) -m ruff check .
 	@.ci/typecheck
 
-test: lint        ## everything CI runs
+test: setup-test  ## everything CI runs
+	@$(PY) -m ruff check .
 	@$(PY) -m tests.models.registry --small >/dev/null
-	@$(PY) -m pytest -q -m "not slow" tests
+	@.ci/test
 
 test-all: setup-all lint  ## `make test` and the slow extras
 	@$(PY) -m tests.models.registry --all >/dev/null

@@ -1,6 +1,7 @@
 """The 2,033 backend cases of the pinned onnx package as plain data, collected once into `.cache` (collecting takes 6 s, loading 1 s)."""
 from __future__ import annotations
 
+import os
 import pickle
 import warnings
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ def load() -> list[Case]:
     path = CACHE / f"cases-{onnx.__version__}.pickle"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(f".{os.getpid()}.partial")
         partial.write_bytes(pickle.dumps(collect(), protocol=5))
         partial.rename(path)
     found: list[Case] = pickle.loads(path.read_bytes())

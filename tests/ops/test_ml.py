@@ -34,6 +34,8 @@ from sklearn.preprocessing import Binarizer, KBinsDiscretizer, MinMaxScaler, Nor
 from sklearn.svm import SVC, SVR, LinearSVC, NuSVC, OneClassSVM
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
+from tests.patience import least
+
 ML = "ai.onnx.ml"
 F = np.float32
 onnxruntime.set_default_logger_severity(4)
@@ -396,9 +398,12 @@ def test_a_large_forest_is_quick() -> None:
     model = RandomForestClassifier(100, max_depth=8, random_state=0).fit(X[1000:], y[1000:])
     ours = ReferenceProvider().compile(load_model(to_onnx(model, X[:1], options={"zipmap": False})), {})
     ours.run([X[:1]], [0], RunContext())
-    start = time.perf_counter()
-    ours.run([X[:1000]], [0, 1], RunContext())
-    assert time.perf_counter() - start < 1
+
+    def seconds() -> float:
+        start = time.process_time()  # the processor's: whatever else the machine does
+        ours.run([X[:1000]], [0, 1], RunContext())
+        return time.process_time() - start
+    assert least(seconds, 1) < 1
 
 
 def test_rows_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
