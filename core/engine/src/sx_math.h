@@ -9,6 +9,7 @@
 #define SX_MATH_H
 #include <stdint.h>
 
+#define SX_HORNER _Pragma("clang loop unroll(full)")
 #define SX_FN static inline __attribute__((always_inline))
 /* In double. A module for the web has them once, as calls: inlined into every loop that may need one they would be a fifth of its bytes. */
 #ifdef __wasm__
@@ -29,23 +30,28 @@ SX_FN double sx_float64(uint64_t u) { double x; __builtin_memcpy(&x, &u, 8); ret
 #define SX_INF64 (__builtin_inf())
 #define SX_NAN64 (__builtin_nan(""))
 
+/* A polynomial's numbers. V8 makes a constant anew in each turn of a loop, four instructions for a vector of one: there they are loaded, one instruction. Weak, or the compiler would see them again. */
+#ifdef __wasm__
+#define SX_NUMBERS __attribute__((weak, visibility("hidden"))) const float
+#else
+#define SX_NUMBERS static const float
+#endif
+
 /* -- float --------------------------------------------------------------------------------------------------------------------------------------- */
 
+/* log2(e), the number whose sum's last bits are k, ln2 in two parts; (expm1(r) - r) / r², error 1.4e-9; the bounds */
+SX_NUMBERS sx_exp_k[] = {0x1.715476p+0f, 0x1.8p23f, 0x1.62e4p-1f, 0x1.7f7d1cp-20f, 0x1.a12670p-13f, 0x1.6d44d2p-10f, 0x1.1110e0p-7f, 0x1.5554e8p-5f, 0x1.555556p-3f, 0x1p-1f, 89.0f, -104.0f};
 /* x = k ln2 + r, |r| ≤ ln2/2. Returns expm1(r); 2^k is *scale · *scale2 (two factors, so that denormal results come out). */
 SX_FN float sx_exp_parts_f32(float x, float *scale, float *scale2) {
-    x = x > 89.0f ? 89.0f : x;
-    x = x < -104.0f ? -104.0f : x;
-    float t = x * 0x1.715476p+0f + 0x1.8p23f; /* the sum's last bits are k */
+    const float *c = sx_exp_k;
+    x = x > c[10] ? c[10] : x;
+    x = x < c[11] ? c[11] : x;
+    float t = x * c[0] + c[1];
     int32_t k = (int32_t)(sx_bits32(t) - 0x4b400000u);
-    float kf = t - 0x1.8p23f;
-    float r = (x - kf * 0x1.62e4p-1f) - kf * 0x1.7f7d1cp-20f;
-    /* (expm1(r) - r) / r², error 1.4e-9 */
-    float p = 0x1.a12670p-13f;
-    p = p * r + 0x1.6d44d2p-10f;
-    p = p * r + 0x1.1110e0p-7f;
-    p = p * r + 0x1.5554e8p-5f;
-    p = p * r + 0x1.555556p-3f;
-    p = p * r + 0x1p-1f;
+    float kf = t - c[1];
+    float r = (x - kf * c[2]) - kf * c[3];
+    float p = c[4];
+    SX_HORNER for (int i = 5; i < 10; i++) p = p * r + c[i];
     int32_t half = k >> 1;
     *scale = sx_float32((uint32_t)(half + 127) << 23);
     *scale2 = sx_float32((uint32_t)(k - half + 127) << 23);
@@ -95,41 +101,30 @@ SX_FN float sx_tanh_f32(float x) {
     return a < 0.625f ? small : x != x ? x : big;
 }
 
-SX_FN float sx_erf_f32(float x) {
-    float a = __builtin_fabsf(x), z = x * x;
+SX_NUMBERS sx_erf_k[] = {
     /* erf(x) / x - 1 of x², |x| < 0.93, error 4.9e-10 */
-    float p = 0x1.5cd5d0p-14f;
-    p = p * z + -0x1.aa44fcp-11f;
-    p = p * z + 0x1.54c958p-8f;
-    p = p * z + -0x1.b80eccp-6f;
-    p = p * z + 0x1.ce2e0ep-4f;
-    p = p * z + -0x1.812742p-2f;
-    p = p * z + 0x1.06eba8p-3f;
-    float small = x + x * p;
+    0x1.5cd5d0p-14f, -0x1.aa44fcp-11f, 0x1.54c958p-8f, -0x1.b80eccp-6f, 0x1.ce2e0ep-4f, -0x1.812742p-2f, 0x1.06eba8p-3f,
     /* -log(erfc(a)), 0.92 < a < 3.93 where erf is 1 in float; error 1.4e-8 */
-    float t = a > 3.93f ? 3.93f : a;
-    float q = -0x1.bf7874p-20f;
-    q = q * t + 0x1.86fe84p-15f;
-    q = q * t + -0x1.3b2b06p-11f;
-    q = q * t + 0x1.3926a6p-8f;
-    q = q * t + -0x1.b1adbep-6f;
-    q = q * t + 0x1.c33400p-4f;
-    q = q * t + 0x1.437534p-1f;
-    q = q * t + 0x1.215964p+0f;
-    q = q * t + -0x1.57bb96p-12f;
-    /* e^-q = 2^k e^r: less than 0.2, so that the rounding of r and e does not matter; q < 15.6 needs no bounds. NaN goes through. */
-    float u = q * -0x1.715476p+0f + 0x1.8p23f, r = (0x1.8p23f - u) * 0x1.62e430p-1f - q;
-    float scale = sx_float32((sx_bits32(u) - 0x4b400000u + 127) << 23);
+    -0x1.bf7874p-20f, 0x1.86fe84p-15f, -0x1.3b2b06p-11f, 0x1.3926a6p-8f, -0x1.b1adbep-6f, 0x1.c33400p-4f, 0x1.437534p-1f, 0x1.215964p+0f, -0x1.57bb96p-12f,
     /* (expm1(r) - r) / r², |r| < 0.3466, error 6.8e-8 */
-    float e = 0x1.6d1106p-10f;
-    e = e * r + 0x1.120b6cp-7f;
-    e = e * r + 0x1.55551ap-5f;
-    e = e * r + 0x1.5554dcp-3f;
-    e = e * r + 0x1.000000p-1f;
+    0x1.6d1106p-10f, 0x1.120b6cp-7f, 0x1.55551ap-5f, 0x1.5554dcp-3f, 0x1.000000p-1f,
+    3.93f, 0.92f, -0x1.715476p+0f, 0x1.8p23f, 0x1.62e430p-1f, 1.0f};
+SX_FN float sx_erf_f32(float x) {
+    const float *c = sx_erf_k;
+    float a = __builtin_fabsf(x), z = x * x, p = c[0];
+    SX_HORNER for (int i = 1; i < 7; i++) p = p * z + c[i];
+    float small = x + x * p;
+    float t = a > c[21] ? c[21] : a, q = c[7];
+    SX_HORNER for (int i = 8; i < 16; i++) q = q * t + c[i];
+    /* e^-q = 2^k e^r: less than 0.2, so that the rounding of r and e does not matter; q < 15.6 needs no bounds. NaN goes through. */
+    float u = q * c[23] + c[24], r = (c[24] - u) * c[25] - q;
+    float scale = sx_float32((sx_bits32(u) - 0x4b400000u + 127) << 23);
+    float e = c[16];
+    SX_HORNER for (int i = 17; i < 21; i++) e = e * r + c[i];
     e = r + r * r * e;
-    float big = (1.0f - scale) - scale * e;
+    float big = (c[26] - scale) - scale * e;
     big = sx_float32(sx_bits32(big) | (sx_bits32(x) & 0x80000000u));
-    return a < 0.92f ? small : big;
+    return a < c[22] ? small : big;
 }
 
 SX_FN float sx_sigmoid_f32(float x) {
