@@ -10,13 +10,11 @@
 #define NV 2
 #define SHARING 1
 #define A_WORD(i) (a + 4 * (i))
-#define ALONE , 0, NONE /* of `column`: no other place for the sums */
 #define TILED 1 /* a tile's rows of A lie word by word, so that tiles follow one another in one stream: nothing can be asked for ahead */
 #else /* as the float product */
 #define MR SX_MR
 #define NV SX_NV
 #define SHARING 3 /* rows share a pointer: x86 addresses p, p + rs and p + 2 rs */
-#define ALONE
 #define TILED 0
 #define A_WORD(i) (group[(i) / SHARING] + (i) % SHARING * rs)
 #endif
@@ -26,8 +24,7 @@
 /* ---- micro-tile: R rows of words, V registers of columns. Starts at `base` (one row for all; NULL: 0) or adds to C. `last` lanes of the last register are stored;
    of a tile that is always whole, `last` columns of `rows` rows. ---- */
 #if TILED
-#define OF_ROWS , int64_t rows, int32_t *also, int how
-enum { SET, MORE, LESS, NONE }; /* what becomes of C: the sums, or it and they, or it without them */
+#define OF_ROWS , int64_t rows
 #else
 #define OF_ROWS
 #endif
@@ -74,15 +71,7 @@ SX_INLINE void micro(const int R, const int V, const int S, const uint8_t *a, in
             for (int j = 0; j < last; j++) c[i * ldc + j] = (add ? c[i * ldc + j] : 0) + acc[i][j / SX_GW][j % SX_GW];
         return;
     }
-    for (;; c = also, add = how, how = NONE) {
-        sx_i less = sx_isplat(-(add == LESS)), keep = sx_isplat(-(add != SET));
-        SX_UNROLL for (int i = 0; i < R; i++)
-            SX_UNROLL for (int v = 0; v < V; v++) {
-                int32_t *to = c + i * ldc + v * SX_GW;
-                sx_istore(to, (sx_iload(to) & keep) + ((acc[i][v] ^ less) - less));
-            }
-        if (how == NONE) return;
-    }
+    last = SX_GW;
 #endif
     SX_UNROLL for (int i = 0; i < R; i++)
         SX_UNROLL for (int v = 0; v < V; v++) {
@@ -98,11 +87,11 @@ SX_INLINE void micro(const int R, const int V, const int S, const uint8_t *a, in
 #endif
 
 #if TILED
-/* All rows of one K block for `cols` ≤ NR columns: whole tiles, and for one row, which may be all there is, that. Where all is whole the sums may go to `also`, too. */
-static void column(int b_signed, const uint8_t *a, int64_t rs, int64_t rows, const int32_t *b, int64_t ps, int64_t words, int64_t cols, int32_t *c, int64_t ldc, const int32_t *base, int add, int32_t *also, int how) {
+/* All rows of one K block for `cols` ≤ NR columns: whole tiles, and for one row, which may be all there is, that. */
+static void column(int b_signed, const uint8_t *a, int64_t rs, int64_t rows, const int32_t *b, int64_t ps, int64_t words, int64_t cols, int32_t *c, int64_t ldc, const int32_t *base, int add) {
     (void)b_signed;
-    for (; rows > 1; rows -= MR, a += MR * rs, c += MR * ldc, also += MR * ldc) micro(MR, NV, 0, a, rs, b, ps, words, c, ldc, base, add, (int)cols, rows, also, how);
-    if (rows == 1) micro(1, NV, 0, a, rs, b, ps, words, c, ldc, base, add, (int)cols, 1, also, how);
+    for (; rows > 1; rows -= MR, a += MR * rs, c += MR * ldc) micro(MR, NV, 0, a, rs, b, ps, words, c, ldc, base, add, (int)cols, rows);
+    if (rows == 1) micro(1, NV, 0, a, rs, b, ps, words, c, ldc, base, add, (int)cols, 1);
 }
 #else
 /* `tiles` micro-tiles, one below the other: with few words a call takes as long as a tile. */
@@ -167,7 +156,7 @@ static void column(int b_signed, const uint8_t *a, int64_t rs, int64_t rows, con
 
 #if SX_DEPTH == 2
 void SX_NAME(sx_iwords)(const uint8_t *a, int64_t rs, int64_t rows, const int32_t *b, int64_t words, int32_t *c, int64_t ldc) {
-    for (int x = 0; x < SX_PANEL; x += NR) column(0, a, rs, rows, b + x, 0, words, sx_min64(NR, SX_PANEL - x), c + x, ldc, 0, 0 ALONE);
+    for (int x = 0; x < SX_PANEL; x += NR) column(0, a, rs, rows, b + x, 0, words, sx_min64(NR, SX_PANEL - x), c + x, ldc, 0, 0);
 }
 #endif
 
@@ -495,7 +484,7 @@ static void vector_strip(const work *w, int64_t mc, int64_t n, int64_t cols, con
             b = (const int32_t *)(const void *)w->wide;
 #endif
             for (int64_t x = 0; x < wide; x += NR)
-                column(g->b_signed, w->a + at * 4 * (TILED ? MR : 1), w->rs, mc, b + x / SX_PANEL * step + x % SX_PANEL, step, count, sx_min64(NR, wide - x), c + j + x, ldc, base && at == 0 ? base + j + x : 0, at > 0 ALONE);
+                column(g->b_signed, w->a + at * 4 * (TILED ? MR : 1), w->rs, mc, b + x / SX_PANEL * step + x % SX_PANEL, step, count, sx_min64(NR, wide - x), c + j + x, ldc, base && at == 0 ? base + j + x : 0, at > 0);
         }
 }
 
