@@ -347,20 +347,23 @@ SX_INLINE void byte_line(const int OTHER, const sx_requant *q, const columns *k,
 
 SX_INLINE sx_f load_floats(const float *p, int n) { return n >= SX_GW ? sx_fload(p) : sx_fload_part(p, n); }
 
-/* One row of sums that stay floats, or become bytes and floats again (REAL). OTHER: floats are added. */
+/* One row of sums that stay floats, or become bytes and floats again (REAL; only those divide or have an offset before). OTHER: floats are added, first or last. What does not change is kept where no
+   store can reach it. */
 SX_INLINE void float_line(const int OTHER, const int REAL, const sx_requant *q, const columns *k, const int32_t *from, const float *other, int64_t cols, float *to) {
-    sx_f low = sx_fsplat(q->real_low), high = sx_fsplat(q->real_high);
+    const sx_f low = sx_fsplat(q->real_low), high = sx_fsplat(q->real_high);
+    const columns c = *k;
+    const int other_first = q->other_first, shared = q->real_offset >= 0;
     for (int64_t j = 0; j < cols; j += SX_GW) {
         int n = (int)sx_min64(SX_GW, cols - j);
-        sx_f x = summed(q, k, from, j);
+        sx_f x;
         if (REAL) {
-            x = within(__builtin_elementwise_roundeven(x) + sx_fload(k->zero + j), q->low, q->high);
+            x = within(__builtin_elementwise_roundeven(summed(q, k, from, j)) + sx_fload(c.zero + j), q->low, q->high);
             x = (x - sx_fsplat(q->real_zero)) * sx_fsplat(q->real_scale);
-            SX_APART(x);
-        }
-        if (OTHER && q->other_first) x += load_floats(other + j, n);
-        if (q->real_offset >= 0) x += sx_fload(k->real_offset + j);
-        if (OTHER && !q->other_first) x += load_floats(other + j, n);
+        } else x = __builtin_convertvector(sx_iload(from + j) + sx_iload(c.bias + j), sx_f) * sx_fload(c.factor + j);
+        SX_APART(x);
+        if (OTHER && other_first) x += load_floats(other + j, n);
+        if (shared) x += sx_fload(c.real_offset + j);
+        if (OTHER && !other_first) x += load_floats(other + j, n);
         x = (sx_f)sx_vat_most(sx_vat_least((sx_v32)x, (sx_v32)low), (sx_v32)high);
         if (n == SX_GW) sx_fstore(to + j, x);
         else sx_fstore_part(to + j, x, n);

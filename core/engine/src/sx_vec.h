@@ -83,6 +83,25 @@ static inline sx_v32 sx_vat_most(sx_v32 v, sx_v32 most) { sx_m32 above = (sx_m32
         for (; i < n; i++) m = m BEATS x[i] || m != m ? m : x[i]; \
         return m; }
 
-SX_REDUCTIONS(float, sx_v32, sx_m32, sx_v32_any, SX_LANES32, f32)
 SX_REDUCTIONS(double, sx_v64, sx_m64, sx_v64_any, SX_LANES64, f64)
+#ifdef __wasm__ /* the extreme itself one instruction, NaN noticed beside it: what waits for what is short */
+#undef SX_EXTREME
+#define SX_EXTREME(T, V, ANY, LANES, S, NAME, BEATS) \
+    static __attribute__((noinline, unused)) T sx_##NAME##_##S(const T *x, int64_t n) { \
+        T m = x[0]; \
+        int64_t i = 0; \
+        if (n >= 4 * LANES) { \
+            sx_v32 a[4], odd = {0}; \
+            for (int u = 0; u < 4; u++) a[u] = *(const ANY *)(x + u * LANES); \
+            for (; i + 4 * LANES <= n; i += 4 * LANES) \
+                _Pragma("clang loop unroll(full)") for (int u = 0; u < 4; u++) { \
+                    const sx_v32 v = *(const ANY *)(x + i + u * LANES); \
+                    odd = (sx_v32)((sx_m32)odd | (sx_m32)(v != v)); \
+                    a[u] = (sx_v32)wasm_f32x4_p##NAME((v128_t)a[u], (v128_t)v); } \
+            if (wasm_v128_any_true((v128_t)odd)) i = 0; \
+            else for (int k = 0; k < 4 * LANES; k++) m = m BEATS a[k / LANES][k % LANES] ? m : a[k / LANES][k % LANES]; } \
+        for (; i < n; i++) m = m BEATS x[i] || m != m ? m : x[i]; \
+        return m; }
+#endif
+SX_REDUCTIONS(float, sx_v32, sx_m32, sx_v32_any, SX_LANES32, f32)
 #endif
