@@ -185,6 +185,17 @@ def test_reductions(op: str, shape: tuple[int, ...], axes: list[int]) -> None:
         check(op, {"x": whole(rng, np.int32, *shape)}, {"axes": np.array(axes)})
 
 
+@pytest.mark.parametrize("op", ["ReduceMax", "ReduceMin"])
+def test_extremes_where_one_number_is_nan(op: str) -> None:
+    """Wherever it stands; and where the extreme does, first, last or in any of the running vectors."""
+    rng = np.random.default_rng(2)
+    for length in (5, 16, 37):
+        x = np.repeat(floats(rng, 1, length), 2 * length, axis=0)
+        for i in range(length):
+            x[i, i], x[length + i, i] = np.nan, 99 if op == "ReduceMax" else -99
+        check(op, {"x": x}, {"axes": np.array([1])})
+
+
 @pytest.mark.parametrize("heads,groups,queries,past,new,size", [(4, 4, 1, 9, 1, 64), (6, 2, 1, 300, 1, 20), (8, 2, 2, 7, 2, 12), (2, 2, 1, 1030, 3, 16), (3, 1, 2, 0, 5, 4), (2, 1, 1, 6, 1, 7)])
 def test_attention_of_few_queries(heads: int, groups: int, queries: int, past: int, new: int, size: int) -> None:
     """Decoding: keys and values of a cache and new ones, kept as presents or not, exact there; values with NaN and infinities that have weight."""
