@@ -5,7 +5,7 @@
 
    The pool (shared memory only): workers are lent by the host, which instantiates the module on the same memory, gives each instance a stack and calls sx_worker. As in host_posix.c a job is an odd
    epoch: a worker that sees one counts itself in, checks that the epoch still holds and claims tiles; the caller closes the job and spins until nobody is in (a page's main thread may not
-   wait; a host whose threads may says so with sx_may_wait, for machines with more threads than cores). Workers spin for 50 µs between jobs, then sleep in memory.atomic.wait32. */
+   wait; a host whose threads may says so with sx_may_wait, for machines with more threads than cores). Workers spin for 500 µs between jobs, then sleep in memory.atomic.wait32. */
 #include "job.h"
 #include "sx_tables.h"
 

@@ -3,7 +3,12 @@
 #define SX_JOB_H
 #include "sx_internal.h"
 
-#define SPIN_NS 50000 /* how long a worker looks for the next job before it sleeps */
+/* How long a worker looks for the next job before it sleeps. In a page's next run it comes when outputs were copied out and inputs in, and waking takes as long as a small run's work. */
+#ifdef __wasm__
+#define SPIN_NS 500000
+#else
+#define SPIN_NS 50000
+#endif
 
 typedef struct {
     const int *stop;           /* of the job's call */

@@ -507,7 +507,7 @@ int sx_run(sx_state *s, const void *const *inputs, void *const *outputs, void *a
         char *base = q->home == SX_HOME_ARENA ? s->arena : q->home == SX_HOME_INPUT ? (char *)(uintptr_t)inputs[q->port] : (char *)outputs[q->port];
         s->operands[q->operand].data = base + q->offset;
     }
-    s->next = 0, s->pause = (sx_pause){0}, s->resumed = 0;
+    s->next = 0, s->pause = (sx_pause){0}, s->resumed = 0, s->odd ^= 1;
     return sx_continue(s, budget, report);
 }
 
@@ -548,7 +548,7 @@ int sx_continue(sx_state *s, int64_t budget, sx_report *report) {
             return SX_YIELD;
         }
         sx_call *call = s->calls + s->next;
-        call->team = team;
+        call->team = team, call->odd = s->odd;
         call->scratch = s->arena + s->scratch_at;
         call->pause = until ? &s->pause : NULL;
         s->pause.until = until, s->pause.loop = 0;

@@ -11,7 +11,7 @@ typedef struct {
     sx_gemm gemm;
     sx_gemm_cut cut;
     int64_t batch, bundle; /* problems; problems one tile takes */
-    int in_place;
+    int in_place, back;    /* back: the last columns first */
 } job;
 
 static int64_t batches(const sx_call *call) {
@@ -48,6 +48,7 @@ static job job_of(const sx_call *call) {
     j.cut = SX_NAME(sx_gemm_cut_for)(&j.gemm, j.batch);
     int64_t work = j.gemm.m * j.gemm.n * sx_max64(1, j.gemm.k);
     j.bundle = j.cut.down * j.cut.across > 1 ? 1 : sx_max64(1, sx_min64((1 << 16) / sx_max64(1, work), j.batch / 16));
+    j.back = call->odd && j.cut.down == 1 && b->packing; /* one row of 64 MB of weights: half of them are still in the last cache */
     j.in_place = !call->epilogue && y->dtype == SX_FLOAT && (y->stride[y->rank - 1] == 1 || j.gemm.n == 1);
     return j;
 }
@@ -93,7 +94,7 @@ static void tile_of(void *arg, int64_t i, int worker) {
     const job *j = arg;
     char *scratch = j->call->scratch + worker * j->call->scratch_bytes;
     int64_t tiles = j->cut.down * j->cut.across;
-    if (tiles > 1) rectangle(j, i / tiles, i % tiles, scratch);
+    if (tiles > 1) rectangle(j, i / tiles, j->back ? tiles - 1 - i % tiles : i % tiles, scratch);
     else
         for (int64_t index = i * j->bundle; index < sx_min64((i + 1) * j->bundle, j->batch); index++) rectangle(j, index, 0, scratch);
 }

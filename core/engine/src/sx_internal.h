@@ -103,6 +103,7 @@ struct sx_state {
     int64_t fault[4];
     sx_pause pause;           /* of the step `next` */
     int resumed;              /* it was left before */
+    int32_t odd;              /* of this run: sx_call's */
     int64_t *times;
     int stop;
     int *watch;               /* not 0: stop; `stop`, or a session's */

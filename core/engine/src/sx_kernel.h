@@ -88,6 +88,7 @@ typedef struct {
     const char *ahead;        /* constants a later step reads, which a product may ask for meanwhile; NULL: none */
     int64_t ahead_bytes;
     int32_t bf16;             /* not 0: float products may round their factors to bfloat16, and the machine can */
+    int32_t odd;              /* every other run: constants larger than a cache are read from their end, where the run before left them in it */
 } sx_call;
 
 /* Constants that come soon: a product asks for a line of them now and then, while it computes, so that they lie in a cache when their step begins. Results never depend on it. */
