@@ -4,6 +4,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import sardonyx
+from onnx import TensorProto, helper, numpy_helper
 from sardonyx.expr import Op, acc, leaf, unary
 from sardonyx.kernels import Kernel
 from sardonyx.model.packing import Packing
@@ -137,3 +139,19 @@ def test_in_the_engine_with_an_epilogue() -> None:
             y = unary(Op.ABS, acc(out) + leaf(0, out)) * leaf(1, out)
             made.step(Kernel.MATMUL, [*given, *leaves], [made.result((2, 3, m, n), out)], {"zero_a": -1, "zero_b": -1}, [y], first_leaf=2)
             made.check(1e-6, 1e-6)
+
+
+def test_every_run_of_a_few_rows_gives_the_same_bits() -> None:
+    """Every other run takes the last columns first."""
+    a, b = rng.standard_normal((2, 520)).astype(np.float32), rng.standard_normal((520, 1503)).astype(np.float32)
+    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["y"])], "product", [helper.make_tensor_value_info("a", TensorProto.FLOAT, ["rows", 520])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 1503])], [numpy_helper.from_array(b, "b")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString()
+    for threads in (1, 2):
+        options = sardonyx.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = sardonyx.InferenceSession(model, options)
+        for rows in (1, 2):
+            made = [session.run(None, {"a": a[:rows]})[0] for _ in range(4)]
+            np.testing.assert_allclose(made[0], a[:rows].astype(np.float64) @ b, rtol=1e-4, atol=1e-4)
+            assert len({y.tobytes() for y in made}) == 1
