@@ -77,7 +77,7 @@ class Target:
 
 
 #: What is recorded, each after those that are played where it is left out.
-_DEVICES = ((False, ()), (True, ()), (False, ("subgroups",)), (False, ("shader-f16",)), (True, ("shader-f16",)), (False, ("shader-f16", "subgroups")))
+_DEVICES = ((False, ()), (True, ()), (False, ("subgroups",)), (True, ("subgroups",)), (False, ("shader-f16",)), (True, ("shader-f16",)), (False, ("shader-f16", "subgroups")))
 TARGETS = tuple(Target(software, frozenset(features), precision) for precision in PRECISIONS for software, features in _DEVICES if precision == "f32" or "shader-f16" in features)
 
 

@@ -19,7 +19,7 @@ from sardonyx.types import DType
 from sardonyx.webgpu import autotune
 from sardonyx.webgpu.device.base import Limits
 from sardonyx.webgpu.executor import WebGpuProgram
-from sardonyx.webgpu.kernels.tiles import CANDIDATES, FOLDER, REGISTER, SHARED, SPLIT, SUBGROUP, TALL, choose, load, path_of
+from sardonyx.webgpu.kernels.tiles import CANDIDATES, FOLDER, QUAD, REGISTER, SHARED, SPLIT, SUBGROUP, TALL, WINDOWS, choose, load, path_of
 from sardonyx.webgpu.provider import Deferred, WebGpuExecutor
 from sardonyx.webgpu.wgsl.shader import Context
 
@@ -31,7 +31,7 @@ from .test_models import bert, conv, mlp
 
 @pytest.fixture(params=CANDIDATES, ids=lambda t: f"{t.variant}-{t.rows}x{t.columns}x{t.side}")
 def tiled(request: Any, device: Any) -> Any:
-    if "SwiftShader" in device.adapter.name and request.param not in (SHARED[-1], SPLIT[0], SUBGROUP[0]):
+    if "SwiftShader" in device.adapter.name and request.param not in (QUAD, WINDOWS, SHARED[-1], SPLIT[0], SUBGROUP[0]):
         pytest.skip("SwiftShader compiles one tile of each variant; the others are the same text with other numbers")
     device.tiles = autotune.Always(request.param)
     yield device
@@ -184,7 +184,10 @@ def test_the_table() -> None:
     lanes = Context(Limits(), False, features=frozenset({"subgroups"}))
     assert choose(lanes, 1, 1, 16384, 4096, False, 4096) is SUBGROUP[0] and choose(lanes, 1, 4, 768, 4096, False, 4096) is SUBGROUP[1] and choose(lanes, 1, 1, 768, 768, False, 96) is SUBGROUP[0]
     assert choose(lanes, 1, 1, 16384, 4096, False) is SPLIT[0] and choose(gpu, 1, 1, 16384, 4096, False, 4096) is SPLIT[0] and choose(lanes, 1, 5, 768, 4096, False, 4096).variant == "workgroup"
-    assert choose(Context(Limits(), True, features=lanes.features), 1, 1, 16384, 4096, False, 4096) is TALL
+    quads = Context(Limits(), True, features=lanes.features)
+    assert choose(quads, 1, 1, 16384, 4096, False, 4096, True) is TALL and choose(quads, 1, 64, 64, 64, False, 64) is TALL and choose(quads, 1, 64, 8, 64, False, 64, True) is TALL
+    assert choose(quads, 1, 64, 64, 64, False, 64, True) is QUAD and choose(quads, 1, 64, 64, 64, True, None, True) is WINDOWS and choose(cpu, 1, 64, 64, 64, False, 64, True) is TALL
+    assert choose(lanes, 1, 64, 64, 64, False, 64, True).variant == "workgroup"
     assert choose(small, 1, 4096, 4096, 512, False).side == 8
     assert all(choose(small, 1, m, n, 300, False).fits(small.limits) for m in (1, 3, 60, 2000) for n in (1, 5, 64, 5000))
 
@@ -233,6 +236,9 @@ def test_tiles_are_forced() -> None:
     from .paper import recorded
     texts = {next(recorded(mlp(), True, tiles=autotune.Always(tile)))[1].shaders[0].source for tile in (REGISTER, *SHARED)}
     assert len(texts) == 1 + len(SHARED)
+    for tile in (QUAD, WINDOWS):
+        made = (r for source in (mlp(), conv()) for _, r, _ in recorded(source, True, tiles=autotune.Always(tile), features=frozenset({"subgroups"})))
+        assert any("quadBroadcast" in shader.source for r in made for shader in r.shaders)
 
 
 def test_the_command(own: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

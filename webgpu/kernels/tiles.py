@@ -2,7 +2,7 @@
 
 How to think: a GPU wants many workgroups (a few for each of its processors, say 256) of which each re-uses what it reads often (large tiles). So: the largest tile of which the product still
 has enough, else the smallest. Products with few rows read every weight once: there the sum is split among invocations instead, whose parts subgroups add up where WGSL has them. A software
-adapter runs invocations one after the other and pays dearly for barriers: it gets none. Sizes that only the run knows count with their upper bounds.
+adapter runs invocations one after the other and pays dearly for barriers: it gets none, and quads where WGSL has them. Sizes that only the run knows count with their upper bounds.
 """
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...dim import Dim
+from ...model.packing import PANEL
 from ..device.base import Adapter, Limits
 from ..wgsl.shader import Context
 from .base import most
@@ -21,8 +22,9 @@ from .base import most
 
 @dataclass(frozen=True)
 class Tile:
-    """`variant`: register (each invocation alone), workgroup (side² invocations share a tile of side · rows × side · columns, `depth` steps of the sum at a time), split (16 columns of a few
-    rows; `side` invocations share each sum) or subgroup (the same 16 columns as a packed panel has them; each of 16 · side invocations takes whole lines of it)."""
+    """`variant`: register (each invocation alone), quad (a workgroup of four invocations: `rows` rows of a panel's 16 columns), workgroup (side² invocations share a tile of side · rows ×
+    side · columns, `depth` steps of the sum at a time), split (16 columns of a few rows; `side` invocations share each sum) or subgroup (the same 16 columns as a packed panel has them; each of
+    16 · side invocations takes whole lines of it)."""
 
     variant: str
     rows: int = 4
@@ -32,7 +34,7 @@ class Tile:
 
     def fits(self, limits: Limits) -> bool:
         """Whether a device can run it."""
-        if self.variant == "register":
+        if self.variant in ("register", "quad"):
             return True
         lanes = self.side**2 if self.variant == "workgroup" else 16 * self.side
         nbytes = {"workgroup": 4 * self.depth * self.side * (self.rows + self.columns), "split": 4 * FEW * lanes, "subgroup": 16 * FEW * lanes + lanes // 8}[self.variant]
@@ -42,12 +44,14 @@ class Tile:
 REGISTER = Tile("register")
 #: Reads are what costs on software adapters: 12 for 32 multiply-adds, where REGISTER has 8 for 16. Not for convolutions: windows are long texts, which drivers take seconds over.
 TALL = Tile("register", rows=8)
+#: Where a quad's invocations read A for each other; of windows fewer rows, for the same reason.
+QUAD, WINDOWS = Tile("quad", rows=8), Tile("quad")
 #: Largest first.
 SHARED = (Tile("workgroup", 8, 8, 16), Tile("workgroup", 4, 8, 16), Tile("workgroup", 4, 4, 16), Tile("workgroup", 8, 8, 8), Tile("workgroup", 4, 4, 8))
 SPLIT = (Tile("split", side=4), Tile("split", side=16))
 SUBGROUP = (Tile("subgroup", side=4), Tile("subgroup", side=8))
 #: What autotune tries.
-CANDIDATES = (REGISTER, TALL, *SHARED, *SPLIT, *SUBGROUP)
+CANDIDATES = (REGISTER, TALL, QUAD, WINDOWS, *SHARED, *SPLIT, *SUBGROUP)
 #: Workgroups that keep a GPU busy.
 ENOUGH = 256
 #: Rows up to which the sum is split.
@@ -72,12 +76,14 @@ def _bucket(size: float) -> str:
     return "many" if size > 8192 else str(1 << max(int(size) - 1, 0).bit_length())
 
 
-def choose(context: Context, batch: Dim, m: Dim, n: Dim, k: Dim, taps: bool, lines: Dim | None = None) -> Tile:
-    """The tile of a product of m rows, n columns and k terms. `lines`: how many lines of 16 columns its weights have in a panel, where whole ones can be read."""
+def choose(context: Context, batch: Dim, m: Dim, n: Dim, k: Dim, taps: bool, lines: Dim | None = None, shared: bool = False) -> Tile:
+    """The tile of a product of m rows, n columns and k terms. `lines`: how many lines of 16 columns its weights have in a panel, where whole ones can be read; `shared`: whether a quad can do it."""
     measured = context.tiles.get(key(context, m, n, k, taps))
-    if measured is not None and possible(measured, context, m, taps, lines):
+    if measured is not None and possible(measured, context, m, taps, lines, shared):
         return measured
     rows, columns, depth = (most(context, size) for size in (m, n, k))
+    if context.cpu and rows > FEW and columns > PANEL / 2 and possible(QUAD, context, m, taps, lines, shared):
+        return WINDOWS if taps else QUAD
     if context.cpu or columns <= FEW:
         return TALL if context.cpu and not taps and columns > FEW else REGISTER
     if rows <= FEW:
@@ -91,10 +97,12 @@ def choose(context: Context, batch: Dim, m: Dim, n: Dim, k: Dim, taps: bool, lin
     return wide[0] if wide else fitting[-1] if fitting else REGISTER
 
 
-def possible(tile: Tile, context: Context, m: Dim, taps: bool, lines: Dim | None = None) -> bool:
+def possible(tile: Tile, context: Context, m: Dim, taps: bool, lines: Dim | None = None, shared: bool = False) -> bool:
     """Whether a product can be done so on the device."""
-    if not tile.fits(context.limits) or (tile.variant == "subgroup" and (lines is None or "subgroups" not in context.features)):
+    if not tile.fits(context.limits) or (tile.variant in ("subgroup", "quad") and "subgroups" not in context.features) or (tile.variant == "subgroup" and lines is None):
         return False
+    if tile.variant == "quad":
+        return shared
     return tile.variant not in ("split", "subgroup") or (not taps and most(context, m) <= FEW)
 
 

@@ -80,6 +80,7 @@ class Shader:
         self.written: list[Operand] = []
         self.loaded: set[Any] = set()    # memory it reads elements of
         self.subgroups = False   # whether it works with subgroups
+        self.numbered = False    # and with `sub`, an invocation's number in its own
         self._depth = 1
         self._count = 0
 
@@ -245,7 +246,8 @@ class Shader:
             head.append(f"@group(0) @binding({len(bindings)}) var<storage, {'read_write' if write else 'read'}> {name}: array<{element}>;")
         body = "\n".join([*head, *self.globals, *self.functions,
                           f"@compute @workgroup_size({self.invocations})",
-                          "fn main(@builtin(workgroup_id) w: vec3<u32>, @builtin(num_workgroups) g: vec3<u32>, @builtin(local_invocation_index) l: u32) {",
+                          "fn main(@builtin(workgroup_id) w: vec3<u32>, @builtin(num_workgroups) g: vec3<u32>, @builtin(local_invocation_index) l: u32"
+                          f"{', @builtin(subgroup_invocation_id) sub: u32' if self.numbered else ''}) {{",
                           "    let group = i32(w.x + w.y * g.x);", "    let lane = i32(l);", *self.lines, "}", ""])
         library = used(body)
         enabled = [f"enable {name};" for name, wanted in (("f16", any("f16" in element for _, element in self.bindings)), ("subgroups", self.subgroups)) if wanted]
