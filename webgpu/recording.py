@@ -24,7 +24,7 @@ from ..graph import Tensor
 from ..kernels import Kernel
 from ..lowering import CannotLower
 from ..model.packing import Packing, pack, packed_shape
-from ..program import Home, Program
+from ..program import Home, Program, SizeOp
 from ..types import DType
 from .device.base import Limits
 from .kernels import build
@@ -336,7 +336,27 @@ def _forms(program: Program, narrow: Narrow) -> dict[int, Form]:
             if view is not None and view.packing:
                 group = program.sizes[step.params[1]][1] if view.packing == Packing.CONV else program.sizes[view.dims[0]][1] if view.packing == Packing.SCALES else 1
                 found[view.buffer] = Form(Packing(view.packing), group, view.buffer in narrow.half)
+    for row in _recurrent(program):
+        found[row] = Form(Packing.MATRICES_T, 1, row in narrow.half)
     return found
+
+
+def _recurrent(program: Program) -> set[int]:
+    """Constants of float32 that are nothing but the R of recurrences, whole: neighbouring units, which neighbouring invocations own, lie side by side in panels."""
+    found, others = set(), set()
+    for step in program.steps:
+        for i, number in enumerate(step.inputs):
+            view = program.views[number] if number >= 0 else None
+            if view is None or program.buffers[view.buffer][0] != Home.DATA:
+                continue
+            sizes = [program.sizes[row] for row in (*view.dims, *view.strides, view.start)]
+            whole = len(view.dims) == 3 and all(op == SizeOp.CONST for op, *_ in sizes)
+            if whole:
+                (_, rows, columns), strides, start = *((tuple(value for _, value, *_ in sizes[at:at + 3])) for at in (0, 3)), sizes[6][1]
+                whole = start == 0 and strides == (rows * columns, columns, 1)
+            recurrent = step.kind is Kernel.RNN and i == 2 and view.dtype is DType.FLOAT and not view.packing and whole
+            (found if recurrent else others).add(view.buffer)
+    return found - others
 
 
 @dataclass(frozen=True)
@@ -408,7 +428,7 @@ def _homes(program: Program, constants: Sequence[Tensor], narrow: Narrow) -> dic
         pool = pool_of(tensor, form)
         each = word_bytes(tensor.dtype, True)
         start = offsets.get(pool, 0) // each if pool is not None else 0
-        homes[row] = Operand(Pooled(pool, row) if pool is not None else row, tensor.dtype, (), (), start, 0, True, low, high)
+        homes[row] = Operand(Pooled(pool, row) if pool is not None else row, tensor.dtype, (), (), start, 0, True, low, high, int(form.packing))
         if pool is not None:
             offsets[pool] = offsets.get(pool, 0) + -(-form.count(tensor) * each // PART) * PART
     return homes

@@ -119,8 +119,9 @@ class ProgramSteps:
         view, d = self.program.views[index], self.sizes.dims
         home = self.homes.get(view.buffer)
         low, high = (home.low, home.high) if home is not None else self.ranges.get(view.buffer, interval(view.dtype))
+        packing = view.packing or (home.packing if home is not None else 0)
         return Operand(view.buffer if home is None else home.buffer, view.dtype, tuple(d[i] for i in view.dims), tuple(d[i] for i in view.strides), d[view.start] + (home.start if home else 0),
-                       d[view.extent], Home(self.program.buffers[view.buffer][0]) in (Home.INPUT, Home.DATA) or view.buffer in self.packed, low, high, view.packing, home is not None,
+                       d[view.extent], Home(self.program.buffers[view.buffer][0]) in (Home.INPUT, Home.DATA) or view.buffer in self.packed, low, high, packing, home is not None,
                        view.buffer in self.half)
 
     def params(self, record: StepRecord) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from sardonyx.kernels import ACTIVATIONS, Kernel
 from sardonyx.lowering import Lowering, View
 from sardonyx.types import DType
 from sardonyx.webgpu.kernels.rnn import FEW_STEPS, FUNCTIONS, GATES
+from sardonyx.webgpu.recording import record
 
-from .programs import agree, both
+from .programs import agree, both, planned
 
 RNG = np.random.default_rng(3)
 FIRST = (("Sigmoid", "Tanh", "Tanh"), ("Sigmoid", "Tanh"), ("Tanh",))
@@ -25,8 +26,10 @@ def given(cell: int, steps: int, batch: int, hidden: int, directions: int, size:
     return [x, w, r, b, RNG.integers(1, steps + 1, batch).astype(np.int32), h, *([c] if cell == 0 else [])]
 
 
-def rule(cell: int, directions: int, **more: int) -> Any:
-    def made(k: Lowering, *inputs: View) -> list[View]:
+def rule(cell: int, directions: int, known: np.ndarray | None = None, **more: int) -> Any:
+    """`known`: R as a constant."""
+    def made(k: Lowering, *given: View) -> list[View]:
+        inputs = [*given] if known is None else [*given[:2], k.constant(known), *given[3:]]
         x, r = inputs[0], inputs[2]
         hidden, steps, batch = r.shape[2], *x.shape[:2]
         outputs = [k.buffer(DType.FLOAT, shape).whole() for shape in ((steps, directions, batch, hidden), (directions, batch, hidden), *([(directions, batch, hidden)] if cell == 0 else []))]
@@ -41,13 +44,24 @@ def rule(cell: int, directions: int, **more: int) -> Any:
 @pytest.mark.parametrize("cell", [0, 1, 2])
 @pytest.mark.parametrize(("steps", "batch", "hidden", "directions"), [
     (1, 2, 4, 1), (FEW_STEPS, 1, 5, 2), (FEW_STEPS + 1, 3, 5, 2), (9, 1, 64, 1), (6, 1, 258, 1), (5, 0, 8, 1)])
-def test_cells(device: Any, cell: int, steps: int, batch: int, hidden: int, directions: int) -> None:
-    agree(device, rule(cell, directions), *given(cell, steps, batch, hidden, directions), rtol=1e-4, atol=2e-5)
+@pytest.mark.parametrize("constant", [False, True])
+def test_cells(device: Any, cell: int, steps: int, batch: int, hidden: int, directions: int, constant: bool) -> None:
+    inputs = given(cell, steps, batch, hidden, directions)
+    agree(device, rule(cell, directions, inputs[2] if constant else None), *inputs, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("steps", [3, 8])
-def test_gru_that_resets_late(device: Any, steps: int) -> None:
-    agree(device, rule(1, 1, linear_before_reset=1), *given(1, steps, 2, 37, 1), rtol=1e-4, atol=2e-5)
+@pytest.mark.parametrize("constant", [False, True])
+def test_gru_that_resets_late(device: Any, steps: int, constant: bool) -> None:
+    inputs = given(1, steps, 2, 37, 1)
+    agree(device, rule(1, 1, inputs[2] if constant else None, linear_before_reset=1), *inputs, rtol=1e-4, atol=2e-5)
+
+
+def test_a_constant_state_matrix_is_laid_out_once(device: Any) -> None:
+    """A dispatch less than where it comes with the run."""
+    inputs = given(0, 9, 1, 64, 1)
+    known, plain = (record(*planned(rule(0, 1, r), [(DType.of(x), x.shape) for x in inputs]), device.limits, True)[0].dispatches for r in (inputs[2], None))
+    assert len(known) == len(plain) - 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -2,15 +2,17 @@
 
 A step of time needs all of the state before it, and only invocations of one workgroup can wait for each other: so a workgroup takes one sequence in one direction, its hidden state lies in
 workgroup memory, and its invocations own hidden units (unit j is owned by invocation j mod 64, 128 or 256; its cell state stays in a register). Two barriers a step, three for GRU. The input's
-share of the gates is a matrix product before it (gemm.py). What a step costs is reading R, once a sequence, by one processor of the GPU: so sequences longer than FEW_STEPS begin with a dispatch that
-lays R out as vec4s of four terms with neighbouring units side by side, and then every read of neighbouring invocations is one stretch of memory (where R lies they are rows apart).
-This is the variant for software adapters too: between two barriers lie a row of multiplications a unit (a fifth less time with R so laid out, SwiftShader in Chromium).
+share of the gates is a matrix product before it (gemm.py). What a step costs is reading R, once a sequence, by one processor of the GPU: so a constant R lies in panels of 16 units (recording.py), and
+every read of neighbouring invocations is one stretch of memory (where a plain R lies they are rows apart). Where R is not known before, sequences longer than FEW_STEPS begin with a dispatch that
+lays it out as vec4s of four terms with neighbouring units side by side.
+This is the variant for software adapters too: between two barriers lie a row of multiplications a unit.
 
 With an 8-bit R (DynamicQuantizeLSTM) the state of all sequences is quantised as one tensor at every step, so a workgroup takes a direction with all its sequences; states lie in memory.
 """
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +20,7 @@ from ...dim import Dim, product
 from ...expr import leaf
 from ...kernels import ACTIVATIONS, Kernel
 from ...lowering import CannotLower
+from ...model.packing import PANEL, Packing
 from ...types import DType
 from ..wgsl.expression import real, whole
 from ..wgsl.shader import INDEX, Built, Context, Shader, TooManyBindings, each, groups
@@ -106,8 +109,8 @@ class _Rnn:
         self.r, self.bias, self.lens, self.peephole = self.step.there(2), self.step.input(3), self.step.input(4), self.step.input(7)
         self.quads = -(-self.hidden // 4)
         self.packed: Temporary | None = None
-        if self.bias is not None and self.bias.packing or self.r.packing and self.step.input(8) is None:
-            raise CannotLower("packed recurrence weights of floats")
+        if self.bias is not None and self.bias.packing or self.r.packing and self.step.input(8) is None and self.r.packing != Packing.MATRICES_T:
+            raise CannotLower("recurrence weights of floats that are packed as another's")
 
     # -- parts of shaders ------------------------------------------------------------------------------------------------------------------------
     def functions(self, s: Shader) -> None:
@@ -180,7 +183,7 @@ class _Rnn:
     # -- floats ----------------------------------------------------------------------------------------------------------------------------------
     def floats(self) -> list[Built]:
         """A workgroup: one sequence in one direction."""
-        packing = self.pack()
+        packing = [] if self.r.packing else self.pack()
         hidden, lanes = self.hidden, next(n for n in (64, 128, 256) if n >= min(self.hidden, 256))
         own = -(-hidden // lanes)
         s = Shader(self.context, lanes)
@@ -190,8 +193,11 @@ class _Rnn:
         b, d = s.let(f"group % {s.param(self.batch)}"), s.let(f"group / {s.param(self.batch)}")
         length = self.length(s, b)
         s.declare(f"var<workgroup> h: array<f32, {self.quads * 4}>;")
-        s.add(f"var c: array<f32, {own}>;")
-        s.add(f"var new_h: array<f32, {own}>;")
+        # An invocation with one unit has no loop over them, and variables that drivers need not look up by number.
+        one, whole = own == 1, own * lanes == hidden
+        c, new_h = ("c", "new_h") if one else ("c[i]", "new_h[i]")
+        for name in ("c", "new_h"):
+            s.add(f"var {name}: {'f32' if one else f'array<f32, {own}>'};")
         if self.cell == GRU:
             s.declare(f"var<workgroup> reset: array<f32, {self.quads * 4}>;")
         for name in ("h", "reset") if self.cell == GRU else ("h",):
@@ -199,45 +205,45 @@ class _Rnn:
                 s.add(f"if (lane == 0) {{ {name}[{behind}] = 0.0; }}")
 
         def units() -> Any:
-            return s.block(f"for (var i = 0; i < {own}; i += 1)")
+            return s.block("" if one else f"for (var i = 0; i < {own}; i += 1)")
 
         def unit() -> tuple[str, Any]:
-            j = s.let(f"lane + i * {lanes}")
-            return j, s.block(f"if ({j} < {hidden})")
+            j = "lane" if one else s.let(f"lane + i * {lanes}")
+            return j, nullcontext() if whole else s.block(f"if ({j} < {hidden})")
         with units():
             j, inside = unit()
             with inside:
                 s.add(f"h[{j}] = {self.start(s, 5, d, b, j)};")
-                s.add(f"c[i] = {self.start(s, 6, d, b, j)};")
+                s.add(f"{c} = {self.start(s, 6, d, b, j)};")
         s.add("workgroupBarrier();")
         with s.block(f"for (var n = 0; n < {length}; n += 1)"):
             t = self.time(s, "n", length, d)
             at = self.place(s, self.share, t, d, b, "0")
             if self.cell == GRU:
-                self._gru(s, at, d, units, unit)
+                self._gru(s, at, d, units, unit, c, new_h)
             else:
                 with units():
                     j, inside = unit()
                     with inside:
                         gates = self.products(s, at, d, j, range(GATES[self.cell]))
                         if self.cell == LSTM:
-                            h, new = self.lstm(s, gates, "c[i]", j, d)
-                            s.add(f"c[i] = {new};")
+                            h, new = self.lstm(s, gates, c, j, d)
+                            s.add(f"{c} = {new};")
                         else:
                             h = f"f0({gates[0]}, {d})"
-                        s.add(f"new_h[i] = {h};")
+                        s.add(f"{new_h} = {h};")
             s.add("workgroupBarrier();")
             with units():
                 j, inside = unit()
                 with inside:
-                    s.add(f"h[{j}] = new_h[i];")
-                    self.put(s, 0, "new_h[i]", t, d, b, j)
+                    s.add(f"h[{j}] = {new_h};")
+                    self.put(s, 0, new_h, t, d, b, j)
             s.add("workgroupBarrier();")
         with units():
             j, inside = unit()
             with inside:
                 self.put(s, 1, f"h[{j}]", d, b, j)
-                self.put(s, 2, "c[i]", d, b, j)
+                self.put(s, 2, c, d, b, j)
                 if self.lens is not None:
                     with s.block(f"for (var n = {length}; n < {s.param(self.steps)}; n += 1)"):
                         self.put(s, 0, "0.0", "n", d, b, j)
@@ -249,12 +255,24 @@ class _Rnn:
         for g in gates:
             names.append(s.name("g"))
             s.add(f"var {names[-1]}: f32 = {self.entered(s, at, g, j, d) if entered else '0.0'};")
-            rows.append(self.weights(s, d, g, j))
+            rows.append(self.column(s, d, g, j) if self.r.packing else self.weights(s, d, g, j))
+        if self.r.packing:
+            with s.block(f"for (var k = 0; k < {self.hidden}; k += 1)"):
+                x = s.let(f"{source}[k]", "f32")
+                for name, row in zip(names, rows, strict=True):
+                    s.add(f"{name} = fma({x}, {row('k')}, {name});")
+            return names
         with s.block(f"for (var q = 0; q < {self.quads}; q += 1)"):
             s.add(f"let x = vec4<f32>({', '.join(f'{source}[q * 4 + {c}]' for c in range(4))});")
             for name, row in zip(names, rows, strict=True):
                 s.add(f"{name} += dot(x, {row('q')});")
         return names
+
+    def column(self, s: Shader, d: str, gate: int, j: str) -> Callable[[str], str]:
+        """Unit j's row of R in panels [directions, gates · H / 16, H, 16], by its number there."""
+        panels, number = -(-GATES[self.cell] * self.hidden // PANEL), s.let(f"{gate * self.hidden} + {j}")
+        base = s.let(f"{s.size(self.r.start)} + ({d} * {panels} + ({number} >> 4u)) * {self.hidden * PANEL} + ({number} & {PANEL - 1})")
+        return lambda k: s.load(self.r, s.let(f"{base} + {k} * {PANEL}")).text
 
     def weights(self, s: Shader, d: str, gate: int, j: str) -> Callable[[str], str]:
         """Four neighbours of unit j's row of R, by their number; 0 behind the last."""
@@ -289,14 +307,14 @@ class _Rnn:
         s.add(f"{s.binding(self.packed, 'vec4<f32>', True)}[{item}] = {self.four(s, at, q)};")
         return [s.dispatch(groups(s, count))]
 
-    def _gru(self, s: Shader, at: str, d: str, units: Any, unit: Any) -> None:
+    def _gru(self, s: Shader, at: str, d: str, units: Any, unit: Any, z: str, new_h: str) -> None:
         """z and r, then the candidate from r · h, or from r times h's product (`linear_before_reset`)."""
         late = bool(self.step.whole("linear_before_reset"))
         with units():
             j, inside = unit()
             with inside:
                 gates = self.products(s, at, d, j, (0, 1))
-                s.add(f"c[i] = f0({gates[0]}, {d});")                              # z
+                s.add(f"{z} = f0({gates[0]}, {d});")
                 s.add(f"reset[{j}] = f0({gates[1]}, {d}){'' if late else f' * h[{j}]'};")
         s.add("workgroupBarrier();")
         with units():
@@ -307,7 +325,7 @@ class _Rnn:
                     entered = f"{self.entered(s, at, 2, j, d, state=False)} + reset[{j}] * ({found} + {self.state_bias(s, 2, j, d)})"
                 else:
                     entered = self.products(s, at, d, j, (2,), "reset")[0]
-                s.add(f"new_h[i] = (1.0 - c[i]) * f1({entered}, {d}) + c[i] * h[{j}];")
+                s.add(f"{new_h} = (1.0 - {z}) * f1({entered}, {d}) + {z} * h[{j}];")
 
     # -- 8-bit states ----------------------------------------------------------------------------------------------------------------------------
     def quantised(self, h: Operand, q: Operand) -> Built:
