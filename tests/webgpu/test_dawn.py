@@ -96,7 +96,9 @@ def test_kernels_of_features_compile_in_dawn(precision: str, dtype: DType) -> No
     recording, _ = record(program, constants, Limits(), False, features=frozenset({"shader-f16", "subgroups"}), precision=precision)
     assert any("enable subgroups;" in s.source for s in recording.shaders)
     assert any("enable f16;" in s.source for s in recording.shaders) == (precision == "f16" or dtype is DType.FLOAT16)
-    assert compiled([("features", recording)])[1] == []
+    quads = record(program, constants, Limits(), True, features=frozenset({"shader-f16", "subgroups"}), precision=precision)[0]
+    assert any("quadBroadcast" in s.source for s in quads.shaders)
+    assert compiled([("features", recording), ("quads", quads)])[1] == []
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

@@ -6,11 +6,13 @@ import pytest
 from tests.bench import roofline
 from tests.bench.workloads import BERT, MOBILENET, RESNET, YARDSTICKS
 
+LSTM = next(w for w in YARDSTICKS if w.file == "lstm")
 
-@pytest.mark.parametrize("workload", [MOBILENET, BERT, pytest.param(RESNET, marks=pytest.mark.slow)], ids=lambda w: w.file)
+
+@pytest.mark.parametrize("workload", [MOBILENET, BERT, LSTM, pytest.param(RESNET, marks=pytest.mark.slow)], ids=lambda w: w.file)
 def test_memory_is_at_most_a_fifth_above_the_largest_live_set(workload: object) -> None:
     made = roofline.bound(workload)  # type: ignore[arg-type]
-    assert made.live > 1 << 20
+    assert made.live > 1 << 19
     assert made.slabs <= 1.2 * made.live
 
 

@@ -155,6 +155,18 @@ def test_stored_variants_on_a_device(lanes: Any, decoder: bytes, options: dict[s
     assert any("subgroupAdd" in s for s in sources) == ("subgroups" in lanes.features and not lanes.adapter.is_cpu)
 
 
+def test_quads_are_stored_for_software_adapters(device: Any) -> None:
+    """Products of more than a few rows, where the adapter has subgroups."""
+    rng = np.random.default_rng(2)
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [helper.make_tensor_value_info("x", 1, ["m", 37])], [helper.make_tensor_value_info("y", 1, ["m", 50])],
+                              [numpy_helper.from_array(rng.normal(size=(37, 50)).astype(np.float32), "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
+    x = rng.normal(size=(19, 37)).astype(np.float32)
+    (made,), _, sources = play(device, converted(model, webgpu=True), [x], "f32")
+    wanted = sardonyx.InferenceSession(model, providers=["ReferenceExecutionProvider"]).run(None, {"x": x})[0]
+    assert any("quadBroadcast" in s for s in sources) and np.abs(made - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
 def test_stored_texts_compile_in_dawn(decoder: bytes) -> None:
     """Edits included."""
     for options in ({"webgpu_f16": True}, {"webgpu": True, "fp16": True}):
