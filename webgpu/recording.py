@@ -54,10 +54,13 @@ class Form:
     half: bool = False
 
     def bytes(self, tensor: Tensor) -> np.ndarray:
-        """What is uploaded."""
-        array = tensor.numpy()
-        if self.packing is not Packing.NONE:
-            bits = pack(np.ascontiguousarray(array), self.packing, self.group)
+        """What is uploaded. Where the file has it in this form, it is the mapped file itself."""
+        if self.packing is Packing.NONE:
+            array = tensor.numpy()
+        else:
+            stored = tensor.storage
+            there = stored is not None and (stored.packing, stored.group) == (self.packing, self.group)
+            bits = stored.data if there else pack(np.ascontiguousarray(tensor.numpy()), self.packing, self.group)
             array = bits.view(np.uint8 if self.packing is Packing.NIBBLES else tensor.dtype.numpy)
         if self.half and tensor.dtype is DType.FLOAT:
             return upload(np.where(np.isfinite(array), np.clip(array, -LARGEST_HALF, LARGEST_HALF), array).astype(np.float16), DType.FLOAT16)

@@ -26,7 +26,7 @@ OPEN = """
 RUN = """
   const found = await opened.run(await tensors(given));
   const text = ({ buffer, byteOffset, byteLength }) => new Uint8Array(buffer, byteOffset, byteLength).toBase64();
-  return opened.outputNames.map((name) => [found[name].type, found[name].dims, text(found[name].data)]);
+  return [(await openDevice()).pipelines, opened.outputNames.map((name) => [found[name].type, found[name].dims, text(found[name].data)])];
 """
 TYPES = {"float32": np.float32, "float64": np.float64, "int64": np.int64, "int32": np.int32, "uint8": np.uint8, "int8": np.int8, "bool": np.bool_, "float16": np.float16}
 
@@ -39,8 +39,13 @@ def test_public_model_with_fallback_disabled(page: Page, isolated: str, models: 
     about = ask(page, OPEN, f"gpu-public-{name}")
     assert about["dispatches"] > 0 and all(one["shape"] for one in about["beside"])
 
+    compiled = set()
+
     def run(feed: dict[str, Any]) -> list[np.ndarray]:
         save(models, f"gpu-public-{name}.in", {key: np.asarray(value) for key, value in feed.items()})
-        return [np.frombuffer(base64.b64decode(text), TYPES[kind]).reshape(dims) for kind, dims, text in ask(page, RUN, f"gpu-public-{name}.in")]
+        pipelines, outputs = ask(page, RUN, f"gpu-public-{name}.in")
+        compiled.add(pipelines)
+        return [np.frombuffer(base64.b64decode(text), TYPES[kind]).reshape(dims) for kind, dims, text in outputs]
     session = ort.InferenceSession(public._path(name), providers=["CPUExecutionProvider"])   # says what its inputs are
     public.agree(name, play(public._script(name, session), run), public.expected(name))
+    assert len(compiled) == 1, "another size, or another step, compiled a pipeline"

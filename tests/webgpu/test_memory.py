@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sardonyx.providers.base import RunContext
 from sardonyx.webgpu.provider import WebGpuExecutor
 
 from tests.bench.roofline import Bound, bind
+from tests.models.generated import bert_layer
 
 from .paper import recorded
 from .test_models import RNG, bert, bert_weights, floats, model, written
@@ -90,6 +92,27 @@ def test_sizes_of_other_ranges_compile_nothing(variant: Any) -> None:
         compiled = compiled or variant.compiled
         assert variant.compiled == compiled, (batch, sequence)
     executor.close()
+
+
+def test_weights_are_uploaded_from_the_mapped_file(own: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file's packed matrices lie as kernels read them: no copy of them is made on the way to the GPU."""
+    bert_layer(tmp_path / "bert.onnx", hidden=192, heads=4)
+    sardonyx.convert(tmp_path / "bert.onnx", tmp_path / "bert.sdx", plan=[{}])
+    written, write = [], own.write
+
+    def noted(buffer: Any, data: Any, offset: int = 0) -> None:
+        base = np.asarray(data)
+        while isinstance(base, np.ndarray) and base.base is not None:
+            base = base.base
+        written.append((np.asarray(data).nbytes, isinstance(base, memoryview) and isinstance(base.obj, mmap.mmap)))
+        write(buffer, data, offset)
+    monkeypatch.setattr(own, "write", noted)
+    session, peer = (sardonyx.InferenceSession(tmp_path / "bert.sdx", providers=[f"{name}ExecutionProvider"]) for name in ("WebGpu", "CPU"))
+    names = [v.name for v in session.get_inputs()]
+    feeds = dict(zip(names, (floats(1, 7, 192), np.ones((1, 7), np.int64)), strict=False))
+    np.testing.assert_allclose(session.run(None, feeds)[0], peer.run(None, feeds)[0], rtol=1e-3, atol=1e-4)
+    large = [mapped for nbytes, mapped in written if nbytes >= 192 * 192 * 4]
+    assert len(large) >= 4 and all(large)
 
 
 def test_sessions_give_their_memory_back(own: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -173,3 +173,11 @@ def test_stored_texts_compile_in_dawn(decoder: bytes) -> None:
         found = shaders_of(text_of(converted(decoder, **options))[1])
         recording = Recording([Shader(*one) for one in found], dispatches=[Dispatch(i, (), 0, (), f"number {i}") for i in range(len(found))])
         assert sum("enable f16;" in s.source for s in recording.shaders) >= 4 and compiled([("stored", recording)])[1] == []
+
+
+@pytest.mark.parametrize(("count", "exempt"), [(64, True), (65, False)])
+def test_strict_exempts_small_integers_alone(count: int, exempt: bool) -> None:
+    """What int64 holds beyond 32 bits runs on the engine; a strict session in a page takes that for shape arithmetic up to 64 elements, and refuses it above (wasm/js/gpu.js reads the mark)."""
+    text = f'g (int64[{count}] x, float[3] f) => (int64[{count}] y, float[3] e) <int64[1] c = {{1099511627776}}> {{ y = Mul(x, c) e = Exp(f) }}'
+    stored = json.loads(bytes(unpack_recorded(section(converted(parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]>\n{text}'), webgpu=True)))[2]))
+    assert stored["beside"] == [["y", "a constant holds 1099511627776, which does not fit 32 bits", *([1] if exempt else [])]]

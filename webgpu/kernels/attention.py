@@ -113,10 +113,10 @@ class _Attention:
         """Whether a query sees a key, "true" where all see all."""
         tests = []
         if self.mask is not None and self.mask.dtype is DType.BOOL:
-            tests.append(f"{self.masked(s, self.mask, at, query, key)} != 0")
+            tests.append(f"({self.masked(s, self.mask, at, query, key)} != 0)")
         if self.step.whole("causal"):
-            tests.append(f"{key} <= {query} + {s.size(self.step.params['offset'])}")
-        return s.let(" && ".join(tests), "bool") if tests else "true"
+            tests.append(f"({key} <= {query} + {s.size(self.step.params['offset'])})")
+        return s.let(" & ".join(tests), "bool") if tests else "true"
 
     @staticmethod
     def counts(score: str) -> str:

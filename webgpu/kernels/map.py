@@ -140,7 +140,7 @@ def copy(step: Step, context: Context) -> list[Built]:
         position = shader.let(f"{'0' if where is None else at[where]} - {shader.size(step.params['begin'][axis])}")
         n = shader.size(x.dims[axis])
         if mode == 1:
-            inside = shader.let(f"{inside} && {position} >= 0 && {position} < {n}", "bool")
+            inside = shader.let(f"{inside} & ({position} >= 0) & ({position} < {n})", "bool")
             position = shader.let(f"clamp({position}, 0, max({n} - 1, 0))")
         else:
             position = shader.let(_folded(shader, position, n, mode))

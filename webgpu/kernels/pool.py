@@ -44,13 +44,13 @@ def pool(step: Step, context: Context) -> list[Built]:
         windows.enter_context(s.block(f"for (var {k} = 0; {k} < {s.param(step.params['kernel'][i])}; {k} += 1)"))
         size, pad = s.size(x.dims[2 + i]), s.size(step.params["pads"][i])
         position = s.let(f"{where[2 + i]} * {s.size(step.params['strides'][i])} - {pad} + {k} * {s.size(step.params['dilations'][i])}")
-        inside.append(f"{position} >= 0 && {position} < {size}")
+        inside.append(f"({position} >= 0) & ({position} < {size})")
         within.append(f"{position} < {size} + {s.size(step.params['pads_end'][i])}")
         offset = s.let(f"{offset} + {position} * {s.size(x.strides[2 + i])}")
         plane = s.let(f"{plane} * {size} + {position}") if not step.whole("storage_order") else s.let(f"{plane} + {position} * {s.size(product(x.dims[2:2 + i]))}")
     if op == AVERAGE and step.whole("count_include_pad"):
         s.add(f"if ({' && '.join(within)}) {{ count += 1.0; }}")
-    with s.block(f"if ({' && '.join(inside)})"):
+    with s.block(f"if ({' & '.join(inside)})"):
         v = s.load(x, offset)
         text = v.text if v.rep == rep else f"bitcast<{rep}>({v.text})"
         if op == MAX:

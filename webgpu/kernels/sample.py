@@ -67,7 +67,7 @@ def _grid(step: Step, context: Context) -> Built:
             inside.append(there)
             source = s.let(f"{source} + {k} * {s.size(x.strides[2 + i])}")
         v = s.load(x, source)
-        s.write(out, to, Value(s.let(f"select({v.rep}(0), {v.text}, {' && '.join(inside)})", v.rep), v.rep, min(v.low, 0), max(v.high, 0)))
+        s.write(out, to, Value(s.let(f"select({v.rep}(0), {v.text}, {' & '.join(inside)})", v.rep), v.rep, min(v.low, 0), max(v.high, 0)))
         return s.dispatch(groups(s, space.count))
     s.add("var sum = 0.0;")
     loops = ExitStack()
@@ -81,7 +81,7 @@ def _grid(step: Step, context: Context) -> Built:
         index, there = _place(s, step, f"{floor} + f32({k})", size)
         conditions.append(there)
         offset = s.let(f"{offset} + {index} * {s.size(x.strides[2 + i])}")
-    s.add(f"sum = fma(select(0.0, {weight}, {' && '.join(conditions)}), {s.load(x, offset).text}, sum);")
+    s.add(f"sum = fma(select(0.0, {weight}, {' & '.join(conditions)}), {s.load(x, offset).text}, sum);")
     loops.close()
     s.write(out, to, real("sum"))
     return s.dispatch(groups(s, space.count))
@@ -96,7 +96,7 @@ def _place(s: Shader, step: Step, text: str, size: str) -> tuple[str, str]:
     place = s.let(text, "f32")
     if step.whole("padding") == REFLECTION:
         place = s.let(f"trunc(reflected({place}, {_borders(step, size)}))", "f32")
-    inside = s.let(f"{place} >= 0.0 && {place} < f32({size})", "bool") if step.whole("padding") == ZEROS else "true"
+    inside = s.let(f"({place} >= 0.0) & ({place} < f32({size}))", "bool") if step.whole("padding") == ZEROS else "true"
     return s.let(f"index_of({place}, {size})"), inside
 
 
@@ -142,7 +142,7 @@ def _roi_align(step: Step, context: Context) -> Built:
         k = s.name("k")
         loops.enter_context(s.block(f"for (var {k} = 0; {k} < {grid}; {k} += 1)"))
         y = s.let(f"{start} + f32({bin_}) * {step_} + (f32({k}) + 0.5) * {step_} / f32(max({grid}, 1))", "f32")
-        counts = s.let(f"{y} >= -1.0 && {y} <= f32({size})", "bool")
+        counts = s.let(f"({y} >= -1.0) & ({y} <= f32({size}))", "bool")
         held = s.let(f"clamp({y}, 0.0, f32({size} - 1))", "f32")
         low = s.let(f"min(i32({held}), {size} - 1)")
         high = s.let(f"min({low} + 1, {size} - 1)")

@@ -38,12 +38,12 @@ class Window:
             if self.transposed:
                 reach, stride = s.let(f"{start} - {k} * {step}"), s.param(self.params["strides"][i])
                 position = s.let(f"{reach} / {stride}")
-                inside.append(f"{reach} >= 0 && {position} * {stride} == {reach} && {position} < {size}")
+                inside.append(f"({reach} >= 0) & ({position} * {stride} == {reach}) & ({position} < {size})")
             else:
                 position = s.let(f"{start} + {k} * {step}")
-                inside.append(f"{position} >= 0 && {position} < {size}")
+                inside.append(f"({position} >= 0) & ({position} < {size})")
             offset = f"{offset} + {position} * {s.size(self.operand.strides[2 + i])}"
-        there = s.let(" && ".join(inside), "bool")
+        there = s.let(" & ".join(inside), "bool")
         return [s.let(f"select(0, {offset}, {there})"), there]
 
     def read(self, s: Shader, line: list[str], k: str) -> str:

@@ -25,7 +25,7 @@ fn sx_finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800
 fn sx_copysign(x: f32, s: f32) -> f32 { return bitcast<f32>((bitcast<u32>(x) & 0x7fffffffu) | (bitcast<u32>(s) & 0x80000000u)); }
 fn sx_min(a: f32, b: f32) -> f32 { return select(select(select(b, a, a < b), b, sx_isnan(b)), a, sx_isnan(a)); }
 fn sx_max(a: f32, b: f32) -> f32 { return select(select(select(b, a, a > b), b, sx_isnan(b)), a, sx_isnan(a)); }
-fn sx_eq(a: f32, b: f32) -> bool { return a == b && !sx_isnan(a) && !sx_isnan(b); }
+fn sx_eq(a: f32, b: f32) -> bool { return (a == b) & !sx_isnan(a) & !sx_isnan(b); }
 fn sx_sign(x: f32) -> f32 { return select(sign(x), x, sx_isnan(x)); }
 fn sx_exp(x: f32) -> f32 {
     let v = clamp(x, -104.0, 89.5);
@@ -58,7 +58,7 @@ fn sx_log(x: f32) -> f32 {
     p = fma(p, f, -0.49999997018);
     let y = fma(e, 0.693359375, fma(e, -2.12194440e-4, fma(p, f * f, f)));
     let special = select(select(sx_bits(0x7fc00000u), sx_bits(0xff800000u), x == 0.0), x, sx_isnan(x) || x > 3.4028234e38);
-    return select(special, y, x > 0.0 && x <= 3.4028234e38);
+    return select(special, y, (x > 0.0) & (x <= 3.4028234e38));
 }
 fn sx_log1p(x: f32) -> f32 {
     if (x > -0.3 && x < 0.42) {
@@ -152,7 +152,7 @@ fn sx_tan(x: f32) -> f32 { return sx_quarter(x, 0) / sx_quarter(x, 1); }
 fn sx_atan(x: f32) -> f32 {
     let a = abs(x);
     let big = a > 2.414213562;
-    let mid = a > 0.414213562 && !big;
+    let mid = (a > 0.414213562) & !big;
     let v = select(select(a, (a - 1.0) / (a + 1.0), mid), -1.0 / max(a, 1.0), big);
     let t = v * v;
     var p = fma(t, 0.079867318273, -0.138520866632);
@@ -182,7 +182,7 @@ fn sx_acos(x: f32) -> f32 {
     return select(y, sx_bits(0x7fc00000u), a > 1.0 || sx_isnan(x));
 }
 fn sx_pow(x: f32, y: f32) -> f32 {
-    let whole = abs(y) < 1e9 && trunc(y) == y;
+    let whole = (abs(y) < 1e9) & (trunc(y) == y);
     if (y == 0.0 || x == 1.0) { return 1.0; }
     if (sx_isnan(x)) { return x; }
     if (sx_isnan(y)) { return y; }
@@ -197,12 +197,12 @@ fn sx_pow(x: f32, y: f32) -> f32 {
         }
         return select(z, 1.0 / z, y < 0.0);
     }
-    let odd = whole && (i32(y) & 1) == 1;
+    let odd = whole & ((i32(y) & 1) == 1);
     let a = abs(x);
     var z = sx_exp(y * sx_log(a));
     if (sx_isinf(y)) { z = select(select(0.0, sx_bits(0x7f800000u), (a > 1.0) == (y > 0.0)), 1.0, a == 1.0); }
     if (x < 0.0 && !whole && abs(y) < 1e9 && !sx_isinf(x)) { return sx_bits(0x7fc00000u); }
-    return select(z, -z, odd && (bitcast<u32>(x) >> 31u) == 1u);
+    return select(z, -z, odd & ((bitcast<u32>(x) >> 31u) == 1u));
 }
 fn sx_fmod(a: f32, b: f32) -> f32 {
     let y = abs(b);
