@@ -265,8 +265,15 @@ def test_pictures(page: Page, isolated: str, layout: str) -> None:
           made[`${name} ${location}`] = [tensor.location, tensor.dims, Array.from(await tensor.getData())];
         }
       }
+      const counted = await openDevice(), on = (device, usage) => device.createTexture({ size: [5, 3], format: 'rgba8unorm', usage: usage | GPUTextureUsage.COPY_DST });
+      const texture = on(counted.device, GPUTextureUsage.TEXTURE_BINDING), stranger = on(await (await navigator.gpu.requestAdapter()).requestDevice(), GPUTextureUsage.TEXTURE_BINDING);
+      counted.device.queue.writeTexture({ texture }, data.data, { bytesPerRow: 20 }, [5, 3]);
+      const there = await ort.Tensor.fromImage(texture, options), before = counted.buffers;
+      made['texture gpu-buffer'] = [there.location, there.dims, Array.from(await there.getData())];
+      const textures = [await failure(() => ort.Tensor.fromImage(stranger, options)), await failure(() => ort.Tensor.fromImage(on(counted.device, GPUTextureUsage.COPY_SRC), options)),
+                        await failure(() => ort.Tensor.fromImage(texture, { location: 'cpu' })), counted.buffers - before];
       const small = await ort.Tensor.fromImage(data, { resizedWidth: 10, resizedHeight: 6, location: 'gpu-buffer' });
-      return { made, raw: Array.from(data.data), small: [small.dims, Math.max(...await small.getData())],
+      return { made, textures, raw: Array.from(data.data), small: [small.dims, Math.max(...await small.getData())],
                wrong: [await failure(() => ort.Tensor.fromImage({}, {})),
                        await failure(() => ort.Tensor.fromImage(data, { tensorFormat: 'CMYK' })), await failure(() => ort.Tensor.fromImage('/models/none.png'))] };
     """, layout)
@@ -276,6 +283,9 @@ def test_pictures(page: Page, isolated: str, layout: str) -> None:
     for name, (location, dims, data) in found["made"].items():
         assert name.endswith(location) and dims == list(wanted.shape)
         np.testing.assert_allclose(np.array(data, np.float32).reshape(wanted.shape), wanted, atol=1.01 if name.startswith("frame") else 1e-3, err_msg=name)
+    *errors, left = found["textures"]
+    assert all((name, ours) == ("InvalidArgument", True) and word in message for (name, message, ours), word in zip(errors, ("env.webgpu.device", "TEXTURE_BINDING", "gpu-buffer"), strict=True))
+    assert left <= 1, "a staging buffer at most"
     assert found["small"][0] == [1, 3, 6, 10] and 0.5 < found["small"][1] <= 1.001
     assert [w[0] for w in found["wrong"]] == ["InvalidArgument"] * 3
 

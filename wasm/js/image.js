@@ -22,13 +22,14 @@ const TEXTURE = 2 | 4 | 16; // GPUTextureUsage: COPY_DST | TEXTURE_BINDING | REN
 /**
  * {data | gpu, dims, type, device} of a picture: ImageData, ImageBitmap, VideoFrame, an image, video or canvas element, OffscreenCanvas, Blob, URL, or (on the GPU) a GPUTexture.
  * Options as onnxruntime-web's: resizedWidth, resizedHeight, tensorFormat ("RGB", "BGR", "RGBA"), tensorLayout ("NCHW", "NHWC"), dataType ("float32", "uint8"), norm: {mean, bias}: (value + bias) / mean;
- * and location: "gpu-buffer".
+ * and location: "gpu-buffer", a GPUTexture's own.
  */
 export async function pictured(source, options = {}) {
-  const { tensorFormat = "RGB", tensorLayout = "NCHW", dataType = "float32", location = "cpu", norm = {} } = options;
+  const { tensorFormat = "RGB", tensorLayout = "NCHW", dataType = "float32", location = isTexture(source) ? "gpu-buffer" : "cpu", norm = {} } = options;
   if (!["RGB", "BGR", "RGBA"].includes(tensorFormat)) throw new InvalidArgument(`tensorFormat '${tensorFormat}' is not one of RGB, BGR and RGBA`);
   if (!["NCHW", "NHWC"].includes(tensorLayout)) throw new InvalidArgument(`tensorLayout '${tensorLayout}' is not one of NCHW and NHWC`);
   if (!["float32", "uint8"].includes(dataType)) throw new InvalidArgument(`dataType '${dataType}' of a picture is not one of float32 and uint8`);
+  if (isTexture(source) && location !== "gpu-buffer") throw new InvalidArgument("a GPUTexture's picture stays on the GPU: leave location out, or say 'gpu-buffer'");
   const picture = await drawable(source);
   const width = options.resizedWidth ?? extent(picture, "Width"), height = options.resizedHeight ?? extent(picture, "Height");
   sizeOf([width, height]);
@@ -43,6 +44,8 @@ export async function pictured(source, options = {}) {
   const device = await openDevice();
   return { type: dataType, dims, device, gpu: await onGpu(device, picture, asked) };
 }
+
+const isTexture = (source) => typeof GPUTexture === "function" && source instanceof GPUTexture;
 
 const four = (given, standard) => (Array.isArray(given) ? [...given, ...Array(4).fill(standard)].slice(0, 4) : Array(4).fill(given ?? standard));
 
@@ -102,7 +105,7 @@ async function copied(device, picture, texture, size) {
 }
 
 async function onGpu(gpu, picture, { width, height, channels, last, swapped, mean, bias }) {
-  const { device } = gpu, own = !(typeof GPUTexture === "function" && picture instanceof GPUTexture);
+  const { device } = gpu, own = !isTexture(picture);
   gpu.pictures ??= device.createComputePipelineAsync({ label: "pictures", layout: "auto", compute: { module: device.createShaderModule({ code: SHADER }), entryPoint: "main" } });
   const pipeline = await gpu.pictures;
   const size = [extent(picture, "Width"), extent(picture, "Height")];
@@ -124,7 +127,10 @@ async function onGpu(gpu, picture, { width, height, channels, last, swapped, mea
     pass.end();
     device.queue.submit([encoder.finish()]);
     if (own) texture.destroy();
-  });
-  gpu.free(params);
+  }, own ? undefined : (why) => new InvalidArgument(`the texture can not be read: ${why}. It must belong to env.webgpu.device, be alive, hold floats or normalised numbers, and have the usage TEXTURE_BINDING`))
+    .catch((error) => {
+      gpu.free(made);
+      throw error;
+    }).finally(() => gpu.free(params));
   return made;
 }
