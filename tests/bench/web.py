@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import queue
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -287,7 +289,7 @@ class Told(Server):
         port = self.server_address[1]
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
             words = [CHROMIUM, *ARGUMENTS, f"--user-data-dir={profile}", f"http://localhost:{port}/bench/before.html?to={self.address}{path}"]
-            browser = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            browser = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
             try:
                 return self.heard.get(timeout=60)
             except queue.Empty:
@@ -295,6 +297,10 @@ class Told(Server):
             finally:
                 browser.terminate()
                 browser.wait()
+                with suppress(ProcessLookupError):
+                    for _ in range(100):  # its processes end a little later, and write to the profile until then
+                        os.killpg(browser.pid, signal.SIGKILL)
+                        time.sleep(0.02)
 
 
 def cold(site: Site, what: str, workload: Workload, bar: float | None, rounds: int) -> Iterator[Row]:
