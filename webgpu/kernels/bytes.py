@@ -4,19 +4,20 @@ The template is gemm.py's, over words instead of elements: a quarter of the read
 lie so, else four elements become one as they are read. Unsigned bytes are moved by 128 (the highest bit turned), as sx_dot4 takes signed ones, and their zero point with them. Zero points are taken
 out of the finished sum, so that the loop does not know them:
     sum (a - p)(b - q) = sum a·b - p · sum b - q · sum a + count · p · q
-On software adapters the sums are f32's, exact, in blocks (`ByteWriter._inner`).
+On software adapters the sums are f32's, exact, in blocks (`ByteWriter._inner`): 1024 × 1024 × 1024 in SwiftShader takes 0.8 of the product of f32's time, and 70 ms to compile.
 What lies beyond the end of a row or outside an image reads as p, which adds nothing whatever b is. All of it is modulo 2^32, as the sum itself: exact.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ...dim import Dim, ceildiv
 from ...types import DType
-from ..wgsl.shader import Context, Shader
+from ..wgsl.shader import Built, Context, Shader
 from ..wgsl.space import Operand, even
 from .gemm import Lines, Panels, Product, Writer, zero_of
+from .tiles import Tile
 from .window import Window
 
 BYTES = (DType.INT8, DType.UINT8)
@@ -33,6 +34,7 @@ class Words:
     zero: Operand | None
     depth: Dim
     whole: bool
+    plain: bool = False    # words as they are: unsigned bytes are not moved
 
     @property
     def operand(self) -> Operand:
@@ -65,7 +67,9 @@ class Words:
             made[0] = self._word(s, made[0])
         if isinstance(self.side, Panels):
             return made
-        return [*made, f"bitcast<u32>({s.size(_signed((self.known & 255) * 0x01010101))})" if self.known is not None else s.let(f"u32({self.point(s, number)} & 255) * {ONES}", "u32")]
+        if self.known is not None:
+            return [*made, self._moved(f"bitcast<u32>({s.size(_signed((self.known & 255) * 0x01010101))})", self.plain)]
+        return [*made, s.let(self._moved(f"u32({self.point(s, number)} & 255) * {ONES}", self.plain), "u32")]
 
     def tap(self, s: Shader, line: list[str], kernel: list[str]) -> list[str]:
         """See `Side`."""
@@ -82,20 +86,13 @@ class Words:
     def read(self, s: Shader, line: list[str], k: str) -> str:
         """Word k of the tap."""
         if isinstance(self.side, Panels):
-            return self._moved(f"{s.binding(self.operand.buffer, 'u32')}[{line[0]} + {k if line[1] == '0' else f'({line[1]} + {k})'} * 16]")
+            return self._moved(f"{s.binding(self.operand.buffer, 'u32')}[{line[0]} + {k if line[1] == '0' else f'({line[1]} + {k})'} * 16]", not self.plain)
         word = f"{s.binding(self.operand.buffer, 'u32')}[{line[0]} + {k}]" if self.whole else self._gathered(s, line, k)
-        word = self._moved(word)
+        word = self._moved(word, not self.plain)
         return f"select({line[-1]}, {word}, {line[1]})" if isinstance(self.side, Window) else word
 
-    def _moved(self, word: str) -> str:
-        return f"({word} ^ 0x80808080u)" if self.unsigned else word
-
-    def four(self, s: Shader, line: list[str], k: str) -> list[str]:
-        """The four bytes of word k as floats (signed, or moved), by masks and factors: software adapters take shifts of vectors apart."""
-        word = s.let(self.read(s, line, k), "u32")
-        bits, moved = s.let(f"bitcast<i32>({word})"), s.let(f"bitcast<i32>({word} ^ 0x80808080u)")
-        low = [f"fma(f32({moved} & {255 << 8 * i}), {2.0 ** (-8 * i)!r}, -128.0)" for i in range(3)]
-        return [s.let(text, "f32") for text in (*low, f"f32({bits} & (-16777216i)) * {2.0 ** -24!r}")]
+    def _moved(self, word: str, wanted: bool) -> str:
+        return f"(({word}) ^ 0x80808080u)" if self.unsigned and wanted else word
 
     def _gathered(self, s: Shader, line: list[str], k: str) -> str:
         """A word of four elements; behind the last one the zero point."""
@@ -106,8 +103,20 @@ class Words:
             at = s.let(f"{k} * 4 + {i}")
             element = s.load(self.operand, s.let(f"{line[0]} + {f'min({at}, {s.size(self.depth)} - 1)' if cut else at} * {s.size(step)}")).text
             byte = f"(u32({element}) & 255u)"
-            parts.append(s.let(f"select({self._moved(line[-1])} & 255u, {byte}, {at} < {s.size(self.depth)})" if cut else byte, "u32"))
+            parts.append(s.let(f"select({self._moved(line[-1], not self.plain)} & 255u, {byte}, {at} < {s.size(self.depth)})" if cut else byte, "u32"))
         return s.let(" | ".join(part if i == 0 else f"({part} << {8 * i}u)" for i, part in enumerate(parts)), "u32")
+
+
+def _floats(s: Shader, text: str, unsigned: bool, vector: bool = False) -> list[str]:
+    """The four bytes of a word (of four words) as floats, unsigned ones moved, by masks and factors: software adapters take shifts of vectors apart."""
+    def kind(rep: str, text: str) -> str:
+        return f"vec4<{rep}>({text})" if vector else f"{rep}({text})" if rep == "f32" else text
+    word = s.let(f"bitcast<{'vec4<i32>' if vector else 'i32'}>({text})", "vec4<i32>" if vector else "i32")
+    moved = s.let(f"{word} ^ {kind('i32', '-2139062144i' if not unsigned else '(-2147483647i - 1i)')}", "vec4<i32>" if vector else "i32")
+    low, high = (word, moved) if unsigned else (moved, word)
+    made = [f"fma({kind('f32', f'{low} & ' + kind('i32', str(255 << 8 * i)))}, {kind('f32', repr(2.0 ** (-8 * i)))}, {kind('f32', '-128.0')})" for i in range(3)]
+    made.append(f"{kind('f32', f'{high} & ' + kind('i32', '-16777216i'))} * {2.0 ** -24!r}")
+    return [s.let(one, "vec4<f32>" if vector else "f32") for one in made]
 
 
 def _signed(word: int) -> int:
@@ -145,33 +154,66 @@ class ByteWriter(Writer):
         self.left, self.right = product.a, product.b
         self.sum_rows, self.sum_columns = self.right.known != 0, self.left.known != 0
 
+    def words(self) -> bool:
+        """See `Writer`."""
+        return True
+
+    def register(self, tile: Tile) -> Built:
+        """See `Writer`; on software adapters as floats, four columns of a row a vector."""
+        if not self.context.cpu:
+            return super().register(tile)
+        s = Shader(self.context)
+        self.left.plain = self.right.plain = True
+        self.finish(s)
+        block = self.block(s, tile, 4)
+        vectors = range(len(block.columns) // 4)
+        sums = [[f"c{i}_{v}" for v in vectors] for i in range(len(block.rows))]
+        for name in (name for line in sums for name in line):
+            s.add(f"var {name}: vec4<i32>;")
+        self.begin(s, len(block.rows), len(vectors), True)
+        self.walk(s, block)
+        self.settled(s, sums, block.row_numbers, block.column_numbers, True)
+        self.store(s, [[f"{name}[{j}]" for name in line for j in range(4)] for line in sums], block.row, block.column)
+        return s.dispatch(block.groups)
+
     def _inner(self, s: Shader, rows: list[list[str]], columns: list[list[str]]) -> None:
-        """See `Writer`; on software adapters as floats, BLOCK words at a time, for sums of at most 2^24 are exact. These adapters take the product of four bytes apart for every pair of words;
-        here a word is taken apart once, for all it is multiplied with: half the time of a product of f32 (SwiftShader in Chromium)."""
+        """See `Writer`; on software adapters BLOCK words at a time, for float sums of at most 2^24 are exact. These adapters take the product of four bytes apart for every pair of words; here a word
+        is taken apart once, for all it is multiplied with. What they take time over, to run and to compile, is reads: four columns of a panel are one."""
         if not self.context.cpu:
             super()._inner(s, rows, columns)
             return
-        height, width = len(rows), len(columns)
-        parts = [[f"d{i}_{j}" for j in range(width)] for i in range(height)]
-        sums = {f"c{i}{j}": parts[i][j] for i in range(height) for j in range(width)}
-        sums |= {f"row{i}": f"rows{i}" for i in range(height if self.sum_rows else 0)} | {f"column{j}": f"columns{j}" for j in range(width if self.sum_columns else 0)}
-        steps = s.let(s.param(self.length()))
+        height, width = len(rows), len(columns) // 4
+        parts = {f"c{i}_{v}": f"d{i}_{v}" for i in range(height) for v in range(width)} | {f"column{v}": f"columns{v}" for v in range(width if self.sum_columns else 0)}
+        singles = {f"row{i}": f"rows{i}" for i in range(height if self.sum_rows else 0)}
+        steps, across = s.let(s.param(self.length())), [self._across(s, columns[4 * v:4 * v + 4]) for v in range(width)]
         with s.block(f"for (var k0 = 0; k0 < {steps}; k0 += {BLOCK})"):
-            for name in sums.values():
+            for name in parts.values():
+                s.add(f"var {name} = vec4<f32>();")
+            for name in singles.values():
                 s.add(f"var {name} = 0.0;")
             s.add(f"let end = min(k0 + {BLOCK}, {steps});")
             with s.block("for (var k = k0; k < end; k += 1)"):
-                b = [self.right.four(s, c, "k") for c in columns]
-                for j, y in enumerate(b if self.sum_columns else ()):
-                    s.add(f"columns{j} += {' + '.join(y)};")
-                for i, (row, names) in enumerate(zip(rows, parts, strict=True)):
-                    x = self.left.four(s, row, "k")
+                b = [_floats(s, read(), self.right.unsigned, True) for read in across]
+                for v, y in enumerate(b if self.sum_columns else ()):
+                    s.add(f"columns{v} += {' + '.join(y)};")
+                for i, row in enumerate(rows):
+                    x = _floats(s, self.left.read(s, row, "k"), self.left.unsigned)
                     if self.sum_rows:
                         s.add(f"rows{i} += {' + '.join(x)};")
-                    for y, name in zip(b, names, strict=True):
-                        s.add(f"{name} += {' + '.join(f'{p} * {q}' for p, q in zip(x, y, strict=True))};")
-            for total, name in sums.items():
+                    for v, y in enumerate(b):
+                        s.add(f"d{i}_{v} += {' + '.join(f'{p} * {q}' for p, q in zip(x, y, strict=True))};")
+            for total, name in parts.items():
+                s.add(f"{total} += vec4<i32>({name});")
+            for total, name in singles.items():
                 s.add(f"{total} += i32({name});")
+
+    def _across(self, s: Shader, columns: list[list[str]]) -> Callable[[], str]:
+        """What reads word k of four neighbouring columns: of a panel at once."""
+        side, first = self.right.side, columns[0]
+        if not isinstance(side, Panels):
+            return lambda: f"vec4<u32>({', '.join(self.right.read(s, column, 'k') for column in columns)})"
+        at = s.let(f"{first[0]} >> 2u" if first[1] == "0" else f"({first[0]} >> 2u) + {first[1]} * 4")
+        return lambda: f"{s.binding(side.operand.buffer, 'vec4<u32>')}[{at} + k * 4]"
 
     def multiply_add(self, a: str, b: str, c: str) -> str:
         """See `Writer`."""

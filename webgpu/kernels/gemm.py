@@ -149,6 +149,19 @@ class Product:
     unit: int = 1        # elements of the sum in one element of the sides: 4 where they are words of bytes (bytes.py)
 
 
+@dataclass
+class Block:
+    """What an invocation that works alone has to do: its first row and column, the numbers of its lines and what is known of them; and how many workgroups there are."""
+
+    row: str
+    column: str
+    row_numbers: list[str]
+    column_numbers: list[str]
+    rows: list[list[str]]
+    columns: list[list[str]]
+    groups: Dim
+
+
 class Writer:
     """Writes the shader of a product. `cell`: the WGSL type of an element of a side, `rep`: of a sum."""
 
@@ -163,7 +176,7 @@ class Writer:
 
     def build(self) -> Built:
         taps = bool(self.product.taps)
-        tile = choose(self.context, self.product.spaces[0].count, self.m, self.n, self.depth(), taps, self.lines(), self.shared())
+        tile = choose(self.context, self.product.spaces[0].count, self.m, self.n, self.depth(), taps, self.lines(), self.shared(), self.words())
         made = {"register": self.register, "quad": self.quad, "workgroup": self.workgroup, "split": self.split, "subgroup": self.subgroup}[tile.variant](tile)
         name = key(self.context, self.m, self.n, self.depth(), taps)
         made.tile = name if self.context.tiles.get(name, tile) == tile else ""   # a tile that is asked for and not possible is not to be measured
@@ -265,6 +278,10 @@ class Writer:
         b = self.product.b
         return self.product.depth if isinstance(b, Panels) and not self.product.taps and self.rep == "f32" and b.operand.rank == 2 and in_vectors(b.operand) else None
 
+    def words(self) -> bool:
+        """Whether software adapters take WIDE blocks of it: its sides are words of bytes."""
+        return False
+
     def begin_lines(self, s: Shader, base: str, panel: str) -> list[str]:
         """What `add_lines` needs to know of a panel."""
         right = self.product.b
@@ -287,7 +304,20 @@ class Writer:
     def register(self, tile: Tile) -> Built:
         s = Shader(self.context)
         self.finish(s)
+        block = self.block(s, tile)
+        sums = [[f"c{i}{j}" for j in range(len(block.columns))] for i in range(len(block.rows))]
+        for name in (name for line in sums for name in line):
+            s.add(f"var {name}: {self.rep};")
+        self.begin(s, len(block.rows), len(block.columns))
+        self.walk(s, block)
+        self.settled(s, sums, block.row_numbers, block.column_numbers)
+        self.store(s, sums, block.row, block.column)
+        return s.dispatch(block.groups)
+
+    def block(self, s: Shader, tile: Tile, unit: int = 1) -> Block:
+        """The rows and columns of an invocation that works alone. `unit`: columns come so many at a time."""
         height, width = (int(min(size, max(1, most(self.context, x)))) for size, x in ((tile.rows, self.m), (tile.columns, self.n)))
+        width = -(-width // unit) * unit
         down, across = (self.m + (height - 1)) // height, (self.n + (width - 1)) // width
         batches = self.product.spaces[0].count
         item = s.let("group * 64 + lane")
@@ -303,22 +333,19 @@ class Writer:
         m, n = s.param(self.m), s.param(self.n)
         row_numbers, column_numbers = [s.let(f"min({row} + {i}, {m} - 1)") for i in range(height)], [s.let(f"min({column} + {j}, {n} - 1)") for j in range(width)]
         rows, columns = [self.product.a.line(s, base_a, i) for i in row_numbers], [self.product.b.line(s, base_b, j) for j in column_numbers]
-        for i in range(height):
-            for j in range(width):
-                s.add(f"var c{i}{j}: {self.rep};")
-        self.begin(s, height, width)
-        if self.product.taps:
-            count: Dim = 1
-            for size in self.product.taps:
-                count = count * size
-            with s.block(f"for (var t = 0; t < {s.param(count)}; t += 1)"):
-                kernel = self.taps(s, "t")
-                self._inner(s, [self.product.a.tap(s, r, kernel) for r in rows], [self.product.b.tap(s, c, kernel) for c in columns])
-        else:
-            self._inner(s, rows, columns)
-        self.settled(s, [[f"c{i}{j}" for j in range(width)] for i in range(height)], row_numbers, column_numbers)
-        self.store(s, [[f"c{i}{j}" for j in range(width)] for i in range(height)], row, column)
-        return s.dispatch((batches * down * across + 63) // 64)
+        return Block(row, column, row_numbers, column_numbers, rows, columns, (batches * down * across + 63) // 64)
+
+    def walk(self, s: Shader, block: Block) -> None:
+        """The sums of a block, tap by tap."""
+        if not self.product.taps:
+            self._inner(s, block.rows, block.columns)
+            return
+        count: Dim = 1
+        for size in self.product.taps:
+            count = count * size
+        with s.block(f"for (var t = 0; t < {s.param(count)}; t += 1)"):
+            kernel = self.taps(s, "t")
+            self._inner(s, [self.product.a.tap(s, r, kernel) for r in block.rows], [self.product.b.tap(s, c, kernel) for c in block.columns])
 
     def shared(self) -> bool:
         """Whether `quad` can write it: weights in panels whose columns are read four at a time, and nothing but sums to keep."""

@@ -46,12 +46,14 @@ REGISTER = Tile("register")
 TALL = Tile("register", rows=8)
 #: Where a quad's invocations read A for each other; of windows fewer rows, for the same reason.
 QUAD, WINDOWS = Tile("quad", rows=8), Tile("quad")
+#: Of bytes, where four columns are one read, and a word is taken apart for all it is multiplied with; few rows, for those are what makes its text long.
+WIDE = Tile("register", columns=8)
 #: Largest first.
 SHARED = (Tile("workgroup", 8, 8, 16), Tile("workgroup", 4, 8, 16), Tile("workgroup", 4, 4, 16), Tile("workgroup", 8, 8, 8), Tile("workgroup", 4, 4, 8))
 SPLIT = (Tile("split", side=4), Tile("split", side=16))
 SUBGROUP = (Tile("subgroup", side=4), Tile("subgroup", side=8))
 #: What autotune tries.
-CANDIDATES = (REGISTER, TALL, QUAD, WINDOWS, *SHARED, *SPLIT, *SUBGROUP)
+CANDIDATES = (REGISTER, TALL, WIDE, QUAD, WINDOWS, *SHARED, *SPLIT, *SUBGROUP)
 #: Workgroups that keep a GPU busy.
 ENOUGH = 256
 #: Rows up to which the sum is split.
@@ -76,14 +78,18 @@ def _bucket(size: float) -> str:
     return "many" if size > 8192 else str(1 << max(int(size) - 1, 0).bit_length())
 
 
-def choose(context: Context, batch: Dim, m: Dim, n: Dim, k: Dim, taps: bool, lines: Dim | None = None, shared: bool = False) -> Tile:
-    """The tile of a product of m rows, n columns and k terms. `lines`: how many lines of 16 columns its weights have in a panel, where whole ones can be read; `shared`: whether a quad can do it."""
+def choose(context: Context, batch: Dim, m: Dim, n: Dim, k: Dim, taps: bool, lines: Dim | None = None, shared: bool = False,
+           words: bool = False) -> Tile:
+    """The tile of a product of m rows, n columns and k terms. `lines`: how many lines of 16 columns its weights have in a panel, where whole ones can be read; `shared`: whether a quad can do it;
+    `words`: it is of words of bytes."""
     measured = context.tiles.get(key(context, m, n, k, taps))
     if measured is not None and possible(measured, context, m, taps, lines, shared):
         return measured
     rows, columns, depth = (most(context, size) for size in (m, n, k))
     if context.cpu and rows > FEW and columns > PANEL / 2 and possible(QUAD, context, m, taps, lines, shared):
         return WINDOWS if taps else QUAD
+    if context.cpu and words:
+        return WIDE
     if context.cpu or columns <= FEW:
         return TALL if context.cpu and not taps and columns > FEW else REGISTER
     if rows <= FEW:
