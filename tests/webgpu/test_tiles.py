@@ -19,7 +19,7 @@ from sardonyx.types import DType
 from sardonyx.webgpu import autotune
 from sardonyx.webgpu.device.base import Limits
 from sardonyx.webgpu.executor import WebGpuProgram
-from sardonyx.webgpu.kernels.tiles import CANDIDATES, FOLDER, QUAD, REGISTER, SHARED, SPLIT, SUBGROUP, TALL, WINDOWS, choose, load, path_of
+from sardonyx.webgpu.kernels.tiles import CANDIDATES, FOLDER, QUAD, REGISTER, SHARED, SPLIT, SUBGROUP, TALL, WIDE, WINDOWS, choose, load, path_of
 from sardonyx.webgpu.provider import Deferred, WebGpuExecutor
 from sardonyx.webgpu.wgsl.shader import Context
 
@@ -180,6 +180,7 @@ def test_the_table() -> None:
     assert choose(gpu, 1, 128, 768, 768, False) is SHARED[-1]
     assert choose(gpu, 1, 1, 4096, 4096, False) is SPLIT[0] or choose(gpu, 1, 1, 4096, 4096, False) is SPLIT[1]
     assert choose(gpu, 1, 1, 16384, 4096, False) is SPLIT[0]
+    assert choose(cpu, 1, 64, 64, 64, False, words=True) is WIDE and choose(cpu, 1, 64, 3, 64, True, words=True) is WIDE and choose(gpu, 1, 64, 3, 64, False, words=True) is REGISTER
     assert choose(gpu, 1, 1000, 3, 64, False) is REGISTER
     lanes = Context(Limits(), False, features=frozenset({"subgroups"}))
     assert choose(lanes, 1, 1, 16384, 4096, False, 4096) is SUBGROUP[0] and choose(lanes, 1, 4, 768, 4096, False, 4096) is SUBGROUP[1] and choose(lanes, 1, 1, 768, 768, False, 96) is SUBGROUP[0]
