@@ -27,6 +27,7 @@ export class InferenceSession {
   #events; // of the runs since startProfiling
   #kept; // for each output whether it stays on the GPU
   #pinned; // and whether it stays in the engine's memory
+  #came = new WeakMap(); // outputs that were copied out of a worker → their names
 
   /** Not for callers: see `create`. */
   constructor(session, { inputs, outputs, engine }, { freeDimensionOverrides: overrides = {}, preferredOutputLocation: place }) {
@@ -104,7 +105,7 @@ export class InferenceSession {
       if (this.#pinned.includes(true)) told.pin = numbers.map((number, i) => this.#pinned[number] && !targets?.[names[i]]);
       if (targets && !worker) told.into = names.map((name) => (onGpu(targets[name]) ? undefined : targets[name]?.data));
       if (targets && webgpu) told.targets = this.#places(targets);
-      if (canWait && !worker && !webgpu) told.unread = true;
+      if (canWait && !webgpu && (!worker || (session.shared && !targets))) told.unread = true;
       if (webgpu) Object.assign(told, { keep: this.#kept }, worker ? {} : { submitted });
       return session.run(given, numbers, told);
     };
@@ -129,7 +130,20 @@ export class InferenceSession {
     if (onGpu(target)) return target;
     if (made.gpu) return this.#onGpu(made);
     if (made.pinned) return pinnedTensor(made, session);
-    return made.unread ? unreadTensor(made, session) : deliver(name, made, target);
+    if (made.unread) return unreadTensor(made, session);
+    const tensor = deliver(name, made, target);
+    if (this.engine.worker && tensor.data.byteLength > LARGE) this.#came?.set(tensor, name);
+    return tensor;
+  }
+
+  /** Large outputs of a worker that are its inputs again: say once what it costs, and what does without. */
+  #around(tensors) {
+    const names = tensors.map((tensor) => this.#came.get(tensor)).filter(Boolean);
+    if (!names.length) return;
+    this.#came = undefined;
+    const places = names.slice(0, 2).map((name) => `'${name}': 'cpu-pinned'`).join(", ") + (names.length > 2 ? ", …" : "");
+    log("warning", `${names.length} large output${names.length > 1 ? "s are inputs" : " is an input"} again: each run copies them out of the session's worker and in. `
+      + `InferenceSession.create(model, { preferredOutputLocation: { ${places} } }) keeps them there: dispose() each when it is no longer needed`);
   }
 
   #onGpu({ type, dims, gpu, give }) {
@@ -197,6 +211,7 @@ export class InferenceSession {
   /** `unread`: takes the inputs that are outputs nobody has read. */
   #feeds(feeds, unread) {
     if (feeds === null || typeof feeds !== "object" || feeds instanceof Tensor || Array.isArray(feeds)) throw new InvalidArgument("'feeds' is an object of tensors by input name");
+    if (this.engine.worker && this.#came) this.#around(Object.values(feeds));
     for (const name of Object.keys(feeds)) if (!this.inputNames.includes(name)) throw new InvalidArgument(`the model has no input '${name}'; it has ${list(this.inputNames)}`);
     return this.inputMetadata.map((port) => {
       const tensor = feeds[port.name];
@@ -249,6 +264,9 @@ function deliver(name, { type, dims, data }, target) {
   if (target.data !== data) target.data.set(data); // else the engine's results were copied there
   return target;
 }
+
+/** Bytes of an output whose way between a page and a worker takes time. */
+const LARGE = 1 << 20;
 
 const nothing = () => {};
 

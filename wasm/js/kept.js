@@ -7,6 +7,8 @@
 // - Unread outputs take LIMIT bytes at most, or 2.5 times what the last run left; then the event loop gets a turn, in which those that were collected are forgotten, and if that was not enough the
 //   oldest are copied out. So that they are collected, a tensor holds an array as large as the memory that is its (tensor.js), which costs nothing: the garbage collector knows what is at stake.
 //   A session that is released, or finds no memory, copies all out.
+// - Of a session in a worker the same, where page and worker share the engine's memory (cross-origin isolated, with threads): the page reads it itself (remote.js), and copies out what the worker asks
+//   it to (`asks`), which is forgotten here. Elsewhere a page can not wait for what `data` gives, and all outputs are copied to it at once.
 import { InvalidArgument } from "./errors.js";
 import { lengthOf, sizeOf, TYPES } from "./tensor.js";
 
@@ -22,6 +24,8 @@ export class Kept {
   #memory = new Map(); // address → {bytes, tensors}
   #total = 0;
   #grows = []; // what the engine was told of each output
+  /** Where those who have the tensors read this memory from another thread: tells them to copy one out and to forget it here. */
+  asks;
 
   constructor(session) {
     this.session = session;
@@ -92,13 +96,14 @@ export class Kept {
   }
 
   /** A copy of its bytes. */
-  #copy({ at, bytes, blocks, apart, out }) {
-    if (out) return out.slice();
-    const from = this.#engine.bytes;
-    if (!blocks) return from.slice(at, at + bytes);
-    const made = new Uint8Array(bytes), each = bytes / blocks;
-    for (let i = 0; i < blocks; i++) made.set(from.subarray(at + i * apart, at + i * apart + each), i * each);
-    return made;
+  #copy(one) {
+    return one.out?.slice() ?? copyOf(this.#engine.bytes, one);
+  }
+
+  /** Where one lies: {at, bytes, blocks, apart}. */
+  place(number) {
+    const { at, bytes, blocks, apart } = this.#find(number);
+    return { at, bytes, blocks, apart };
   }
 
   /** A copy of its elements. */
@@ -121,10 +126,12 @@ export class Kept {
     this.#tensors.delete(number);
     one.gone = true;
     if (!one.users) this.#free(one);
+    one.left?.();
   }
 
-  /** Copy unread outputs out, the oldest first, until what is kept takes no more than `most` bytes. Whether one was. */
-  leave(most, used = false) {
+  /** Copy unread outputs out, the oldest first, until what is kept takes no more than `most` bytes. Whether one was. `but`: numbers that a run needs, where others are asked to (then it is a promise). */
+  leave(most, used = false, but = []) {
+    if (this.asks) return this.#asked(most, but);
     let found = false;
     for (const one of this.#tensors.values()) {
       if (this.#total <= most) break;
@@ -136,12 +143,31 @@ export class Kept {
     return found;
   }
 
-  /** After a run that left so many bytes unread; `breathe` gives the event loop a turn. */
-  async limit(bytes, breathe) {
+  async #asked(most, but) {
+    let found = false;
+    for (const [number, one] of this.#tensors) {
+      if (this.#total <= most) break;
+      if (!one.unread || one.users || !one.at || but.includes(number)) continue;
+      await new Promise((resolve) => {
+        one.left = resolve;
+        this.asks(number);
+      });
+      found ||= !this.#tensors.has(number);
+    }
+    return found;
+  }
+
+  /** Who was asked could not copy one out. */
+  stays(number) {
+    this.#tensors.get(number)?.left();
+  }
+
+  /** After a run that left so many bytes unread, in tensors of these numbers; `breathe` gives the event loop a turn. */
+  async limit(bytes, breathe, made) {
     const most = Math.max(LIMIT, 2.5 * bytes);
     if (this.#total <= most) return;
     await breathe();
-    if (this.#engine) this.leave(most);
+    if (this.#engine) await this.leave(most, false, made);
   }
 
   /** The bytes of the memory where one lies, 0 where others lie there too. */
@@ -165,6 +191,14 @@ export class Kept {
     this.#total = 0;
     this.#grows = [];
   }
+}
+
+/** A copy of the bytes of a tensor that lies in an engine's memory, which `from` shows: dense, or in blocks so many bytes apart. */
+export function copyOf(from, { at, bytes, blocks, apart }) {
+  if (!blocks) return from.slice(at, at + bytes);
+  const made = new Uint8Array(bytes), each = bytes / blocks;
+  for (let i = 0; i < blocks; i++) made.set(from.subarray(at + i * apart, at + i * apart + each), i * each);
+  return made;
 }
 
 /** Bytes of a tensor as the engine has it: types below 8 bits one a byte. */

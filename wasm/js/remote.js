@@ -2,6 +2,7 @@
 import { compile } from "./engine.js";
 import { env } from "./env.js";
 import { Aborted, InvalidArgument, pack, unpack } from "./errors.js";
+import { copyOf, elements } from "./kept.js";
 import { Feeder } from "./pipe.js";
 import { spawn } from "./spawn.js";
 import { SESSION } from "./worker.js";
@@ -11,6 +12,8 @@ export class RemoteSession {
   #waiting = new Map(); // id → {resolve, reject, progress, feeder}
   #next = 1;
   #failed;
+  #memory; // the engine's, where it is shared between threads
+  #unread = new Map(); // number of an output nobody has read → {type, dims, place: where it lies there (kept.js), out: its bytes, once they are copied out}
 
   static async create(source, options, { file, threads }) {
     const { signal, progress, planner, externalData, ...rest } = options;
@@ -26,8 +29,10 @@ export class RemoteSession {
     module.then((ready) => session.#worker.post({ op: "module", module: ready }), () => {});
     try {
       const settings = { env: { logLevel: env.logLevel, debug: env.debug }, wasm: { wasmPaths: env.wasm.wasmPaths } };
-      session.description = await session.#ask({ op: "create", options: { ...rest, externalData: beside, progress: !!progress, planner: !!planner }, file, threads, settings, source: sent },
+      const { memory, ...description } = await session.#ask({ op: "create", options: { ...rest, externalData: beside, progress: !!progress, planner: !!planner }, file, threads, settings, source: sent },
         { signal, progress, early, feed: sent.pipe && pipeable(source) });
+      Object.assign(session, { description });
+      session.#memory = memory;
     } catch (error) {
       session.release();
       throw error;
@@ -39,8 +44,50 @@ export class RemoteSession {
     return this.description;
   }
 
-  run(feeds, fetches, { signal, ...options }) {
-    return this.#ask({ op: "run", feeds, fetches, options: { ...options, signal: !!signal } }, { signal });
+  /** Whether this thread can read what lies in the engine's memory: outputs may stay there until somebody does. */
+  get shared() {
+    return !!this.#memory;
+  }
+
+  async run(feeds, fetches, { signal, ...options }) {
+    const given = feeds.map((feed) => (this.#unread.get(feed.pinned)?.out ? { type: feed.type, dims: feed.dims, data: this.kept.read(feed.pinned) } : feed));
+    const made = await this.#ask({ op: "run", feeds: given, fetches, options: { ...options, signal: !!signal } }, { signal });
+    for (const { unread, ...one } of made.outputs) if (unread) this.#unread.set(unread, one);
+    return made;
+  }
+
+  /** As Session's, of outputs nobody has read. */
+  kept = {
+    read: (number) => {
+      const one = this.#unread.get(number);
+      if (!one) throw new InvalidArgument("the tensor is disposed");
+      return elements(one, this.#copy(one));
+    },
+  };
+
+  /** See Session. */
+  unreadData(number) {
+    const data = this.kept.read(number);
+    this.unpin(number);
+    return data;
+  }
+
+  #copy({ place, out }) {
+    if (out) return out.slice();
+    if (place.at + place.blocks * place.apart + place.bytes > this.#memory.buffer.byteLength) this.#memory.grow(0); // the worker made it larger, and this thread was not told
+    return copyOf(new Uint8Array(this.#memory.buffer), place);
+  }
+
+  /** The worker needs the room. */
+  #leave(number) {
+    const one = this.#unread.get(number);
+    if (!one) return; // that it is forgotten is on its way
+    try {
+      one.out = this.#copy(one);
+    } catch {
+      return this.#worker.post({ op: "stays", of: number }); // this thread has no room either
+    }
+    this.#worker.post({ op: "unpin", of: number });
   }
 
   /** See Session. */
@@ -49,10 +96,13 @@ export class RemoteSession {
   }
 
   unpin(number) {
+    this.#unread.delete(number);
     if (!this.#failed) this.#worker.post({ op: "unpin", of: number });
   }
 
   release() {
+    for (const one of this.#unread.values()) one.out ??= this.#copy(one);
+    this.#memory = undefined;
     this.#fail(new Aborted("the session was released"));
     this.#worker?.terminate();
     this.planner?.release();
@@ -93,8 +143,9 @@ export class RemoteSession {
     }
   }
 
-  #take({ id, result, error, progress, took, plan }) {
+  #take({ id, result, error, progress, took, plan, leave }) {
     if (plan) return this.#plan(plan);
+    if (leave) return this.#leave(leave);
     const waiting = this.#waiting.get(id);
     if (!waiting) return;
     if (progress) return waiting.progress?.(progress);

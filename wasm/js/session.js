@@ -231,7 +231,7 @@ export class Session {
     try {
       return await this.#run(feeds, fetches, options);
     } catch (error) {
-      if (error instanceof MemoryLimit && this.engine && this.kept.leave(0)) return this.run(feeds, fetches, options);
+      if (error instanceof MemoryLimit && this.engine && (await this.kept.leave(0, false, feeds.map((feed) => feed.pinned)))) return this.run(feeds, fetches, options);
       if (error.status !== GUARD) throw error;
       if (!this.options.planner || this.gpu) throw this.#uncovered(feeds, error);
     }
@@ -317,7 +317,7 @@ export class Session {
       this.#check(code);
       const events = rows ? this.#events(rows, Number(c.sx_session_profile(this.handle, 0, 0n))) : undefined;
       const outputs = this.#outputs(fetches, into, pin, unread, stays);
-      if (outputs.left) await this.kept.limit(outputs.left, breathe);
+      if (outputs.left) await this.kept.limit(outputs.left, breathe, outputs.map((one) => one.unread));
       return { outputs, events };
     } catch (error) {
       if (profile && this.engine) c.sx_session_profile(this.handle, 0, 0n);

@@ -40,12 +40,15 @@ const operations = {
     session = await Session.create(source.pipe ? pipe.stream(source.size) : source.init ? new Request(source.value, source.init) : source.value, {
       ...options, early, signal: abort.signal, planner: options.planner ? planner(post) : undefined, progress: options.progress ? (progress) => post({ id, progress }) : undefined,
     }, { file, module, threads });
-    return [session.describe()];
+    const { memory } = session.engine, shared = typeof SharedArrayBuffer === "function" && memory.buffer instanceof SharedArrayBuffer && !options.planner && !options.webgpu;
+    if (shared) session.kept.asks = (leave) => post({ leave });
+    return [{ ...session.describe(), memory: shared ? memory : undefined }];
   },
   async run({ id, feeds, fetches, options }) {
     const abort = new AbortController();
     pending.set(id, { abort });
     const made = await session.run(feeds, fetches, { ...options, signal: options.signal ? abort.signal : undefined });
+    for (const one of made.outputs) if (one.unread) one.place = session.kept.place(one.unread);
     return [made, [...new Set(made.outputs.filter((one) => one.data).map((one) => one.data.buffer))]];
   },
   async pinned({ of }) {
@@ -53,6 +56,7 @@ const operations = {
     return [data, [data.buffer]];
   },
   unpin: ({ of }) => session?.unpin(of),
+  stays: ({ of }) => session.kept.stays(of),
   abort: ({ of, reason }) => pending.get(of)?.abort.abort(reason),
   planned({ turn, result, error, progress }) {
     const { resolve, reject, progress: tell } = plans.get(turn);
