@@ -346,7 +346,8 @@ def _forms(program: Program, narrow: Narrow) -> dict[int, Form]:
 
 def _recurrent(program: Program) -> set[int]:
     """Constants of float32 that are nothing but the R of recurrences, whole: neighbouring units, which neighbouring invocations own, lie side by side in panels."""
-    found, others = set(), set()
+    found: set[int] = set()
+    others: set[int] = set()
     for step in program.steps:
         for i, number in enumerate(step.inputs):
             view = program.views[number] if number >= 0 else None
