@@ -9,6 +9,7 @@ import pytest
 import sardonyx
 from sardonyx import InferenceSession, SessionOptions
 from sardonyx.converter.onnx import load_model
+from sardonyx.errors import InvalidArgument
 from sardonyx.expr import Op, unary
 from sardonyx.kernels import Kernel
 from sardonyx.lowering import Lowering, View
@@ -138,5 +139,5 @@ def test_what_is_missing_is_named(own: Any, monkeypatch: pytest.MonkeyPatch) -> 
         WebGpuExecutor(own, load_model(conv()), precision="f16")
     with pytest.warns(UserWarning, match="lacks shader-f16, .* CPUExecutionProvider takes over"):
         InferenceSession(conv(), providers=[("WebGpuExecutionProvider", {"precision": "f16"})])
-    with pytest.warns(UserWarning, match="'f32' or 'f16', not 'int8'"):
+    with pytest.raises(InvalidArgument, match="'f32' or 'f16', not 'int8'"):
         InferenceSession(conv(), providers=[("WebGpuExecutionProvider", {"precision": "int8"})])
