@@ -195,6 +195,7 @@ export class Aborted extends SardonyxError {}
 export class WorkerCrashed extends SardonyxError {}
 export class EPFail extends SardonyxError {}
 export class NoAdapter extends EPFail {}
+export class MissingFeature extends EPFail {}
 export class LimitExceeded extends EPFail {}
 export class OutOfDeviceMemory extends EPFail {}
 export class ShaderRejected extends EPFail {}

@@ -14,7 +14,7 @@ import "./worker.js"; // what this file is where it is started as a session's wo
 
 export { env, Tensor };
 export {
-  Aborted, DeviceLost, EngineUnavailable, EPFail, Fail, InvalidArgument, InvalidGraph, InvalidModelFile, InvalidProtobuf, LimitExceeded, MemoryLimit, NetworkError, NoAdapter, NoSuchFile, NotImplemented, OutOfDeviceMemory,
+  Aborted, DeviceLost, EngineUnavailable, EPFail, Fail, InvalidArgument, InvalidGraph, InvalidModelFile, InvalidProtobuf, LimitExceeded, MemoryLimit, MissingFeature, NetworkError, NoAdapter, NoSuchFile, NotImplemented, OutOfDeviceMemory,
   RuntimeException, SardonyxError, ShaderRejected, WorkerCrashed,
 } from "./errors.js";
 

@@ -182,7 +182,8 @@ class Source {
 
   #lost(why) {
     const far = `${this.got ?? 0}${this.total ? ` of ${this.total}` : ""} bytes`;
-    return new NetworkError(`'${this.name}' is incomplete: ${why} (${far}). Load it again; if it stays so, the file on the server is cut off`);
+    const remedy = this.request ? "Load it again; if it stays so, the file on the server is cut off" : "Give all the bytes of the .sdx file";
+    return new NetworkError(`'${this.name}' is incomplete: ${why} (${far}). ${remedy}`);
   }
 
   async #resume() {
