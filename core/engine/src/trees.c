@@ -4,7 +4,7 @@
    - LANES rows walk one tree side by side: a step of one lane waits for its loads, the other lanes fill the time. A leaf is its own child and its test always passes, so lanes that have arrived
      just stay; there is no branch to guess but the one that asks, after as many steps as the tree is said to be deep, whether all have arrived.
    - The features the trees look at are copied first, lane beside lane: features[f][lane], with one more that is -inf for the leaves' tests (-inf <= any number). Address arithmetic is then one shift.
-   - A tile is some groups of LANES rows (fewer in WebAssembly, where workers take longer to begin), every tree walks all of them: the tree's nodes (4 KB at 8 levels of 8 bytes) stay in the first-level cache with the features.
+   - A tile is some groups of LANES rows, every tree walks all of them: the tree's nodes (4 KB at 8 levels of 8 bytes) stay in the first-level cache with the features.
    - Rows that fill no group go one by one, LANES trees side by side.
    - Weights are added tree by tree for each row, so results do not depend on threads or lanes. Tables are constants and were checked at bind (check_data.c): no index is checked here.
    Measured (Zen 4, one core): 100 trees 8 deep, 1000 rows: 0.72 ms, 0.9 ns a step (AVX-512, AVX2 and SSE alike); one row: 1.7 us. */
@@ -13,11 +13,6 @@
 #define LANES 16
 #define TILE_BYTES 20480 /* of features */
 #define MOST_GROUPS 8
-#ifdef __wasm__
-#define TASKS 16         /* wanted, so that a worker that begins late gets its share: 1000 rows are 21 tasks of 3 groups, as fast for one thread as 8 of 8 */
-#else
-#define TASKS 1
-#endif
 
 typedef struct { uint32_t value, word; } node32;
 typedef struct { uint64_t value, word; } node64;
@@ -270,7 +265,7 @@ static plan plan_of(const sx_call *call) {
     p.dense = !(call->n_in > 5 && in[5].dtype);
     p.has = !p.dense && (p.aggregate > 1 || (call->n_out > 1 && call->out[1].dtype));
     int64_t group = (p.used + 1) * LANES * (p.wide ? 8 : 4);
-    p.groups = sx_min64(sx_min64(MOST_GROUPS, TILE_BYTES / group), p.rows / (TASKS * LANES));
+    p.groups = sx_min64(MOST_GROUPS, TILE_BYTES / group);
     p.groups = p.groups < 1 ? 1 : p.groups;
     p.tasks = sx_ceil_div(p.rows, p.groups * LANES);
     p.acc_at = p.groups * group;
