@@ -24,7 +24,7 @@ from ..graph import Tensor
 from ..kernels import Kernel
 from ..lowering import CannotLower
 from ..model.packing import Packing, pack, packed_shape
-from ..program import Home, Program, SizeOp
+from ..program import Home, Program, SizeOp, ViewRecord
 from ..types import DType
 from .device.base import Limits
 from .kernels import build
@@ -33,7 +33,7 @@ from .kernels.tiles import Tile
 from .kernels.together import MOST, together
 from .steps import REACH, ProgramSteps, Sizes, assumed, constant_interval
 from .wgsl.shader import STATUS, Built, Context, share
-from .wgsl.space import Operand, Part, Pooled, Temporary
+from .wgsl.space import Operand, Part, Pooled, Temporary, dense
 from .wgsl.storage import PACKED, interval, upload, word, word_bytes
 
 #: Constants of at most this many bytes lie together.
@@ -353,14 +353,18 @@ def _recurrent(program: Program) -> set[int]:
             view = program.views[number] if number >= 0 else None
             if view is None or program.buffers[view.buffer][0] != Home.DATA:
                 continue
-            sizes = [program.sizes[row] for row in (*view.dims, *view.strides, view.start)]
-            whole = len(view.dims) == 3 and all(op == SizeOp.CONST for op, *_ in sizes)
-            if whole:
-                (_, rows, columns), strides, start = *((tuple(value for _, value, *_ in sizes[at:at + 3])) for at in (0, 3)), sizes[6][1]
-                whole = start == 0 and strides == (rows * columns, columns, 1)
-            recurrent = step.kind is Kernel.RNN and i == 2 and view.dtype is DType.FLOAT and not view.packing and whole
+            recurrent = step.kind is Kernel.RNN and i == 2 and view.dtype is DType.FLOAT and not view.packing and _as_it_lies(program, view)
             (found if recurrent else others).add(view.buffer)
     return found - others
+
+
+def _as_it_lies(program: Program, view: ViewRecord) -> bool:
+    """Whether three axes of known sizes are shown from the first element on, row-major."""
+    sizes = [program.sizes[row] for row in (*view.dims, *view.strides, view.start)]
+    if len(view.dims) != 3 or any(op != SizeOp.CONST for op, *_ in sizes):
+        return False
+    _, rows, columns, *strides, start = (value for _, value, *_ in sizes)
+    return start == 0 and tuple(strides) == dense((1, rows, columns))
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ not f16's: products beyond 65504 would be infinite, and a block of 16 steps woul
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ...dim import Dim, ceildiv
+from ...dim import product as volume
 from ...expr import Compute, compute_type
 from ...model.packing import PANEL
 from ...types import DType
@@ -335,22 +335,23 @@ class Writer:
         rows, columns = [self.product.a.line(s, base_a, i) for i in row_numbers], [self.product.b.line(s, base_b, j) for j in column_numbers]
         return Block(row, column, row_numbers, column_numbers, rows, columns, (batches * down * across + 63) // 64)
 
-    def walk(self, s: Shader, block: Block) -> None:
-        """The sums of a block, tap by tap."""
+    def each_tap(self, s: Shader, rows: list[list[str]], columns: list[list[str]], steps: Callable[[list[list[str]], list[list[str]]], None]) -> None:
+        """`steps` of what is known of rows and columns, tap by tap."""
         if not self.product.taps:
-            self._inner(s, block.rows, block.columns)
+            steps(rows, columns)
             return
-        count: Dim = 1
-        for size in self.product.taps:
-            count = count * size
-        with s.block(f"for (var t = 0; t < {s.param(count)}; t += 1)"):
+        with s.block(f"for (var t = 0; t < {s.param(volume(self.product.taps))}; t += 1)"):
             kernel = self.taps(s, "t")
-            self._inner(s, [self.product.a.tap(s, r, kernel) for r in block.rows], [self.product.b.tap(s, c, kernel) for c in block.columns])
+            steps([self.product.a.tap(s, r, kernel) for r in rows], [self.product.b.tap(s, c, kernel) for c in columns])
+
+    def walk(self, s: Shader, block: Block) -> None:
+        """The sums of a block."""
+        self.each_tap(s, block.rows, block.columns, lambda rows, columns: self._inner(s, rows, columns))
 
     def shared(self) -> bool:
         """Whether `quad` can write it: weights in panels whose columns are read four at a time, and nothing but sums to keep."""
         b = self.product.b
-        return type(self) is Writer and self.rep == "f32" and isinstance(b, Panels) and b.zero is None and (b.operand.half or b.operand.dtype is DType.FLOAT)
+        return self.rep == "f32" and isinstance(b, Panels) and b.zero is None and (b.operand.half or b.operand.dtype is DType.FLOAT)
 
     def quad(self, tile: Tile) -> Built:
         """No invocation leaves early and no branch depends on one: WGSL wants quads whole."""
@@ -369,15 +370,7 @@ class Writer:
         rows, columns = [left.line(s, base_a, s.let(f"min({row} + {i}, {m} - 1)")) for i in range(height)], right.line(s, base_b, column)
         for i in range(height):
             s.add(f"var c{i} = vec4<f32>();")
-        with ExitStack() as loops:
-            if self.product.taps:
-                total: Dim = 1
-                for size in self.product.taps:
-                    total = total * size
-                loops.enter_context(s.block(f"for (var t = 0; t < {s.param(total)}; t += 1)"))
-                kernel = self.taps(s, "t")
-                rows, columns = [left.tap(s, r, kernel) for r in rows], right.tap(s, columns, kernel)
-            self._quad_steps(s, rows, columns, part)
+        self.each_tap(s, rows, [columns], lambda rows, columns: self._quad_steps(s, rows, columns[0], part))
         self.store(s, [[f"c{i}[{j}]" for j in range(4)] for i in range(height)], row, column)
         return s.dispatch(count)
 
