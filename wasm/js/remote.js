@@ -31,7 +31,7 @@ export class RemoteSession {
       const settings = { env: { logLevel: env.logLevel, debug: env.debug }, wasm: { wasmPaths: env.wasm.wasmPaths } };
       const { memory, ...description } = await session.#ask({ op: "create", options: { ...rest, externalData: beside, progress: !!progress, planner: !!planner }, file, threads, settings, source: sent },
         { signal, progress, early, feed: sent.pipe && pipeable(source) });
-      Object.assign(session, { description });
+      session.description = description;
       session.#memory = memory;
     } catch (error) {
       session.release();
