@@ -128,8 +128,8 @@ def test_kernels_of_long_rows_and_signals_compile_in_dawn() -> None:
 
 
 def test_shaders_of_the_suite_compile_in_dawn() -> None:
-    count, complaints = rejected((case.name, case.model) for case in load()[::12])
-    assert complaints == [] and count > 150
+    count, complaints = rejected((case.name, case.model) for case in load()[::6])
+    assert complaints == [] and count > 300
 
 
 @pytest.mark.parametrize(("first", "step"), [(3, 12), pytest.param(0, 1, marks=pytest.mark.slow)])

@@ -9,10 +9,10 @@ from tests.bench.workloads import BERT, MOBILENET, RESNET, YARDSTICKS
 LSTM = next(w for w in YARDSTICKS if w.file == "lstm")
 
 
-@pytest.mark.parametrize("workload", [MOBILENET, BERT, LSTM, pytest.param(RESNET, marks=pytest.mark.slow)], ids=lambda w: w.file)
-def test_memory_is_at_most_a_fifth_above_the_largest_live_set(workload: object) -> None:
+@pytest.mark.parametrize(("workload", "least"), [(MOBILENET, 1 << 20), (BERT, 1 << 20), (LSTM, 1 << 19), pytest.param(RESNET, 1 << 20, marks=pytest.mark.slow)], ids=lambda w: getattr(w, "file", None))
+def test_memory_is_at_most_a_fifth_above_the_largest_live_set(workload: object, least: int) -> None:
     made = roofline.bound(workload)  # type: ignore[arg-type]
-    assert made.live > 1 << 19
+    assert made.live > least
     assert made.slabs <= 1.2 * made.live
 
 
