@@ -86,7 +86,7 @@ _WASM = ("--no-entry", "--export-dynamic", "--export=__stack_pointer", "--gc-sec
 _THREADS = ("--shared-memory", "--import-memory", f"--max-memory={WASM_SHARED_BYTES}")
 #: Compiled for size: what runs once a session or a step, and families no model spends its time in.
 _COLD = frozenset(CORE) | _RARE | {"copy", "host_wasm", "table", "matmul", "matmul_int", "pool", "resize", "trees"}
-_EXPLICIT = frozenset({"conv", "conv_narrow", "conv_rows", "depthwise", "depthwise_int", "gemm", "winograd"})
+_EXPLICIT = frozenset({"conv", "conv_narrow", "conv_rows", "depthwise", "depthwise_int", "finish", "gemm", "gemm_int", "winograd"})
 
 
 def _wasm(isa: tuple[str, tuple[str, ...]], threads: bool) -> Target:

@@ -19,7 +19,11 @@ EPILOGUES: dict[str, Callable[[E, E, E], E]] = {
     "residual after relu": lambda y, a, b: binary(Op.MAX, y + a, 0) + b, "bounds that cross": lambda y, a, b: binary(Op.MIN, binary(Op.MAX, y, 3), 1), "scale": lambda y, a, b: y * 0.5 + a,
     "read twice": lambda y, a, b: (y + a) * unary(Op.SIGMOID, y + a), "gelu": lambda y, a, b: 0.5 * (y + a) * (1 + unary(Op.ERF, (y + a) * 0.7)), "operand alone": lambda y, a, b: a,
     "difference": lambda y, a, b: a - y, "selected": lambda y, a, b: select(binary(Op.LT, y, 0), y * 0.1, y) + b, "three additions": lambda y, a, b: y + a + b + a,
-    "bounded by an operand": lambda y, a, b: binary(Op.MAX, y, a),
+    "bounded by an operand": lambda y, a, b: binary(Op.MAX, y, a), "gelu alone, erf first": lambda y, a, b: (unary(Op.ERF, y * -0.7) + 1) * (y * 0.5),
+    "gelu of two operands": lambda y, a, b: 0.5 * (y + a + b) * (1 + unary(Op.ERF, (y + a + b) * 0.7)),
+    "gelu of relu": lambda y, a, b: 0.5 * binary(Op.MAX, y, 0) * (1 + unary(Op.ERF, binary(Op.MAX, y, 0) * 0.7)),
+    "erf of another": lambda y, a, b: 0.5 * (y + a) * (1 + unary(Op.ERF, y * 0.7)), "times another": lambda y, a, b: 0.5 * y * (1 + unary(Op.ERF, (y + a) * 0.7)),
+    "two and erf": lambda y, a, b: 0.5 * y * (2 + unary(Op.ERF, y * 0.7)),
 }
 
 
@@ -37,3 +41,4 @@ def test_epilogue(name: str) -> None:
         expression = EPILOGUES[name](acc(kind), leaf(0, kind), leaf(1, kind))
         made.step(Kernel.MATMUL, [a, b, *leaves], [y], {"zero_a": -1, "zero_b": -1}, [expression], first_leaf=2)
         made.check(2e-5, 2e-5 if kind is F else 4e-3)
+

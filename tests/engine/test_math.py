@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sardonyx.engine.binding import EngineProgram, isas
-from sardonyx.expr import Compute, E, Op, binary, const, leaf, unary
+from sardonyx.expr import Compute, E, Op, acc, binary, const, leaf, unary
 from sardonyx.kernels import Kernel
 from sardonyx.types import DType
 
@@ -142,3 +142,17 @@ def test_half_precision_rounds_to_nearest_even() -> None:
         rng = np.random.default_rng(1)
         one_map(rng, [values], leaf(0, dtype) * 1, DType.FLOAT).check()
         one_map(rng, [around[np.isfinite(around)]], leaf(0, DType.FLOAT), dtype).check()
+
+
+@pytest.mark.parametrize("isa", isas())
+def test_gelu_behind_a_product(isa: str) -> None:
+    """half · x · (1 + erf(x / 2)), which has a loop of its own there: within 2^-22 of |x|."""
+    t, truth = erf_long(20000)
+    x = np.concatenate([2 * t, [np.inf, -np.inf, np.nan, 1e38, -1e38, 0.0]]).astype(np.float32)
+    made = OneStep(np.random.default_rng(0))
+    a, b = made.operand(np.ones((3, 1), np.float32), dense=True, broadcast=False), made.operand(x[None], dense=True, broadcast=False)
+    y = acc(DType.FLOAT)
+    made.step(Kernel.MATMUL, [a, b], [made.result((3, x.size), DType.FLOAT, dense=True)], {"zero_a": -1, "zero_b": -1}, [0.5 * y * (1 + unary(Op.ERF, y * 0.5))])
+    for row in made.run(isa)[0]:
+        assert (np.abs(row[:t.size] - x[:t.size].astype(WIDE) / 2 * (1 + truth)) <= 2.0**-22 * np.abs(x[:t.size])).all()
+        np.testing.assert_array_equal(row[t.size:], np.array([np.inf, np.nan, np.nan, 1e38, -0.0, 0], np.float32))

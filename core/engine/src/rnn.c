@@ -186,23 +186,29 @@ static void spread(plan *p, int64_t n, void (*body)(void *, int64_t, int)) {
 SX_SMALL static void activate_f64(const activation *f, double clip, double *restrict x, int64_t n);
 SX_SMALL static void cells_f64(const plan *p, int64_t u, int64_t n, char *rec, int part);
 
+#ifdef __wasm__ /* rare: bytes count more than time */
+#define RARELY _Pragma("clang loop vectorize(disable)")
+#else
+#define RARELY
+#endif
 #define EACH(expression) for (int64_t i = 0; i < n; i++) { T v = x[i]; x[i] = (T)(expression); } break;
 #define ACTIVATE(S) \
     static void activate_##S(const activation *f, double clip, T *restrict x, int64_t n) { \
         T a = (T)f->alpha, b = (T)f->beta, c = (T)clip; \
-        if (c != 0) for (int64_t i = 0; i < n; i++) x[i] = x[i] < -c ? -c : x[i] > c ? c : x[i]; \
+        if (c != 0) RARELY for (int64_t i = 0; i < n; i++) x[i] = x[i] < -c ? -c : x[i] > c ? c : x[i]; \
+        if (f->which == SCALED_TANH) RARELY for (int64_t i = 0; i < n; i++) x[i] *= b; \
         switch (f->which) { \
-        case RELU: EACH(v < 0 ? (T)0 : v) \
-        case TANH: EACH(sx_tanh_##S(v)) \
+        case RELU: RARELY EACH(v < 0 ? (T)0 : v) \
+        case TANH: case SCALED_TANH: EACH(sx_tanh_##S(v)) \
         case SIGMOID: EACH(sx_sigmoid_##S(v)) \
-        case AFFINE: EACH(a * v + b) \
-        case LEAKY_RELU: EACH(v >= 0 ? v : a * v) \
-        case THRESHOLDED_RELU: EACH(v >= a ? v : (T)0) \
-        case SCALED_TANH: EACH(a * sx_tanh_##S(b * v)) \
-        case HARD_SIGMOID: EACH(a * v + b < 0 ? (T)0 : a * v + b > 1 ? (T)1 : a * v + b) \
+        case AFFINE: RARELY EACH(a * v + b) \
+        case LEAKY_RELU: RARELY EACH(v >= 0 ? v : a * v) \
+        case THRESHOLDED_RELU: RARELY EACH(v >= a ? v : (T)0) \
+        case HARD_SIGMOID: RARELY EACH(a * v + b < 0 ? (T)0 : a * v + b > 1 ? (T)1 : a * v + b) \
         case ELU: EACH(v >= 0 ? v : a * sx_expm1_f64(v > 0 ? (T)0 : v)) \
-        case SOFTSIGN: EACH(v / (1 + (v < 0 ? -v : v))) \
-        default: EACH((v < 0 ? (T)0 : v) + sx_log1p_f64(sx_exp_f64(v < 0 ? v : -v))) } }
+        case SOFTSIGN: RARELY EACH(v / (1 + (v < 0 ? -v : v))) \
+        default: EACH((v < 0 ? (T)0 : v) + sx_log1p_f64(sx_exp_f64(v < 0 ? v : -v))) } \
+        if (f->which == SCALED_TANH) RARELY for (int64_t i = 0; i < n; i++) x[i] *= a; }
 
 /* The input's share of a sequence's gates in this step. */
 static const char *share_of(const plan *p, int64_t b) {
