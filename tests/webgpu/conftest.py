@@ -56,6 +56,18 @@ def lanes(request: Any, device: Any) -> Iterator[Any]:
     device.adapter, device.features = before
 
 
+@pytest.fixture(params=["barrier-free", "quads", "workgroup"])
+def player(request: Any, device: Any) -> Iterator[Any]:
+    """As `variant`, and as the software adapter with subgroups, whose quads share what they read."""
+    if request.param == "quads" and "subgroups" not in device.features:
+        pytest.skip(f"{device.adapter.name} has no subgroups")
+    before = device.adapter, device.features
+    device.adapter = dataclasses.replace(before[0], is_cpu=request.param != "workgroup")
+    device.features = before[1] if request.param == "quads" else before[1] - {"subgroups"}
+    yield device
+    device.adapter, device.features = before
+
+
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A device all sessions of the test share, which it may break."""

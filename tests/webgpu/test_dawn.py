@@ -70,9 +70,10 @@ def test_dawn_rejects_a_wrong_shader(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_kernels_of_bytes_compile_in_dawn() -> None:
     """Those that read and write words of bytes between two kernels, which no model of the suite has."""
-    a, b, c = (np.ones(shape, dtype) for shape, dtype in (((9, 12), np.uint8), ((12, 8), np.int8), ((8, 4), np.int8)))
+    a, b, c = (np.ones(shape, dtype) for shape, dtype in (((9, 12), np.uint8), ((12, 20), np.int8), ((20, 4), np.int8)))
     program, constants = planned(lambda k, x: bytes_between(k, x, b, c), [(DType.UINT8, a.shape)])
-    made = [("bytes", record(program, constants, Limits(), cpu)[0]) for cpu in (False, True)]
+    made = [("bytes", record(program, constants, Limits(), cpu, features=frozenset(features))[0]) for cpu, features in ((False, ()), (True, ()), (True, ("subgroups",)))]
+    assert any("quadSwapX" in s.source for s in made[2][1].shaders)
     assert all(any("finish4" in s.source for s in r.shaders) and any("var word" in s.source for s in r.shaders) for _, r in made)
     assert compiled(made)[1] == []
 

@@ -189,7 +189,7 @@ def test_batched_and_broadcast_matmul(variant: Any, transposed: bool) -> None:
 
 @pytest.mark.parametrize("zeros", ["none", "scalars", "lines"])
 @pytest.mark.parametrize("signed", [False, True])
-def test_integer_matmul(variant: Any, zeros: str, signed: bool) -> None:
+def test_integer_matmul(player: Any, zeros: str, signed: bool) -> None:
     dtype = np.int8 if signed else np.uint8
     a, b = RNG.integers(0, 127, (9, 33)).astype(np.uint8), RNG.integers(0, 127, (33, 21)).astype(dtype)
     zero_a, zero_b = (np.array(3, np.uint8), np.array(5, dtype)) if zeros != "lines" else (RNG.integers(0, 9, 9).astype(np.uint8), RNG.integers(0, 9, 21).astype(dtype))
@@ -199,7 +199,7 @@ def test_integer_matmul(variant: Any, zeros: str, signed: bool) -> None:
         inputs = [x, y] if zeros == "none" else [x, y, zx, zy]
         k.call(Kernel.MATMUL, inputs, [made], first_leaf=len(inputs), zero_a=-1 if zeros == "none" else 2, zero_b=-1 if zeros == "none" else 3)
         return made
-    agree(variant, rule, a, b, zero_a, zero_b)
+    agree(player, rule, a, b, zero_a, zero_b)
 
 
 def test_narrow_floats_multiply_in_f32(variant: Any) -> None:
@@ -230,7 +230,7 @@ CONVS = [
 
 @pytest.mark.parametrize(("x", "w", "group", "strides", "dilations", "pads", "transposed"), CONVS)
 @pytest.mark.parametrize("constant", [False, True])
-def test_conv(variant: Any, x: Any, w: Any, group: int, strides: Any, dilations: Any, pads: Any, transposed: int, constant: bool) -> None:
+def test_conv(player: Any, x: Any, w: Any, group: int, strides: Any, dilations: Any, pads: Any, transposed: int, constant: bool) -> None:
     weights, n = f(*w), len(x) - 2
     kernel = w[2:]
     if transposed:
@@ -249,17 +249,17 @@ def test_conv(variant: Any, x: Any, w: Any, group: int, strides: Any, dilations:
         k.call(Kernel.CONV, [a, k.constant(weights) if constant else b, leafs.expand(shape)], [made], epilogue=[binary(Op.MAX, acc(DType.FLOAT) + leaf(0, DType.FLOAT), 0.0)], first_leaf=2,
                spatial=n, group=group, kernel=list(kernel), strides=list(strides), dilations=list(dilations), pads=list(pads), transposed=transposed, zero_x=-1, zero_w=-1)
         return k.map(lambda v: v * 2.0, made, dtype=DType.FLOAT)
-    agree(variant, rule, f(*x), weights, f(channels), rtol=1e-4, atol=1e-5)
+    agree(player, rule, f(*x), weights, f(channels), rtol=1e-4, atol=1e-5)
 
 
-def test_integer_conv(variant: Any) -> None:
+def test_integer_conv(player: Any) -> None:
     x, w = RNG.integers(0, 255, (1, 3, 6, 6)).astype(np.uint8), RNG.integers(-128, 127, (5, 3, 3, 3)).astype(np.int8)
 
     def rule(k: Lowering, a: View, b: View, zx: View, zw: View) -> View:
         made = out(k, DType.INT32, 1, 5, 6, 6)
         k.call(Kernel.CONV, [a, b, zx, zw], [made], first_leaf=4, spatial=2, group=1, kernel=[3, 3], strides=[1, 1], dilations=[1, 1], pads=[1, 1], transposed=0, zero_x=2, zero_w=3)
         return made
-    agree(variant, rule, x, w, np.array(7, np.uint8), RNG.integers(-5, 5, 5).astype(np.int8))
+    agree(player, rule, x, w, np.array(7, np.uint8), RNG.integers(-5, 5, 5).astype(np.int8))
 
 
 @pytest.mark.parametrize("causal", [0, 1])
@@ -404,7 +404,7 @@ def test_random_numbers_are_those_of_every_executor(device: Any, op: int, shape:
 
 @pytest.mark.parametrize(("left", "right"), [("uint8", "int8"), ("int8", "int8"), ("uint8", "uint8")])
 @pytest.mark.parametrize("depth", [1, 4, 7, 64])
-def test_products_of_bytes_with_packed_weights(variant: Any, left: str, right: str, depth: int) -> None:
+def test_products_of_bytes_with_packed_weights(player: Any, left: str, right: str, depth: int) -> None:
     a, b = RNG.integers(0, 100, (5, depth)).astype(left), RNG.integers(-100 if right == "int8" else 0, 100, (depth, 37)).astype(right)
     zero = RNG.integers(0, 9, 37).astype(right)
 
@@ -412,35 +412,38 @@ def test_products_of_bytes_with_packed_weights(variant: Any, left: str, right: s
         made = out(k, DType.INT32, 5, 37)
         k.call(Kernel.MATMUL, [x, k.constant(b), k.constant(np.array(3, left)), k.constant(zero)], [made], first_leaf=4, zero_a=2, zero_b=3)
         return made
-    assert agree(variant, rule, a)[0].tolist() == ((a.astype(np.int64) - 3) @ (b.astype(np.int64) - zero)).tolist()
+    assert agree(player, rule, a)[0].tolist() == ((a.astype(np.int64) - 3) @ (b.astype(np.int64) - zero)).tolist()
 
 
 @pytest.mark.parametrize("depth", [1024, 1027, 3000])
 @pytest.mark.parametrize(("left", "right"), [("uint8", "int8"), ("int8", "uint8"), ("int8", "int8")])
-def test_long_sums_of_extreme_bytes_are_exact(variant: Any, left: str, right: str, depth: int) -> None:
-    """All products -128 · -128 (bytes as kernels move them), as far as a sum of floats is exact and further; and the other extremes."""
-    a, b = (np.full(shape, np.iinfo(t).min, t) for shape, t in (((5, depth), left), ((depth, 6), right)))
-    a[1:3], b[:, 3:] = np.iinfo(left).max, np.iinfo(right).max
-    a[2, ::2], b[1::2, 5] = np.iinfo(left).min, np.iinfo(right).min
-    zero = np.arange(6).astype(right)
+def test_long_sums_of_extreme_bytes_are_exact(player: Any, left: str, right: str, depth: int) -> None:
+    """All products -128 · -128 (bytes as kernels move them), as far as a sum of floats is exact and further; and the other extremes. The same of zero points: 255 · 255 and 255 · -255."""
+    a, b = (np.full(shape, np.iinfo(t).min, t) for shape, t in (((5, depth), left), ((depth, 18), right)))
+    a[1:3], b[:, 9:] = np.iinfo(left).max, np.iinfo(right).max
+    a[2, ::2], b[1::2, 17] = np.iinfo(left).min, np.iinfo(right).min
+    zero, far = np.arange(18).astype(right), np.full(18, np.iinfo(right).max, right)
 
-    def rule(k: Lowering, x: View, z: View) -> list[View]:
-        made = [out(k, DType.INT32, 5, 6) for _ in range(2)]
+    def rule(k: Lowering, x: View, z: View, low: View) -> list[View]:
+        made = [out(k, DType.INT32, 5, 18) for _ in range(4)]
         k.call(Kernel.MATMUL, [x, k.constant(b)], [made[0]], first_leaf=2, zero_a=-1, zero_b=-1)
         k.call(Kernel.MATMUL, [x, k.constant(b), z, k.constant(zero)], [made[1]], first_leaf=4, zero_a=2, zero_b=3)
+        k.call(Kernel.MATMUL, [x, k.constant(b), low, k.constant(far)], [made[2]], first_leaf=4, zero_a=2, zero_b=3)
+        k.call(Kernel.MATMUL, [x, k.constant(b), low], [made[3]], first_leaf=3, zero_a=2, zero_b=-1)
         return made
-    got = agree(variant, rule, a, np.array(7, left))
-    assert got[0].tolist() == (a.astype(np.int64) @ b).tolist() and got[1].tolist() == ((a.astype(np.int64) - 7) @ (b.astype(np.int64) - zero)).tolist()
+    low = np.array(np.iinfo(left).min, left)
+    got, x, y = agree(player, rule, a, np.array(7, left), low), a.astype(np.int64), b.astype(np.int64)
+    assert [g.tolist() for g in got] == [w.tolist() for w in (x @ y, (x - 7) @ (y - zero), (x - low) @ (y - far), (x - low) @ y)]
 
 
 @pytest.mark.parametrize(("left", "right", "dot4"), [("uint8", "int8", False), ("int8", "uint8", True), pytest.param("uint8", "int8", True, marks=pytest.mark.slow),
                                                      pytest.param("int8", "uint8", False, marks=pytest.mark.slow)])
-def test_products_of_bytes_with_and_without_the_language_feature(variant: Any, monkeypatch: pytest.MonkeyPatch, left: str, right: str, dot4: bool) -> None:
+def test_products_of_bytes_with_and_without_the_language_feature(player: Any, monkeypatch: pytest.MonkeyPatch, left: str, right: str, dot4: bool) -> None:
     """Whole words and tails, zero points known, unknown and one a line, extremes of both types."""
-    if dot4 and not variant.dot4:
-        pytest.skip(f"{variant.adapter.name} has no packed_4x8_integer_dot_product")
-    monkeypatch.setattr(variant, "dot4", dot4)
-    monkeypatch.setattr(variant, "_pipelines", {})
+    if dot4 and not player.dot4:
+        pytest.skip(f"{player.adapter.name} has no packed_4x8_integer_dot_product")
+    monkeypatch.setattr(player, "dot4", dot4)
+    monkeypatch.setattr(player, "_pipelines", {})
     a, b = (RNG.integers(np.iinfo(t).min, np.iinfo(t).max + 1, (6, n)).astype(t) for t, n in ((left, 12), (right, 7)))
     b = np.resize(b, (12, 19))
     a[0], b[:, 0] = np.iinfo(left).max, np.iinfo(right).min
@@ -458,12 +461,12 @@ def test_products_of_bytes_with_and_without_the_language_feature(variant: Any, m
         packed, tail = k.constant(b), k.constant(np.ascontiguousarray(b[:11]))
         zb = k.constant(RNG.integers(0, 100, 19).astype(right))
         return [product(k, x, packed, None, None), product(k, x, packed, k.constant(one), None), product(k, x, packed, za, zb), product(k, x.slice(1, 0, 11), tail, za, zb), product(k, x, y, za, zb)]
-    got = agree(variant, rule, a, b, lines)
+    got = agree(player, rule, a, b, lines)
     assert got[0].tolist() == (a.astype(np.int64) @ b).tolist()
 
 
 @pytest.mark.parametrize("left", ["uint8", "int8"])
-def test_convolution_of_words_of_bytes(variant: Any, left: str) -> None:
+def test_convolution_of_words_of_bytes(player: Any, left: str) -> None:
     """Channels that are whole words, in both layouts, with padding (which stands for the zero point)."""
     x, w = RNG.integers(0, 128, (2, 8, 5, 4)).astype(left), RNG.integers(-128, 128, (18, 4, 3, 2)).astype(np.int8)
 
@@ -471,8 +474,8 @@ def test_convolution_of_words_of_bytes(variant: Any, left: str) -> None:
         made = out(k, DType.INT32, 2, 18, 3, 4)
         k.call(Kernel.CONV, [view, k.constant(w), z], [made], first_leaf=3, spatial=2, group=2, kernel=[3, 2], strides=[2, 1], dilations=[1, 1], pads=[1, 0], transposed=0, zero_x=2, zero_w=-1)
         return made
-    agree(variant, rule, x, np.array(9, left))
-    agree(variant, lambda k, a, z: rule(k, a.permute((0, 3, 1, 2)), z), np.ascontiguousarray(x.transpose(0, 2, 3, 1)), np.array(9, left))
+    agree(player, rule, x, np.array(9, left))
+    agree(player, lambda k, a, z: rule(k, a.permute((0, 3, 1, 2)), z), np.ascontiguousarray(x.transpose(0, 2, 3, 1)), np.array(9, left))
 
 
 def bytes_between(k: Lowering, x: View, b: np.ndarray, c: np.ndarray) -> list[View]:
@@ -486,10 +489,10 @@ def bytes_between(k: Lowering, x: View, b: np.ndarray, c: np.ndarray) -> list[Vi
 
 @pytest.mark.parametrize("n", [8, 20, 7])
 @pytest.mark.parametrize("m", [1, 9])
-def test_intermediates_of_bytes(variant: Any, m: int, n: int) -> None:
+def test_intermediates_of_bytes(player: Any, m: int, n: int) -> None:
     """Whole words are written where rows are such, words an element where they are not (n = 7)."""
     a, b, c = RNG.integers(0, 255, (m, 12)).astype(np.uint8), RNG.integers(-128, 127, (12, n)).astype(np.int8), RNG.integers(-128, 127, (n, 4)).astype(np.int8)
-    agree(variant, lambda k, x: bytes_between(k, x, b, c), a)
+    agree(player, lambda k, x: bytes_between(k, x, b, c), a)
 
 
 @pytest.mark.parametrize("m", [1, 3, 20])
@@ -533,19 +536,19 @@ def test_depthwise_convolution_of_bytes(variant: Any, channels: int, left: str, 
 
 
 @pytest.mark.parametrize("group", [1, 2])
-def test_convolution_of_bytes_with_packed_weights(variant: Any, group: int) -> None:
+def test_convolution_of_bytes_with_packed_weights(player: Any, group: int) -> None:
     x, w = RNG.integers(0, 255, (1, 6, 5, 5)).astype(np.uint8), RNG.integers(-100, 100, (20, 6 // group, 3, 3)).astype(np.int8)
 
     def rule(k: Lowering, x: View) -> View:
         made = out(k, DType.INT32, 1, 20, 5, 5)
         k.call(Kernel.CONV, [x, k.constant(w)], [made], spatial=2, group=group, kernel=[3, 3], strides=[1, 1], dilations=[1, 1], pads=[1, 1], transposed=0, zero_x=-1, zero_w=-1)
         return made
-    agree(variant, rule, x)
+    agree(player, rule, x)
 
 
 @pytest.mark.parametrize("group", [1, 2])
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
-def test_pointwise_convolution(variant: Any, group: int, dtype: Any) -> None:
+def test_pointwise_convolution(player: Any, group: int, dtype: Any) -> None:
     """Kernels of one position: a product of matrices where positions lie evenly; not of images by channels, or of a part of each row."""
     x, w = RNG.integers(0, 200, (2, 6, 7, 8)).astype(dtype), RNG.integers(-99, 99, (18, 8 // group, 1, 1)).astype(np.float32 if dtype is np.float32 else np.int8)
     to = DType.FLOAT if dtype is np.float32 else DType.INT32
@@ -560,7 +563,7 @@ def test_pointwise_convolution(variant: Any, group: int, dtype: Any) -> None:
     def rule(k: Lowering, a: View, z: View) -> list[View]:
         last = a.permute((0, 3, 1, 2))
         return [convolved(k, last, z), convolved(k, last.slice(3, 1, 5), z), convolved(k, k.reshape(a, (2, 8, 6, 7)), z)]
-    agree(variant, rule, x, np.array(7, dtype), rtol=1e-5, atol=1e-3)
+    agree(player, rule, x, np.array(7, dtype), rtol=1e-5, atol=1e-3)
 
 
 def test_constants_larger_than_a_binding(variant: Any) -> None:

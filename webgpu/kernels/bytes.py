@@ -4,8 +4,8 @@ The template is gemm.py's, over words instead of elements: a quarter of the read
 lie so, else four elements become one as they are read. Unsigned bytes are moved by 128 (the highest bit turned), as sx_dot4 takes signed ones, and their zero point with them. Zero points are taken
 out of the finished sum, so that the loop does not know them:
     sum (a - p)(b - q) = sum a·b - p · sum b - q · sum a + count · p · q
-On software adapters the sums are f32's, exact, in blocks (`ByteWriter._inner`): 1024³ in SwiftShader takes 0.87 of
-the processor's time that blocks of 8 × 4 single columns took, and compiles in 0.75 to 0.87 of it (measured on a loaded machine).
+On software adapters the sums are f32's, exact, in blocks (`ByteWriter._blocks`), and zero points are taken off the bytes as these become floats. Where they have subgroups, quads
+share the reading and taking apart of rows (`ByteWriter.quad`): 1024³ in SwiftShader takes 0.7 of the processor's time of blocks of 4 × 8 that share nothing, and compiles in 0.65 of it.
 What lies beyond the end of a row or outside an image reads as p, which adds nothing whatever b is. All of it is modulo 2^32, as the sum itself: exact.
 """
 from __future__ import annotations
@@ -17,13 +17,14 @@ from ...dim import Dim, ceildiv
 from ...types import DType
 from ..wgsl.shader import Built, Context, Shader
 from ..wgsl.space import Operand, even
+from .base import most
 from .gemm import Lines, Panels, Product, Writer, zero_of
 from .tiles import Tile
 from .window import Window
 
 BYTES = (DType.INT8, DType.UINT8)
 ONES = "0x01010101u"
-#: Words of a sum of products of signed bytes, each at most 2^14, that f32 holds exactly (2^24).
+#: Words of a sum of products of signed bytes, each at most 2^14, that f32 holds exactly (2^24): half of them for each side whose zero point is taken off its bytes.
 BLOCK = 256
 
 
@@ -55,9 +56,9 @@ class Words:
         return int(self.zero.low) - (128 if self.unsigned else 0) if self.zero.low == self.zero.high else None
 
     def point(self, s: Shader, number: str) -> str:
-        """The moved zero point of a line."""
+        """The moved zero point of a line. A uniform also where it is known to be 1: no pipeline of its own."""
         if self.known is not None:
-            return s.size(self.known)
+            return s.param(self.known)
         text = zero_of(s, self.zero, number)[0]
         return s.let(f"{text} - 128") if self.unsigned else text
 
@@ -69,7 +70,7 @@ class Words:
         if isinstance(self.side, Panels):
             return made
         if self.known is not None:
-            return [*made, self._moved(f"bitcast<u32>({s.size(_signed((self.known & 255) * 0x01010101))})", self.plain)]
+            return [*made, self._moved(f"bitcast<u32>({s.param(_signed((self.known & 255) * 0x01010101))})", self.plain)]
         return [*made, s.let(self._moved(f"u32({self.point(s, number)} & 255) * {ONES}", self.plain), "u32")]
 
     def tap(self, s: Shader, line: list[str], kernel: list[str]) -> list[str]:
@@ -108,16 +109,27 @@ class Words:
         return s.let(" | ".join(part if i == 0 else f"({part} << {8 * i}u)" for i, part in enumerate(parts)), "u32")
 
 
-def _floats(s: Shader, text: str, unsigned: bool, vector: bool = False) -> list[str]:
-    """The four bytes of a word (of four words) as floats, unsigned ones moved, by masks and factors: software adapters take shifts of vectors apart."""
+def _floats(s: Shader, text: str, unsigned: bool, zeros: Sequence[str], vector: bool = False) -> list[str]:
+    """The four bytes of a word (of four words: `vector`) less their zero point, as floats, by masks: software adapters take shifts of vectors apart. Byte i is where it lies, 2^8i times as much, on
+    the side with vectors; on the other 2^-8i times: their products are right. `zeros`: see `_zeros`."""
     def kind(rep: str, text: str) -> str:
         return f"vec4<{rep}>({text})" if vector else f"{rep}({text})" if rep == "f32" else text
     word = s.let(f"bitcast<{'vec4<i32>' if vector else 'i32'}>({text})", "vec4<i32>" if vector else "i32")
     moved = s.let(f"{word} ^ {kind('i32', '-2139062144i' if not unsigned else '(-2147483647i - 1i)')}", "vec4<i32>" if vector else "i32")
     low, high = (word, moved) if unsigned else (moved, word)
-    made = [f"fma({kind('f32', f'{low} & ' + kind('i32', str(255 << 8 * i)))}, {kind('f32', repr(2.0 ** (-8 * i)))}, {kind('f32', '-128.0')})" for i in range(3)]
-    made.append(f"{kind('f32', f'{high} & ' + kind('i32', '-16777216i'))} * {2.0 ** -24!r}")
-    return [s.let(one, "vec4<f32>" if vector else "f32") for one in made]
+    made = [kind("f32", f"{low} & {kind('i32', str(255 << 8 * i))}") for i in range(3)] + [kind("f32", f"{high} & {kind('i32', '-16777216i')}")]
+    for i, zero in enumerate(zeros):
+        made[i] = f"({made[i]} - {zero})"
+    return [s.let(one if vector or not i else f"{one} * {2.0 ** (-16 * i)!r}", "vec4<f32>" if vector else "f32") for i, one in enumerate(made)]
+
+
+def _zeros(s: Shader, side: Words, points: Sequence[str]) -> list[str]:
+    """What `_floats` takes off the bytes of a word: 128 where the bit that tells signs is turned, and the zero point (of four columns: `points` are four)."""
+    if side.known == 0:
+        return [repr(128.0 * 256 ** i) for i in range(3)]
+    rep, four = ("vec4<f32>", f"vec4<f32>(vec4<i32>({', '.join(points)}))") if len(points) > 1 else ("f32", f"f32({points[0]})")
+    zero = s.let(four, rep)
+    return [*(s.let(f"({zero} + {rep}(128.0)) * {256.0 ** i!r}", rep) for i in range(3)), s.let(f"{zero} * {256.0 ** 3!r}", rep)]
 
 
 def _signed(word: int) -> int:
@@ -159,6 +171,10 @@ class ByteWriter(Writer):
         """See `Writer`."""
         return True
 
+    def shared(self) -> bool:
+        """See `Writer`."""
+        return isinstance(self.right.side, Panels)
+
     def register(self, tile: Tile) -> Built:
         """See `Writer`; on software adapters as floats, four columns of a row a vector."""
         if not self.context.cpu:
@@ -167,46 +183,60 @@ class ByteWriter(Writer):
         self.left.plain = self.right.plain = True
         self.finish(s)
         block = self.block(s, tile, 4)
-        vectors = range(len(block.columns) // 4)
-        sums = [[f"c{i}_{v}" for v in vectors] for i in range(len(block.rows))]
-        for name in (name for line in sums for name in line):
-            s.add(f"var {name}: vec4<i32>;")
-        self.begin(s, len(block.rows), len(vectors), True)
-        self.walk(s, block)
-        self.settled(s, sums, block.row_numbers, block.column_numbers, True)
+        sums = self._zeroed(s, len(block.rows), len(block.columns) // 4)
+        zeros = self._taken_off(s, block.row_numbers, block.column_numbers)
+        self.each_tap(s, block.rows, block.columns, lambda rows, columns: self._blocks(s, rows, columns, zeros, sums, lambda x: [x]))
         self.store(s, [[f"{name}[{j}]" for name in line for j in range(4)] for line in sums], block.row, block.column)
         return s.dispatch(block.groups)
 
-    def _inner(self, s: Shader, rows: list[list[str]], columns: list[list[str]]) -> None:
-        """See `Writer`; on software adapters BLOCK words at a time, for float sums of at most 2^24 are exact. These adapters take the product of four bytes apart for every pair of words; here a word
-        is taken apart once, for all it is multiplied with. What they take time over, to run and to compile, is reads: four columns of a panel are one."""
-        if not self.context.cpu:
-            super()._inner(s, rows, columns)
-            return
-        height, width = len(rows), len(columns) // 4
-        parts = {f"c{i}_{v}": f"d{i}_{v}" for i in range(height) for v in range(width)} | {f"column{v}": f"columns{v}" for v in range(width if self.sum_columns else 0)}
-        singles = {f"row{i}": f"rows{i}" for i in range(height if self.sum_rows else 0)}
-        steps, across = s.let(s.param(self.length())), [self._across(s, columns[4 * v:4 * v + 4]) for v in range(width)]
-        with s.block(f"for (var k0 = 0; k0 < {steps}; k0 += {BLOCK})"):
-            for name in parts.values():
-                s.add(f"var {name} = vec4<f32>();")
-            for name in singles.values():
-                s.add(f"var {name} = 0.0;")
-            s.add(f"let end = min(k0 + {BLOCK}, {steps});")
+    def quad(self, tile: Tile) -> Built:
+        """A quad's invocations take four columns each of a panel's 16, and read and take apart one of four rows each, which they swap: an invocation's sum i is that of row i ^ its number."""
+        s = Shader(self.context, 4)
+        self.left.plain = self.right.plain = True
+        height = -(-int(min(tile.rows, max(1, most(self.context, self.m)))) // 4)
+        row, column, part, base_a, base_b, count = self.in_quads(s, 4 * height)
+        numbers = [s.let(f"min({row} + {4 * i} + {part}, {s.param(self.m)} - 1)") for i in range(height)]
+        columns = [f"{column} + {j}" for j in range(4)]
+        sums = self._zeroed(s, 4 * height, 1)
+        zeros = self._taken_off(s, numbers, columns)
+
+        def swapped(x: list[str]) -> list[list[str]]:
+            return [x, *([s.let(f"quadSwap{how}({one})", "f32") for one in x] for how in ("X", "Y", "Diagonal"))]
+        self.each_tap(s, [self.left.line(s, base_a, i) for i in numbers], [self.right.line(s, base_b, column)], lambda rows, lines: self._blocks(s, rows, lines * 4, zeros, sums, swapped))
+        self.store(s, [[f"{line[0]}[{j}]" for j in range(4)] for line in sums], row, column, f"(i ^ {part})")
+        return s.dispatch(count)
+
+    def _zeroed(self, s: Shader, height: int, width: int) -> list[list[str]]:
+        """The sums of rows, four columns a vector."""
+        sums = [[f"c{i}_{v}" for v in range(width)] for i in range(height)]
+        for name in (name for line in sums for name in line):
+            s.add(f"var {name}: vec4<i32>;")
+        return sums
+
+    def _taken_off(self, s: Shader, rows: Sequence[str], columns: Sequence[str]) -> tuple[list[list[str]], list[list[str]]]:
+        """What `_floats` takes off: of each row, and of each four columns."""
+        p = self._points(s, self.left, rows, self.m) if self.left.known != 0 else [""] * len(rows)
+        q = self._points(s, self.right, columns, self.n) if self.right.known != 0 else [""] * len(columns)
+        return [_zeros(s, self.left, [one]) for one in p], [_zeros(s, self.right, q[j:j + 4]) for j in range(0, len(q), 4)]
+
+    def _blocks(self, s: Shader, rows: list[list[str]], columns: list[list[str]], zeros: tuple[list[list[str]], list[list[str]]], sums: list[list[str]],
+                spread: Callable[[list[str]], list[list[str]]]) -> None:
+        """A tap on software adapters, so many words at a time that float sums of at most 2^24 are exact. These adapters take the product of four bytes apart for every pair of words; here a word
+        is taken apart once, for all it is multiplied with. What they take time over, to run and to compile, is reads: four columns of a panel are one. `spread`: the rows that a row read is for."""
+        across = [self._across(s, columns[4 * v:4 * v + 4]) for v in range(len(columns) // 4)]
+        steps, block = s.let(s.param(self.length())), BLOCK >> (self.left.known != 0) >> (self.right.known != 0)
+        with s.block(f"for (var k0 = 0; k0 < {steps}; k0 += {block})"):
+            for name in (name for line in sums for name in line):
+                s.add(f"var f{name} = vec4<f32>();")
+            s.add(f"let end = min(k0 + {block}, {steps});")
             with s.block("for (var k = k0; k < end; k += 1)"):
-                b = [_floats(s, read(), self.right.unsigned, True) for read in across]
-                for v, y in enumerate(b if self.sum_columns else ()):
-                    s.add(f"columns{v} += {' + '.join(y)};")
-                for i, row in enumerate(rows):
-                    x = _floats(s, self.left.read(s, row, "k"), self.left.unsigned)
-                    if self.sum_rows:
-                        s.add(f"rows{i} += {' + '.join(x)};")
-                    for v, y in enumerate(b):
-                        s.add(f"d{i}_{v} += {' + '.join(f'{p} * {q}' for p, q in zip(x, y, strict=True))};")
-            for total, name in parts.items():
-                s.add(f"{total} += vec4<i32>({name});")
-            for total, name in singles.items():
-                s.add(f"{total} += i32({name});")
+                b = [_floats(s, read(), self.right.unsigned, zero, True) for read, zero in zip(across, zeros[1], strict=True)]
+                a = (line for row, zero in zip(rows, zeros[0], strict=True) for line in spread(_floats(s, self.left.read(s, row, "k"), self.left.unsigned, zero)))
+                for x, line in zip(a, sums, strict=True):
+                    for y, name in zip(b, line, strict=True):
+                        s.add(f"f{name} += {' + '.join(f'{p} * {q}' for p, q in zip(x, y, strict=True))};")
+            for name in (name for line in sums for name in line):
+                s.add(f"{name} += vec4<i32>(f{name});")
 
     def _across(self, s: Shader, columns: list[list[str]]) -> Callable[[], str]:
         """What reads word k of four neighbouring columns: of a panel at once."""

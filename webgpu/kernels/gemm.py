@@ -109,7 +109,7 @@ class Panels:
         """See `Side`."""
         number = kernel[0]
         for size, k in zip(self.taps[1:], kernel[1:], strict=True):
-            number = f"({number} * {s.size(size)} + {k})"
+            number = f"({number} * {s.param(size)} + {k})"
         return [line[0], s.let(f"{number} * {s.size(self.inner)}"), *line[2:]]
 
     def read(self, s: Shader, line: list[str], k: str) -> str:
@@ -218,8 +218,9 @@ class Writer:
             s.add("for (var j = 0; j < 4; j += 1) { word |= (u32(finished(acc[j], m, n + j)) & 255u) << u32(8 * j); }")
             s.write_word(self.operands[0], s.offset(columns, 0, ["n"], s.offset(rows, 0, s.coordinates(rows, "m"), "q0")), "word")
 
-    def store(self, s: Shader, sums: Sequence[Sequence[str]], row: str, column: str) -> None:
-        """End the sums of a block and store them. One epilogue in the text, not one for each of them: drivers take seconds over those. The sums pass through private memory for it, once."""
+    def store(self, s: Shader, sums: Sequence[Sequence[str]], row: str, column: str, line: str = "i") -> None:
+        """End the sums of a block and store them. One epilogue in the text, not one for each of them: drivers take seconds over those. The sums pass through private memory for it, once.
+        `line`: which of them are row i's."""
         height, width = len(sums), len(sums[0])
         if self.quads:
             parts = [f"vec4<{self.rep}>({', '.join(line[j:j + 4])})" for line in sums for j in range(0, width, 4)]
@@ -228,7 +229,7 @@ class Writer:
         kind, unit = (f"vec4<{self.rep}>", 4) if self.quads else (self.rep, 1)
         s.add(f"var sums = array<{kind}, {len(parts)}>({', '.join(parts)});")
         with s.block(f"for (var i = 0; i < min({height}, {s.param(self.m)} - {row}); i += 1)"), s.block(f"for (var j = 0; j < min({width}, {s.param(self.n)} - {column}); j += {unit})"):
-            s.add(f"{'finish4' if self.quads else 'finish'}(sums[(i * {width} + j) / {unit}], {row} + i, {column} + j);")
+            s.add(f"{'finish4' if self.quads else 'finish'}(sums[({line} * {width} + j) / {unit}], {row} + i, {column} + j);")
 
     def total(self, text: str) -> Value:
         """The sum with the interval it lies in."""
@@ -297,8 +298,12 @@ class Writer:
                 s.add(f"{name} = {self.across(x, weight, name)};")
 
     def taps(self, s: Shader, number: str) -> list[str]:
-        """Kernel coordinates of a tap."""
-        return s.coordinates(Space(list(self.product.taps), []), number)
+        """Kernel coordinates of a tap. Its sizes are uniforms also where they are 1, as in Window: a 1 × 1 convolution with strides is one pipeline with the others."""
+        found: list[str] = []
+        for size in reversed(self.product.taps[1:]):
+            found.insert(0, s.let(f"{number} % {s.param(size)}"))
+            number = s.let(f"{number} / {s.param(size)}")
+        return [number, *found] if self.product.taps else []
 
     # -- variants ----------------------------------------------------------------------------------------------------------------------------
     def register(self, tile: Tile) -> Built:
@@ -356,23 +361,26 @@ class Writer:
     def quad(self, tile: Tile) -> Built:
         """No invocation leaves early and no branch depends on one: WGSL wants quads whole."""
         s = Shader(self.context, 4)
+        height, m = int(min(tile.rows, max(1, most(self.context, self.m)))), s.param(self.m)
+        row, column, part, base_a, base_b, count = self.in_quads(s, height)
+        rows, columns = [self.product.a.line(s, base_a, s.let(f"min({row} + {i}, {m} - 1)")) for i in range(height)], self.product.b.line(s, base_b, column)
+        for i in range(height):
+            s.add(f"var c{i} = vec4<f32>();")
+        self.each_tap(s, rows, [columns], lambda rows, columns: self._quad_steps(s, rows, columns[0], part))
+        self.store(s, [[f"c{i}[{j}]" for j in range(4)] for i in range(height)], row, column)
+        return s.dispatch(count)
+
+    def in_quads(self, s: Shader, height: int) -> tuple[str, str, str, str, str, Dim]:
+        """A quad's first row, an invocation's first column and its number in the quad; the offsets of the batch in A and B; how many quads there are."""
         s.subgroups = s.numbered = True
         self.finish(s)
-        left, right = self.product.a, self.product.b
-        height, m = int(min(tile.rows, max(1, most(self.context, self.m)))), s.param(self.m)
         down, across = (self.m + (height - 1)) // height, (self.n + (PANEL - 1)) // PANEL
         count = self.product.spaces[0].count * down * across
         s.add(f"if (group >= {s.param(count)}) {{ return; }}")
         rest = s.let(f"group / {s.param(across)}")
         column, row = s.let(f"group % {s.param(across)} * {PANEL} + lane * 4"), s.let(f"{rest} % {s.param(down)} * {height}")
         base_a, base_b = self.batch(s, s.let(f"{rest} / {s.param(down)}"))
-        part = s.let("i32(sub & 3u)")
-        rows, columns = [left.line(s, base_a, s.let(f"min({row} + {i}, {m} - 1)")) for i in range(height)], right.line(s, base_b, column)
-        for i in range(height):
-            s.add(f"var c{i} = vec4<f32>();")
-        self.each_tap(s, rows, [columns], lambda rows, columns: self._quad_steps(s, rows, columns[0], part))
-        self.store(s, [[f"c{i}[{j}]" for j in range(4)] for i in range(height)], row, column)
-        return s.dispatch(count)
+        return row, column, s.let("i32(sub & 3u)"), base_a, base_b, count
 
     def _quad_steps(self, s: Shader, rows: list[list[str]], columns: list[str], part: str) -> None:
         """The steps of a tap, four at a time; beyond its end there are zeros, on both sides: a zero times an infinity is none. (Selected, not skipped: in a branch all is masked, and

@@ -87,7 +87,7 @@ def choose(context: Context, batch: Dim, m: Dim, n: Dim, k: Dim, taps: bool, lin
         return measured
     rows, columns, depth = (most(context, size) for size in (m, n, k))
     if context.cpu and rows > FEW and columns > PANEL / 2 and possible(QUAD, context, m, taps, lines, shared):
-        return WINDOWS if taps else QUAD
+        return WINDOWS if taps and not words else QUAD
     if context.cpu and words:
         return WIDE
     if context.cpu or columns <= FEW:
