@@ -196,6 +196,23 @@ def test_extremes_where_one_number_is_nan(op: str) -> None:
         check(op, {"x": x}, {"axes": np.array([1])})
 
 
+@pytest.mark.parametrize("kernel,height,width,pads", [
+    (3, 1, 1, (1, 1, 1, 1)), (3, 5, 3, (1, 1, 1, 1)), (3, 33, 16, (1, 1, 1, 1)), (3, 61, 37, (1, 0, 2, 1)), (3, 30, 42, (0, 0, 0, 0)), (3, 3, 50, (2, 2, 2, 2)), (3, 9, 21, (6, 7, 3, 9)),
+    (5, 31, 29, (2, 2, 2, 2)), (5, 40, 18, (4, 1, 0, 3)), (7, 12, 33, (3, 3, 3, 3))])
+def test_depthwise_convolution_of_rows(kernel: int, height: int, width: int, pads: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(kernel * height + width)
+    for special in (False, True):
+        x = floats(rng, 2, 3, height, width, special=special)
+        constants = {"w": floats(rng, 3, 1, kernel, kernel), "b": floats(rng, 3), "lo": np.float32(-0.5), "hi": np.float32(1)}
+        want = [numpy_helper.from_array(np.asarray(c), n) for n, c in constants.items()]
+        for inputs in (["x", "w"], ["x", "w", "b"]):
+            for bounded in (False, True):
+                nodes = [helper.make_node("Conv", inputs, ["c" if bounded else "y"], group=3, pads=pads), *([helper.make_node("Clip", ["c", "lo", "hi"], ["y"])] if bounded else [])]
+                graph = helper.make_graph(nodes, "rows", [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], want)
+                made = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]))
+                same(bytes(made.SerializeToString()), {"x": x}, 1e-4, f"{inputs} {bounded} {special}")
+
+
 @pytest.mark.parametrize("heads,groups,queries,past,new,size", [(4, 4, 1, 9, 1, 64), (6, 2, 1, 300, 1, 20), (8, 2, 2, 7, 2, 12), (2, 2, 1, 1030, 3, 16), (3, 1, 2, 0, 5, 4), (2, 1, 1, 6, 1, 7)])
 def test_attention_of_few_queries(heads: int, groups: int, queries: int, past: int, new: int, size: int) -> None:
     """Decoding: keys and values of a cache and new ones, kept as presents or not, exact there; values with NaN and infinities that have weight."""

@@ -59,13 +59,6 @@ typedef void (*down_fn)(const plane *p, const float *x, ptrdiff_t ld_x, ptrdiff_
 #ifdef __wasm__
 enum { TOGETHER = 28, WIDE = 4 * SX_GW }; /* lines of a part: what a register of columns reads and writes stays in the first-level cache for the next; columns from which planes are read where they lie */
 
-/* Before the next line; the compiler does not look behind it, or it keeps an address for each line. */
-#define STEP(pointer, step) \
-    do { \
-        (pointer) += (step); \
-        __asm__("" : "+r"(pointer)); \
-    } while (0)
-
 static __attribute__((noinline)) void bound(const plane *p, ptrdiff_t cols, ptrdiff_t lines, float *y, ptrdiff_t ld) {
     if (p->lo == -__builtin_inff() && p->hi == __builtin_inff()) return;
     for (; lines > 0; lines--, y += ld)
@@ -92,7 +85,7 @@ static __attribute__((noinline)) void bound(const plane *p, ptrdiff_t cols, ptrd
                     sx_f value = sx_fload(from + t); \
                     SX_UNROLL for (int i = 0; i <= l; i++) acc[i] += value * tap[(l - i) * K + t]; \
                 } \
-                STEP(from, ld_x); \
+                SX_WALK(from, ld_x); \
             } \
             _Pragma("clang loop unroll(disable)") for (ptrdiff_t l = lines; l > 0; l--) { \
                 acc[K - 1] = bias; \
@@ -102,8 +95,8 @@ static __attribute__((noinline)) void bound(const plane *p, ptrdiff_t cols, ptrd
                 } \
                 sx_fstore(to, acc[0]); \
                 SX_UNROLL for (int i = 0; i + 1 < K; i++) acc[i] = acc[i + 1]; \
-                STEP(from, ld_x); \
-                STEP(to, ld); \
+                SX_WALK(from, ld_x); \
+                SX_WALK(to, ld); \
             } \
         } \
         bound(p, cols, lines, y, ld); /* with the sums it would be a third of their time, and most have none */ \

@@ -25,29 +25,22 @@ typedef struct { const float *x, *w; } source;
 #define LINES 64
 
 #ifdef __wasm__
-/* One address walks along X, the weights or the results: what V8 would make of base + i · step is an addition and more for each access (3 × 3: 20 → 27 GFLOP/s). */
-#define WALK(pointer, step) \
-    do { \
-        (pointer) += (step); \
-        __asm__("" : "+r"(pointer)); \
-    } while (0)
-
 /* P finished pixels, features from c on. */
 SX_INLINE void ended_pixels(const int P, const sx_f *acc, ptrdiff_t c, const sx_end *e, float *out, ptrdiff_t ld) {
     float *to = out + c;
     if (!e) {
         SX_UNROLL for (int i = 0; i < P; i++) {
             sx_fstore(to, acc[i]);
-            WALK(to, ld);
+            SX_WALK(to, ld);
         }
         return;
     }
     const float *p = e->data[0] + c * e->col[0], *q = e->data[1] + c * e->col[1];
     SX_UNROLL for (int i = 0; i < P; i++) {
         sx_fstore(to, sx_ended(e, acc[i], p, q, SX_GW));
-        WALK(to, ld);
-        WALK(p, (ptrdiff_t)e->row[0]);
-        WALK(q, (ptrdiff_t)e->row[1]);
+        SX_WALK(to, ld);
+        SX_WALK(p, (ptrdiff_t)e->row[0]);
+        SX_WALK(q, (ptrdiff_t)e->row[1]);
     }
 }
 
@@ -63,7 +56,7 @@ SX_INLINE void ended_pixels(const int P, const sx_f *acc, ptrdiff_t c, const sx_
                 SX_UNROLL for (int t = 0; t < KW; t++) tap[t] = sx_fload(w + t * m); \
                 SX_UNROLL for (int i = 0; i < (P - 1) * S + KW; i++) { \
                     sx_f value = sx_fload(x); \
-                    WALK(x, xs); \
+                    SX_WALK(x, xs); \
                     SX_UNROLL for (int t = 0; t < KW; t++) \
                         if (i >= t && (i - t) % S == 0 && (i - t) / S < P) acc[(i - t) / S] += value * tap[t]; \
                 } \

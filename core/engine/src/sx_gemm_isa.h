@@ -49,6 +49,16 @@
 #define SX_EDGE SX_INLINE
 #endif
 #define SX_UNROLL _Pragma("clang loop unroll(full)")
+/* One address walks along X, the weights or the results: what V8 would make of base + i · step is an addition and more for each access, and LLVM would load all at once (3 × 3: 20 → 27 GFLOP/s). */
+#ifdef __wasm__
+#define SX_WALK(pointer, step) \
+    do { \
+        (pointer) += (step); \
+        __asm__("" : "+r"(pointer)); \
+    } while (0)
+#else
+#define SX_WALK(pointer, step) ((pointer) += (step))
+#endif
 /* The outer loop over a square of vectors: unrolled where registers hold it. */
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define SX_SQUARE SX_UNROLL

@@ -118,76 +118,94 @@ SX_INLINE void backward(const int size, const sx_f *t, sx_f *y) {
     }
 }
 
-SX_EDGE sx_f other_channels(const sx_conv *v, const char *x, int64_t at, int count) {
-    if (v->xv->dtype == SX_FLOAT) return sx_fload_part((const float *)x + at, count);
-    sx_f value = sx_fsplat(0);
-    for (int i = 0; i < count; i++) value[i] = sx_element(x, v->xv->dtype, at + i);
-    return value;
+/* A column of an input tile, some of it outside X (rows: what is inside, bit by bit), or not of floats. */
+static __attribute__((noinline)) void edge_column(const sx_conv *v, const char *x, ptrdiff_t at, int rows, int edge, sx_f *column) {
+    for (int i = 0; i < edge; i++, at += (ptrdiff_t)v->xs[1]) {
+        sx_f value = sx_fsplat(0);
+        if (rows >> i & 1 && v->xv->dtype == SX_FLOAT) value = sx_fload((const float *)x + at);
+        else if (rows >> i & 1)
+            for (int l = 0; l < SX_GW; l++) value[l] = sx_element(x, v->xv->dtype, at + l);
+        column[i] = value;
+    }
 }
 
-SX_INLINE sx_f channels(const sx_conv *v, const char *x, int64_t at, int count) {
-    return v->xv->dtype == SX_FLOAT && count == SX_GW ? sx_fload((const float *)x + at) : other_channels(v, x, at, count);
-}
-
-/* The input tile whose corner is (h, w), all channels, to `to`: [edge²][…] with `plane` floats between matrices. */
-SX_INLINE void input_tile(const int size, const sx_conv *v, const char *x, int64_t h, int64_t w, float *to, int64_t plane) {
+/* The input tile whose corner is (h, w), all channels, to `to`: [edge²][…] with `plane` floats between matrices. The last register of channels overlaps the one before. */
+SX_INLINE void input_tile(const int size, const sx_conv *v, const char *x, int64_t h, int64_t w, float *to, ptrdiff_t plane) {
     enum { MOST = 6 };
-    const int edge = size + 2;
-    int inside = h >= 0 && w >= 0 && h + edge <= v->in[1] && w + edge <= v->in[2];
-    for (int64_t c = 0; c < v->c; c += SX_GW) {
-        int count = (int)sx_min64(SX_GW, v->c - c);
+    const int edge = size + 2, whole = v->xv->dtype == SX_FLOAT ? (1 << edge) - 1 : -1;
+    const ptrdiff_t down = (ptrdiff_t)v->xs[1], right = (ptrdiff_t)v->xs[2], corner = (ptrdiff_t)(h * v->xs[1] + w * v->xs[2]), last = (ptrdiff_t)v->c - SX_GW;
+    int rows = 0, cols = 0; /* those inside X, bit by bit */
+    for (int i = 0; i < edge; i++) rows |= (h + i >= 0 && h + i < v->in[1]) << i, cols |= (w + i >= 0 && w + i < v->in[2]) << i;
+    for (ptrdiff_t next = 0; next < last + SX_GW; next += SX_GW) {
+        const ptrdiff_t c = next < last ? next : last;
         sx_f t[MOST][MOST], column[MOST], made[MOST];
         SX_SQUARE for (int j = 0; j < edge; j++) {
-            SX_UNROLL for (int i = 0; i < edge; i++) {
-                int has = inside || (h + i >= 0 && h + i < v->in[1] && w + j >= 0 && w + j < v->in[2]);
-                column[i] = has ? channels(v, x, (h + i) * v->xs[1] + (w + j) * v->xs[2] + c, count) : sx_fsplat(0);
+            const ptrdiff_t at = corner + j * right + c;
+            const float *from = (const float *)x + at;
+            const int inside = cols >> j & 1 ? rows : 0;
+            if (inside == whole) {
+                SX_UNROLL for (int i = 0; i < edge; i++) {
+                    column[i] = sx_fload(from);
+                    SX_WALK(from, down);
+                }
+            } else {
+                sx_f found[MOST];
+                edge_column(v, x, at, inside, edge, found);
+                SX_UNROLL for (int i = 0; i < edge; i++) column[i] = found[i];
             }
             forward(size, column, made);
             SX_UNROLL for (int i = 0; i < edge; i++) t[i][j] = made[i];
         }
+        float *out = to + c;
         SX_SQUARE for (int i = 0; i < edge; i++) {
             forward(size, t[i], made);
             SX_UNROLL for (int j = 0; j < edge; j++) {
-                if (count == SX_GW) sx_fstore(to + (i * edge + j) * plane + c, made[j]);
-                else sx_fstore_part(to + (i * edge + j) * plane + c, made[j], count);
+                sx_fstore(out, made[j]);
+                SX_WALK(out, plane);
             }
         }
     }
 }
 
-/* `features` sums of one tile to its outputs, of which rows × cols exist. e: their end, NULL: none. */
-SX_INLINE void output_tile(const int size, const float *from, int64_t plane, int64_t features, const sx_end *e, float *y, int64_t row, int64_t column, int64_t rows, int64_t cols) {
+SX_EDGE void edge_store(int ends, const sx_end *e, sx_f value, const float *p, const float *q, float *to, int count) { sx_fstore_part(to, ends ? sx_ended(e, value, p, q, count) : value, count); }
+
+/* `features` sums of one tile to its outputs, of which rows × cols exist. e: their end, where it `ends` them. */
+SX_INLINE void output_tile(const int size, const float *from, ptrdiff_t plane, int64_t features, int ends, const sx_end *e, float *y, ptrdiff_t row, ptrdiff_t column, int rows, int cols) {
     enum { MOST = 6 };
-    const int edge = size + 2;
-    for (int64_t m = 0; m < features; m += SX_GW) {
-        int count = (int)sx_min64(SX_GW, features - m);
+    const int edge = size + 2, high = rows < size ? rows : size;
+    for (ptrdiff_t m = 0; m < features; m += SX_GW) {
+        const int count = (int)sx_min64(SX_GW, features - m);
         sx_f t[4][MOST], made[4], side[MOST];
         SX_SQUARE for (int j = 0; j < edge; j++) {
-            SX_UNROLL for (int i = 0; i < edge; i++) side[i] = sx_fload(from + (i * edge + j) * plane + m);
+            const float *sums = from + j * plane + m;
+            SX_UNROLL for (int i = 0; i < edge; i++) {
+                side[i] = sx_fload(sums);
+                SX_WALK(sums, edge * plane);
+            }
             backward(size, side, made);
             SX_UNROLL for (int i = 0; i < size; i++) t[i][j] = made[i];
         }
         SX_SQUARE for (int i = 0; i < size; i++) {
+            if (i >= high) break;
+            float *to = y + i * row + m;
+            const float *p = e->data[0] + i * (ptrdiff_t)e->line[0] + m * e->col[0], *q = e->data[1] + i * (ptrdiff_t)e->line[1] + m * e->col[1];
             backward(size, t[i], made);
             SX_UNROLL for (int j = 0; j < size; j++) {
-                float *to = y + i * row + j * column + m;
-                if (i >= rows || j >= cols) continue;
-                sx_f value = made[j];
-                if (e) {
-                    const float *p = e->data[0] + i * e->line[0] + j * e->row[0] + m * e->col[0], *q = e->data[1] + i * e->line[1] + j * e->row[1] + m * e->col[1];
-                    value = sx_ended(e, value, p, q, count);
-                }
-                if (count == SX_GW) sx_fstore(to, value);
-                else sx_fstore_part(to, value, count);
+                if (j >= cols) break;
+                if (count == SX_GW) sx_fstore(to, ends ? sx_ended(e, made[j], p, q, SX_GW) : made[j]);
+                else edge_store(ends, e, made[j], p, q, to, count);
+                SX_WALK(to, column);
+                SX_WALK(p, (ptrdiff_t)e->row[0]);
+                SX_WALK(q, (ptrdiff_t)e->row[1]);
             }
         }
     }
 }
 
 #define TRANSFORMS(size) \
-    static __attribute__((noinline)) void input_##size(const sx_conv *v, const char *x, int64_t h, int64_t w, float *to, int64_t plane) { input_tile(size, v, x, h, w, to, plane); } \
-    static __attribute__((noinline)) void output_##size(const float *from, int64_t plane, int64_t features, const sx_end *e, float *y, int64_t row, int64_t column, int64_t rows, int64_t cols) { \
-        output_tile(size, from, plane, features, e, y, row, column, rows, cols); \
+    static __attribute__((noinline)) void input_##size(const sx_conv *v, const char *x, int64_t h, int64_t w, float *to, ptrdiff_t plane) { input_tile(size, v, x, h, w, to, plane); } \
+    static __attribute__((noinline)) void output_##size(const float *from, ptrdiff_t plane, int64_t features, int ends, const sx_end *e, float *y, ptrdiff_t row, ptrdiff_t column, int rows, int cols) { \
+        output_tile(size, from, plane, features, ends, e, y, row, column, rows, cols); \
     }
 TRANSFORMS(4)
 TRANSFORMS(2)
@@ -227,7 +245,7 @@ static int64_t block_floats(const job *j) { return j->in_place ? 0 : sx_round_up
 static void transform(const job *j, int64_t image, int64_t row, int64_t col, int64_t cols, int64_t from, int64_t to, float *inputs) {
     const sx_conv *v = j->v;
     const char *x = v->xv->data + image * v->xn * sx_size_of(v->xv->dtype);
-    for (int64_t i = from; i < to; i++) (j->size == 4 ? input_4 : input_2)(v, x, (row + i / cols) * j->size - v->p[1], (col + i % cols) * j->size - v->p[2], inputs + i * v->c, j->plane_v);
+    for (int64_t i = from; i < to; i++) (j->size == 4 ? input_4 : input_2)(v, x, (row + i / cols) * j->size - v->p[1], (col + i % cols) * j->size - v->p[2], inputs + i * v->c, (ptrdiff_t)j->plane_v);
 }
 
 /* A line of tiles of an image that is one block. */
@@ -266,7 +284,7 @@ static void tile_of(void *arg, int64_t index, int worker) {
         int64_t a = i / cols * j->size, b = i % cols * j->size;
         sx_end end = whole;
         for (int o = 0; o < SX_SUM_OPERANDS; o++) end.data[o] += a * end.line[o] + b * end.row[o];
-        (j->size == 4 ? output_4 : output_2)(sums + i * j->features, j->plane_m, features, ends ? &end : 0, y + a * down + b * across, down, across, lines - a, pixels - b);
+        (j->size == 4 ? output_4 : output_2)(sums + i * j->features, (ptrdiff_t)j->plane_m, features, ends, &end, y + a * down + b * across, (ptrdiff_t)down, (ptrdiff_t)across, (int)(lines - a), (int)(pixels - b));
     }
     for (int64_t line = 0; line < lines && !j->in_place; line++)
         sx_conv_finish(v, block + line * pixels * features, (image * v->out[1] + h + line) * v->out[2] + w, pixels, feature, features, features);
