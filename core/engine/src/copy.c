@@ -36,7 +36,7 @@ static void fill_row(char *y, int64_t ys, const char *value, int64_t n, int64_t 
 /* 4 × 4 elements of four bytes. */
 typedef uint32_t four __attribute__((vector_size(16)));
 typedef uint32_t four_any __attribute__((vector_size(16), aligned(4), may_alias));
-static void transpose_4(uint32_t *y, int64_t yr, const uint32_t *x, int64_t xc) {
+static inline void transpose_4(uint32_t *y, ptrdiff_t yr, const uint32_t *x, ptrdiff_t xc) {
     four a = *(const four_any *)x, b = *(const four_any *)(x + xc), c = *(const four_any *)(x + 2 * xc), d = *(const four_any *)(x + 3 * xc);
     four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5), ef = __builtin_shufflevector(a, b, 2, 6, 3, 7), gh = __builtin_shufflevector(c, d, 2, 6, 3, 7);
     *(four_any *)y = __builtin_shufflevector(ab, cd, 0, 1, 4, 5), *(four_any *)(y + yr) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
@@ -101,7 +101,9 @@ static void transpose_words(char *y, int64_t yr, const char *x, int64_t xc, int6
     }
 #endif
     for (; c + 4 <= cols; c += 4) {
-        for (r = 0; r + 4 <= rows; r += 4) transpose_4(y_ + r * yr + c, yr, x_ + c * xc + r, xc);
+        uint32_t *to = y_ + c;
+        const uint32_t *from = x_ + c * xc;
+        for (r = 0; r + 4 <= rows; r += 4, to += 4 * (ptrdiff_t)yr, from += 4) transpose_4(to, (ptrdiff_t)yr, from, (ptrdiff_t)xc);
         for (; r < rows; r++) for (int k = 0; k < 4; k++) y_[r * yr + c + k] = x_[(c + k) * xc + r];
     }
     for (; c < cols; c++) for (r = 0; r < rows; r++) y_[r * yr + c] = x_[c * xc + r];
