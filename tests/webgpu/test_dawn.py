@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sardonyx.kernels import Kernel
+from sardonyx.lowering import Lowering, View
 from sardonyx.types import DType
 from sardonyx.webgpu.device.base import Limits
 from sardonyx.webgpu.recording import Dispatch, Recording, Shader, record
@@ -69,11 +71,19 @@ def test_dawn_rejects_a_wrong_shader(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_kernels_of_bytes_compile_in_dawn() -> None:
-    """Those that read and write words of bytes between two kernels, which no model of the suite has."""
+    """Those that read and write words of bytes between two kernels, which no model of the suite has; windows of three channels in quads."""
     a, b, c = (np.ones(shape, dtype) for shape, dtype in (((9, 12), np.uint8), ((12, 20), np.int8), ((20, 4), np.int8)))
     program, constants = planned(lambda k, x: bytes_between(k, x, b, c), [(DType.UINT8, a.shape)])
     made = [("bytes", record(program, constants, Limits(), cpu, features=frozenset(features))[0]) for cpu, features in ((False, ()), (True, ()), (True, ("subgroups",)))]
     assert any("quadSwapX" in s.source for s in made[2][1].shaders)
+
+    def first(k: Lowering, x: View) -> View:
+        y = k.buffer(DType.INT32 if x.dtype is DType.UINT8 else DType.FLOAT, (1, 20, 5, 5)).whole()
+        k.call(Kernel.CONV, [x, k.constant(np.ones((20, 3, 3, 3), np.int8 if x.dtype is DType.UINT8 else np.float32))], [y], first_leaf=2, spatial=2, group=1, kernel=[3, 3], strides=[1, 1],
+               dilations=[1, 1], pads=[1, 1], transposed=0, zero_x=-1, zero_w=-1)
+        return y
+    windows = [("windows", record(*planned(first, [(dtype, (1, 3, 5, 5))]), Limits(), True, features=frozenset({"subgroups"}))[0]) for dtype in (DType.UINT8, DType.FLOAT)]
+    assert all(any("quadSwapX" in s.source for s in r.shaders) for _, r in windows) and compiled(windows)[1] == []
     assert all(any("finish4" in s.source for s in r.shaders) and any("var word" in s.source for s in r.shaders) for _, r in made)
     assert compiled(made)[1] == []
 

@@ -225,6 +225,7 @@ CONVS = [
     ((1, 3, 8, 8), (4, 3, 3, 3), 1, (1, 1), (1, 1), (1, 1), 0), ((2, 4, 9, 7), (6, 4, 3, 2), 1, (2, 1), (1, 2), (1, 0), 0), ((2, 4, 6, 6), (8, 2, 3, 3), 2, (1, 1), (1, 1), (0, 0), 0),
     ((2, 8, 10, 10), (8, 1, 3, 3), 8, (2, 2), (1, 1), (1, 1), 0), ((1, 5, 12), (7, 5, 3), 1, (2,), (1,), (1,), 0), ((1, 2, 5, 5, 5), (3, 2, 2, 2, 2), 1, (1, 1, 1), (1, 1, 1), (0, 0, 0), 0),
     ((1, 16, 20, 20), (40, 16, 1, 1), 1, (1, 1), (1, 1), (0, 0), 0), ((1, 3, 5, 5), (3, 4, 3, 3), 1, (2, 2), (1, 1), (1, 1), 1), ((2, 4, 5, 4), (4, 3, 2, 3), 2, (1, 2), (2, 1), (0, 1), 1),
+    ((2, 8, 5, 4), (20, 8, 3, 2), 1, (2, 1), (1, 1), (1, 0), 0), ((1, 3, 6, 5), (18, 3, 3, 3), 1, (1, 1), (1, 2), (1, 1), 0),
 ]
 
 
@@ -537,13 +538,17 @@ def test_depthwise_convolution_of_bytes(variant: Any, channels: int, left: str, 
 
 @pytest.mark.parametrize("group", [1, 2])
 def test_convolution_of_bytes_with_packed_weights(player: Any, group: int) -> None:
-    x, w = RNG.integers(0, 255, (1, 6, 5, 5)).astype(np.uint8), RNG.integers(-100, 100, (20, 6 // group, 3, 3)).astype(np.int8)
+    """Taps that are no whole words, with and without a zero point, with the largest sums."""
+    x, w = RNG.integers(0, 256, (1, 6, 5, 5)).astype(np.uint8), RNG.integers(-128, 128, (20, 6 // group, 3, 3)).astype(np.int8)
+    x[:, :, :3], w[:3] = 255, -128
 
-    def rule(k: Lowering, x: View) -> View:
-        made = out(k, DType.INT32, 1, 20, 5, 5)
-        k.call(Kernel.CONV, [x, k.constant(w)], [made], spatial=2, group=group, kernel=[3, 3], strides=[1, 1], dilations=[1, 1], pads=[1, 1], transposed=0, zero_x=-1, zero_w=-1)
+    def rule(k: Lowering, x: View, z: View) -> list[View]:
+        made = [out(k, DType.INT32, 1, 20, 5, 5) for _ in range(2)]
+        for y, zero in zip(made, ([], [z]), strict=True):
+            k.call(Kernel.CONV, [x, k.constant(w), *zero], [y], first_leaf=2 + len(zero), spatial=2, group=group, kernel=[3, 3], strides=[1, 1], dilations=[1, 1], pads=[1, 1], transposed=0,
+                   zero_x=2 if zero else -1, zero_w=-1)
         return made
-    agree(player, rule, x)
+    agree(player, rule, x, np.array(200, np.uint8))
 
 
 @pytest.mark.parametrize("group", [1, 2])

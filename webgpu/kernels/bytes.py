@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ...dim import Dim, ceildiv
+from ...dim import product as volume
 from ...types import DType
 from ..wgsl.shader import Built, Context, Shader
 from ..wgsl.space import Operand, even
 from .base import most
-from .gemm import Lines, Panels, Product, Writer, zero_of
+from .gemm import Lines, Panels, Product, Writer, in_turn, zero_of
 from .tiles import Tile
 from .window import Window
 
@@ -201,7 +202,7 @@ class ByteWriter(Writer):
         zeros = self._taken_off(s, numbers, columns)
 
         def swapped(x: list[str]) -> list[list[str]]:
-            return [x, *([s.let(f"quadSwap{how}({one})", "f32") for one in x] for how in ("X", "Y", "Diagonal"))]
+            return [list(one) for one in zip(*(in_turn(s, one) for one in x), strict=True)]
         self.each_tap(s, [self.left.line(s, base_a, i) for i in numbers], [self.right.line(s, base_b, column)], lambda rows, lines: self._blocks(s, rows, lines * 4, zeros, sums, swapped))
         self.store(s, [[f"{line[0]}[{j}]" for j in range(4)] for line in sums], row, column, f"(i ^ {part})")
         return s.dispatch(count)
@@ -291,3 +292,28 @@ class ByteWriter(Writer):
         if side.known is not None or (side.zero is not None and all(d == 1 for d in side.zero.dims)):
             return [side.point(s, "0")] * len(numbers)
         return [side.point(s, s.let(f"min({number}, {s.size(size)} - 1)")) for number in numbers]
+
+
+def is_in_parts(product: Product, context: Context) -> bool:
+    """Whether TapWriter writes it better: on software adapters, where taps are no whole words (a first convolution's three channels), and float sums of at most 2^24 are exact."""
+    a, b = product.a.operand, product.b
+    return (context.cpu and bool(product.taps) and a.dtype in BYTES and isinstance(b, Panels) and b.zero is None and b.operand.dtype is DType.INT8 and product.kind is None
+            and most(context, product.depth * volume(product.taps)) <= 2 * BLOCK)
+
+
+class TapWriter(Writer):
+    """The template over single bytes of windows and of panels of words, in quads: as floats."""
+
+    def shared(self) -> bool:
+        """See `Writer`."""
+        return True
+
+    def single(self, s: Shader, row: list[str], k: str) -> str:
+        """See `Writer`."""
+        return f"f32({self.product.a.read(s, row, k)})"
+
+    def four(self, s: Shader, column: list[str], k: str) -> str:
+        """See `Writer`: the byte is moved to where a sign is by a factor (shifts of vectors are taken apart)."""
+        at = k if column[1] == "0" else s.let(f"{column[1]} + {k}")
+        words = f"bitcast<vec4<i32>>({s.binding(self.product.b.operand.buffer, 'vec4<u32>')}[({column[0]} >> 4u) + ({at} >> 2u) * 4])"
+        return f"vec4<f32>(({words} * (1 << (24u - u32({at} & 3) * 8u))) & vec4<i32>(-16777216i)) * {2.0 ** -24!r}"

@@ -5,6 +5,8 @@ each of them. Channels must lie side by side, whole words of them.
 """
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...dim import product as volume
 from ...model.packing import Packing
 from ..wgsl.shader import Built, Context, Shader
@@ -40,7 +42,7 @@ class DepthwiseWriter(Writer):
         """See `Writer`."""
         s, product = Shader(self.context), self.product
         assert isinstance(product.a, Window) and isinstance(product.b, Weights)
-        x, w = product.a, product.b
+        x, w = replace(product.a, zero=None), product.b
         self.finish(s)
         height = int(min(HEIGHT, max(1, most(self.context, self.m))))
         quads, down, m = product.spaces[0].count // 4, (self.m + (height - 1)) // height, s.param(self.m)
@@ -49,7 +51,7 @@ class DepthwiseWriter(Writer):
         channel, row = s.let(f"{item} % {s.param(quads)} * 4"), s.let(f"{item} / {s.param(quads)} * {height}")
         base_x, base_w = self.batch(s, channel)
         lines = [x.line(s, base_x, s.let(f"min({row} + {i}, {m} - 1)")) for i in range(height)]
-        zeros = [s.let(as_sum(s, s.load(zero, s.size(zero.start)))) if zero is not None else "" for zero in (x.zero, w.zero)]
+        zeros = [s.let(as_sum(s, s.load(zero, s.size(zero.start)))) if zero is not None else "" for zero in (product.a.zero, w.zero)]
         for i in range(height):
             s.add(f"var c{i}: vec4<i32>;")
         with s.block(f"for (var t = 0; t < {s.param(volume(product.taps))}; t += 1)"):

@@ -4,7 +4,8 @@ positions; one for a matrix product) and the elements of a tap.
 Five variants, one table (tiles.py)
 - *register*: each invocation computes a block of up to 8 × 4 straight from memory. No barriers: for software adapters, and where there are at most four columns.
 - *quad*: the same for software adapters whose WGSL has subgroups, where B is a packed panel of floats: a workgroup is one quad, whose four invocations share rows and split a panel. Each reads one
-  of four neighbours of A's row, and passes it on (quadBroadcast): 8 reads of A for four steps of the sum instead of 32. Reads are what a software adapter's time goes to (each invocation of a vector
+  of four neighbours of A's row, and passes it on (quadBroadcast), or, where rows are windows, every fourth row: 8 reads of A for four steps of the sum instead of 32. Reads are what a software
+  adapter's time goes to (each invocation of a vector
   looks for its word by itself): SwiftShader takes 0.55 times as long as with *register* (512 × 512 × 512), and no longer over the text.
 - *workgroup*: side² invocations share a tile of A and B in workgroup memory, `depth` steps of k at a time; each holds rows × columns sums in vec4 registers. What an invocation copies there
   are the same lines in every round, so their offsets (divisions, for a convolution) are computed once. Tiles of 32 × 32 to 128 × 128; a 128 × 128 tile does 32 multiply-adds for every
@@ -360,6 +361,8 @@ class Writer:
 
     def quad(self, tile: Tile) -> Built:
         """No invocation leaves early and no branch depends on one: WGSL wants quads whole."""
+        if self.product.taps:
+            return self.rows_in_quads(tile)
         s = Shader(self.context, 4)
         height, m = int(min(tile.rows, max(1, most(self.context, self.m)))), s.param(self.m)
         row, column, part, base_a, base_b, count = self.in_quads(s, height)
@@ -381,6 +384,41 @@ class Writer:
         column, row = s.let(f"group % {s.param(across)} * {PANEL} + lane * 4"), s.let(f"{rest} % {s.param(down)} * {height}")
         base_a, base_b = self.batch(s, s.let(f"{rest} / {s.param(down)}"))
         return row, column, s.let("i32(sub & 3u)"), base_a, base_b, count
+
+    def rows_in_quads(self, tile: Tile) -> Built:
+        """A quad's invocations have every fourth row, and swap what they read: an invocation's sum i is that of row i ^ its number. What is known of a window is long text: here it is there for one
+        of four rows."""
+        s = Shader(self.context, 4)
+        height = -(-int(min(tile.rows, max(1, most(self.context, self.m)))) // 4)
+        row, column, part, base_a, base_b, count = self.in_quads(s, 4 * height)
+        rows = [self.product.a.line(s, base_a, s.let(f"min({row} + {4 * i} + {part}, {s.param(self.m)} - 1)")) for i in range(height)]
+        names = [f"c{i}" for i in range(4 * height)]
+        for name in names:
+            s.add(f"var {name} = vec4<f32>();")
+        self.each_tap(s, rows, [self.product.b.line(s, base_b, column)], lambda rows, columns: self._row_steps(s, rows, columns[0], names))
+        self.store(s, [[f"{name}[{j}]" if self.rep == "f32" else f"{self.rep}({name}[{j}])" for j in range(4)] for name in names], row, column, f"(i ^ {part})")
+        return s.dispatch(count)
+
+    def _row_steps(self, s: Shader, rows: list[list[str]], column: list[str], sums: list[str]) -> None:
+        """The steps of a tap, four at a time where it is whole fours."""
+        length, unit = self.length(), 4 if even(self.length()) else 1
+        with s.block(f"for (var k = 0; k < {s.param(length)}; k += {unit})"):
+            for j in range(unit):
+                k = s.let(f"k + {j}") if j else "k"
+                b = s.let(self.four(s, column, k), "vec4<f32>")
+                for i, row in enumerate(rows):
+                    for name, x in zip(sums[4 * i:4 * i + 4], in_turn(s, s.let(self.single(s, row, k), "f32")), strict=True):
+                        s.add(f"{name} = fma(vec4<f32>({x}), {b}, {name});")
+
+    def single(self, s: Shader, row: list[str], k: str) -> str:
+        """Element k of a row as a float."""
+        return self.product.a.read(s, row, k)
+
+    def four(self, s: Shader, column: list[str], k: str) -> str:
+        """Element k of four neighbouring columns of a panel as floats."""
+        weights = self.product.b.operand
+        text = f"{s.binding(weights.buffer, 'vec4<f16>' if weights.half else 'vec4<f32>')}[({column[0]} + {k if column[1] == '0' else f'({column[1]} + {k})'} * {PANEL}) >> 2u]"
+        return f"vec4<f32>({text})" if weights.half else text
 
     def _quad_steps(self, s: Shader, rows: list[list[str]], columns: list[str], part: str) -> None:
         """The steps of a tap, four at a time; beyond its end there are zeros, on both sides: a zero times an infinity is none. (Selected, not skipped: in a branch all is masked, and
@@ -531,6 +569,11 @@ class Writer:
             s.add(f"for (var part = 0; part < {slots}; part += 1) {{ sum += parts[part * {height * PANEL // 4} + i / 4][i % 4]; }}")
             s.add(f"if ({column} < {n}) {{ finish(sum, i / {PANEL}, {column}); }}")
         return s.dispatch(count)
+
+
+def in_turn(s: Shader, x: str) -> list[str]:
+    """A float of every invocation of a quad, as an invocation sees them: its own, and those of the invocations whose numbers differ by 1, 2 and 3 (in bits)."""
+    return [x, *(s.let(f"quadSwap{how}({x})", "f32") for how in ("X", "Y", "Diagonal"))]
 
 
 def in_vectors(o: Operand) -> bool:

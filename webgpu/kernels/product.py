@@ -15,7 +15,7 @@ from ..wgsl.shader import Built, Context, TooManyBindings
 from ..wgsl.space import Temporary
 from .base import Step, least, most
 from .blocks import Blocks, BlockWriter
-from .bytes import ByteWriter, in_words
+from .bytes import ByteWriter, TapWriter, in_words, is_in_parts
 from .depthwise import DepthwiseWriter, is_depthwise
 from .gemm import Product, Writer
 from .map import temporary_map
@@ -62,4 +62,6 @@ def writer(product: Product, context: Context) -> Writer:
     if is_depthwise(product):
         return DepthwiseWriter(product, context)
     words = in_words(product)
-    return Writer(product, context) if words is None else ByteWriter(words, context)
+    if words is not None:
+        return ByteWriter(words, context)
+    return TapWriter(product, context) if is_in_parts(product, context) else Writer(product, context)

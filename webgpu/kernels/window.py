@@ -7,7 +7,7 @@ from typing import Any
 from ...dim import Dim
 from ..wgsl.shader import Shader
 from ..wgsl.space import Operand, Space
-from .gemm import as_sum
+from .gemm import as_sum, zero_of
 
 
 @dataclass
@@ -22,18 +22,18 @@ class Window:
     zero: Operand | None
 
     def line(self, s: Shader, batch: str, number: str) -> list[str]:
-        """The offset of the image, then for each spatial axis where its window begins."""
+        """The offset of the image, then for each spatial axis where its window begins; the zero point, where there is one."""
         image, *at = s.coordinates(Space(list(self.rows), []), number)
         made = [s.let(f"{batch} + {image} * {s.size(self.operand.strides[0])}")]
         for i, o in enumerate(at):
             pad = s.param(self.params["pads"][i])
             made.append(s.let(f"{o} + {pad}" if self.transposed else f"{o} * {s.param(self.params['strides'][i])} - {pad}"))
-        return made
+        return [*made, *zero_of(s, self.zero, "0")]
 
     def tap(self, s: Shader, line: list[str], kernel: list[str]) -> list[str]:
-        """The offset of the tap's first channel, and whether it lies inside."""
-        offset, inside = line[0], []
-        for i, (start, k) in enumerate(zip(line[1:], kernel, strict=True)):
+        """The offset of the tap's first channel, and whether it lies inside; the zero point."""
+        offset, inside, beyond = line[0], [], 1 + len(kernel)
+        for i, (start, k) in enumerate(zip(line[1:beyond], kernel, strict=True)):
             step, size = s.param(self.params["dilations"][i]), s.size(self.operand.dims[2 + i])
             if self.transposed:
                 reach, stride = s.let(f"{start} - {k} * {step}"), s.param(self.params["strides"][i])
@@ -44,13 +44,13 @@ class Window:
                 inside.append(f"({position} >= 0) & ({position} < {size})")
             offset = f"{offset} + {position} * {s.size(self.operand.strides[2 + i])}"
         there = s.let(" & ".join(inside), "bool")
-        return [s.let(f"select(0, {offset}, {there})"), there]
+        return [s.let(f"select(0, {offset}, {there})"), there, *line[beyond:]]
 
     def read(self, s: Shader, line: list[str], k: str) -> str:
         """Zero outside: padding stands for the zero point."""
         value = as_sum(s, s.load(self.operand, s.let(f"{line[0]} + {k} * {s.size(self.operand.strides[1])}")))
-        if self.zero is not None:
-            value = f"{value} - {as_sum(s, s.load(self.zero, s.size(self.zero.start)))}"
+        if len(line) > 2:
+            value = f"{value} - {line[2]}"
         return f"select({'0.0' if self.operand.dtype.is_float else '0'}, {value}, {line[1]})"
 
 
