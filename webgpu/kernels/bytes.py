@@ -19,7 +19,8 @@ from ...types import DType
 from ..wgsl.shader import Built, Context, Shader
 from ..wgsl.space import Operand, even
 from .base import most
-from .gemm import Lines, Panels, Product, Writer, in_turn, zero_of
+from .gemm import Product, Writer, in_turn
+from .sides import Lines, Panels, zero_of
 from .tiles import Tile
 from .window import Window
 

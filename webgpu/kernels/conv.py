@@ -13,8 +13,9 @@ from ...model.packing import PANEL, Packing
 from ..wgsl.shader import Built, Context
 from ..wgsl.space import Operand, Space, broadcast
 from .base import Step, elements, kernel
-from .gemm import Lines, Panels, Product, Side
+from .gemm import Product
 from .product import multiply
+from .sides import Lines, Panels, Side
 from .window import Weights, Window
 
 

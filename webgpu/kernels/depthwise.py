@@ -13,7 +13,8 @@ from ..wgsl.shader import Built, Context, Shader
 from ..wgsl.space import Space, even
 from .base import most
 from .bytes import BYTES
-from .gemm import Product, Writer, as_sum
+from .gemm import Product, Writer
+from .sides import as_sum
 from .window import Weights, Window
 
 HEIGHT = 4

@@ -7,8 +7,9 @@ from ..wgsl.shader import Built, Context
 from ..wgsl.space import Operand, Space, broadcast
 from .base import Step, elements, kernel
 from .blocks import Blocks
-from .gemm import Lines, Panels, Product, Side
+from .gemm import Product
 from .product import multiply
+from .sides import Lines, Panels, Side
 from .split import columns
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from ...dim import Dim
 from ..wgsl.shader import Shader
 from ..wgsl.space import Operand, Space
-from .gemm import as_sum, zero_of
+from .sides import as_sum, zero_of
 
 
 @dataclass
