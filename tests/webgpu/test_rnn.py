@@ -26,7 +26,7 @@ def given(cell: int, steps: int, batch: int, hidden: int, directions: int, size:
     return [x, w, r, b, RNG.integers(1, steps + 1, batch).astype(np.int32), h, *([c] if cell == 0 else [])]
 
 
-def rule(cell: int, directions: int, known: np.ndarray | None = None, **more: int) -> Any:
+def rule(cell: int, directions: int, known: np.ndarray | None = None, **more: Any) -> Any:
     """`known`: R as a constant."""
     def made(k: Lowering, *given: View) -> list[View]:
         inputs = [*given] if known is None else [*given[:2], k.constant(known), *given[3:]]
@@ -35,8 +35,8 @@ def rule(cell: int, directions: int, known: np.ndarray | None = None, **more: in
         outputs = [k.buffer(DType.FLOAT, shape).whole() for shape in ((steps, directions, batch, hidden), (directions, batch, hidden), *([(directions, batch, hidden)] if cell == 0 else []))]
         names = [*FIRST[cell]] * directions
         assert len(names) == FUNCTIONS[cell] * directions
-        params = {"linear_before_reset": 0, "clip": 0.0, "input_forget": 0, **more}
-        k.call(Kernel.RNN, list(inputs), outputs, cell=cell, direction=2 if directions == 2 else 0, activations=[ACTIVATIONS.index(n) for n in names], **params)
+        params = {"linear_before_reset": 0, "clip": 0.0, "input_forget": 0, "activations": [ACTIVATIONS.index(n) for n in names], **more}
+        k.call(Kernel.RNN, list(inputs), outputs, cell=cell, direction=2 if directions == 2 else 0, **params)
         return outputs
     return made
 
@@ -73,3 +73,14 @@ def test_what_is_not_finite_stays_in_its_sequence(device: Any, value: float) -> 
     np.testing.assert_allclose(got[0][:, :, ::2], wanted[0][:, :, ::2], rtol=1e-4, atol=2e-5)
     if np.isnan(value):
         assert np.isnan(got[0][2:, :, 1]).all() and np.isfinite(got[0][:2, :, 1]).all()
+
+
+@pytest.mark.parametrize(("hidden", "names", "clip"), [(20, FIRST[0] * 2, 0.0), (36, ("HardSigmoid", "Softsign", "Relu", "Sigmoid", "Tanh", "Affine"), 0.4), (8, ("Tanh",) * 6, 0.0)])
+def test_quads_share_an_lstm(device: Any, hidden: int, names: tuple[str, ...], clip: float) -> None:
+    """Where a software adapter has subgroups: both directions, ragged lengths, bounds and functions of each direction's own, alike or not."""
+    inputs = given(0, 5, 3, hidden, 2)
+    inputs[4][:] = 0, 4, 5
+    chosen = {"activations": [ACTIVATIONS.index(n) for n in names], "alpha": [0.2, 0, 0, 0, 0, 0.7], "beta": [0.5, 0, 0, 0, 0, 0.1], "clip": clip}
+    agree(device, rule(0, 2, inputs[2], **chosen), *inputs, rtol=1e-4, atol=2e-5)
+    shaders = record(*planned(rule(0, 2, inputs[2], **chosen), [(DType.of(x), x.shape) for x in inputs]), device.limits, True, features=device.features)[0].shaders
+    assert any("quadBroadcast" in one.source for one in shaders) == ("subgroups" in device.features)

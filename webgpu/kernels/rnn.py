@@ -5,7 +5,8 @@ workgroup memory, and its invocations own hidden units (unit j is owned by invoc
 share of the gates is a matrix product before it (gemm.py). What a step costs is reading R, once a sequence, by one processor of the GPU: so a constant R lies in panels of 16 units (recording.py), and
 every read of neighbouring invocations is one stretch of memory (where a plain R lies they are rows apart). Where R is not known before, sequences longer than FEW_STEPS begin with a dispatch that
 lays it out as vec4s of four terms with neighbouring units side by side.
-This is the variant for software adapters too: between two barriers lie a row of multiplications a unit.
+This is the variant for software adapters too: between two barriers lie a row of multiplications a unit. Where they have subgroups, an LSTM's workgroup is one quad and needs no barrier (LSTM 100×256
+on SwiftShader: 0.8 of the time, and compiled in half).
 
 With an 8-bit R (DynamicQuantizeLSTM) the state of all sequences is quantised as one tensor at every step, so a workgroup takes a direction with all its sequences; states lie in memory.
 """
@@ -24,7 +25,7 @@ from ...model.packing import PANEL, Packing
 from ...types import DType
 from ..wgsl.expression import real, whole
 from ..wgsl.shader import INDEX, Built, Context, Shader, TooManyBindings, each, groups
-from ..wgsl.space import Operand, Temporary, dense
+from ..wgsl.space import Operand, Temporary, dense, even
 from .base import Step, kernel, most
 from .gemm import as_sum
 from .map import temporary_map
@@ -109,18 +110,24 @@ class _Rnn:
         self.r, self.bias, self.lens, self.peephole = self.step.there(2), self.step.input(3), self.step.input(4), self.step.input(7)
         self.quads = -(-self.hidden // 4)
         self.packed: Temporary | None = None
+        self.f: list[str] = []
         if self.bias is not None and self.bias.packing or self.r.packing and self.step.input(8) is None and self.r.packing != Packing.MATRICES_T:
             raise CannotLower("recurrence weights of floats that are packed as another's")
 
     # -- parts of shaders ------------------------------------------------------------------------------------------------------------------------
     def functions(self, s: Shader) -> None:
-        """f0, f1, f2: a direction's activation functions; `clip` bounds what enters all but an LSTM's last."""
+        """`f`: names of a direction's activation functions, one of those that are alike; `clip` bounds what enters all but an LSTM's last."""
         count = FUNCTIONS[self.cell]
         chosen: list[Any] = list(self.step.params["activations"])
-        clip = self.step.params["clip"]
+        clip, known = self.step.params["clip"], dict[Any, str]()
         for i in range(count):
+            bound, numbers = clip and not (self.cell == LSTM and i == 2), range(i, count * self.directions, count)
+            kind = (bound, *((chosen[n], *(self.step.params[name][n] for name in ("alpha", "beta") if "{" in _WGSL[ACTIVATIONS[int(chosen[n])]])) for n in numbers))
+            self.f.append(known.setdefault(kind, f"f{i}"))
+            if self.f[i] != f"f{i}":
+                continue
             with s.function(f"f{i}(value: f32, d: i32) -> f32"):
-                limit = s.real(clip) if clip and not (self.cell == LSTM and i == 2) else ""
+                limit = s.real(clip) if bound else ""
                 s.add(f"let x = {f'sx_min(sx_max(value, -{limit}), {limit})' if limit else 'value'};")
                 for d in range(self.directions):
                     text = _WGSL[ACTIVATIONS[int(chosen[d * count + i])]]
@@ -149,19 +156,25 @@ class _Rnn:
         given = self.step.input(number)
         return "0.0" if given is None else s.load(given, self.place(s, given, d, b, j)).text
 
-    def entered(self, s: Shader, at: str, gate: int, j: str, d: str, *, state: bool = True) -> str:
+    def entered(self, s: Shader, at: str, gate: int | str, j: str, d: str, *, state: bool = True) -> str:
         """What enters a gate besides the state's product: the input's share (its row begins at `at`) and the biases."""
-        text = s.load(self.share, s.let(f"{at} + ({gate * self.hidden} + {j}) * {s.size(self.share.strides[3])}")).text
+        text = s.load(self.share, s.let(f"{at} + {self.row(gate, j)} * {s.size(self.share.strides[3])}")).text
         if self.bias is not None:
             for half in range(2 if state else 1):
                 text = s.let(f"{text} + {self.state_bias(s, gate, j, d, half)}", "f32")
         return text
 
-    def state_bias(self, s: Shader, gate: int, j: str, d: str, half: int = 1) -> str:
+    def row(self, gate: int | str, j: str, half: int = 0) -> str:
+        """The number of a gate's unit j among all; of the second half of the biases."""
+        if isinstance(gate, str):
+            return f"(({half * GATES[self.cell]} + {gate}) * {self.hidden} + {j})"
+        return f"({(half * GATES[self.cell] + gate) * self.hidden} + {j})"
+
+    def state_bias(self, s: Shader, gate: int | str, j: str, d: str, half: int = 1) -> str:
         """A gate's bias: of the input (half 0) or of the state."""
         if self.bias is None:
             return "0.0"
-        return s.load(self.bias, self.place(s, self.bias, d, f"({(half * GATES[self.cell] + gate) * self.hidden} + {j})")).text
+        return s.load(self.bias, self.place(s, self.bias, d, self.row(gate, j, half))).text
 
     def lstm(self, s: Shader, gates: Sequence[str], c: str, j: str, d: str) -> tuple[str, str]:
         """(h', c') from what enters i, o, f, c."""
@@ -169,10 +182,10 @@ class _Rnn:
             if self.peephole is None:
                 return ""
             return f" + {s.load(self.peephole, self.place(s, self.peephole, d, f'({which * self.hidden} + {j})')).text} * {state}"
-        i = s.let(f"f0({gates[0]}{peep(0, c)}, {d})", "f32")
-        forget = s.let(f"1.0 - {i}" if self.step.whole("input_forget") else f"f0({gates[2]}{peep(2, c)}, {d})", "f32")
-        new = s.let(f"{forget} * {c} + {i} * f1({gates[3]}, {d})", "f32")
-        return s.let(f"f0({gates[1]}{peep(1, new)}, {d}) * f2({new}, {d})", "f32"), new
+        i = s.let(f"{self.f[0]}({gates[0]}{peep(0, c)}, {d})", "f32")
+        forget = s.let(f"1.0 - {i}" if self.step.whole("input_forget") else f"{self.f[0]}({gates[2]}{peep(2, c)}, {d})", "f32")
+        new = s.let(f"{forget} * {c} + {i} * {self.f[1]}({gates[3]}, {d})", "f32")
+        return s.let(f"{self.f[0]}({gates[1]}{peep(1, new)}, {d}) * {self.f[2]}({new}, {d})", "f32"), new
 
     def put(self, s: Shader, number: int, value: str, *at: str) -> None:
         """An element of an output, where it is wanted."""
@@ -183,6 +196,9 @@ class _Rnn:
     # -- floats ----------------------------------------------------------------------------------------------------------------------------------
     def floats(self) -> list[Built]:
         """A workgroup: one sequence in one direction."""
+        if self.cell == LSTM and self.context.cpu and "subgroups" in self.context.features and self.r.packing and self.hidden % 4 == 0 and even(self.r.start) \
+                and self.peephole is None and not self.step.whole("input_forget"):
+            return [self.quad()]
         packing = [] if self.r.packing else self.pack()
         hidden, lanes = self.hidden, next(n for n in (64, 128, 256) if n >= min(self.hidden, 256))
         own = -(-hidden // lanes)
@@ -230,7 +246,7 @@ class _Rnn:
                             h, new = self.lstm(s, gates, c, j, d)
                             s.add(f"{c} = {new};")
                         else:
-                            h = f"f0({gates[0]}, {d})"
+                            h = f"{self.f[0]}({gates[0]}, {d})"
                         s.add(f"{new_h} = {h};")
             s.add("workgroupBarrier();")
             with units():
@@ -248,6 +264,74 @@ class _Rnn:
                     with s.block(f"for (var n = {length}; n < {s.param(self.steps)}; n += 1)"):
                         self.put(s, 0, "0.0", "n", d, b, j)
         return [*packing, s.dispatch(count)]
+
+    def quad(self) -> Built:
+        """An LSTM whose workgroup is one quad: an invocation a gate, which adds up four units at once, and then each of the four finishes one of them. States are in the invocations' own memory
+        (unit j's in that of j mod 4) and passed on by quadBroadcast. Activation functions stand in a loop over what is given to them: every call is one more copy of their text to compile."""
+        quads = self.hidden // 4
+        s = Shader(self.context, 4)
+        s.subgroups = s.numbered = True
+        self.functions(s)
+        turns = [self.f[k] for k in (0, 0, 1, 0, 2)]  # i, f, c, o, and the new cell state
+        with s.function("activated(x: f32, turn: i32, d: i32) -> f32"):
+            for name in dict.fromkeys(turns[2:]):
+                if name != turns[0]:
+                    s.add(f"if ({' || '.join(f'turn == {t}' for t, other in enumerate(turns) if other == name)}) {{ return {name}(x, d); }}")
+            s.add(f"return {turns[0]}(x, d);")
+        count = self.batch * self.directions
+        s.add(f"if (group >= {s.param(count)}) {{ return; }}")
+        b, d, part = s.let(f"group % {s.param(self.batch)}"), s.let(f"group / {s.param(self.batch)}"), s.let("i32(sub & 3u)")
+        length = self.length(s, b)
+        s.add(f"var h: array<f32, {2 * quads}>;")  # of this step of time and of the next, in turns
+        s.add(f"var c: array<f32, {quads}>;")
+
+        def units() -> Any:
+            return s.block(f"for (var u = 0; u < {quads}; u += 1)")
+        with units():
+            j = s.let(f"u * 4 + {part}")
+            s.add(f"h[u] = {self.start(s, 5, d, b, j)};")
+            s.add(f"c[u] = {self.start(s, 6, d, b, j)};")
+        with s.block(f"for (var n = 0; n < {length}; n += 1)"):
+            t = self.time(s, "n", length, d)
+            at = self.place(s, self.share, t, d, b, "0")
+            now = s.let(f"(n & 1) * {quads}")
+            with units():
+                self._gates(s, part, d, now)
+                j = s.let(f"u * 4 + {part}")
+                with s.block("for (var turn = 0; turn < 5; turn += 1)"):
+                    s.add("var x = g[turn];")
+                    with s.block("if (turn < 4)"):
+                        gate = s.let("(0x78 >> u32(turn * 2)) & 3")  # 0, 2, 3, 1
+                        s.add(f"x += {self.entered(s, at, gate, j, d)};")
+                    with s.block("else"):
+                        s.add("x = g[1] * c[u] + g[0] * g[2];")
+                        s.add("c[u] = x;")
+                    s.add(f"g[turn] = activated(x, turn, {d});")
+                new_h = s.let("g[3] * g[4]", "f32")
+                s.add(f"h[{quads} - {now} + u] = {new_h};")
+                self.put(s, 0, new_h, t, d, b, j)
+        with units():
+            j = s.let(f"u * 4 + {part}")
+            self.put(s, 1, f"h[({length} & 1) * {quads} + u]", d, b, j)
+            self.put(s, 2, "c[u]", d, b, j)
+        if self.lens is not None:
+            with s.block(f"for (var n = {length}; n < {s.param(self.steps)}; n += 1)"), units():
+                self.put(s, 0, "0.0", "n", d, b, s.let(f"u * 4 + {part}"))
+        return s.dispatch(count)
+
+    def _gates(self, s: Shader, part: str, d: str, now: str) -> None:
+        """`g`: R's products with the state for the invocation's unit of the four `u`, in the order i, f, c, o."""
+        cell, panels, number = "f16" if self.r.half else "f32", -(-4 * self.hidden // PANEL), s.let(f"{part} * {self.hidden} + u * 4")
+        name = s.binding(self.r.buffer, f"vec4<{cell}>")
+        base = s.let(f"({s.size(self.r.start)} + ({d} * {panels} + ({number} >> 4u)) * {self.hidden * PANEL} + ({number} & {PANEL - 1})) >> 2u")
+        s.add("var sum = vec4<f32>();")
+        with s.block(f"for (var k = 0; k < {self.hidden // 4}; k += 1)"):
+            x, row = s.let(f"h[{now} + k]", "f32"), s.let(f"{base} + k * {PANEL}")
+            for c in range(4):
+                s.add(f"sum = fma(vec4<f32>(quadBroadcast({x}, {c}u)), vec4<f32>({name}[{row} + {c * PANEL // 4}]), sum);")
+        s.add("var g: array<f32, 5>;")
+        for turn, gate in enumerate((0, 2, 3, 1)):
+            s.add(f"g[{turn}] = quadBroadcast(sum, {gate}u)[{part}];")
 
     def products(self, s: Shader, at: str, d: str, j: str, gates: Sequence[int], source: str = "h", *, entered: bool = True) -> list[str]:
         """What enters the gates of unit j: variables."""
@@ -317,8 +401,8 @@ class _Rnn:
             j, inside = unit()
             with inside:
                 gates = self.products(s, at, d, j, (0, 1))
-                s.add(f"{z} = f0({gates[0]}, {d});")
-                s.add(f"reset[{j}] = f0({gates[1]}, {d}){'' if late else f' * h[{j}]'};")
+                s.add(f"{z} = {self.f[0]}({gates[0]}, {d});")
+                s.add(f"reset[{j}] = {self.f[0]}({gates[1]}, {d}){'' if late else f' * h[{j}]'};")
         s.add("workgroupBarrier();")
         with units():
             j, inside = unit()
@@ -328,7 +412,7 @@ class _Rnn:
                     entered = f"{self.entered(s, at, 2, j, d, state=False)} + reset[{j}] * ({found} + {self.state_bias(s, 2, j, d)})"
                 else:
                     entered = self.products(s, at, d, j, (2,), "reset")[0]
-                s.add(f"{new_h} = (1.0 - {z}) * f1({entered}, {d}) + {z} * h[{j}];")
+                s.add(f"{new_h} = (1.0 - {z}) * {self.f[1]}({entered}, {d}) + {z} * h[{j}];")
 
     # -- 8-bit states ----------------------------------------------------------------------------------------------------------------------------
     def quantised(self, h: Operand, q: Operand) -> Built:
