@@ -5,7 +5,7 @@ Only what js/ uses is understood: imports and exports of names, at the beginning
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 _IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([\w-]+)\.js";$', re.MULTILINE)
 _BARE = re.compile(r'^import "\./([\w-]+)\.js";$', re.MULTILINE)
@@ -16,8 +16,12 @@ _NAMED = re.compile(r"^export ((?:async )?function|class|const) (\w+)", re.MULTI
 INTERNALS = "internals"
 
 
-def join(modules: Mapping[str, str], root: str) -> tuple[str, list[str]]:
-    """`root` (a name without .js) and all it imports, as one module; and the names of what is in it. `modules`: {name: text without comments}. ValueError for what is not understood."""
+def join(modules: Mapping[str, str], root: str, *, outer: str = "", inside: Sequence[str] = ()) -> tuple[str, list[str]]:
+    """`root` (a name without .js) and all it imports, as one module; and the names of what is in it. `modules`: {name: text without comments}. What is `inside` another joined module, `outer`, comes
+    from there. ValueError for what is not understood."""
+    if outer:
+        whole, names = join({name: _outside(text, inside) for name, text in modules.items()}, root)
+        return f'import {{ {INTERNALS} }} from "./{outer}.js";\n' + whole[:whole.rindex(f"export const {INTERNALS} =")], names
     order: list[str] = []
 
     def visit(name: str, above: tuple[str, ...]) -> None:
@@ -45,9 +49,13 @@ def join(modules: Mapping[str, str], root: str) -> tuple[str, list[str]]:
 
 def later(text: str, root: str, inside: list[str]) -> str:
     """A module that is fetched when it is needed: what it imports from modules that are inside `root` comes from there."""
-    if not any(found.group(2) in inside for found in _IMPORT.finditer(text)):
-        return text
-    return f'import {{ {INTERNALS} }} from "./{root}.js";\n' + _IMPORT.sub(lambda m: f'const {{ {_renamed(m.group(1))} }} = {INTERNALS}["{m.group(2)}"];' if m.group(2) in inside else m.group(), text)
+    made = _outside(text, inside)
+    return made if made == text else f'import {{ {INTERNALS} }} from "./{root}.js";\n' + made
+
+
+def _outside(text: str, inside: Sequence[str]) -> str:
+    """Imports of what is inside another joined module, from what it exports."""
+    return _IMPORT.sub(lambda m: f'const {{ {_renamed(m.group(1))} }} = {INTERNALS}["{m.group(2)}"];' if m.group(2) in inside else m.group(), text)
 
 
 def _as_function(name: str, text: str) -> tuple[str, list[str]]:

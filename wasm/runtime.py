@@ -13,16 +13,17 @@ from .wheel import build_wheel, dependency_wheel, engine_files
 JS = Path(__file__).resolve().parent / "js"
 #: Templates of the page that `sardonyx bundle` writes.
 SITE = Path(__file__).resolve().parent / "site"
-#: What a page imports and the sessions' workers are; and the scripts of other workers, which need little of it.
-ROOT, ALONE = "index", ("thread", "planner-worker")
+#: What a page imports and the sessions' workers are; what it fetches where a session is for the GPU; and the scripts of other workers, which need little of it.
+ROOT, GPU, ALONE = "index", "gpu", ("thread", "planner-worker")
 
 
 def scripts() -> dict[str, str]:
     """The JavaScript that pages load: {file: text}."""
     modules = {path.stem: strip(path.read_text()) for path in sorted(JS.glob("*.js"))}
     whole, inside = join(modules, ROOT)
-    made = {f"{ROOT}.js": whole, **{f"{name}.js": join(modules, name)[0] for name in ALONE}}
-    return made | {f"{name}.js": later(text, ROOT, inside) for name, text in modules.items() if name not in inside and name not in ALONE}
+    playing, beside = join(modules, GPU, outer=ROOT, inside=inside)
+    made = {f"{ROOT}.js": whole, f"{GPU}.js": playing, **{f"{name}.js": join(modules, name)[0] for name in ALONE}}
+    return made | {f"{name}.js": later(text, ROOT, inside) for name, text in modules.items() if name not in (*inside, *beside, *ALONE)}
 
 
 def copy_runtime(folder: Path) -> list[Path]:

@@ -29,7 +29,7 @@ Examples:
   sardonyx serve site
   sardonyx bundle model.onnx -o site --pyodide       and Python in the page: site/pyodide/"""
 #: Scripts that a page does not load by itself: a worker does, or they are for rare cases.
-LATER = ("thread.js", "planner.js", "planner-worker.js", "pyodide.js", "gpu.js", "gpu-device.js", "gpu-program.js", "gpu-words.js", "image.js")
+LATER = ("thread.js", "planner.js", "planner-worker.js", "pyodide.js", "gpu.js", "image.js")
 SNIPPET = """<script type="module">
   import * as ort from "./sardonyx/index.js";
   const session = await ort.InferenceSession.create("model.sdx");

@@ -250,7 +250,7 @@ def test_onnx_on_webgpu_is_planned_for_the_device(page: Page, site: str, product
     found = ask(page, """
       const warned = [], warn = console.warn;
       console.warn = (...words) => warned.push(words.join(' '));
-      (await (await import('/sardonyx/gpu-device.js')).openDevice()).isCpu = false;
+      (await (await import('/sardonyx/gpu.js')).openDevice()).isCpu = false;
       const session = await ort.InferenceSession.create('/models/product.onnx', { planner: 'pyodide', freeDimensionOverrides: { n: 3 }, executionProviders: [{ name: 'webgpu', precision: 'f16' }] });
       console.warn = warn;
       return [await run(session, 3), session.explain().webgpu, warned];

@@ -15,7 +15,7 @@ from playwright.sync_api import Page
 #: In the page before each test. `tensors(name)`: the saved inputs or outputs of a model.
 PRELUDE = """async (given) => {
   const ort = await import('/sardonyx/index.js');
-  const { openDevice } = await import('/sardonyx/gpu-device.js');
+  const { openDevice } = await import('/sardonyx/gpu.js');
   const tensors = async (name) => Object.fromEntries(await Promise.all((await (await fetch('/models/' + name + '.json')).json()).map(async ([key, type, dims], i) => {
     const bytes = await (await fetch(`/models/${name}.${i}`)).arrayBuffer();
     return [key, new ort.Tensor(type, new (new ort.Tensor(type, [], [0]).data.constructor)(bytes), dims)];

@@ -46,7 +46,7 @@ device.queue.writeBuffer = (buffer, offset, data, from, size) => {
   write(buffer, offset, data, from, size);
 };
 ort.env.webgpu.device = device;
-const { isCpu } = await (await import(new URL("./node_modules/sardonyx/gpu-device.js", import.meta.url))).openDevice();
+const { isCpu } = await (await import(new URL("./node_modules/sardonyx/gpu.js", import.meta.url))).openDevice();
 ort.env.pyodide.indexURL = indexURL ?? undefined;
 const options = { planner: indexURL ? "pyodide" : undefined, executionProviders: providers, extra: { session: { disable_cpu_ep_fallback: "1" } } };
 const session = await ort.InferenceSession.create(file, options).catch((error) => ({ failed: [error.name, error.message] }));

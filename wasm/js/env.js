@@ -39,6 +39,27 @@ export const env = {
   },
 };
 
+/** What a GPU device is opened with where the adapter has it: features of WGSL, a clock for profiles; sizes as the adapter's. Else stored kernels rely on what every device has (webgpu/device/base.py Limits). */
+const FEATURES = ["shader-f16", "subgroups", "timestamp-query"], RAISED = ["maxBufferSize", "maxStorageBufferBindingSize"];
+let asked;
+
+/** {adapter, device} of the page, asked for once until `forgetDevice`: a session does so before the module that plays on it is here. No device where the page gave its own, or there is no adapter. */
+export function askDevice() {
+  return (asked ??= request());
+}
+
+export function forgetDevice() {
+  asked = undefined;
+}
+
+async function request() {
+  const { powerPreference, forceFallbackAdapter } = env.webgpu;
+  const adapter = env.webgpu.adapter ?? (await globalThis.navigator?.gpu?.requestAdapter({ powerPreference, forceFallbackAdapter }));
+  if (!adapter || env.webgpu.device) return { adapter };
+  const requiredLimits = Object.fromEntries(RAISED.map((name) => [name, adapter.limits[name]]));
+  return { adapter, device: await adapter.requestDevice({ requiredFeatures: FEATURES.filter((name) => adapter.features.has(name)), requiredLimits }) };
+}
+
 /** Write to the console where env.logLevel asks for it. */
 export function log(level, ...words) {
   if (!env.debug && LEVELS.indexOf(level) < LEVELS.indexOf(env.logLevel)) return;

@@ -1,10 +1,8 @@
 // gpu-device.js: the page's GPU: one device for all sessions of a thread, opened once and again after it was lost; pipelines by source, buffers counted, staging buffers to read back with.
-import { env, log } from "./env.js";
+import { askDevice, env, forgetDevice, log } from "./env.js";
 import { DeviceLost, LimitExceeded, NoAdapter, OutOfDeviceMemory, ShaderRejected } from "./errors.js";
 
-/** What stored kernels rely on (webgpu/device/base.py Limits): what every WebGPU device has. Only sizes are raised to the adapter's. */
-const RAISED = ["maxBufferSize", "maxStorageBufferBindingSize"];
-/** Features of WGSL beyond every device's, which a device is opened with where the adapter has them, and how a text says that it uses them. */
+/** Features of WGSL beyond every device's, which a device is opened with where the adapter has them (env.js), and how a text says that it uses them. */
 export const FEATURES = { "shader-f16": "enable f16;\n", subgroups: "enable subgroups;\n" };
 /** Its clock, for profiles; no part of WGSL. */
 const CLOCK = "timestamp-query", QUERIES = 4096; // a query set's most
@@ -19,8 +17,9 @@ let shared;
 /** The device all sessions share. NoAdapter says why there is none. */
 export function openDevice() {
   if (!shared) {
+    const gone = () => forgetDevice((shared = undefined));
     shared = GpuDevice.open();
-    shared.then((made) => made.lost.then(() => (shared = undefined)), () => (shared = undefined));
+    shared.then((made) => made.lost.then(gone), gone);
   }
   return shared;
 }
@@ -40,15 +39,11 @@ export class GpuDevice {
     const given = env.webgpu.device;
     if (!gpu && !given) throw new NoAdapter("this browser has no WebGPU (navigator.gpu is missing): use Chrome or Edge 113, Safari 26, Firefox 141 or newer, over https or on localhost; or executionProviders: ['wasm']");
     const made = new GpuDevice();
-    const { powerPreference, forceFallbackAdapter } = env.webgpu;
-    const adapter = env.webgpu.adapter ?? (await gpu?.requestAdapter({ powerPreference, forceFallbackAdapter }));
-    if (!adapter && !given) throw new NoAdapter("the browser gives no WebGPU adapter: no GPU, a blocked driver, or hardware acceleration is switched off (chrome://gpu says which); or executionProviders: ['wasm']");
-    try {
-      const requiredFeatures = [...Object.keys(FEATURES), CLOCK].filter((name) => adapter?.features.has(name));
-      made.device = given ?? (await adapter.requestDevice({ requiredFeatures, requiredLimits: Object.fromEntries(RAISED.map((name) => [name, adapter.limits[name]])) }));
-    } catch (error) {
+    const { adapter, device } = await askDevice().catch((error) => {
       throw new NoAdapter(`the adapter gives no device: ${error.message}; reload the page, or executionProviders: ['wasm']`, { cause: error });
-    }
+    });
+    if (!adapter && !given) throw new NoAdapter("the browser gives no WebGPU adapter: no GPU, a blocked driver, or hardware acceleration is switched off (chrome://gpu says which); or executionProviders: ['wasm']");
+    made.device = given ?? device;
     const info = made.device.adapterInfo ?? adapter?.info ?? {};
     made.name = info.description || [info.vendor, info.architecture].filter(Boolean).join(" ") || "the GPU";
     made.isCpu = Boolean(info.isFallbackAdapter ?? adapter?.isFallbackAdapter) || SOFTWARE.test(`${info.description} ${info.architecture} ${info.device}`);

@@ -9,6 +9,9 @@ import { lengthOf, sizeOf, TYPES } from "./tensor.js";
 
 const VERSION = 1, HEADER = 32, REMEDY = "convert it again: npx sardonyx convert model.onnx --webgpu";
 
+export { openDevice } from "./gpu-device.js";
+export { GpuProgram } from "./gpu-program.js";
+
 export class Gpu {
   programs = new Map(); // number in the package → {player, program, key}
   #targets = []; // {at, bytes, write(piece, offset), done()}: where pieces of the tensor data go

@@ -40,7 +40,7 @@ export async function pictured(source, options = {}) {
   const asked = { width, height, channels, last, swapped, mean, bias };
   if (location !== "gpu-buffer") return { type: dataType, dims, data: onCpu(picture, asked, dataType) };
   if (dataType !== "float32") throw new NotImplemented("a picture on the GPU is of float32");
-  const { openDevice } = await import("./gpu-device.js");
+  const { openDevice } = await import("./gpu.js");
   const device = await openDevice();
   return { type: dataType, dims, device, gpu: await onGpu(device, picture, asked) };
 }

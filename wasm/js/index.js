@@ -286,7 +286,7 @@ function slice(source, offset, length) {
 /** On the caller's own thread. */
 const here = {
   async create(source, options, { file, threads }) {
-    const module = compile(file, options.progress);
+    const module = Promise.resolve().then(() => compile(file, options.progress)); // what it waits for less is asked for first: the GPU, the model
     module.catch(() => {});
     return Session.create(source, options, { file, module, threads });
   },

@@ -50,7 +50,7 @@ class Source {
     if (isNode && !/^(https?|data|blob):/.test(this.name)) return this.fromPath(what);
     this.request = isA(what, "Request") ? what : new Request(this.name);
     if (this.useCache) return this.fromCache();
-    this.fromResponse((await this.early) || (await this.get({})));
+    this.fromResponse((this.early && (await this.early)) || (await this.get({})));
   }
 
   fromResponse(response) {

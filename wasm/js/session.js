@@ -1,5 +1,6 @@
 // session.js: a stored model on an engine, on this thread. It streams a .sdx into the engine's memory, opens its package (sardonyx.h says what these calls do) and runs it.
 import { Engine, HOST, YIELD } from "./engine.js";
+import { askDevice } from "./env.js";
 import { checkAborted, DeviceLost, InvalidArgument, NotImplemented, RuntimeException, SardonyxError, MemoryLimit } from "./errors.js";
 import { bytesIn, elements, Kept, LEAST, packed } from "./kept.js";
 import { open } from "./load.js";
@@ -35,10 +36,10 @@ export class Session {
   static async create(what, options, { file, module, threads }) {
     const session = new Session();
     Object.assign(session, { options, picked: { file, threads }, module, planned: [] });
-    const started = Promise.resolve(module).then((ready) => Engine.create(ready, threads));
-    started.catch(() => {});
     const opened = options.webgpu && openGpu(options.webgpu);
     opened?.catch(() => {});
+    const started = Promise.resolve(module).then((ready) => Engine.create(ready, threads));
+    started.catch(() => {});
     let source;
     try {
       source = await open(what, options);
@@ -497,11 +498,12 @@ export class Session {
   }
 }
 
-/** The GPU for a session: the device is asked for while the modules that play on it still load, all at once: not each when another is found to need it. */
+/** The GPU for a session: asked for while the module that plays on it loads, and behind all that is fetched: a browser may take its time before it says that it has heard. */
 async function openGpu(options) {
-  import("./gpu-device.js").then(({ openDevice }) => openDevice()).catch(() => {}); // Gpu.open says what is wrong
-  for (const early of [import("./gpu-words.js"), import("./gpu-program.js")]) early.catch(() => {});
-  return (await import("./gpu.js")).Gpu.open(options);
+  const loaded = import("./gpu.js");
+  await null;
+  askDevice().catch(() => {}); // Gpu.open says what is wrong
+  return (await loaded).Gpu.open(options);
 }
 
 /** Whether a source can be read once more, without its bytes being held. */

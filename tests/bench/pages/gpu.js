@@ -61,7 +61,7 @@ export async function measure({ name, runtime, seconds, feeds }) {
 
 /** Microseconds a dispatch costs in JavaScript: the compute passes of `run`, recorded by sardonyx and thrown away; the least of 20 times 50 passes. */
 async function replay(ort, run, dispatches) {
-  const { GpuProgram } = await import("/sardonyx/gpu-program.js");
+  const { GpuProgram } = await import("/sardonyx/gpu.js");
   const original = GpuProgram.prototype.run, players = new Set();
   GpuProgram.prototype.run = function (...given) {
     players.add(this);
