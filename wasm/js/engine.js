@@ -34,7 +34,15 @@ export function choose(threads) {
   return `sardonyx-${valid(RELAXED) ? "relaxed" : "simd128"}${threads > 1 ? "-threads" : ""}.wasm`;
 }
 
-const compiled = new Map();
+const compiled = new Map(), fetched = new Map();
+
+/** The module's bytes may come while there is something more urgent to do than to compile it. */
+export function prefetch(file) {
+  const url = urlOf(file);
+  if (env.wasm.wasmBinary || compiled.has(url) || fetched.has(url) || url.startsWith("file:")) return;
+  fetched.set(url, fetch(url));
+  fetched.get(url).catch(() => {}); // whoever compiles it hears of it
+}
 
 /** The compiled module, once a page. */
 export function compile(file, progress) {
@@ -61,7 +69,9 @@ async function build(file, binary) {
   try {
     if (binary) return await WebAssembly.compile(binary);
     if (url.startsWith("file:")) return await WebAssembly.compile(await (await import("node:fs/promises")).readFile(new URL(url)));
-    const response = await fetch(url);
+    const coming = fetched.get(url) ?? fetch(url);
+    fetched.delete(url);
+    const response = await coming;
     if (!response.ok) throw new EngineUnavailable(`the engine is not at ${url} (HTTP ${response.status}); env.wasm.wasmPaths says where the .wasm files are`);
     if ((response.headers.get("content-type") ?? "").startsWith("application/wasm")) return await WebAssembly.compileStreaming(response);
     log("info", `${url} comes without the type application/wasm: compiling starts only when all of it is there`);

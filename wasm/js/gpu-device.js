@@ -17,7 +17,10 @@ let shared;
 /** The device all sessions share. NoAdapter says why there is none. */
 export function openDevice() {
   if (!shared) {
-    const gone = () => forgetDevice((shared = undefined));
+    const gone = () => {
+      shared = undefined;
+      forgetDevice();
+    };
     shared = GpuDevice.open();
     shared.then((made) => made.lost.then(gone), gone);
   }

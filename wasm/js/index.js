@@ -3,7 +3,7 @@
 //     import * as ort from "sardonyx";
 //     const session = await ort.InferenceSession.create("model.sdx");
 //     const { y } = await session.run({ x: new ort.Tensor("float32", data, [1, 3, 224, 224]) });
-import { choose, compile, threadsHere } from "./engine.js";
+import { choose, compile, prefetch, threadsHere } from "./engine.js";
 import { env, log } from "./env.js";
 import { Aborted, checkAborted, InvalidArgument, NotImplemented } from "./errors.js";
 import { RemoteSession } from "./remote.js";
@@ -286,9 +286,12 @@ function slice(source, offset, length) {
 /** On the caller's own thread. */
 const here = {
   async create(source, options, { file, threads }) {
-    const module = Promise.resolve().then(() => compile(file, options.progress)); // what it waits for less is asked for first: the GPU, the model
+    let ready;
+    const module = new Promise((resolve) => (ready = resolve)).then(() => compile(file, options.progress));
     module.catch(() => {});
-    return Session.create(source, options, { file, module, threads });
+    const made = Session.create(source, options, { file, module, threads, ready });
+    prefetch(file); // the model is asked for first
+    return made;
   },
 };
 

@@ -30,12 +30,13 @@ export class Session {
   #desk = {}; // what every run of this engine uses: {engine, table: of the inputs, cell: a tensor, rooms: of small inputs [address, bytes], count: of inputs}
 
   /**
-   * `module`: the compiled engine, or a promise of it. Options: signal, progress, cache, integrity, externalData, planner, freeDimensionOverrides, webgpu ({fallback, strict, precision}: run there,
-   * see gpu.js).
+   * `module`: the compiled engine, or a promise of it; `ready` is called when there is nothing more urgent to do than to compile it (pipelines come first). Options: signal, progress, cache, integrity,
+   * externalData, planner, freeDimensionOverrides, webgpu ({fallback, strict, precision}: run there, see gpu.js).
    */
-  static async create(what, options, { file, module, threads }) {
+  static async create(what, options, { file, module, threads, ready = () => {} }) {
     const session = new Session();
-    Object.assign(session, { options, picked: { file, threads }, module, planned: [] });
+    if (!options.webgpu) ready();
+    Object.assign(session, { ready, options, picked: { file, threads }, module, planned: [] });
     const opened = options.webgpu && openGpu(options.webgpu);
     opened?.catch(() => {});
     const started = Promise.resolve(module).then((ready) => Engine.create(ready, threads));
@@ -52,6 +53,7 @@ export class Session {
       session.options = { planner: options.planner }; // the rest may hold the model's bytes
       return session;
     } catch (error) {
+      ready();
       await source?.cancel();
       (await opened?.catch(() => null))?.release();
       await started.then((engine) => engine.close(), () => {});
@@ -73,7 +75,10 @@ export class Session {
     await source.skip(HEADER);
     source.total ??= header.end;
     if (this.gpu && !header.webgpu.length) this.gpu = this.gpu.refuse(new NotImplemented(`'${source.name}' holds no programs for WebGPU; convert it with them: npx sardonyx convert model.onnx --webgpu`));
-    if (!this.gpu) this.engine = await started;
+    if (!this.gpu) {
+      this.ready();
+      this.engine = await started;
+    }
     for (const section of header.order) {
       await source.skip(section.offset - source.position);
       if (section === header.graph || section === (this.gpu ? header.programs : header.webgpu)) await source.skip(section.length);
@@ -117,6 +122,7 @@ export class Session {
   /** The package for the GPU: the engine runs what is between, and evaluates sizes. */
   async #record(section, name, progress, started) {
     const packaged = this.gpu.section(section, name); // pipelines compile from here on
+    this.ready();
     this.engine = await started;
     this.#package(packaged, progress);
     this.gpu.prepare(this);
