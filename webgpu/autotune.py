@@ -1,8 +1,8 @@
 """Measuring which tiles (kernels/tiles.py) an adapter is fastest with: `sardonyx autotune MODEL`.
 
 Method: the model is planned and run once for every candidate with that tile wherever it is possible; the device's timestamps give each step's time, the least of several rounds counts. For each
-key of the table (kind and sizes up to powers of two) the tile with the least sum over the model's steps wins. What was measured for other models stays. Results are kept per adapter,
-in `$SARDONYX_TILES` or `~/.cache/sardonyx/tiles`, and used by every device opened afterwards.
+key of the table (kind and sizes up to powers of two; of rows that only a run knows the end of their range, tiles.py) the tile with the least sum over the model's steps wins. What was measured for
+other models stays. Results are kept per adapter, in `$SARDONYX_TILES` or `~/.cache/sardonyx/tiles`, and used by every device opened afterwards.
 """
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _measured(device: Device, model: Model, inputs: Sequence[Any], rounds: int) 
             program = runner.program if isinstance(runner, Deferred) else None
             if program is None:   # of a branch that was not taken
                 continue
-            for number, key in dict.fromkeys((d.step, d.tile) for d in program.recording.dispatches if d.tile):
+            for number, key in dict.fromkeys((d.step, d.tile) for d in program.taken if d.tile):
                 name = f"{program.recording.steps[number]}_kernel_time"
                 if name in least:
                     spent[key] = spent.get(key, 0) + least[name]

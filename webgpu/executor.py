@@ -20,6 +20,7 @@ from ..program import Program
 from .device.base import Buffer, Device, Dispatch
 from .kernels.base import LARGEST
 from .recording import Constant, Input, record
+from .recording import Dispatch as Record
 from .resident import GpuTensor, Pool
 from .wgsl.shader import FAULTS, INDEX, SINGULAR
 from .wgsl.storage import PLAIN, download, extent, upload
@@ -65,7 +66,8 @@ class WebGpuProgram:
         self._output_shapes: list[list[int]] = []
         self._decided: tuple[Any, Any] | None = None  # shapes and elements that are bound now
         self._closed = False
-        self.recording, self.sizes = record(program, constants, device.limits, device.adapter.is_cpu, tiles=device.tiles, features=device.features, precision=precision)
+        self.recording, self.sizes = record(program, constants, device.limits, device.adapter.is_cpu, tiles=device.tiles, features=device.features, precision=precision,
+                                              several=True)
         made = self.recording
         self._label = f"a program that begins with {made.dispatches[0].label}" if made.dispatches else "a program"
         self._same = {(s.input, s.output): s.dispatch for s in made.same}
@@ -92,6 +94,11 @@ class WebGpuProgram:
             rows += [*d.uniforms, *[zero] * (count - len(d.uniforms))]
             rows += [zero] * (-len(rows) % align)
         self._rows = np.array(rows, np.int64)
+
+    @property
+    def taken(self) -> list[Record]:
+        """The dispatches that have workgroups at the sizes of the last run."""
+        return [self.recording.dispatches[i] for i in self._active]
 
     # -- running -----------------------------------------------------------------------------------------------------------------------------
     def run(self, inputs: Sequence[Any], *, terminated: Callable[[], bool] | None = None, keep: Mapping[int, Any] | Collection[int] = (),
@@ -222,14 +229,15 @@ class WebGpuProgram:
         self._decided = None
         if block.size:
             self.device.write(self._uniforms, block)
-        changed = self._grow(table)
+        if self._grow(table):   # also of dispatches without workgroups at these sizes: what they were bound to may be gone
+            self._groups = [None] * len(self._groups)
         recorded, self._active = [], []
         for i, (d, pipeline) in enumerate(zip(self.recording.dispatches, self._pipelines, strict=True)):
             count = int(table[d.groups])
             if count <= 0:
                 continue
             x = min(count, self.device.limits.groups)
-            if changed or self._groups[i] is None:
+            if self._groups[i] is None:
                 self._groups[i] = self.device.bind(pipeline, (self._uniforms, *self._spans[i]), [self._memory(b) for b in d.buffers])
             self._active.append(i)
             recorded.append(Dispatch(pipeline, self._groups[i], x, -(-count // x)))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..dim import Undecidable
 from ..engine.binding import Packed
-from ..errors import EPFail, InvalidArgument
+from ..errors import InvalidArgument
 from ..graph import Model
 from ..kernels import Kernel
 from ..lowering import CannotLower, KernelCall, View
@@ -20,7 +20,7 @@ from ..providers.engine import NAME as CPU
 from ..providers.engine import EngineProgram, accepts, available, optimize
 from ..providers.interpreter import Interpreter
 from ..providers.limit import memory_limit
-from ..providers.segmented import Beside, SegmentedExecutor
+from ..providers.segmented import Beside, NeedsBounds, SegmentedExecutor
 from .device import open_device, unavailable
 from .device.base import Device, Limits, MissingFeature
 from .executor import WebGpuProgram, Weights
@@ -58,8 +58,8 @@ class Acceptance:
 
 
 class Deferred:
-    """A program made when it first runs: the plan for sizes of any kind only says what runs where, and the pipelines of a branch that is not taken are never compiled. `known` gives the outputs
-    of one without inputs, for when the device can not hold them: constants that go to a node of the host."""
+    """A program made when it first runs: the pipelines of a branch that is not taken are never compiled. `known` gives the outputs of one without inputs, for when the device can not hold them:
+    constants that go to a node of the host."""
 
     def __init__(self, make: Callable[[], WebGpuProgram], timestamps: bool, known: Callable[[], list[np.ndarray]] | None = None) -> None:
         self.make, self.measures_steps, self.known, self.lock = make, timestamps, known, threading.Lock()
@@ -69,7 +69,7 @@ class Deferred:
 
     def run(self, inputs: Sequence[Any], *, terminated: Callable[[], bool] | None = None, keep: Mapping[int, Any] | Collection[int] = (), times: np.ndarray | None = None,
             submitted: Callable[[], None] | None = None) -> list[Any]:
-        """As WebGpuProgram's. EPFail where a whole program can not be built although its nodes can."""
+        """As WebGpuProgram's. NeedsBounds (an EPFail) where a whole program can not be built although its nodes can: sums of integers whose number nobody knows may not fit 32 bits."""
         with self.lock:
             if self.program is None:
                 try:
@@ -77,7 +77,7 @@ class Deferred:
                 except CannotLower as reason:
                     if self.known is not None:
                         return self.known()
-                    raise EPFail(f"{NAME}: {reason}. Run the model on CPUExecutionProvider") from None
+                    raise NeedsBounds(f"{NAME}: {reason}. Run the model on CPUExecutionProvider") from None
         return self.program.run(inputs, terminated=terminated, keep=keep, times=times, submitted=submitted)
 
 
@@ -92,8 +92,7 @@ class WebGpuExecutor(SegmentedExecutor):
         self._use(device)
         self.threads, self.packed = threads, Packed()
         beside = Beside(Place.WEBGPU, CPU, accepts, self._make_beside) if engine else None
-        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: Acceptance(self.device.limits, self.device.adapter.is_cpu), bounded=True, prepare=optimize,
-                         beside=beside)
+        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: Acceptance(self.device.limits, self.device.adapter.is_cpu), prepare=optimize, beside=beside)
 
     def _make_beside(self, plan: Plan) -> EngineProgram:
         return EngineProgram(plan.program, plan.constants, threads=self.threads, memory_limit=self.limit or 0, shared=self.packed)
@@ -148,7 +147,7 @@ class WebGpuProvider:
         return open_device().adapter.is_cpu
 
     def compile(self, model: Model, options: Mapping[str, Any]) -> WebGpuExecutor:
-        """Partition and, at the first run of a size, plan and compile. What WGSL lacks runs on the C engine where CPUExecutionProvider is one of the session's; strict refuses NumPy.
+        """Partition and, at the first run, plan and compile, for sizes of any kind. What WGSL lacks runs on the C engine where CPUExecutionProvider is one of the session's; strict refuses NumPy.
 
         The provider option `precision`: "f32" (the default) or "f16": float32 intermediates and large weights lie as f16 on the GPU, sums are float32's; inputs and outputs stay float32.
         MissingFeature where the adapter has no shader-f16."""

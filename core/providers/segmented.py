@@ -1,7 +1,7 @@
 """An executor that plans a model into blocks and runs them: programs on some runner, the nodes without kernels on their NumPy bodies. What runs where is `placements()`.
 
-One plan serves every run: sizes are bound, and what data decide ends a segment (plan/cut.py). Only where an input's *value* says which axes are meant, or kernels exist for known sizes
-only, is the model planned again, for each value or shape of those inputs: a variant. They are few.
+One plan serves every run: sizes are bound, and what data decide ends a segment (plan/cut.py). Only where an input's *value* says which axes are meant, or kernels exist for known or bounded
+sizes only, is the model planned again, for each value, shape or range of those inputs: a variant. They are few.
 """
 from __future__ import annotations
 
@@ -31,8 +31,18 @@ from .reference import NAME as REFERENCE
 STRUCTURAL = frozenset({"axes", "axis", "steps", "roi", "scales", "block_shape", "image_shape", "pads", "split", "K", "sizes", "depth", "size", "ratio", "training_mode", "num_mel_bins", "dft_length"})
 
 
-def bucket(size: int) -> tuple[int, int]:
-    """The range of sizes a bounded plan for `size` covers: (2^(k-1), 2^k] ∋ size, so that memory is at most doubled and n plans cover sizes up to 2^n."""
+#: Upper bounds of sizes, where programs need any: few plans for all that is usual.
+COARSE = (1 << 12, 1 << 16)
+
+
+class NeedsBounds(EPFail):
+    """A program can not be made for sizes of any kind: it may be possible for those up to a bound."""
+
+
+def bucket(size: int, close: bool = False) -> tuple[int, int]:
+    """The range of sizes a bounded plan for `size` covers: up to the least of COARSE; beyond, and where bounds must be `close`, (2^(k-1), 2^k], so that n plans cover sizes up to 2^n."""
+    if not close and size <= COARSE[-1]:
+        return 0, next(bound for bound in COARSE if size <= bound)
     if size <= 1:
         return size, size
     top = 1 << (size - 1).bit_length()
@@ -65,20 +75,21 @@ VARIANTS = 16
 
 
 class SegmentedExecutor:
-    """A model on programs where it can be, on NumPy bodies where not. `strict` refuses the latter. `bounded`: programs need an upper bound of every size: each is planned for a bucket.
-    `prepare`: rewrites the model before it is planned for the first time. `beside`: who runs what `accepts` refuses, before NumPy does."""
+    """A model on programs where it can be, on NumPy bodies where not. `strict` refuses the latter. `prepare`: rewrites the model before it
+    is planned for the first time. `beside`: who runs what `accepts` refuses, before NumPy does. Where a runner says NeedsBounds, the model is planned for ranges of sizes from then on."""
 
     def __init__(self, model: Model, name: str, make: Callable[[Plan], Runner], *, strict: bool = False, limit: int | None = None,
-                 accepts: Callable[[], Accepts] | None = None, bounded: bool = False, prepare: Callable[[Model], object] | None = None,
+                 accepts: Callable[[], Accepts] | None = None, prepare: Callable[[Model], object] | None = None,
                  beside: Beside | None = None) -> None:
         self.beside = beside
-        self.model, self.name, self.make, self.strict, self.limit, self.accepts, self.bounded, self.prepare = model, name, make, strict, limit, accepts, bounded, prepare
+        self.model, self.name, self.make, self.strict, self.limit, self.accepts, self.prepare = model, name, make, strict, limit, accepts, prepare
         self.variants: dict[Any, Variant] = {}
         self.lock = threading.RLock()
         self._structural: list[Value] = []
         self._shaped: list[Value] = []
         self._latest: Variant | None = None
         self._fixed: Variant | None = None     # the one variant that every run takes
+        self._bounds = 0                       # of sizes: none, coarse ones, close ones
         self.inputs = given_inputs(model.graph)
         if strict and not self.structural and not self.shaped:
             self._check(self.general)
@@ -101,7 +112,7 @@ class SegmentedExecutor:
                         found = self._plan()
                     self._structural = structural_inputs(self.model, found.specs, found.fallbacks)
                     self._shaped = [v for v in self.inputs if any(symbols(d) for d in found.specs[v].shape or ())] if found.fallbacks else []
-                    self._fixed = None if self._structural or self._shaped or self.bounded or (self.strict and found.fallbacks) else found
+                    self._fixed = None if self._structural or self._shaped or self._bounds or (self.strict and found.fallbacks) else found
                     self.variants[()] = found
         return found
 
@@ -132,7 +143,7 @@ class SegmentedExecutor:
         """The variant for this run's values and shapes of the inputs that decide."""
         given = {v: values[v] for v in self.structural if values[v].size <= MAX_KNOWN}
         shapes = {v: values[v].shape for v in self.shaped}
-        buckets = self._buckets(values) if self.bounded else {}
+        buckets = self._buckets(values) if self._bounds else {}
         if not given and not shapes and not buckets:
             self._check(self.general)
             return self.general
@@ -162,21 +173,38 @@ class SegmentedExecutor:
             for said, size in zip(self.general.specs[value].shape or (), getattr(given, "shape", ()), strict=False):
                 names = symbols(said)
                 if len(names) == 1 and str(said) == next(iter(names)).name:
-                    found.setdefault(str(said), bucket(size))
+                    found.setdefault(str(said), bucket(size, self._bounds > 1))
         return found
 
     def run(self, inputs: Sequence[Any], wanted: Sequence[int], context: RunContext) -> list[Any]:
         """See `Executor.run`."""
-        generator = draws_of_run(context.seed)
         given = inputs if len(inputs) == len(self.inputs) else [x for x, v in zip(inputs, self.model.graph.inputs, strict=True) if v.const is None]
-        self._latest = variant = self._fixed or self._variant(dict(zip(self.inputs, given, strict=True)))
+        named = dict(zip(self.inputs, given, strict=True))
+        self._latest = variant = self._fixed or self._variant(named)
         if context.into is not None:    # by output, in the programs' order; of one that is asked for twice the first
             at = dict(reversed(list(zip(wanted, context.into, strict=True))))
             context.into = [at.get(i) for i in range(len(variant.blocks.owned))]
-        made = variant.blocks.run(given, context, generator, frozenset(wanted[i] for i in context.stay))
+        stay = frozenset(wanted[i] for i in context.stay)
+        while True:
+            bounds = self._bounds
+            try:
+                made = variant.blocks.run(given, context, draws_of_run(context.seed), stay)
+                break
+            except NeedsBounds:
+                if not self._bound_sizes(named, bounds):
+                    raise
+                self._latest = variant = self._variant(named)
         owned = variant.blocks.owned
         context.owned = all([owned[i] for i in wanted]) and len(set(wanted)) == len(wanted)
         return [made[i] for i in wanted]
+
+    def _bound_sizes(self, values: Mapping[Value, Any], tried: int) -> bool:
+        """Plan for closer ranges of sizes than those that were `tried`; whether there are any."""
+        with self.lock:
+            if tried > 1 or not self._buckets(values):
+                return False
+            self._bounds, self._fixed = max(self._bounds, tried + 1), None
+            return True
 
     def placements(self) -> list[Placement]:
         """Where each node ran last (before the first run: would run, whatever small inputs say); free nodes (shape arithmetic done at planning) count for the programs."""
@@ -189,7 +217,7 @@ class SegmentedExecutor:
     def close(self) -> None:
         """Drop plans and constants."""
         self.variants = {}
-        self._latest = None
+        self._latest = self._fixed = None
 
 
 def structural_inputs(model: Model, specs: Specs, reasons: Mapping[Node, str]) -> list[Value]:

@@ -25,9 +25,12 @@ from ..wgsl.shader import Built, Context, Shader, groups
 from ..wgsl.space import Operand, Temporary
 from .base import Step, kernel, most, number
 from .map import copy
+from .tiles import ranges_of
 
 #: Queries of a block, invocations of a query, the widest head a block takes, columns of V a serial invocation holds.
 QUERIES, TEAM, WIDEST, COLUMNS = 16, 4, 128, 64
+#: Queries up to which a workgroup takes one.
+FEW_QUERIES = 2
 LANES = 64
 LOWEST = "sx_bits(0xff800000u)"
 
@@ -40,11 +43,14 @@ def attention(step: Step, context: Context) -> list[Built]:
         raise CannotLower("attention of integers")
     built: list[Built] = []
     k, v = (_joined(step, context, new, step.input(3 + i), step.outputs[i] if len(step.outputs) > i else None, built) for i, new in ((1, k), (2, v)))
-    task = _Attention(step, context, q, k, v, step.input(3), out)
     wide = [d for d in (q.dims[3], v.dims[3]) if not isinstance(d, int) or d > WIDEST]
-    if context.cpu or wide:
-        return [*built, task.serial()]
-    return [*built, task.row() if most(context, q.dims[2]) <= 2 else task.block()]
+    serial = context.cpu or bool(wide)
+    for known, condition in ranges_of(context, q.dims[2], [1 if serial else FEW_QUERIES] if context.decoding else []):
+        task = _Attention(step, known, q, k, v, step.input(3), out)
+        made = task.serial() if serial else task.row() if most(known, q.dims[2]) <= FEW_QUERIES else task.block()
+        made.groups = made.groups * condition
+        built.append(made)
+    return built
 
 
 def _joined(step: Step, context: Context, new: Operand, past: Operand | None, present: Operand | None, built: list[Built]) -> Operand:

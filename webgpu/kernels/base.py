@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...dim import Dim, Expr, bounds
+from ...dim import Dim, Expr, bounds, symbols
 from ...expr import Compute, E, Op, compute_type, leaves, substitute
 from ...kernels import Kernel
 from ...lowering import CannotLower
@@ -125,12 +125,12 @@ def strides_of(operands: Sequence[Operand | None], numbers: Sequence[int], dims:
 def most(context: Context, size: Dim) -> float:
     """An upper bound of a size. Sizes are i32 on the GPU (bind refuses others), so there is always one."""
     high = bounds(size, context.uppers)[1]
-    return float(LARGEST if high is None else min(high, LARGEST))
+    return float(min(LARGEST if high is None else high, context.caps.get(size, LARGEST)))
 
 
-def least(context: Context, size: Dim) -> float:
-    """A lower bound of a size."""
-    low = bounds(size, context.uppers)[0]
+def least(context: Context, size: Dim, one: bool = False) -> float:
+    """A lower bound of a size; `one`: where no symbol is 0."""
+    low = bounds(size, {s.name: (max(1, context.uppers.get(s.name, (0, None))[0]), context.uppers.get(s.name, (0, None))[1]) for s in symbols(size)} if one else context.uppers)[0]
     return 0.0 if low is None else float(low)
 
 

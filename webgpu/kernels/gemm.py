@@ -82,12 +82,15 @@ class Writer:
             even(x) for x in (self.n, self.operands[0].start, *product.spaces[0].strides[0], *product.spaces[1].strides[0]))
 
     def build(self) -> Built:
-        taps = bool(self.product.taps)
-        tile = choose(self.context, self.product.spaces[0].count, self.m, self.n, self.depth(), taps, self.lines(), self.shared(), self.words())
+        tile = self.tile(self.context)
         made = {"register": self.register, "quad": self.quad, "workgroup": self.workgroup, "split": self.split, "subgroup": self.subgroup}[tile.variant](tile)
-        name = key(self.context, self.m, self.n, self.depth(), taps)
+        name = key(self.context, self.m, self.n, self.depth(), bool(self.product.taps))
         made.tile = name if self.context.tiles.get(name, tile) == tile else ""   # a tile that is asked for and not possible is not to be measured
         return made
+
+    def tile(self, context: Context) -> Tile:
+        """The tile it is written with where that is known."""
+        return choose(context, self.product.spaces[0].count, self.m, self.n, self.depth(), bool(self.product.taps), self.lines(), self.shared(), self.words())
 
     # -- shared pieces -----------------------------------------------------------------------------------------------------------------------
     def batch(self, s: Shader, number: str) -> tuple[str, str]:

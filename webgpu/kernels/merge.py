@@ -3,6 +3,7 @@
 which is uniform control flow, so that parts may have barriers.
 
 1. A dispatch moves up to one of the last WINDOW ones when it needs nothing of what comes between, and nothing between or there needs or writes what it does.
+   (Of sessions that plan: the last of as many products, which are several dispatches there, product.py.)
 2. Two may write the same memory where their views are neighbours in it (the parts of a Concat).
 3. Only kinds of KINDS, only the same kind, except that what moves elements (LIGHT) goes with each other; at most MOST of them, and no more buffers than a dispatch may bind.
 4. A copy that is left out when both ends are one buffer (a cache that grows in place: recording.py) stays by itself. So does everything on software adapters: they start dispatches for nearly
@@ -19,6 +20,7 @@ from ...dim import Dim
 from ...lowering import CannotLower
 from ..wgsl.shader import STATUS, Built, Context, Shader
 from ..wgsl.space import Operand
+from .tiles import RANGES
 
 WINDOW, MOST = 4, 6
 LIGHT = frozenset({"map", "copy", "gather", "scatter", "attention"})
@@ -45,10 +47,11 @@ class _Group:
 def merge(steps: Sequence[Sequence[Built]], context: Context, alone: Collection[int]) -> list[list[Built]]:
     """The dispatches of every step with those merged that can be. `alone`: ids of those that stay by themselves."""
     groups: list[_Group] = []
+    window = WINDOW * (RANGES if context.several else 1)
     for number, built in ((n, b) for n, step in enumerate(steps) for b in step):
         target = None
         if id(built) not in alone and _kind(built) in KINDS:
-            for group in reversed(groups[-WINDOW:]):
+            for group in reversed(groups[-window:]):
                 if id(group.parts[0]) not in alone and _fits(group, built, context):
                     target = group
                 if _waits(built, group):

@@ -1,7 +1,8 @@
 """The dispatches of a product: which writer's text, and what becomes of an epilogue with more operands than a dispatch may bind.
 
-In a decoder, whose rows may be many (a prompt) or one (a token), a product with weights is two dispatches, of which a run takes one: the other has no workgroups at its sizes, and players leave it
-out. So one recording has both the tiles for many rows and the split sum for one, and no new size compiles anything.
+A product may be several dispatches for ranges of its rows, of which a run takes one: the others have no workgroups at its sizes, and players leave them out. So one recording has both the tiles for
+many rows and the split sum for few, and no new size compiles anything. Sessions that plan have them wherever tiles differ (tiles.py), files only for decoders, whose rows may be many (a prompt) or
+one (a token), of products with weights on GPUs.
 """
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from .bytes import ByteWriter, TapWriter, in_words, is_in_parts
 from .depthwise import DepthwiseWriter, is_depthwise
 from .gemm import Product, Writer
 from .map import temporary_map
-from .tiles import FEW
+from .tiles import FEW, REGISTER, Tile, ends_of, ranges_of
 
 
 def multiply(make: Callable[[Step], Product], step: Step, context: Context) -> list[Built]:
@@ -42,9 +43,11 @@ def multiply(make: Callable[[Step], Product], step: Step, context: Context) -> l
 
 
 def _written(make: Callable[[Step], Product], step: Step, context: Context) -> list[Built]:
-    """One dispatch, or in a decoder the two of the head."""
+    """One dispatch, or those of the head."""
     many = writer(make(step), context)
     m = many.m
+    if context.several:
+        return _of_ranges(make, step, context, many)
     if not (context.decoding and isinstance(m, Expr) and least(context, m) <= 1 and min(most(context, m), most(context, many.n)) > FEW and many.product.b.operand.packing and not context.cpu):
         return [many.build()]
     one = writer(make(step), context)
@@ -52,6 +55,23 @@ def _written(make: Callable[[Step], Product], step: Step, context: Context) -> l
     made = [one.build(), many.build()]
     for built, condition in zip(made, (dim_max(0, dim_min(m, 2 - m)), dim_min(1, dim_max(0, m - 1))), strict=True):
         built.groups = built.groups * condition
+    return made
+
+
+def _of_ranges(make: Callable[[Step], Product], step: Step, context: Context, many: Writer) -> list[Built]:
+    """A dispatch for every range of rows that wants its own tile."""
+    if not isinstance(many.m, Expr) or isinstance(many, DepthwiseWriter):
+        return [many.build()]
+
+    def form(known: Context) -> tuple[Tile, float]:
+        """What the shader depends on; a few rows of windows, and of short sums, are no form of their own on GPUs: of these there is little to do."""
+        rows, tile = most(known, many.m), many.tile(known)
+        return (many.tile(replace(known, caps={})), 0) if rows <= FEW and tile == REGISTER and not context.cpu else (tile, rows if rows <= FEW else 0)
+    made = []
+    for known, condition in ranges_of(context, many.m, ends_of(context, many.product.spaces[0].count, many.m, many.n, form)):
+        built = writer(make(step), known).build()
+        built.groups = built.groups * condition
+        made.append(built)
     return made
 
 

@@ -149,7 +149,8 @@ class Rows:
 def parts_of(context: Context, dims: Sequence[Dim], reduced: Sequence[int]) -> Dim | None:
     """How many parts the runs of these rows are cut into; None where they are not."""
     rows, run = (product(dims[a] for a in range(len(dims)) if (a in reduced) == inside) for inside in (False, True))
-    return ceildiv(run, PART) if most(context, rows) < MANY and most(context, run) >= LONG else None
+    few = most(context, rows) < MANY or (context.several and least(context, rows, one=True) < MANY and least(context, run) >= LONG)   # parts cost little where rows are many after all
+    return ceildiv(run, PART) if few and most(context, run) >= LONG else None
 
 
 class Pairs:

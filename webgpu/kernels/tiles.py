@@ -3,6 +3,9 @@
 How to think: a GPU wants many workgroups (a few for each of its processors, say 256) of which each re-uses what it reads often (large tiles). So: the largest tile of which the product still
 has enough, else the smallest. Products with few rows read every weight once: there the sum is split among invocations instead, whose parts subgroups add up where WGSL has them. A software
 adapter runs invocations one after the other and pays dearly for barriers: it gets none, and quads where WGSL has them. Sizes that only the run knows count with their upper bounds.
+
+Sessions that plan (`Context.several`) bind one plan to every size: there a product whose rows only the run knows is a dispatch for each of the ranges of rows that want different tiles, and sizes say
+which of them has workgroups. All compile at the first run, none later. Recordings in files have one dispatch: a page's first run is what counts there.
 """
 from __future__ import annotations
 
@@ -10,14 +13,15 @@ import json
 import os
 import re
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...dim import Dim
+from ...dim import Dim, Expr, Undecidable, dim_max, dim_min, symbols
 from ...model.packing import PANEL
 from ..device.base import Adapter, Limits
 from ..wgsl.shader import Context
-from .base import most
+from .base import least, most
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ CANDIDATES = (REGISTER, TALL, WIDE, QUAD, WINDOWS, *SHARED, *SPLIT, *SUBGROUP)
 ENOUGH = 256
 #: Rows up to which the sum is split.
 FEW = 4
+#: Ranges of rows a product may be made for: one, few, some, many.
+RANGES = 4
+#: Columns that are reckoned with where only the run knows how many.
+SQUARE = 256
 #: Lines of a panel that give each of 128 invocations a few.
 LONG = 512
 #: The environment variable that names the folder of measured choices.
@@ -78,6 +86,57 @@ def _bucket(size: float) -> str:
     return "many" if size > 8192 else str(1 << max(int(size) - 1, 0).bit_length())
 
 
+def ranges_of(context: Context, size: Dim, ends: Sequence[int]) -> list[tuple[Context, Dim]]:
+    """The ranges of a size that end at `ends` (rising) and beyond, as far as it can lie in them: (what is known where it does, 1 where it does and 0 where not). One where the size is a number."""
+    if not context.several or not isinstance(size, Expr):
+        return [(context, 1)]
+    low, high = least(context, size, one=True), most(context, size)
+    try:
+        found: list[tuple[Context, Dim]] = []
+        begin = -1
+        for end in ends:
+            if low <= end < high:
+                found.append((replace(context, caps={**context.caps, size: end}), _within(size, begin, end)))
+                begin = end
+        return [*found, (context, _within(size, begin, None))]
+    except Undecidable:   # an expression that is too long to be compared with anything
+        return [(context, 1)]
+
+
+def _within(size: Dim, begin: int, end: int | None) -> Dim:
+    """1 where begin < size ≤ end, else 0."""
+    above: Dim = 1 if begin < 0 else dim_min(1, dim_max(0, size - begin))
+    return above if end is None else above * dim_min(1, dim_max(0, end + 1 - size))
+
+
+def _large(context: Context, fitting: Sequence[Tile], batch: Dim, columns: float) -> tuple[Tile, int]:
+    """The tile of a product of many rows, and up to how many it has too few of them to keep a GPU busy: those take the smallest. Two tiles for all of them, because each is a shader to compile."""
+    tile = next((t for t in fitting if t.side * t.columns < 2 * columns), fitting[-1])
+    beside = least(context, batch, one=True) * -(-columns // (tile.side * tile.columns))
+    return tile, int(max(0, -(-ENOUGH // (2 * max(1, beside))) - 1)) * tile.side * tile.rows
+
+
+def ends_of(context: Context, batch: Dim, rows: Dim, n: Dim, form: Callable[[Context], Hashable]) -> list[int]:
+    """Where ranges of a product's rows end that get a dispatch of their own: where its form (tile, rows of a block) changes there. A few rows are one where they are usual."""
+    ends = [1] if context.cpu else [1, FEW] if context.decoding else [FEW]
+    ends = ends if may_be_few(context, rows) else []
+    fitting = [t for t in SHARED if t.fits(context.limits)]
+    if fitting and not context.cpu:
+        ends += [end for end in (_large(context, fitting, batch, _columns(context, n))[1],) if end > FEW]
+    forms = [form(replace(context, caps={**context.caps, rows: end})) for end in ends] + [form(context)]
+    return [end for end, this, following in zip(ends, forms, forms[1:], strict=False) if this != following]
+
+
+def _columns(context: Context, n: Dim) -> float:
+    """How many columns are reckoned with."""
+    return min(SQUARE, most(context, n)) if context.several and isinstance(n, Expr) else most(context, n)
+
+
+def may_be_few(context: Context, rows: Dim) -> bool:
+    """Whether few rows are usual where only the run knows how many: a batch by itself; a decoder's tokens. Not the positions of a batch: that is one word, or an image of one pixel."""
+    return context.decoding or len(symbols(rows)) == 1
+
+
 def choose(context: Context, batch: Dim, m: Dim, n: Dim, k: Dim, taps: bool, lines: Dim | None = None, shared: bool = False,
            words: bool = False) -> Tile:
     """The tile of a product of m rows, n columns and k terms. `lines`: how many lines of 16 columns its weights have in a panel, where whole ones can be read; `shared`: whether a quad can do it;
@@ -85,7 +144,7 @@ def choose(context: Context, batch: Dim, m: Dim, n: Dim, k: Dim, taps: bool, lin
     measured = context.tiles.get(key(context, m, n, k, taps))
     if measured is not None and possible(measured, context, m, taps, lines, shared):
         return measured
-    rows, columns, depth = (most(context, size) for size in (m, n, k))
+    rows, columns, depth = most(context, m), _columns(context, n), most(context, k)
     if context.cpu and rows > FEW and columns > PANEL / 2 and possible(QUAD, context, m, taps, lines, shared):
         return WINDOWS if taps and not words else QUAD
     if context.cpu and words:
@@ -99,6 +158,9 @@ def choose(context: Context, batch: Dim, m: Dim, n: Dim, k: Dim, taps: bool, lin
             split = SUBGROUP[1] if few and most(context, lines) >= LONG else SUBGROUP[0]
         return split if not taps and depth >= 64 and possible(split, context, m, taps, lines) else REGISTER
     fitting = [t for t in SHARED if t.fits(context.limits)]
+    if fitting and context.several and isinstance(m, Expr):
+        large, end = _large(context, fitting, batch, columns)
+        return large if rows > end else fitting[-1]
     wide = [t for t in fitting if most(context, batch) * -(-rows // (t.side * t.rows)) * -(-columns // (t.side * t.columns)) >= ENOUGH]
     return wide[0] if wide else fitting[-1] if fitting else REGISTER
 

@@ -66,6 +66,8 @@ class Context:
     half: Collection[Any] = ()       # memory of f16 (wgsl/storage.py)
     features: frozenset[str] = frozenset()   # what WGSL has here beyond every device's: "shader-f16", "subgroups"
     decoding: bool = False    # of a decoder's step: its rows may be many, or one
+    several: bool = False     # dispatches for several ranges of sizes, of which a run takes those that its sizes are in (kernels/tiles.py): no size compiles anything, and each has its tile
+    caps: Mapping[Dim, int] = field(default_factory=dict)    # sizes that are at most this where the dispatch that is built has workgroups
     planning: bool = False    # only asked whether there is a kernel: how constants will lie is not known yet
 
 
