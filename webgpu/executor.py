@@ -229,8 +229,7 @@ class WebGpuProgram:
         self._decided = None
         if block.size:
             self.device.write(self._uniforms, block)
-        if self._grow(table):   # also of dispatches without workgroups at these sizes: what they were bound to may be gone
-            self._groups = [None] * len(self._groups)
+        self._grow(table)
         recorded, self._active = [], []
         for i, (d, pipeline) in enumerate(zip(self.recording.dispatches, self._pipelines, strict=True)):
             count = int(table[d.groups])
@@ -244,19 +243,17 @@ class WebGpuProgram:
         self._recorded = recorded
         self._output_shapes = [[int(table[d]) for d in o.dims] for o in self.recording.outputs]
 
-    def _grow(self, table: np.ndarray) -> bool:
-        """Make slabs large enough; whether any changed."""
-        changed = False
+    def _grow(self, table: np.ndarray) -> None:
+        """Make slabs large enough. Where there is no memory for one, what is there stays: smaller sizes run as before."""
         for i, slab in enumerate(self.recording.slabs):
             nbytes, held = slab.bytes(table), self._slabs[i]
             if held is None or held.nbytes < nbytes:
-                if held is not None:
-                    held.destroy()
                 # A size that grows mostly grows again, as a cache does; the first one may be the only one.
                 roomy = min(slab.most, nbytes if held is None else nbytes * 5 // 4, self.device.limits.binding_bytes)
                 self._slabs[i] = self.device.buffer(max(nbytes, int(roomy)), label=f"memory of {self._label}")
-                changed = True
-        return changed
+                self._groups = [None] * len(self._groups)   # also those of dispatches without workgroups at these sizes
+                if held is not None:
+                    held.destroy()
 
     def _memory(self, number: int) -> Buffer:
         if number >= len(self._slabs):
