@@ -593,6 +593,9 @@ sx_igemm_cut SX_NAME(sx_igemm_cut_for)(const sx_igemm *g, int64_t batch) {
         else if (columns_can) cut.nc = sx_round_up(cut.nc / 2, SX_STRIP);
         else break;
     }
+#if TILED
+    if (!g->rows && split_k(g, cut.mc)) cut.nc = sx_min64(cut.nc, SX_STRIP); /* a worker makes A's sums once all the same, and who is late at the end is so by less */
+#endif
     cut.down = sx_ceil_div(g->m, cut.mc);
     cut.across = sx_ceil_div(g->n, cut.nc);
     return cut;

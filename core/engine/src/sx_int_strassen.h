@@ -1,19 +1,20 @@
-/* sx_int_strassen.h: integer products by 49/64 of the multiplications: Strassen's method (Gaussian elimination is not optimal, 1969), twice. Part of gemm_int.c, where words are pairs of 16 bits and
-   tiles of A follow one another (WebAssembly).
+/* sx_int_strassen.h: integer products by 49/64 of the multiplications: Strassen's method (Gaussian elimination is not optimal, 1969) in Winograd's form, with the
+   fewest sums, twice. Part of gemm_int.c, where words are pairs of 16 bits and tiles of A follow one another (WebAssembly).
 
-   Of 2 × 2 quarters of A, B and C seven products of sums of quarters make what eight products of quarters do; and again of each. Bytes less zero points have 9 bits, sums of four 11: 16 hold them, and
+   Of 2 × 2 quarters of A, B and C seven products of sums of quarters make what eight products of quarters do; and again of each. Bytes less zero points have 9 bits, sums of sixteen 13: 16 hold them, and
    the products' sums wrap as all do here, so every bit is what the plain way gives.
    - A's 49 sums are made of the rows of words, four tiles at a time, once for all columns of a rectangle (and of those beside it); B's, a strip of 64 columns at a time, from its widened panels: the seven of the first
      level, then for each the seven of the second, which stay in the first-level cache while rows come.
    - Seven products of the second level lie side by side until they become one of the first; seven of those become C.
    - K is cut into blocks that can be halved twice; rows beyond a multiple of 16 and strips of fewer columns take the plain way.
-   Measured in V8 on one core of a Zen 4, on a busy machine: 128 × 768 × 768 in 1.52 ms, 99 GOP/s as if all were multiplied, 352 × 256 × 1024 in 2.0 (92); the plain way's 80 to 82. */
+   Measured in V8 on one core of a Zen 4, on a busy machine: 128 × 768 × 768 in 1.52 ms, 99 GOP/s as if all were multiplied, 352 × 256 × 1024 in 2.0 (92); the plain way's 80 to 82; with
+   Strassen's own sums, five of each for four, 1.02. */
 #ifndef SX_INT_STRASSEN_H
 #define SX_INT_STRASSEN_H
 
 enum { CUT = 16 /* rows, and steps of K, that can be halved twice: tiles of rows and packed words of B stay whole */, GAP = 32 /* numbers between sums, or they lie in the same cache sets */ };
-enum { MADE = 5, FIRST = 5, LAST = 6 }; /* sums that are not a quarter as it is; and that quarter */
-static const uint8_t PARTNER[7] = {0, FIRST, LAST, 2, 1, 4, 3}; /* B's sum for each of A's, both in the order of `spread` */
+enum { MADE = 4, FIRST = 4, BELOW = 5 }; /* sums that are not a quarter as it is; of B's quarters the first, the one below it, then the last */
+static const uint8_t PARTNER[7] = {0, 1, 2, 6, FIRST, BELOW, 3}; /* B's sum for each of A's, both in the order of `spread` */
 
 /* Steps of K that are multiplied so at once; 0: they are not. */
 static int64_t split_k(const sx_igemm *g, int64_t mc) {
@@ -38,8 +39,9 @@ static void spread(const int16_t *from, int step, int count, int n, int of_b, in
     for (int i = 0; i < count; i++, from += step - n)
         for (int x = 0; x < n; x += 8, from += 8, to += 8) {
             sx_h a = (sx_h)sx_iload(from), b = (sx_h)sx_iload(from + second), c = (sx_h)sx_iload(from + third), d = (sx_h)sx_iload(from + second + third);
-            sx_istore(to, (sx_i)(a + d)), sx_istore(to + apart, (sx_i)(c + d)), sx_istore(to + 2 * apart, (sx_i)(a + b)), sx_istore(to + 3 * apart, (sx_i)(c - a)), sx_istore(to + 4 * apart, (sx_i)(b - d));
-            if (!of_b) sx_istore(to + FIRST * apart, (sx_i)a), sx_istore(to + LAST * apart, (sx_i)d);
+            sx_h first = of_b ? b - a : c + d, next = of_b ? d - first : first - a;
+            sx_istore(to, (sx_i)first), sx_istore(to + apart, (sx_i)next), sx_istore(to + 2 * apart, (sx_i)(of_b ? d - b : a - c)), sx_istore(to + 3 * apart, (sx_i)(of_b ? next - c : b - next));
+            if (!of_b) sx_istore(to + 4 * apart, (sx_i)a), sx_istore(to + 5 * apart, (sx_i)b), sx_istore(to + 6 * apart, (sx_i)d);
         }
 }
 
@@ -48,8 +50,8 @@ static void join(const int32_t *from, int apart, int rows, int cols, int32_t *to
     int32_t *low = to + rows * ld;
     for (int i = 0; i < rows; i++, to += ld - cols, low += ld - cols)
         for (int x = 0; x < cols; x += SX_GW, from += SX_GW, to += SX_GW, low += SX_GW) {
-            sx_i p0 = sx_iload(from), p1 = sx_iload(from + apart), p2 = sx_iload(from + 2 * apart), p5 = sx_iload(from + 5 * apart), p6 = sx_iload(from + 6 * apart);
-            sx_i c0 = p0 + p6 - p2 + sx_iload(from + 4 * apart), c1 = p5 + p2, c2 = p1 + p6, c3 = p0 - p1 + p5 + sx_iload(from + 3 * apart);
+            sx_i p0 = sx_iload(from), p4 = sx_iload(from + 4 * apart), two = p4 + sx_iload(from + apart), three = two + sx_iload(from + 2 * apart);
+            sx_i c0 = p4 + sx_iload(from + 5 * apart), c1 = two + p0 + sx_iload(from + 3 * apart), c2 = three - sx_iload(from + 6 * apart), c3 = three + p0;
             if (add) c0 += sx_iload(to), c1 += sx_iload(to + cols), c2 += sx_iload(low), c3 += sx_iload(low + cols);
             sx_istore(to, c0), sx_istore(to + cols, c1), sx_istore(low, c2), sx_istore(low + cols, c3);
         }
@@ -64,11 +66,11 @@ static void split_product(const int16_t *a, int rows, const int16_t *b, int k, i
     spread(b, wide, 2, SX_PANEL * k / 2, 1, room, size);
     for (int r = 0; r < 7; r++) {
         const int s = PARTNER[r], step = s < MADE ? SX_PANEL * k / 2 : wide;
-        const int16_t *from = s < MADE ? room + s * size : s == FIRST ? b : b + 2 * wide + SX_PANEL * k / 2;
+        const int16_t *from = s < MADE ? room + s * size : s == FIRST ? b : b + (s == BELOW ? 0 : 2 * wide) + SX_PANEL * k / 2;
         spread(from, step, 1, SX_PANEL * k / 4, 1, parts, part);
         for (int q = 0; q < 7; q++, a += rows * k / 16 + GAP) {
             const int t = PARTNER[q];
-            const int16_t *panel = t < MADE ? parts + t * part : t == FIRST ? from : from + step + SX_PANEL * k / 4;
+            const int16_t *panel = t < MADE ? parts + t * part : t == FIRST ? from : from + (t == BELOW ? 0 : step) + SX_PANEL * k / 4;
             for (int x = 0; x < SX_PANEL; x += NR) column(0, (const uint8_t *)a, k / 2, rows / 4, (const int32_t *)(const void *)panel + x, 0, k / 8, NR, tiles + q * tile + x, SX_PANEL, 0, 0);
         }
         join(tiles, tile, rows / 4, SX_PANEL, products + r * product, HALF, 0);
