@@ -59,11 +59,7 @@ int64_t sx_tile_length(const sx_code *code) {
     case SX_OP_ABS: UNARY(T, T, __builtin_fabs(x)) \
     case SX_OP_SIGN: UNARY(T, T, x > 0 ? (T)1 : x < 0 ? (T)-1 : x) \
     case SX_OP_RECIPROCAL: UNARY(T, T, (T)1 / x) \
-    case SX_OP_EXP: UNARY(T, T, sx_exp_##F(x)) \
     case SX_OP_LOG: UNARY(T, T, sx_log_##F(x)) \
-    case SX_OP_TANH: UNARY(T, T, sx_tanh_##F(x)) \
-    case SX_OP_ERF: UNARY(T, T, sx_erf_##F(x)) \
-    case SX_OP_SIGMOID: UNARY(T, T, sx_sigmoid_##F(x)) \
     case SX_OP_ASIN: UNARY(T, T, sx_asin_f64(x)) \
     case SX_OP_ACOS: UNARY(T, T, sx_acos_f64(x)) \
     case SX_OP_ATAN: UNARY(T, T, sx_atan_f64(x)) \
@@ -85,8 +81,17 @@ int64_t sx_tile_length(const sx_code *code) {
     if (far) for (int64_t i = 0; i < n; i++) if (!(__builtin_fabs(x_[i]) <= SX_REDUCED)) y_[i] = (T)sx_angle_far_f64(which, x_[i]); \
     return 0; }
 
+#define IN_PLACE _Pragma("clang loop vectorize(assume_safety)") for (int64_t i = 0; i < n; i++)
+void sx_curve(int op, float *to, const float *from, int64_t n) {
+    if (op == SX_OP_EXP) IN_PLACE to[i] = sx_exp_f32(from[i]);
+    else if (op == SX_OP_TANH) IN_PLACE to[i] = sx_tanh_f32(from[i]);
+    else if (op == SX_OP_ERF) IN_PLACE to[i] = sx_erf_f32(from[i]);
+    else IN_PLACE to[i] = sx_sigmoid_f32(from[i]);
+}
+
 static int float_op(int op, void *to, const reg *a, const reg *b, int64_t n) {
     switch (op) {
+    case SX_OP_EXP: case SX_OP_TANH: case SX_OP_ERF: case SX_OP_SIGMOID: return sx_curve(op, to, (const float *)(const void *)a->data, n), 0;
     case SX_OP_SQRT: UNARY(float, float, __builtin_sqrtf(x))
     case SX_OP_FLOOR: UNARY(float, float, __builtin_floorf(x))
     case SX_OP_CEIL: UNARY(float, float, __builtin_ceilf(x))
@@ -112,6 +117,10 @@ SX_SMALL static int double_op(int op, void *to, const reg *a, const reg *b, int6
     case SX_OP_SUB: BINARY_SMALL(double, double, x - y)
     case SX_OP_MUL: BINARY_SMALL(double, double, x * y)
     case SX_OP_NEG: UNARY(double, double, -x)
+    case SX_OP_EXP: UNARY(double, double, sx_exp_f64(x))
+    case SX_OP_TANH: UNARY(double, double, sx_tanh_f64(x))
+    case SX_OP_ERF: UNARY(double, double, sx_erf_f64(x))
+    case SX_OP_SIGMOID: UNARY(double, double, sx_sigmoid_f64(x))
     FLOATING(double, f64)
     default: return SX_E_UNSUPPORTED;
     }

@@ -192,6 +192,10 @@ SX_SMALL static void cells_f64(const plan *p, int64_t u, int64_t n, char *rec, i
 #define RARELY
 #endif
 #define EACH(expression) for (int64_t i = 0; i < n; i++) { T v = x[i]; x[i] = (T)(expression); } break;
+static void tanh_f32(float *x, int64_t n) { sx_curve(SX_OP_TANH, x, x, n); }
+static void sigmoid_f32(float *x, int64_t n) { sx_curve(SX_OP_SIGMOID, x, x, n); }
+static void tanh_f64(double *x, int64_t n) { for (int64_t i = 0; i < n; i++) x[i] = sx_tanh_f64(x[i]); }
+static void sigmoid_f64(double *x, int64_t n) { for (int64_t i = 0; i < n; i++) x[i] = sx_sigmoid_f64(x[i]); }
 #define ACTIVATE(S) \
     static void activate_##S(const activation *f, double clip, T *restrict x, int64_t n) { \
         T a = (T)f->alpha, b = (T)f->beta, c = (T)clip; \
@@ -199,8 +203,8 @@ SX_SMALL static void cells_f64(const plan *p, int64_t u, int64_t n, char *rec, i
         if (f->which == SCALED_TANH) RARELY for (int64_t i = 0; i < n; i++) x[i] *= b; \
         switch (f->which) { \
         case RELU: RARELY EACH(v < 0 ? (T)0 : v) \
-        case TANH: case SCALED_TANH: EACH(sx_tanh_##S(v)) \
-        case SIGMOID: EACH(sx_sigmoid_##S(v)) \
+        case TANH: case SCALED_TANH: tanh_##S(x, n); break; \
+        case SIGMOID: sigmoid_##S(x, n); break; \
         case AFFINE: RARELY EACH(a * v + b) \
         case LEAKY_RELU: RARELY EACH(v >= 0 ? v : a * v) \
         case THRESHOLDED_RELU: RARELY EACH(v >= a ? v : (T)0) \

@@ -68,6 +68,7 @@ static inline int64_t sx_element_bytes(int dtype) {
 #define sx_tile_length SX_NAME(sx_tile_length)
 #define sx_run_tile SX_NAME(sx_run_tile)
 #define sx_eval_tile SX_NAME(sx_eval_tile)
+#define sx_curve SX_NAME(sx_curve)
 #define sx_load_row SX_NAME(sx_load_row)
 #define sx_store_row SX_NAME(sx_store_row)
 #define sx_load_tile SX_NAME(sx_load_tile)
@@ -79,6 +80,9 @@ int64_t sx_tile_length(const sx_code *code);
 void sx_run_tile(const sx_tile *tile);
 /* The same, but the one result goes to `to`, dense, in its compute type. */
 void sx_eval_tile(const sx_tile *tile, void *to);
+
+/* e^x, tanh, erf or the sigmoid of n floats, in place too. */
+void sx_curve(int op, float *to, const float *from, int64_t n);
 
 /* Rows of a tile whose rows have `cols` elements: as many as fit, one where a row alone fills most of it. */
 static inline int64_t sx_tile_rows(int64_t length, int64_t rows, int64_t cols) {
