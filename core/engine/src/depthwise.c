@@ -36,11 +36,13 @@ SX_INLINE void ended_pixels(const int P, const sx_f *acc, ptrdiff_t c, const sx_
         return;
     }
     const float *p = e->data[0] + c * e->col[0], *q = e->data[1] + c * e->col[1];
+    const ptrdiff_t next_p = (ptrdiff_t)e->row[0], next_q = (ptrdiff_t)e->row[1]; /* kept, as the bounds are: a store might have changed them */
+    const sx_f lo = sx_fsplat(e->lo), hi = sx_fsplat(e->hi);
     SX_UNROLL for (int i = 0; i < P; i++) {
-        sx_fstore(to, sx_ended(e, acc[i], p, q, SX_GW));
+        sx_fstore(to, sx_fat_most(sx_fat_least(acc[i] + sx_fload(p) + sx_fload(q), lo), hi));
         SX_WALK(to, ld);
-        SX_WALK(p, (ptrdiff_t)e->row[0]);
-        SX_WALK(q, (ptrdiff_t)e->row[1]);
+        SX_WALK(p, next_p);
+        SX_WALK(q, next_q);
     }
 }
 
