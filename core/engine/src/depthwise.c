@@ -25,6 +25,11 @@ typedef struct { const float *x, *w; } source;
 #define LINES 64
 
 #ifdef __wasm__
+/* Pixels with a number of their own to add: a residual. */
+static __attribute__((noinline)) void ended_each(int pixels, const sx_f *acc, const sx_end *e, const float *p, const float *q, float *to, ptrdiff_t ld) {
+    for (int i = 0; i < pixels; i++, to += ld, p += (ptrdiff_t)e->row[0], q += (ptrdiff_t)e->row[1]) sx_fstore(to, sx_ended(e, acc[i], p, q, SX_GW));
+}
+
 /* P finished pixels, features from c on. */
 SX_INLINE void ended_pixels(const int P, const sx_f *acc, ptrdiff_t c, const sx_end *e, float *out, ptrdiff_t ld) {
     float *to = out + c;
@@ -36,13 +41,16 @@ SX_INLINE void ended_pixels(const int P, const sx_f *acc, ptrdiff_t c, const sx_
         return;
     }
     const float *p = e->data[0] + c * e->col[0], *q = e->data[1] + c * e->col[1];
-    const ptrdiff_t next_p = (ptrdiff_t)e->row[0], next_q = (ptrdiff_t)e->row[1]; /* kept, as the bounds are: a store might have changed them */
-    const sx_f lo = sx_fsplat(e->lo), hi = sx_fsplat(e->hi);
+    if (e->row[0] | e->row[1]) {
+        sx_f sums[P];
+        SX_UNROLL for (int i = 0; i < P; i++) sums[i] = acc[i];
+        ended_each(P, sums, e, p, q, to, ld);
+        return;
+    }
+    const sx_f bias = sx_fload(p), other = sx_fload(q), lo = sx_fsplat(e->lo), hi = sx_fsplat(e->hi);
     SX_UNROLL for (int i = 0; i < P; i++) {
-        sx_fstore(to, sx_fat_most(sx_fat_least(acc[i] + sx_fload(p) + sx_fload(q), lo), hi));
+        sx_fstore(to, sx_fat_most(sx_fat_least(acc[i] + bias + other, lo), hi));
         SX_WALK(to, ld);
-        SX_WALK(p, next_p);
-        SX_WALK(q, next_q);
     }
 }
 
