@@ -305,6 +305,8 @@ def is_in_parts(product: Product, context: Context) -> bool:
 class TapWriter(Writer):
     """The template over single bytes of windows and of panels of words, in quads: as floats."""
 
+    fours = 4
+
     def shared(self) -> bool:
         """See `Writer`."""
         return True
@@ -316,5 +318,5 @@ class TapWriter(Writer):
     def four(self, s: Shader, column: list[str], k: str) -> str:
         """See `Writer`: the byte is moved to where a sign is by a factor (shifts of vectors are taken apart)."""
         at = k if column[1] == "0" else s.let(f"{column[1]} + {k}")
-        words = f"bitcast<vec4<i32>>({s.binding(self.product.b.operand.buffer, 'vec4<u32>')}[({column[0]} >> 4u) + ({at} >> 2u) * 4])"
+        words = f"bitcast<vec4<i32>>({s.binding(self.product.b.operand.buffer, 'vec4<u32>')}[{column[0]} + ({at} >> 2u) * 4])"
         return f"vec4<f32>(({words} * (1 << (24u - u32({at} & 3) * 8u))) & vec4<i32>(-16777216i)) * {2.0 ** -24!r}"

@@ -311,6 +311,7 @@ class Writer:
     def _row_steps(self, s: Shader, rows: list[list[str]], column: list[str], sums: list[str]) -> None:
         """The steps of a tap, four at a time where it is whole fours."""
         length, unit = self.length(), 4 if even(self.length()) else 1
+        column = [s.let(f"{column[0]} >> {self.fours}u"), *column[1:]]   # once: software adapters take shifts of vectors apart
         with s.block(f"for (var k = 0; k < {s.param(length)}; k += {unit})"):
             for j in range(unit):
                 k = s.let(f"k + {j}") if j else "k"
@@ -323,10 +324,13 @@ class Writer:
         """Element k of a row as a float."""
         return self.product.a.read(s, row, k)
 
+    #: Elements of a panel that `four` reads at once, as a power of two.
+    fours = 2
+
     def four(self, s: Shader, column: list[str], k: str) -> str:
-        """Element k of four neighbouring columns of a panel as floats."""
+        """Element k of four neighbouring columns of a panel as floats; the column's place is in reads of four."""
         weights = self.product.b.operand
-        text = f"{s.binding(weights.buffer, 'vec4<f16>' if weights.half else 'vec4<f32>')}[({column[0]} + {k if column[1] == '0' else f'({column[1]} + {k})'} * {PANEL}) >> 2u]"
+        text = f"{s.binding(weights.buffer, 'vec4<f16>' if weights.half else 'vec4<f32>')}[{column[0]} + {k if column[1] == '0' else f'({column[1]} + {k})'} * {PANEL // 4}]"
         return f"vec4<f32>({text})" if weights.half else text
 
     def _quad_steps(self, s: Shader, rows: list[list[str]], columns: list[str], part: str) -> None:
@@ -340,12 +344,13 @@ class Writer:
 
         def at(k: str) -> str:
             return s.let(k if whole_fours else f"min({k}, {depth} - 1)")
+        first = s.let(f"{columns[0]} >> 2u")   # once: software adapters take shifts of vectors apart
         with s.block(f"for (var k = 0; k < {depth}; k += 4)"):
             place = at(f"k + {part}")
             values = [s.let(kept(self.product.a.read(s, r, place), f"k + {part}", "0.0"), "f32") for r in rows]
             for j in range(4):
                 k = at(f"k + {j}") if columns[1] == "0" else s.let(f"{columns[1]} + {at(f'k + {j}')}")
-                found = s.let(kept(f"{name}[({columns[0]} + {k} * {PANEL}) >> 2u]", f"k + {j}", f"vec4<{cell}>()"), f"vec4<{cell}>")
+                found = s.let(kept(f"{name}[{first} + {k} * {PANEL // 4}]", f"k + {j}", f"vec4<{cell}>()"), f"vec4<{cell}>")
                 four = s.let(f"vec4<f32>({found})", "vec4<f32>") if weights.half else found
                 for i, value in enumerate(values):
                     s.add(f"c{i} = fma(vec4<f32>(quadBroadcast({value}, {j}u)), {four}, c{i});")
