@@ -34,7 +34,6 @@ from ..wgsl.shader import Built, Context, Shader
 from ..wgsl.space import Operand, Space, even
 from .base import Step, compute_rep, emitter, most
 from .sides import Panels, Side
-from .sides import as_sum as as_sum  # recurrences take it from here
 from .tiles import FEW, Tile, choose, key
 
 #: Invocations of the smallest subgroup WebGPU allows.

@@ -27,9 +27,9 @@ from ..wgsl.expression import real, whole
 from ..wgsl.shader import INDEX, Built, Context, Shader, TooManyBindings, each, groups
 from ..wgsl.space import Operand, Temporary, dense, even
 from .base import Step, kernel, most
-from .gemm import as_sum
 from .map import temporary_map
 from .matmul import matmul
+from .sides import as_sum
 
 LSTM, GRU = 0, 1
 GATES = (4, 3, 1)
