@@ -120,7 +120,9 @@ class InferenceSession:
         first = next(self._model.graph.walk(), None)
         if first is not None:
             why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-            raise EPFail(f"{first.label} would need a fallback, and '{STRICT}' is '1' ({why}). List '{providers.REFERENCE}' to run on NumPy, or remove the entry")
+            # Something chosen is a stand-in for the C engine, which is then not there.
+            remedy = f"list '{providers.REFERENCE}' to run on NumPy" if chosen or providers.reason_missing(providers.CPU) else f"list '{providers.CPU}' too to run on the C engine"
+            raise EPFail(f"{first.label} would need a fallback, and '{STRICT}' is '1' ({why}). Mend that, {remedy}, or remove the entry")
 
     def _refuse_placements(self, allowed: set[str]) -> None:
         if getattr(self._executor, "strict", False):  # it refuses by itself, knowing what shape arithmetic is and what the inputs' values decide

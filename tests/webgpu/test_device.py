@@ -64,6 +64,24 @@ def test_no_adapter_says_what_to_install(device: Any, monkeypatch: pytest.Monkey
         native.NativeDevice()
 
 
+def test_a_strict_session_without_an_adapter_says_what_to_do(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sardonyx
+    from sardonyx.webgpu import device as shared
+    from sardonyx.webgpu.device import native
+
+    from .test_models import mlp
+    monkeypatch.setattr(shared, "_shared", [])
+    monkeypatch.setenv(native.ADAPTER, "no such card")
+    options = sardonyx.SessionOptions()
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    with pytest.raises(EPFail, match="fallback.*install a Vulkan driver.*list 'CPUExecutionProvider' too to run on the C engine, or remove the entry") as caught:
+        sardonyx.InferenceSession(mlp(), options, providers=["WebGpuExecutionProvider"])
+    assert "Reference" not in str(caught.value)
+    with pytest.warns(UserWarning, match="CPUExecutionProvider takes over"):
+        session = sardonyx.InferenceSession(mlp(), options, providers=["WebGpuExecutionProvider", "CPUExecutionProvider"])
+    assert session.get_providers() == ["CPUExecutionProvider"]
+
+
 def test_a_closed_device_is_lost_and_others_live(device: Any) -> None:
     from sardonyx.webgpu.device.native import NativeDevice
     other = NativeDevice()
