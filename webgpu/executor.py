@@ -67,7 +67,7 @@ class WebGpuProgram:
         self._decided: tuple[Any, Any] | None = None  # shapes and elements that are bound now
         self._closed = False
         self.recording, self.sizes = record(program, constants, device.limits, device.adapter.is_cpu, tiles=device.tiles, features=device.features, precision=precision,
-                                              several=True)
+                                              several=True, counted="llvmpipe" in device.adapter.name)
         made = self.recording
         self._label = f"a program that begins with {made.dispatches[0].label}" if made.dispatches else "a program"
         self._same = {(s.input, s.output): s.dispatch for s in made.same}

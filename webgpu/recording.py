@@ -183,14 +183,14 @@ class Recording:
 
 
 def record(program: Program, constants: Sequence[Tensor], limits: Limits, cpu: bool, sizes: Sizes | None = None, tiles: Mapping[str, Tile] | None = None, features: frozenset[str] = frozenset(),
-           precision: str = "f32", several: bool = False) -> tuple[Recording, Sizes]:
+           precision: str = "f32", several: bool = False, counted: bool = False) -> tuple[Recording, Sizes]:
     """The recording for devices with these limits (`cpu`: a software adapter: kernels without barriers; `tiles`: choices that were measured; `features`: of `Context`; `precision` "f16", which takes
-    shader-f16: how float32 lies; `several`: of `Context`), and the program's sizes with the rows it needs. CannotLower says why there is none."""
+    shader-f16: how float32 lies; `several`, `counted`: of `Context`), and the program's sizes with the rows it needs. CannotLower says why there is none."""
     sizes = sizes or Sizes(program)
     narrow = _narrow(program, constants, features, precision)
     decoding = any(step.kind is Kernel.ATTENTION and len(step.inputs) > PAST and step.inputs[PAST] >= 0 for step in program.steps)
     while True:
-        context = Context(limits, cpu, uppers=sizes.ranges, tiles={} if tiles is None else tiles, half=narrow.half, features=features, decoding=decoding, several=several)
+        context = Context(limits, cpu, uppers=sizes.ranges, tiles={} if tiles is None else tiles, half=narrow.half, features=features, decoding=decoding, several=several, counted=counted)
         reach, built = _build(program, constants, sizes, context, narrow)
         if not context.refused:
             copies = _whole_copies(program, built)

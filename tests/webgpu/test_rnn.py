@@ -64,6 +64,13 @@ def test_a_constant_state_matrix_is_laid_out_once(device: Any) -> None:
     assert len(known) == len(plain) - 1
 
 
+def test_a_long_sequence(device: Any) -> None:
+    """llvmpipe ends the loops of an invocation after 65,535 turns of all of them together, without a word: as a quad's that is 60 steps of these."""
+    inputs = given(0, 64, 1, 128, 1)
+    inputs[4][:] = 64
+    agree(device, rule(0, 1, inputs[2]), *inputs, rtol=1e-4, atol=2e-5)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_stays_in_its_sequence(device: Any, value: float) -> None:
     """Nor do zeros behind the last unit meet it."""

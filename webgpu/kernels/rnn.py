@@ -24,7 +24,7 @@ from ...lowering import CannotLower
 from ...model.packing import PANEL, Packing
 from ...types import DType
 from ..wgsl.expression import real, whole
-from ..wgsl.shader import INDEX, Built, Context, Shader, TooManyBindings, each, groups
+from ..wgsl.shader import INDEX, LOOPS, Built, Context, Shader, TooManyBindings, each, groups
 from ..wgsl.space import Operand, Temporary, dense, even
 from .base import Step, kernel, most
 from .map import temporary_map
@@ -197,7 +197,7 @@ class _Rnn:
     def floats(self) -> list[Built]:
         """A workgroup: one sequence in one direction."""
         if self.cell == LSTM and self.context.cpu and "subgroups" in self.context.features and self.r.packing and self.hidden % 4 == 0 and even(self.r.start) \
-                and self.peephole is None and not self.step.whole("input_forget"):
+                and self.peephole is None and not self.step.whole("input_forget") and not (self.context.counted and self._turns() > LOOPS):
             return [self.quad()]
         packing = [] if self.r.packing else self.pack()
         hidden, lanes = self.hidden, next(n for n in (64, 128, 256) if n >= min(self.hidden, 256))
@@ -264,6 +264,10 @@ class _Rnn:
                     with s.block(f"for (var n = {length}; n < {s.param(self.steps)}; n += 1)"):
                         self.put(s, 0, "0.0", "n", d, b, j)
         return [*packing, s.dispatch(count)]
+
+    def _turns(self) -> float:
+        """Turns of an invocation's loops in `quad`."""
+        return (most(self.context, self.steps) + 2) * (self.hidden // 4 * (self.hidden // 4 + 6) + 1)
 
     def quad(self) -> Built:
         """An LSTM whose workgroup is one quad: an invocation a gate, which adds up four units at once, and then each of the four finishes one of them. States are in the invocations' own memory

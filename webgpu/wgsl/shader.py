@@ -51,6 +51,10 @@ class Built:
     moved: tuple[Operand, Operand] | None = None
 
 
+#: Turns of loops after which llvmpipe goes on behind them.
+LOOPS = 65535
+
+
 @dataclass
 class Context:
     """What kernels are built for, and what is known so far. `ranges`: where the integers of each buffer lie; `step`: the number a fault reports."""
@@ -68,6 +72,7 @@ class Context:
     decoding: bool = False    # of a decoder's step: its rows may be many, or one
     several: bool = False     # dispatches for several ranges of sizes, of which a run takes those that its sizes are in (kernels/tiles.py): no size compiles anything, and each has its tile
     caps: Mapping[Dim, int] = field(default_factory=dict)    # sizes that are at most this where the dispatch that is built has workgroups
+    counted: bool = False     # the driver ends an invocation's loops after LOOPS turns of all of them together, and says nothing (llvmpipe)
     planning: bool = False    # only asked whether there is a kernel: how constants will lie is not known yet
 
 
