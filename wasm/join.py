@@ -20,8 +20,8 @@ def join(modules: Mapping[str, str], root: str, *, outer: str = "", inside: Sequ
     """`root` (a name without .js) and all it imports, as one module; and the names of what is in it. `modules`: {name: text without comments}. What is `inside` another joined module, `outer`, comes
     from there. ValueError for what is not understood."""
     if outer:
-        whole, names = join({name: _outside(text, inside) for name, text in modules.items()}, root)
-        return f'import {{ {INTERNALS} }} from "./{outer}.js";\n' + whole[:whole.rindex(f"export const {INTERNALS} =")], names
+        body, joined = join({name: _outside(text, inside) for name, text in modules.items()}, root)
+        return f'import {{ {INTERNALS} }} from "./{outer}.js";\n' + body[:body.rindex(f"export const {INTERNALS} =")], joined
     order: list[str] = []
 
     def visit(name: str, above: tuple[str, ...]) -> None:
