@@ -26,7 +26,9 @@ export class InferenceSession {
   #running = 0; // runs that have not ended
   #events; // of the runs since startProfiling
   #kept; // for each output whether it stays on the GPU
-  #pinned; // and whether it stays in the engine's memory
+  #pinned; // and whether it stays in the engine's memory; `#pins`: one does
+  #pins;
+  #all; // see #wanted: every output
   #came = new WeakMap(); // outputs that were copied out of a worker → their names
 
   /** Not for callers: see `create`. */
@@ -35,12 +37,14 @@ export class InferenceSession {
     const stays = (where) => outputs.map(({ name }) => (typeof place === "object" && place ? place[name] : place) === where);
     this.#kept = stays("gpu-buffer");
     this.#pinned = stays("cpu-pinned");
-    if (engine.webgpu && this.#pinned.includes(true)) throw new NotImplemented("preferredOutputLocation 'cpu-pinned' is the wasm engine's memory, and the session runs on WebGPU; there outputs stay in 'gpu-buffer'");
+    this.#pins = this.#pinned.includes(true);
+    if (engine.webgpu && this.#pins) throw new NotImplemented("preferredOutputLocation 'cpu-pinned' is the wasm engine's memory, and the session runs on WebGPU; there outputs stay in 'gpu-buffer'");
     if (this.#kept.includes(true) && (!engine.webgpu || engine.worker)) throw new NotImplemented(`preferredOutputLocation 'gpu-buffer': the session ${engine.worker ? "runs in a worker (env.wasm.proxy)" : "does not run on WebGPU"}; its outputs are in "cpu"`);
     this.inputMetadata = Object.freeze(inputs.map((port) => metadata(port, overrides)));
     this.outputMetadata = Object.freeze(outputs.map((port) => metadata(port, overrides)));
     this.inputNames = Object.freeze(inputs.map((port) => port.name));
     this.outputNames = Object.freeze(outputs.map((port) => port.name));
+    this.#all = this.#named(this.outputNames);
     /** What runs it: {file, threads, worker, webgpu: {device, software, dispatches, beside}}. */
     this.engine = Object.freeze(engine);
   }
@@ -84,46 +88,58 @@ export class InferenceSession {
   async run(feeds, second, third) {
     const session = this.#session;
     if (session === null) throw new InvalidArgument("the session was released");
-    const [fetches, options] = third !== undefined || Array.isArray(second) || this.#areFetches(second) ? [second, third ?? {}] : [undefined, second ?? {}];
-    const [names, targets] = this.#wanted(fetches);
-    const unread = []; // inputs that stay in the engine until the run has ended
+    const two = third !== undefined || Array.isArray(second) || this.#areFetches(second), options = (two ? third : second) ?? {};
+    const wanted = this.#wanted(two ? second : undefined), unread = []; // inputs that stay in the engine until the run has ended
     try {
-      return await this.#turn(session, this.#feeds(feeds, unread), names, targets, options);
+      const given = this.#feeds(feeds, unread), queued = this.engine.webgpu || this.#running;
+      let made = queued ? this.#queued(session, given, wanted, options) : this.#go(session, given, wanted, options);
+      if (made instanceof Promise) made = await this.#turn(made, queued);
+      return this.#tensors(session, wanted, made);
     } finally {
       for (const one of unread) one.done();
     }
   }
 
-  async #turn(session, given, names, targets, options) {
-    const { webgpu, worker } = this.engine;
+  /** A run's outputs and events, or a promise of them. `submitted`: called where the next run on the GPU may begin. */
+  #go(session, given, { numbers, targets }, options, submitted) {
+    if (this.#session === null) throw new Aborted("the session was released");
+    checkAborted(options.signal);
+    const { webgpu, worker } = this.engine, told = { signal: options.signal, profile: !!this.#events };
+    if (this.#pins) told.pin = numbers.map((number, i) => this.#pinned[number] && !targets?.[i]);
+    if (targets && !worker) told.into = targets.map((target) => (onGpu(target) ? undefined : target?.data));
+    if (targets && webgpu) told.targets = this.#places(numbers, targets);
+    if (canWait && !webgpu && (!worker || (session.shared && !targets))) told.unread = true;
+    if (webgpu) Object.assign(told, { keep: this.#kept }, worker ? {} : { submitted });
+    return session.run(given, numbers, told);
+  }
+
+  /** After the runs that have not ended; on the GPU this one need not wait for their results, nor the next for its. */
+  #queued(session, given, wanted, options) {
     let submitted;
-    const queued = webgpu && new Promise((resolve) => (submitted = resolve)); // on the GPU the next run need not wait for this one's results
-    const go = () => {
-      if (this.#session === null) throw new Aborted("the session was released");
-      checkAborted(options.signal);
-      const numbers = names.map((name) => this.outputNames.indexOf(name)), told = { signal: options.signal, profile: !!this.#events };
-      if (this.#pinned.includes(true)) told.pin = numbers.map((number, i) => this.#pinned[number] && !targets?.[names[i]]);
-      if (targets && !worker) told.into = names.map((name) => (onGpu(targets[name]) ? undefined : targets[name]?.data));
-      if (targets && webgpu) told.targets = this.#places(targets);
-      if (canWait && !webgpu && (!worker || (session.shared && !targets))) told.unread = true;
-      if (webgpu) Object.assign(told, { keep: this.#kept }, worker ? {} : { submitted });
-      return session.run(given, numbers, told);
-    };
-    const turn = this.#running || webgpu ? this.#queue.then(go) : go();
-    this.#queue = webgpu ? Promise.race([turn.catch(nothing), queued]) : turn.then(nothing, nothing);
+    const gave = this.engine.webgpu && new Promise((resolve) => (submitted = resolve)), turn = this.#queue.then(() => this.#go(session, given, wanted, options, submitted));
+    this.#queue = gave ? Promise.race([turn.catch(nothing), gave]) : turn.then(nothing, nothing);
+    return turn;
+  }
+
+  async #turn(turn, queued) {
+    if (!queued) this.#queue = turn.then(nothing, nothing);
     this.#running++;
-    let made, events;
     try {
-      ({ outputs: made, events } = await turn);
+      return await turn;
     } finally {
       this.#running--;
     }
-    if (this.#session === null && made.some((one) => one.gpu)) {
-      for (const one of made) one.give?.();
+  }
+
+  #tensors(session, { names, numbers, targets, blank }, { outputs, events }) {
+    if (this.#session === null && outputs.some((one) => one.gpu)) {
+      for (const one of outputs) one.give?.();
       throw new Aborted("the session was released");
     }
     if (events) this.#events?.push(...events);
-    return Object.fromEntries(names.map((name, i) => [name, this.#tensor(session, name, made[i], targets?.[name])]));
+    const made = { ...blank };
+    for (let i = 0; i < numbers.length; i++) made[names[i]] = this.#tensor(session, names[i], outputs[i], targets?.[i]);
+    return made;
   }
 
   #tensor(session, name, made, target) {
@@ -178,8 +194,8 @@ export class InferenceSession {
   }
 
   /** By output number, what of `targets` is on the GPU. */
-  #places(targets) {
-    return this.outputNames.map((name) => onGpu(targets[name]) && { gpu: targets[name].gpuBuffer, type: NUMBERS[targets[name].type], dims: targets[name].dims });
+  #places(numbers, targets) {
+    return this.outputNames.map((_, number) => targets[numbers.indexOf(number)]).map((target) => onGpu(target) && { gpu: target.gpuBuffer, type: NUMBERS[target.type], dims: target.dims });
   }
 
   #takesGpu(port, what = "input") {
@@ -197,15 +213,21 @@ export class InferenceSession {
     return some;
   }
 
+  /** What a run is asked for: names and numbers of outputs, the tensors to write to, and an object with the names (copying one is quicker than making it). */
   #wanted(fetches) {
-    if (fetches === undefined || fetches === null) return [this.outputNames];
+    if (fetches === undefined || fetches === null) return this.#all;
     if (fetches instanceof Tensor || typeof fetches !== "object") throw new InvalidArgument("'fetches' is an array of output names, or an object of tensors by output name");
-    const names = Array.isArray(fetches) ? fetches : Object.keys(fetches);
-    for (const name of names) {
-      if (!this.outputNames.includes(name)) throw new InvalidArgument(`the model has no output '${name}'; it has ${list(this.outputNames)}`);
-      if (onGpu(fetches[name])) this.#takesGpu({ name }, "output");
-    }
-    return [names, Array.isArray(fetches) ? undefined : fetches];
+    if (Array.isArray(fetches)) return this.#named(fetches);
+    const wanted = this.#named(Object.keys(fetches), fetches);
+    wanted.targets = wanted.names.map((name) => fetches[name]);
+    for (let i = 0; i < wanted.names.length; i++) if (onGpu(wanted.targets[i])) this.#takesGpu({ name: wanted.names[i] }, "output");
+    return wanted;
+  }
+
+  #named(names, blank = Object.fromEntries(names.map((name) => [name]))) {
+    const numbers = names.map((name) => this.outputNames.indexOf(name)), unknown = numbers.indexOf(-1);
+    if (unknown >= 0) throw new InvalidArgument(`the model has no output '${names[unknown]}'; it has ${list(this.outputNames)}`);
+    return { names, numbers, targets: undefined, blank };
   }
 
   /** `unread`: takes the inputs that are outputs nobody has read. */

@@ -233,22 +233,34 @@ export class Session {
     return { inputs: this.inputs, outputs: this.outputs, engine: { ...this.picked, ...(this.gpu ? { webgpu: this.gpu.describe() } : {}) } };
   }
 
-  /** feeds: {type, dims, data} of every input in order; fetches: numbers of outputs. Gives {outputs: the same of these, with arrays of their own, events: with `profile`, of every step}. */
-  async run(feeds, fetches, options = {}) {
+  /**
+   * feeds: {type, dims, data} of every input in order; fetches: numbers of outputs. Gives {outputs: the same of these, with arrays of their own, events: with `profile`, of every step}, or a promise of
+   * it where something is waited for: a small model's run takes as long as five promises.
+   */
+  run(feeds, fetches, options = {}) {
     try {
-      return await this.#run(feeds, fetches, options);
+      const made = this.#run(feeds, fetches, options);
+      return made instanceof Promise ? made.catch((error) => this.#again(error, feeds, fetches, options)) : made;
     } catch (error) {
-      if (error instanceof MemoryLimit && this.engine && (await this.kept.leave(0, false, feeds.map((feed) => feed.pinned)))) return this.run(feeds, fetches, options);
-      if (error.status !== GUARD) throw error;
-      if (!this.options.planner || this.gpu) throw this.#uncovered(feeds, error);
+      return this.#again(error, feeds, fetches, options);
     }
+  }
+
+  /** A run that failed once more, where that helps. */
+  async #again(error, feeds, fetches, options) {
+    if (error instanceof MemoryLimit && this.engine && (await this.kept.leave(0, false, feeds.map((feed) => feed.pinned)))) return this.run(feeds, fetches, options);
+    if (error.status !== GUARD) throw error;
+    if (!this.options.planner || this.gpu) throw this.#uncovered(feeds, error);
     await this.#plan(feeds, options);
     return this.#run(feeds, fetches, options);
   }
 
-  async #run(feeds, fetches, options) {
+  #run(feeds, fetches, options) {
     if (!this.engine) throw new InvalidArgument("the session was released");
-    if (!this.gpu) return this.engineRun(feeds, fetches, options);
+    return this.gpu ? this.#onGpu(feeds, fetches, options) : this.engineRun(feeds, fetches, options);
+  }
+
+  async #onGpu(feeds, fetches, options) {
     if (this.gpu.device.failure) await this.#rebuild(options);
     return this.gpu.run(this, feeds, fetches, options);
   }
@@ -298,41 +310,71 @@ export class Session {
     Object.assign(this, made, { kept: this.kept });
   }
 
-  /** On the engine; `turn` runs the parts of another device. */
-  async engineRun(feeds, fetches, { signal, profile, into = [], pin = [], unread = false } = {}, turn = undefined) {
-    const { engine } = this, { c } = engine;
-    const lent = [], read = [];
+  /** On the engine; `turn` runs the parts of another device. As `run`. */
+  engineRun(feeds, fetches, { signal, profile, into = [], pin = [], unread = false } = {}, turn = undefined) {
+    const run = { fetches, signal, profile, into, pin, unread, turn, stays: undefined, budget: signal ? SLICE : 0n, rows: 0, lent: [], read: [] };
+    let rest;
     try {
-      const { table, count } = this.#ready(feeds.length);
-      if (feeds.some((feed) => feed.data?.byteLength >= LONG)) c.sx_workers_wake?.(); // they wake while the inputs are copied
-      for (let i = 0; i < feeds.length; i++) this.writeTensor(table + TENSOR * i, feeds[i], this.#place(i, feeds[i], lent, read));
-      const stays = fetches.map((number, i) => !!pin[i] || (unread && !into[i] && this.#lengths[number] >= LEAST));
-      for (let i = 0; i < fetches.length; i++) this.kept.grows(fetches[i], stays[i]);
-      const budget = signal ? SLICE : 0n, rows = profile ? engine.alloc(ROW * PROFILED) : 0;
-      if (rows) {
-        lent.push(rows);
-        c.sx_session_profile(this.handle, rows, BigInt(PROFILED));
-      }
-      let code = c.sx_session_run(this.handle, table, count, budget, engine.report);
-      while (code === YIELD || (code === HOST && turn)) {
-        await (code === HOST ? turn() : breathe());
-        if (!this.engine) throw new InvalidArgument("the session was released");
-        if (signal?.aborted) c.sx_session_terminate(this.handle);
-        code = c.sx_session_continue(this.handle, budget, engine.report);
-      }
-      if (code === HOST) throw new NotImplemented("a part of the model was planned for another device than the wasm engine; convert it again without that device");
-      this.#check(code);
-      const events = rows ? this.#events(rows, Number(c.sx_session_profile(this.handle, 0, 0n))) : undefined;
-      const outputs = this.#outputs(fetches, into, pin, unread, stays);
-      if (outputs.left) await this.kept.limit(outputs.left, breathe, outputs.map((one) => one.unread));
-      return { outputs, events };
+      const code = this.#start(run, feeds), made = this.#waits(run, code) ? undefined : this.#finish(run, code);
+      return made && !made.left ? made : (rest = this.#rest(run, code, made));
     } catch (error) {
-      if (profile && this.engine) c.sx_session_profile(this.handle, 0, 0n);
-      throw asTyped(error);
+      throw this.#failed(run, error);
     } finally {
-      if (this.engine) for (const at of lent) engine.free(at);
-      for (const one of read) this.kept.done(one);
+      if (!rest) this.#end(run);
     }
+  }
+
+  /** What is left of a run that gives the thread back in between. */
+  async #rest(run, code, made) {
+    try {
+      while (this.#waits(run, code)) {
+        await (code === HOST ? run.turn() : breathe());
+        if (!this.engine) throw new InvalidArgument("the session was released");
+        if (run.signal?.aborted) this.engine.c.sx_session_terminate(this.handle);
+        code = this.engine.c.sx_session_continue(this.handle, run.budget, this.engine.report);
+      }
+      made ??= this.#finish(run, code);
+      if (made.left) await this.kept.limit(made.left, breathe, made.outputs.map((one) => one.unread));
+      return made;
+    } catch (error) {
+      throw this.#failed(run, error);
+    } finally {
+      this.#end(run);
+    }
+  }
+
+  #waits({ turn }, code) {
+    return code === YIELD || (code === HOST && turn);
+  }
+
+  /** Inputs to their places; then the engine runs. */
+  #start(run, feeds) {
+    const { engine } = this, { c } = engine, { fetches, into, pin, unread } = run, { table, count } = this.#ready(feeds.length);
+    for (let i = 0; i < feeds.length; i++) this.writeTensor(table + TENSOR * i, feeds[i], this.#place(i, feeds[i], run));
+    run.stays = fetches.map((number, i) => !!pin[i] || (unread && !into[i] && this.#lengths[number] >= LEAST));
+    for (let i = 0; i < fetches.length; i++) this.kept.grows(fetches[i], run.stays[i]);
+    if (run.profile) {
+      run.lent.push((run.rows = engine.alloc(ROW * PROFILED)));
+      c.sx_session_profile(this.handle, run.rows, BigInt(PROFILED));
+    }
+    return c.sx_session_run(this.handle, table, count, run.budget, engine.report);
+  }
+
+  #finish(run, code) {
+    if (code === HOST) throw new NotImplemented("a part of the model was planned for another device than the wasm engine; convert it again without that device");
+    this.#check(code);
+    const events = run.rows ? this.#events(run.rows, Number(this.engine.c.sx_session_profile(this.handle, 0, 0n))) : undefined;
+    return this.#outputs(run, events);
+  }
+
+  #failed({ profile }, error) {
+    if (profile && this.engine) this.engine.c.sx_session_profile(this.handle, 0, 0n);
+    return asTyped(error);
+  }
+
+  #end({ lent, read }) {
+    if (this.engine) for (const at of lent) this.engine.free(at);
+    for (const one of read) this.kept.done(one);
   }
 
   /** The desk, of this engine and for so many inputs. */
@@ -343,13 +385,14 @@ export class Session {
   }
 
   /** Where input i lies in the engine's memory: it does already (then a run reads it: `read`), or is put there: small ones to rooms of their own, others to what is lent for the run. */
-  #place(i, feed, lent, read) {
+  #place(i, feed, { lent, read }) {
     if (feed.pinned !== undefined) {
       read.push(this.kept.use(feed.pinned));
       return read.at(-1).at;
     }
     const { engine } = this, bytes = stored(feed), { length } = bytes, { rooms } = this.#desk;
     if (length > ROOM) {
+      if (length >= LONG) engine.c.sx_workers_wake?.(); // they wake while it is copied
       lent.push(engine.put(bytes));
       return lent.at(-1);
     }
@@ -395,18 +438,13 @@ export class Session {
   /** The tensor a struct of the engine's describes; `bytes` are a copy. */
   tensorAt(at) {
     const made = this.#described(at);
-    return { type: made.type, dims: made.dims, bytes: this.#bytesOf(made).slice() };
+    return { type: made.type, dims: made.dims, bytes: this.engine.bytes.slice(made.at, made.at + bytesIn(made)) };
   }
 
   #described(at) {
     const { words } = this.engine, rank = words.getInt32(at + 4, true), dims = [];
     for (let d = 0; d < rank; d++) dims.push(words.getUint32(at + 8 + 8 * d, true) + HIGH * words.getInt32(at + 12 + 8 * d, true));
     return { type: words.getInt32(at, true), dims, at: words.getUint32(at + DATA, true) };
-  }
-
-  /** Where a tensor lies in the engine's memory. */
-  #bytesOf(made) {
-    return this.engine.bytes.subarray(made.at, made.at + bytesIn(made));
   }
 
   writeTensor(at, { type, dims }, data) {
@@ -421,10 +459,12 @@ export class Session {
   }
 
   /** An output that is there: copied to `into`, an array of its type and length, else to a new one: one of many megabytes costs more than the copy (the system clears its pages). */
-  #copied(made, into) {
-    const { type, dims } = made, [, kind, bits] = TYPES[type], bytes = this.#bytesOf(made);
-    if (!(into instanceof kind && bits >= 8 && into.byteLength === bytes.length)) return { type, dims, data: elements(made, bytes.slice()) };
-    new Uint8Array(into.buffer, into.byteOffset, bytes.length).set(bytes);
+  #copied({ type, dims, at }, size, into) {
+    const [, kind, bits] = TYPES[type];
+    if (bits < 8) return { type, dims, data: packed(this.engine.bytes.subarray(at, at + size), bits, kind) };
+    const here = new kind(this.engine.memory.buffer, at, size / kind.BYTES_PER_ELEMENT);
+    if (!(into instanceof kind && into.length === here.length)) return { type, dims, data: here.slice() }; // of a few bytes: V8 needs no buffer for it, and takes a tenth of the time
+    into.set(here);
     return { type, dims, data: into };
   }
 
@@ -437,13 +477,14 @@ export class Session {
 
   /**
    * The outputs of a run: those with `pin` stay where they are, as {type, dims, pinned: number}; `unread`: so do large ones, as {type, dims, unread: number}, until they are read. `stays`: they must
-   * be taken, however they lie.
+   * be taken, however they lie. `left`: bytes nobody has read.
    */
-  #outputs(fetches, into, pin, unread, stays) {
+  #outputs({ fetches, into, pin, unread, stays }, events) {
     const made = [];
-    let bytes = 0;
+    let left = 0;
     try {
-      for (const [i, number] of fetches.entries()) {
+      for (let i = 0; i < fetches.length; i++) {
+        const number = fetches[i];
         const known = fetches.indexOf(number); // a name may come twice
         if (known < i) {
           made[i] = made[known];
@@ -451,7 +492,7 @@ export class Session {
         }
         const found = stays[i] ? undefined : this.#given("sx_session_output", number), size = found && bytesIn(found);
         if (found && !(unread && !into[i] && size >= LEAST)) {
-          made[i] = this.#copied(found, into[i]);
+          made[i] = this.#copied(found, size, into[i]);
           this.#lengths[number] = size;
           continue;
         }
@@ -459,14 +500,13 @@ export class Session {
         made[i] = pin[i] ? { type, dims, pinned: id } : { type, dims, unread: id, weight: this.kept.weight(id) };
         this.#lengths[number] = this.kept.bytes(id);
         if (!pin[i] && this.#lengths[number] < LEAST) made[i] = { type, dims, data: this.kept.give(id) };
-        else if (!pin[i]) bytes += this.#lengths[number];
+        else if (!pin[i]) left += this.#lengths[number];
       }
-      made.left = bytes; // unread
     } catch (error) {
       for (const one of made) this.kept.drop(one?.pinned ?? one?.unread);
       throw error;
     }
-    return made;
+    return { outputs: made, events, left };
   }
 
   /** A copy of the elements of a tensor that stays here. */

@@ -16,6 +16,7 @@
 
 typedef struct { uint32_t value, word; } node32;
 typedef struct { uint64_t value, word; } node64;
+typedef uint64_t pair __attribute__((vector_size(16)));
 
 typedef struct {
     const sx_call *call;
@@ -24,6 +25,7 @@ typedef struct {
     int64_t rows, trees, used, targets, groups, tasks;
     int64_t acc_at, has_at, spread_at, bytes; /* parts of a worker's scratch */
     int sum_wide, has, dense, aggregate;
+    int column;                  /* one target, a weight in each leaf, sums: no loops inside */
 } plan;
 
 /* ---- walking: `at` goes from each lane's root to its leaf ---- */
@@ -98,13 +100,13 @@ static inline __attribute__((always_inline)) void half64(const node64 *restrict 
     } while (left);
 }
 
-/* LANES lanes over `tile` [used + 1][LANES]; then `at` has the numbers the leaves hold. */
-static void walk(const plan *p, const char *tile, uint32_t *at, int64_t depth) {
+/* n lanes or more over `tile` [used + 1][LANES]; then `at` has the numbers their leaves hold. */
+static void walk(const plan *p, const char *tile, uint32_t *at, int64_t depth, int64_t n) {
     const sx_view *in = p->call->in;
     if (p->wide) {
         const node64 *nodes = (const node64 *)in[1].data;
         const double *members = p->call->n_in > 6 && in[6].dtype ? (const double *)in[6].data : NULL;
-        for (int half = 0; half < 2; half++) {
+        for (int half = 0; half * HALF < n; half++) {
             if (p->general) half64(nodes, tile + half * HALF * 8, at + half * HALF, depth, (uint64_t)p->used, 1, members);
             else half64(nodes, tile + half * HALF * 8, at + half * HALF, depth, (uint64_t)p->used, 0, members);
         }
@@ -112,7 +114,7 @@ static void walk(const plan *p, const char *tile, uint32_t *at, int64_t depth) {
         return;
     }
     const node32 *nodes = (const node32 *)in[1].data;
-    for (int half = 0; half < 2; half++) {
+    for (int half = 0; half * HALF < n; half++) {
         if (p->general) half32(nodes, tile + half * HALF * 4, at + half * HALF, depth, p->shift, (uint32_t)p->used, 1);
         else half32(nodes, tile + half * HALF * 4, at + half * HALF, depth, p->shift, (uint32_t)p->used, 0);
     }
@@ -155,10 +157,19 @@ static void walk(const plan *p, const char *tile, uint32_t *at, int64_t depth) {
 TAKE(float, f32)
 TAKE(double, f64)
 
-/* One target for each row of a group, the common case: no loops inside. */
+/* Where `column`: each leaf to the sum of its row, which lie side by side; or all to one row's. */
 static void add_column(const plan *p, void *acc, const uint32_t *leaf, int64_t n) {
     if (p->sum_wide) for (int64_t i = 0; i < n; i++) ((double *)acc)[i] += ((const double *)p->call->in[4].data)[leaf[i]];
     else for (int64_t i = 0; i < n; i++) ((float *)acc)[i] += ((const float *)p->call->in[4].data)[leaf[i]];
+}
+
+static void add_row(const plan *p, void *acc, const uint32_t *leaf, int64_t n) {
+    double wide = *(double *)acc;
+    float sum = *(float *)acc;
+    if (p->sum_wide) for (int64_t i = 0; i < n; i++) wide += ((const double *)p->call->in[4].data)[leaf[i]];
+    else for (int64_t i = 0; i < n; i++) sum += ((const float *)p->call->in[4].data)[leaf[i]];
+    if (p->sum_wide) *(double *)acc = wide;
+    else *(float *)acc = sum;
 }
 
 static void take(const plan *p, char *scratch, int64_t row, uint32_t leaf) {
@@ -195,22 +206,22 @@ static void walk_groups(const plan *p, char *scratch, int64_t row, int64_t group
         for (int64_t g = 0; g < groups; g++) {
             uint32_t at[LANES];
             for (int i = 0; i < LANES; i++) at[i] = (uint32_t)roots[2 * t];
-            walk(p, scratch + g * size, at, roots[2 * t + 1]);
-            if (p->dense && p->targets == 1 && p->aggregate < 2) add_column(p, scratch + p->acc_at + g * LANES * (p->sum_wide ? 8 : 4), at, LANES);
+            walk(p, scratch + g * size, at, roots[2 * t + 1], LANES);
+            if (p->column) add_column(p, scratch + p->acc_at + g * LANES * (p->sum_wide ? 8 : 4), at, LANES);
             else for (int i = 0; i < LANES; i++) take(p, scratch, g * LANES + i, at[i]);
         }
 }
 
 /* One row down LANES trees at a time. */
-static void walk_row(const plan *p, char *scratch, int64_t row, int64_t slot) {
+static void walk_row(const plan *p, char *scratch, int64_t row) {
     const int32_t *roots = (const int32_t *)p->call->in[2].data;
     char *tile = scratch;
     gather(p, tile, row, 1);
-    for (int64_t f = 0; f < p->used; f++)
-        for (int i = 1; i < LANES; i++) {
-            if (p->wide) ((double *)tile)[f * LANES + i] = ((double *)tile)[f * LANES];
-            else ((float *)tile)[f * LANES + i] = ((float *)tile)[f * LANES];
-        }
+    for (int64_t f = 0; f < p->used; f++) { /* to all lanes */
+        char *lanes = tile + f * LANES * (p->wide ? 8 : 4);
+        uint64_t all = p->wide ? *(const uint64_t *)lanes : *(const uint32_t *)lanes * 0x100000001ull;
+        for (int i = 0; i < LANES * (p->wide ? 8 : 4) / 16; i++) ((pair *)lanes)[i] = (pair){all, all};
+    }
     for (int64_t t = 0; t < p->trees; t += LANES) {
         uint32_t at[LANES];
         int64_t n = sx_min64(LANES, p->trees - t), depth = 0;
@@ -219,8 +230,9 @@ static void walk_row(const plan *p, char *scratch, int64_t row, int64_t slot) {
             at[i] = (uint32_t)root[0];
             depth = root[1] > depth ? root[1] : depth;
         }
-        walk(p, tile, at, depth);
-        for (int64_t i = 0; i < n; i++) take(p, scratch, slot, at[i]);
+        walk(p, tile, at, depth, n);
+        if (p->column) add_row(p, scratch + p->acc_at, at, n);
+        else for (int64_t i = 0; i < n; i++) take(p, scratch, 0, at[i]);
     }
 }
 
@@ -249,11 +261,11 @@ static void task(void *arg, int64_t number, int worker) {
     if (whole) {
         start_rows(p, scratch, whole * LANES);
         walk_groups(p, scratch, row, whole);
-        finish_rows(p, scratch, row, whole * LANES, p->dense && p->targets == 1 && p->aggregate < 2);
+        finish_rows(p, scratch, row, whole * LANES, p->column);
     }
     for (int64_t i = whole * LANES; i < n; i++) {
         start_rows(p, scratch, 1);
-        walk_row(p, scratch, row + i, 0);
+        walk_row(p, scratch, row + i);
         finish_rows(p, scratch, row + i, 1, 0);
     }
 }
@@ -263,6 +275,7 @@ static plan plan_of(const sx_call *call) {
     plan p = {.call = call, .wide = in[1].dtype == SX_INT64, .general = call->param[2] != 0, .shift = (int)call->param[1], .aggregate = (int)call->param[0], .rows = in[0].dim[0],
               .trees = in[2].dim[0], .used = in[3].dim[0], .targets = call->out->dim[1], .sum_wide = in[4].dtype == SX_DOUBLE};
     p.dense = !(call->n_in > 5 && in[5].dtype);
+    p.column = p.dense && p.targets == 1 && p.aggregate < 2;
     p.has = !p.dense && (p.aggregate > 1 || (call->n_out > 1 && call->out[1].dtype));
     int64_t group = (p.used + 1) * LANES * (p.wide ? 8 : 4);
     p.groups = sx_min64(MOST_GROUPS, TILE_BYTES / group);
