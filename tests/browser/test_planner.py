@@ -87,12 +87,13 @@ def test_onnx_files(page: Page, site: str, product: Path, proxy: bool) -> None:
     page.goto(site)
     found = ask(page, """
       Object.assign(ort.env.wasm, { proxy: given, numThreads: 1 });
-      const phases = new Set(), options = { planner: 'pyodide', progress: ({ phase, loaded }) => phases.add(`${phase} ${loaded > 0}`) };
+      const events = [], options = { planner: 'pyodide', progress: ({ phase, loaded, total }) => events.push([phase, loaded, total]) };
       const url = await ort.InferenceSession.create('/models/product.onnx', options);
       const data = await (await fetch('/models/product.onnx')).arrayBuffer();
       const bytes = await ort.InferenceSession.create(data, options);
+      events.length = 0;
       const beside = await ort.InferenceSession.create('/models/beside.onnx', { ...options, externalData: [{ path: 'weights.bin', data: '/models/weights.bin' }] });
-      const made = { runs: [await run(url, 3), await run(bytes, 3), await run(beside, 3)], whole: data.byteLength, phases: [...phases], shape: url.inputMetadata[0].shape,
+      const made = { runs: [await run(url, 3), await run(bytes, 3), await run(beside, 3)], whole: data.byteLength, events, shape: url.inputMetadata[0].shape,
                      bad: await failure(() => ort.InferenceSession.create(new Uint8Array(500).fill(8), { planner: 'pyodide' })),
                      page: await failure(() => ort.InferenceSession.create('/index.html', { planner: 'pyodide' })),
                      starts: resources().filter((name) => name.endsWith('planner-worker.js')).length };
@@ -102,7 +103,10 @@ def test_onnx_files(page: Page, site: str, product: Path, proxy: bool) -> None:
     for run in found["runs"]:
         close(run, product, 3)
     assert found["shape"] == ["n", 64] and found["whole"] == product.stat().st_size
-    assert {"plan true", "download true", "compile true"} <= set(found["phases"])
+    phases = {phase: [(loaded, total) for name, loaded, total in found["events"] if name == phase] for phase in ("download", "compile", "plan")}
+    size = sum((product.parent / name).stat().st_size for name in ("beside.onnx", "weights.bin"))
+    assert all(rows == sorted(rows) for rows in phases.values()) and phases["download"][-1] == (size, size), phases
+    assert phases["compile"] == [(0, 1), (1, 1)] and phases["plan"][0] == (0, 1) and phases["plan"][-1] == (1, 1) and len(phases["plan"]) > 3, phases
     assert found["bad"][0] == "InvalidProtobuf" and found["bad"][2] and found["page"][0] == "InvalidModelFile" and "web page" in found["page"][1]
     assert found["starts"] == 1 and not elsewhere
     end = time.monotonic() + SECONDS
@@ -175,7 +179,7 @@ def test_files_without_programs(page: Page, site: str, product: Path) -> None:
 
 
 def test_settings(page: Page, site: str, product: Path) -> None:
-    """Nothing is loaded from anywhere unasked; a wrong folder and a wrong name are told; the next session works."""
+    """Nothing is loaded from anywhere unasked; a wrong folder and a wrong name are told; stopped while Python starts and while it plans; the next session works."""
     page.goto(site)
     found = ask(page, """
       const onnx = (options) => failure(() => ort.InferenceSession.create('/models/product.onnx', options));
@@ -190,14 +194,19 @@ def test_settings(page: Page, site: str, product: Path) -> None:
       ort.env.pyodide.indexURL = '/self/';
       setTimeout(() => asked.abort(), 300);
       errors.abort = await onnx({ planner: 'pyodide', signal: asked.signal });
-      return { errors, works: await run(await ort.InferenceSession.create('/models/product.onnx', { planner: 'pyodide' }), 2) };
+      const create = () => ort.InferenceSession.create('/models/product.onnx', { planner: 'pyodide' }), works = await run(await create(), 2);
+      const planned = new AbortController();
+      ort.env.wasm.proxy = false; // the callback is called before what the planner made is there
+      errors.planned = await onnx({ planner: 'pyodide', signal: planned.signal, progress: ({ phase, loaded }) => phase === 'plan' && loaded > 0 && planned.abort() });
+      return { errors, works, again: await run(await create(), 3) };
     """)
     errors = found["errors"]
     assert errors["without"][0] == "NotImplemented" and all(word in errors["without"][1] for word in ("npx sardonyx convert model.onnx", "convert.html", "planner"))
     assert errors["name"][0] == errors["unset"][0] == errors["nowhere"][0] == errors["unlisted"][0] == "InvalidArgument", errors
     assert "env.pyodide.indexURL" in errors["unset"][1] and "/nowhere/" in errors["nowhere"][1] and "sardonyx bundle --pyodide" in errors["unlisted"][1]
-    assert errors["abort"][0] == "AbortError"
+    assert errors["abort"][0] == errors["planned"][0] == "AbortError"
     close(found["works"], product, 2)
+    close(found["again"], product, 3)
 
 
 def test_wheels_by_name(page: Page, site: str, product: Path, wheels: Path) -> None:

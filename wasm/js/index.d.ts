@@ -44,6 +44,10 @@ export class Tensor<T extends Type = Type> {
   reshape(dims: readonly number[]): Tensor<T>;
 }
 
+/**
+ * Each phase goes from 0 to its total and never back. The engine compiles while bytes come, and programs are opened ("plan") when the engine and their bytes are there, so phases overlap. Bytes that come
+ * from the cache or are given pass as a "download", too; an engine that is compiled already takes no time.
+ */
 export interface Progress {
   phase: "download" | "compile" | "plan";
   loaded: number;

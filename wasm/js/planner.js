@@ -1,6 +1,6 @@
 // planner.js: this thread's end of the worker with Python in it (planner-worker.js). It starts with the first conversion, serves all sessions, and ends with the last session that used it.
 import { env } from "./env.js";
-import { checkAborted, InvalidArgument, unpack } from "./errors.js";
+import { checkAborted, InvalidArgument, orAborted, unpack } from "./errors.js";
 import { isNode, spawn } from "./spawn.js";
 
 let shared; // what `start` gives
@@ -21,23 +21,13 @@ export class Planner {
     }
     const own = this.#own, worker = await own.worker, id = own.next++;
     progress?.({ phase: "plan", loaded: 0, total: 1 });
-    let stop;
     try {
-      return await new Promise((resolve, reject) => {
-        stop = () => {
-          try {
-            checkAborted(signal);
-          } catch (error) {
-            reject(error); // the worker goes on; nobody waits for what it makes
-          }
-        };
-        signal?.addEventListener("abort", stop);
+      return await orAborted(new Promise((resolve, reject) => {
         own.waiting.set(id, { resolve, reject, progress });
         worker.ref?.();
         worker.post({ id, files, plans, webgpu, settings: settings() }, Object.values(files).map((bytes) => bytes.buffer));
-      });
+      }), signal); // the worker goes on; nobody waits for what it makes
     } finally {
-      signal?.removeEventListener("abort", stop);
       own.waiting.delete(id);
       if (!own.waiting.size) worker.unref?.();
     }

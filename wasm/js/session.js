@@ -1,7 +1,7 @@
 // session.js: a stored model on an engine, on this thread. It streams a .sdx into the engine's memory, opens its package (sardonyx.h says what these calls do) and runs it.
 import { Engine, HOST, YIELD } from "./engine.js";
 import { askDevice } from "./env.js";
-import { checkAborted, DeviceLost, InvalidArgument, NotImplemented, RuntimeException, SardonyxError, MemoryLimit } from "./errors.js";
+import { checkAborted, DeviceLost, InvalidArgument, NotImplemented, orAborted, RuntimeException, SardonyxError, MemoryLimit } from "./errors.js";
 import { bytesIn, elements, Kept, LEAST, packed } from "./kept.js";
 import { open } from "./load.js";
 import { checkPrograms, DATA_HEADER, embed, foreign, HEADER, readDataHeader, readHeader, runnable } from "./sdx.js";
@@ -39,7 +39,7 @@ export class Session {
     Object.assign(session, { ready, options, picked: { file, threads }, module, planned: [] });
     const opened = options.webgpu && openGpu(options.webgpu);
     opened?.catch(() => {});
-    const started = Promise.resolve(module).then((ready) => Engine.create(ready, threads));
+    const engine = Promise.resolve(module).then((compiled) => Engine.create(compiled, threads)), started = orAborted(engine, options.signal);
     started.catch(() => {});
     let source;
     try {
@@ -56,7 +56,7 @@ export class Session {
       ready();
       await source?.cancel();
       (await opened?.catch(() => null))?.release();
-      await started.then((engine) => engine.close(), () => {});
+      engine.then((one) => one.close(), () => {}); // when it comes
       throw asTyped(error);
     }
   }
@@ -66,14 +66,15 @@ export class Session {
     const { options } = this, { progress } = options, planner = this.converted ? undefined : options.planner;
     if (planner && foreign(await source.peek(HEADER), source.name, source.kind)) {
       const files = { "model.onnx": await source.all() };
-      for (const { path, data } of options.externalData ?? []) files[path] = await (await open(data, { ...options, integrity: undefined, early: undefined })).all();
+      let { position } = source;
+      for (const { path, data } of options.externalData ?? []) position += (files[path] = await (await open(data, further(options, position))).all()).length;
       return this.#convert(files);
     }
     const header = (this.header = readHeader(await source.peek(HEADER), source.name, source.kind));
     this.front = options.planner && [];
     source.keep = (bytes, at) => this.front?.push([at, bytes.slice()]);
-    await source.skip(HEADER);
     source.total ??= header.end;
+    await source.skip(HEADER);
     if (this.gpu && !header.webgpu.length) this.gpu = this.gpu.refuse(new NotImplemented(`'${source.name}' holds no programs for WebGPU; convert it with them: npx sardonyx convert model.onnx --webgpu`));
     if (!this.gpu) {
       this.ready();
@@ -129,7 +130,7 @@ export class Session {
   }
 
   #package(section, progress) {
-    progress?.({ phase: "plan", loaded: 0, total: 1 });
+    if (!this.converted) progress?.({ phase: "plan", loaded: 0, total: 1 }); // else it began with the planner
     const { engine } = this, { c } = engine;
     const at = engine.put(section), options = engine.alloc(32);
     engine.words.setInt32(options, this.picked.threads, true);
@@ -158,7 +159,7 @@ export class Session {
   async #external(header, options) {
     const given = options.externalData?.[0];
     if (!given) throw new InvalidArgument("the model's tensor data lie in a file beside it; give it: create(url, {externalData: [{path: 'model.sdx.data', data: url}]})");
-    const source = await open(typeof given === "object" && "data" in given ? given.data : given, { ...options, integrity: undefined, early: undefined });
+    const source = await open(typeof given === "object" && "data" in given ? given.data : given, further(options, header.end));
     try {
       const length = readDataHeader(await source.take(DATA_HEADER), header, source.name);
       source.total ??= length + DATA_HEADER;
@@ -550,6 +551,11 @@ async function openGpu(options) {
   await null;
   askDevice().catch(() => {}); // Gpu.open says what is wrong
   return (await loaded).Gpu.open(options);
+}
+
+/** The options for a file beside a model, before which so many bytes came. */
+function further({ progress, ...options }, before) {
+  return { ...options, integrity: undefined, early: undefined, progress: progress && (({ phase, loaded, total }) => progress({ phase, loaded: before + loaded, total: total && before + total })) };
 }
 
 /** Whether a source can be read once more, without its bytes being held. */

@@ -1,6 +1,6 @@
 // worker.js: one session in a worker, which loads index.js as its page did: one file for both. Messages are {id, op, …}; answers {id, result} or {id, error}, in between {id, progress} and {id, log}. remote.js is the other side.
 import { env } from "./env.js";
-import { checkAborted, pack, unpack } from "./errors.js";
+import { orAborted, pack, unpack } from "./errors.js";
 import { Session } from "./session.js";
 import { Pipe } from "./pipe.js";
 import { isSpawned, listen } from "./spawn.js";
@@ -14,18 +14,11 @@ let asked = 0;
 
 /** The planner of the page, as session.js uses it. */
 const planner = (post) => ({
-  convert: (files, ranges, { signal, progress, webgpu } = {}) => new Promise((resolve, reject) => {
+  convert: (files, ranges, { signal, progress, webgpu } = {}) => orAborted(new Promise((resolve, reject) => {
     const turn = ++asked;
     plans.set(turn, { resolve, reject, progress });
-    signal?.addEventListener("abort", () => {
-      try {
-        checkAborted(signal);
-      } catch (error) {
-        reject(error);
-      }
-    });
     post({ plan: { turn, files, plans: ranges, webgpu } }, Object.values(files).map((bytes) => bytes.buffer));
-  }),
+  }), signal),
   release: () => {}, // the page does, when it ends this worker
 });
 
