@@ -5,6 +5,7 @@ import html
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import sardonyx
@@ -52,18 +53,23 @@ def bundle(
     if output.exists() and not output.is_dir():
         raise InvalidArgument(f"'{output}' is a file; give a folder with -o")
     python = pyodide or pyodide_from is not None
-    if python:  # first: what can not be fetched fails before anything is converted
-        version = self_hosted.write_pyodide(output / "pyodide", pyodide_from)
-        show.note(f"pyodide/: Pyodide {version} (MPL-2.0) with numpy and sardonyx; loadPyodide({{indexURL: 'pyodide/'}}), then loadPackage('sardonyx')")
-    output.mkdir(parents=True, exist_ok=True)
-    target = output / "model.sdx"
-    if not is_sdx_file(model):
-        sardonyx.convert(model, target, plan=[{}], webgpu=webgpu)  # programs, whatever they add: pages run nothing else
-    elif model.resolve() != target.resolve():
-        shutil.copyfile(model, target)
-    scripts = [path for path in runtime.copy_runtime(output / "sardonyx") if path.suffix == ".js"]
-    write_pages(output, title or model.stem, target, scripts, python, webgpu)
-    write_headers(output)
+    with TemporaryDirectory(prefix=".bundle-", dir=next(place for place in (output, *output.absolute().parents) if place.is_dir())) as work:
+        made = Path(work) / "site"  # moved when all of it is there: what fails leaves nothing behind
+        if python:  # first: what can not be fetched fails before anything is converted
+            version = self_hosted.write_pyodide(made / "pyodide", pyodide_from)
+            show.note(f"pyodide/: Pyodide {version} (MPL-2.0) with numpy and sardonyx; loadPyodide({{indexURL: 'pyodide/'}}), then loadPackage('sardonyx')")
+        made.mkdir(exist_ok=True)
+        target = made / "model.sdx"
+        if is_sdx_file(model):
+            shutil.copyfile(model, target)
+        else:
+            sardonyx.convert(model, target, plan=[{}], webgpu=webgpu)  # programs, whatever they add: pages run nothing else
+        scripts = [path for path in runtime.copy_runtime(made / "sardonyx") if path.suffix == ".js"]
+        write_pages(made, title or model.stem, target, scripts, python, webgpu)
+        write_headers(made)
+        for path in [path for path in made.rglob("*") if path.is_file()]:
+            (output / path.relative_to(made)).parent.mkdir(parents=True, exist_ok=True)
+            path.replace(output / path.relative_to(made))
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     print(f"{output}  {size / 1e6:.1f} MB; look at it: sardonyx serve {output}")
 

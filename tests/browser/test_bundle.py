@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from sardonyx.converter.cli import bundle
 from sardonyx.converter.cli.app import app
 from sardonyx.converter.cli.serve import Server
 from sardonyx.wasm import pyodide as self_hosted
@@ -42,6 +43,29 @@ def test_other_bytes_from_the_cdn(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         code, output = bundled(tmp_path)
     assert code and "pyodide.mjs has sha256" in output and "get the file again" in output
     assert not (tmp_path / "site").exists(), "nothing is written"
+
+
+def test_what_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is none, and a disk that is full when the last files are written: neither a folder, nor the folders above it, nor anything in one that was there."""
+    model, there = tmp_path / "broken.onnx", tmp_path / "there"
+    model.write_bytes(b"\x08" * 400)
+    there.mkdir()
+    (there / "model.sdx").write_bytes(b"mine")
+
+    def full(output: Path) -> None:
+        raise OSError(28, "No space left on device", str(output))
+
+    for source in (model, fetch("magika")):
+        for folder in (tmp_path / "new" / "site", there):
+            done = CliRunner().invoke(app, ["bundle", str(source), "-o", str(folder)])
+            assert done.exit_code
+        monkeypatch.setattr(bundle, "write_headers", full)
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == [Path("broken.onnx"), Path("there"), Path("there/model.sdx")] and (there / "model.sdx").read_bytes() == b"mine"
+    monkeypatch.undo()
+    assert CliRunner().invoke(app, ["bundle", str(fetch("magika")), "-o", str(there)]).exit_code == 0
+    names = {path.name for path in there.iterdir()}
+    assert {"model.sdx", "index.html", "sardonyx", ".htaccess"} <= names and not any(name.startswith(".bundle") for name in names)
+    assert there.stat().st_mode == (there / "sardonyx").stat().st_mode and (there / "model.sdx").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("missing", ["everything", "numpy"])

@@ -181,6 +181,21 @@ def test_speed(browser: Browser, demo: str) -> None:
     context.close()
 
 
+def test_speed_without_a_comparison(browser: Browser, demo: str) -> None:
+    """onnxruntime-web is there and runs none of the models: no number is made up, a sentence says why."""
+    context = browser.new_context(service_workers="block")
+    context.route("**/models/*.onnx", lambda route: route.abort())
+    page = context.new_page()
+    page.goto(demo + "speed.html?models=magika")
+    page.get_by_role("checkbox").check()
+    page.get_by_role("button", name="Measure").click()
+    expect(page.locator("#status")).to_contain_text("Done. WebAssembly")
+    last = page.locator("#report").input_value().splitlines()[-1]
+    assert last == "Geometric mean of the ratios: – (onnxruntime-web runs none of these models here, so there is nothing to compare)." and last in page.locator("#status").inner_text()
+    assert page.locator("#rows td").all_inner_texts()[1:3] == ["–", "–"] and "NaN" not in page.locator("#report").input_value()
+    context.close()
+
+
 def test_speed_on_the_gpu(page: Page, demo: str) -> None:
     """A software adapter is measured when it is asked for, and the report says that it is one."""
     page.goto(demo + "speed.html?models=silero-vad,magika")

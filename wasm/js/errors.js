@@ -66,20 +66,6 @@ export function unpack({ kind, message, stack }) {
   return made;
 }
 
-/** What a promise gives, or Aborted as soon as the signal says so: nobody waits any longer for what may never come. */
-export const orAborted = (promise, signal) => !signal ? promise : new Promise((resolve, reject) => {
-  const stop = () => {
-    try {
-      checkAborted(signal);
-    } catch (error) {
-      reject(error);
-    }
-  };
-  signal.addEventListener("abort", stop);
-  stop();
-  promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
-});
-
 /** Throw Aborted where the signal says so. */
 export function checkAborted(signal) {
   if (signal?.aborted) throw new Aborted(`loading was stopped by the caller's AbortSignal (${signal.reason?.message ?? signal.reason ?? "no reason given"})`);

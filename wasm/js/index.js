@@ -26,8 +26,7 @@ export class InferenceSession {
   #running = 0; // runs that have not ended
   #events; // of the runs since startProfiling
   #kept; // for each output whether it stays on the GPU
-  #pinned; // and whether it stays in the engine's memory; `#pins`: one does
-  #pins;
+  #pinned; // and whether it stays in the engine's memory, where one does
   #all; // see #wanted: every output
   #came = new WeakMap(); // outputs that were copied out of a worker → their names
 
@@ -36,9 +35,9 @@ export class InferenceSession {
     this.#session = session;
     const stays = (where) => outputs.map(({ name }) => (typeof place === "object" && place ? place[name] : place) === where);
     this.#kept = stays("gpu-buffer");
-    this.#pinned = stays("cpu-pinned");
-    this.#pins = this.#pinned.includes(true);
-    if (engine.webgpu && this.#pins) throw new NotImplemented("preferredOutputLocation 'cpu-pinned' is the wasm engine's memory, and the session runs on WebGPU; there outputs stay in 'gpu-buffer'");
+    const pinned = stays("cpu-pinned");
+    if (pinned.includes(true)) this.#pinned = pinned;
+    if (engine.webgpu && this.#pinned) throw new NotImplemented("preferredOutputLocation 'cpu-pinned' is the wasm engine's memory, and the session runs on WebGPU; there outputs stay in 'gpu-buffer'");
     if (this.#kept.includes(true) && (!engine.webgpu || engine.worker)) throw new NotImplemented(`preferredOutputLocation 'gpu-buffer': the session ${engine.worker ? "runs in a worker (env.wasm.proxy)" : "does not run on WebGPU"}; its outputs are in "cpu"`);
     this.inputMetadata = Object.freeze(inputs.map((port) => metadata(port, overrides)));
     this.outputMetadata = Object.freeze(outputs.map((port) => metadata(port, overrides)));
@@ -90,12 +89,14 @@ export class InferenceSession {
     if (session === null) throw new InvalidArgument("the session was released");
     const two = third !== undefined || Array.isArray(second) || this.#areFetches(second), options = (two ? third : second) ?? {};
     const wanted = this.#wanted(two ? second : undefined), unread = []; // inputs that stay in the engine until the run has ended
+    let running = 0;
     try {
-      const given = this.#feeds(feeds, unread), queued = this.engine.webgpu || this.#running;
-      let made = queued ? this.#queued(session, given, wanted, options) : this.#go(session, given, wanted, options);
-      if (made instanceof Promise) made = await this.#turn(made, queued);
-      return this.#tensors(session, wanted, made);
+      const given = this.#feeds(feeds, unread), queued = this.engine.webgpu || this.#running, turn = queued ? this.#queued(session, given, wanted, options) : this.#go(session, given, wanted, options);
+      if (!queued && turn instanceof Promise) this.#queue = turn.then(nothing, nothing);
+      this.#running += running = 1;
+      return this.#tensors(session, wanted, await turn);
     } finally {
+      this.#running -= running;
       for (const one of unread) one.done();
     }
   }
@@ -105,7 +106,7 @@ export class InferenceSession {
     if (this.#session === null) throw new Aborted("the session was released");
     checkAborted(options.signal);
     const { webgpu, worker } = this.engine, told = { signal: options.signal, profile: !!this.#events };
-    if (this.#pins) told.pin = numbers.map((number, i) => this.#pinned[number] && !targets?.[i]);
+    if (this.#pinned) told.pin = numbers.map((number, i) => this.#pinned[number] && !targets?.[i]);
     if (targets && !worker) told.into = targets.map((target) => (onGpu(target) ? undefined : target?.data));
     if (targets && webgpu) told.targets = this.#places(numbers, targets);
     if (canWait && !webgpu && (!worker || (session.shared && !targets))) told.unread = true;
@@ -119,16 +120,6 @@ export class InferenceSession {
     const gave = this.engine.webgpu && new Promise((resolve) => (submitted = resolve)), turn = this.#queue.then(() => this.#go(session, given, wanted, options, submitted));
     this.#queue = gave ? Promise.race([turn.catch(nothing), gave]) : turn.then(nothing, nothing);
     return turn;
-  }
-
-  async #turn(turn, queued) {
-    if (!queued) this.#queue = turn.then(nothing, nothing);
-    this.#running++;
-    try {
-      return await turn;
-    } finally {
-      this.#running--;
-    }
   }
 
   #tensors(session, { names, numbers, targets, blank }, { outputs, events }) {
@@ -219,8 +210,7 @@ export class InferenceSession {
     if (fetches instanceof Tensor || typeof fetches !== "object") throw new InvalidArgument("'fetches' is an array of output names, or an object of tensors by output name");
     if (Array.isArray(fetches)) return this.#named(fetches);
     const wanted = this.#named(Object.keys(fetches), fetches);
-    wanted.targets = wanted.names.map((name) => fetches[name]);
-    for (let i = 0; i < wanted.names.length; i++) if (onGpu(wanted.targets[i])) this.#takesGpu({ name: wanted.names[i] }, "output");
+    wanted.targets = wanted.names.map((name) => (onGpu(fetches[name]) && this.#takesGpu({ name }, "output"), fetches[name]));
     return wanted;
   }
 

@@ -31,6 +31,14 @@ export async function open(what, options = {}) {
   return source;
 }
 
+/** What a promise gives, or Aborted as soon as the signal says so: nobody waits any longer for what may never come. */
+export const orAborted = (promise, signal) => !signal ? promise : new Promise((resolve, reject) => {
+  const stop = () => Promise.resolve(signal).then(checkAborted).catch(reject);
+  stop();
+  signal.addEventListener("abort", stop);
+  promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
+});
+
 const isA = (what, name) => typeof globalThis[name] === "function" && what instanceof globalThis[name];
 
 class Source {

@@ -1,6 +1,7 @@
 // planner.js: this thread's end of the worker with Python in it (planner-worker.js). It starts with the first conversion, serves all sessions, and ends with the last session that used it.
 import { env } from "./env.js";
-import { checkAborted, InvalidArgument, orAborted, unpack } from "./errors.js";
+import { checkAborted, InvalidArgument, unpack } from "./errors.js";
+import { orAborted } from "./load.js";
 import { isNode, spawn } from "./spawn.js";
 
 let shared; // what `start` gives

@@ -1,9 +1,9 @@
 // session.js: a stored model on an engine, on this thread. It streams a .sdx into the engine's memory, opens its package (sardonyx.h says what these calls do) and runs it.
 import { Engine, HOST, YIELD } from "./engine.js";
 import { askDevice } from "./env.js";
-import { checkAborted, DeviceLost, InvalidArgument, NotImplemented, orAborted, RuntimeException, SardonyxError, MemoryLimit } from "./errors.js";
+import { checkAborted, DeviceLost, InvalidArgument, NotImplemented, RuntimeException, SardonyxError, MemoryLimit } from "./errors.js";
 import { bytesIn, elements, Kept, LEAST, packed } from "./kept.js";
-import { open } from "./load.js";
+import { open, orAborted } from "./load.js";
 import { checkPrograms, DATA_HEADER, embed, foreign, HEADER, readDataHeader, readHeader, runnable } from "./sdx.js";
 import { TYPES } from "./tensor.js";
 
@@ -313,7 +313,8 @@ export class Session {
 
   /** On the engine; `turn` runs the parts of another device. As `run`. */
   engineRun(feeds, fetches, { signal, profile, into = [], pin = [], unread = false } = {}, turn = undefined) {
-    const run = { fetches, signal, profile, into, pin, unread, turn, stays: undefined, budget: signal ? SLICE : 0n, rows: 0, lent: [], read: [] };
+    const run = { fetches, signal, profile, into, pin, unread, turn, budget: signal ? SLICE : 0n, rows: 0, lent: [], read: [],
+      stays: fetches.map((number, i) => !!pin[i] || (unread && !into[i] && this.#lengths[number] >= LEAST)) };
     let rest;
     try {
       const code = this.#start(run, feeds), made = this.#waits(run, code) ? undefined : this.#finish(run, code);
@@ -350,10 +351,9 @@ export class Session {
 
   /** Inputs to their places; then the engine runs. */
   #start(run, feeds) {
-    const { engine } = this, { c } = engine, { fetches, into, pin, unread } = run, { table, count } = this.#ready(feeds.length);
+    const { engine } = this, { c } = engine, { table, count } = this.#ready(feeds.length);
     for (let i = 0; i < feeds.length; i++) this.writeTensor(table + TENSOR * i, feeds[i], this.#place(i, feeds[i], run));
-    run.stays = fetches.map((number, i) => !!pin[i] || (unread && !into[i] && this.#lengths[number] >= LEAST));
-    for (let i = 0; i < fetches.length; i++) this.kept.grows(fetches[i], run.stays[i]);
+    for (let i = 0; i < run.stays.length; i++) this.kept.grows(run.fetches[i], run.stays[i]);
     if (run.profile) {
       run.lent.push((run.rows = engine.alloc(ROW * PROFILED)));
       c.sx_session_profile(this.handle, run.rows, BigInt(PROFILED));

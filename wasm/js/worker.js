@@ -1,6 +1,7 @@
 // worker.js: one session in a worker, which loads index.js as its page did: one file for both. Messages are {id, op, …}; answers {id, result} or {id, error}, in between {id, progress} and {id, log}. remote.js is the other side.
 import { env } from "./env.js";
-import { orAborted, pack, unpack } from "./errors.js";
+import { pack, unpack } from "./errors.js";
+import { orAborted } from "./load.js";
 import { Session } from "./session.js";
 import { Pipe } from "./pipe.js";
 import { isSpawned, listen } from "./spawn.js";

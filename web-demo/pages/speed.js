@@ -48,13 +48,20 @@ function browser() {
 
 /** The results as Markdown. */
 function report(results, place, version, mean) {
-  const peer = mean !== undefined, heads = ["model", "least", ...(peer ? ["onnxruntime-web", "ratio"] : []), "median", "first run", "opened in", ...(results[0].engine.webgpu ? ["dispatches"] : [])];
+  const peer = mean !== "", heads = ["model", "least", ...(peer ? ["onnxruntime-web", "ratio"] : []), "median", "first run", "opened in", ...(results[0].engine.webgpu ? ["dispatches"] : [])];
   const rows = results.map(({ title, ours, theirs, engine }) => [title, text(ours.least), ...(peer ? beside({ ours, theirs }) : []), text(ours.median), text(ours.first),
     text(ours.opened), ...(engine.webgpu ? [engine.webgpu.dispatches] : [])]);
   const line = (cells) => `| ${cells.join(" | ")} |`;
   return [`sardonyx ${version} on ${place}; ${browser()}; ${new Date().toISOString().slice(0, 10)}. Milliseconds.`, "", line(heads), line(heads.map((_, i) => (i ? "--:" : "---"))), ...rows.map(line),
     ...results.filter(({ theirs }) => theirs?.failed).map(({ title, theirs }) => `\n${title} does not run on onnxruntime-web here: ${theirs.failed.slice(0, 200)}`),
-    ...(peer ? ["", `Geometric mean of the ratios: ${mean.toFixed(2)}.`] : [])].join("\n");
+    ...(peer ? ["", mean] : [])].join("\n");
+}
+
+/** The mean ratio of those models that run on both, as a sentence. */
+function meanOf(results) {
+  const ratios = results.filter(({ theirs }) => !theirs.failed).map(({ ours, theirs }) => ours.least / theirs.least);
+  if (!ratios.length) return "Geometric mean of the ratios: – (onnxruntime-web runs none of these models here, so there is nothing to compare).";
+  return `Geometric mean of the ratios: ${Math.exp(ratios.reduce((sum, ratio) => sum + Math.log(ratio), 0) / ratios.length).toFixed(2)}.`;
 }
 
 async function measure() {
@@ -74,11 +81,10 @@ async function measure() {
       $("rows").append(make("tr", {}, make("th", { scope: "row" }, title), ...cells.map((text) => make("td", { className: "number" }, text))));
       bar.value++;
     }
-    const { engine, source, version } = results[0], place = where(engine);
-    const both = results.filter(({ theirs }) => theirs && !theirs.failed), mean = peer ? Math.exp(both.reduce((sum, { ours, theirs }) => sum + Math.log(ours.least / theirs.least), 0) / both.length) : undefined;
+    const { engine, source, version } = results[0], place = where(engine), mean = peer ? meanOf(results) : "";
     $("report").value = report(results, place, version, mean);
     $("publish").hidden = false;
-    say(`Done. ${place}, in a worker${peer ? `; onnxruntime-web from ${source}. Geometric mean of the ratios: ${mean.toFixed(2)}` : ""}.`);
+    say(`Done. ${place}, in a worker${peer ? `; onnxruntime-web from ${source}` : ""}. ${mean}`);
   } finally {
     bar.hidden = true;
     $("run").disabled = false;
