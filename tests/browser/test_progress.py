@@ -77,9 +77,10 @@ def test_stopped(page: Page, faulty: str, mobilenet: Stored, phase: str, proxy: 
     page.goto(faulty)
     error = ask(page, WATCH + """
       Object.assign(ort.env.wasm, { proxy: given[1], numThreads: 1 });
-      const stop = new AbortController(), later = () => setTimeout(() => stop.abort(new Error('enough')), 50);
-      const at = given[0] === 'compile' ? 'download' : given[0]; // the engine is waited for when the first bytes are there
-      return failure(() => ort.InferenceSession.create(at === given[0] ? '/slow/mobilenet.sdx' : '/models/mobilenet.sdx', { signal: stop.signal, progress: ({ phase }) => phase === at && later() }));
+      const stop = new AbortController(), enough = () => stop.abort(new Error('enough'));
+      if (given[0] !== 'compile') return failure(() => ort.InferenceSession.create('/slow/mobilenet.sdx', { signal: stop.signal, progress: ({ phase }) => phase === given[0] && enough() }));
+      const later = ({ phase }) => phase === 'download' && setTimeout(enough, 50); // when the first bytes are there, it is the engine that is waited for
+      return failure(() => ort.InferenceSession.create('/models/mobilenet.sdx', { signal: stop.signal, progress: later }));
     """, [phase, proxy])
     assert error[0] == "AbortError" and error[2] and "enough" in error[1]
     for route in held:
