@@ -64,9 +64,10 @@ def _of_ranges(make: Callable[[Step], Product], step: Step, context: Context, ma
         return [many.build()]
 
     def form(known: Context) -> tuple[Tile, float]:
-        """What the shader depends on; a few rows of windows, and of short sums, are no form of their own on GPUs: of these there is little to do."""
-        rows, tile = most(known, many.m), many.tile(known)
-        return (many.tile(replace(known, caps={})), 0) if rows <= FEW and tile == REGISTER and not context.cpu else (tile, rows if rows <= FEW else 0)
+        """What the shader depends on. Few rows are no form of their own where there is little to do on GPUs (windows, short sums), nor for quads: they take half a block's time for one row."""
+        rows, tile, whole = most(known, many.m), many.tile(known), many.tile(replace(known, caps={}))
+        plain = rows <= FEW and (whole.variant == "quad" if context.cpu else tile == REGISTER)
+        return (whole, 0) if plain else (tile, rows if rows <= FEW else 0)
     made = []
     for known, condition in ranges_of(context, many.m, ends_of(context, many.product.spaces[0].count, many.m, many.n, form)):
         built = writer(make(step), known).build()
