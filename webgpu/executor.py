@@ -17,13 +17,15 @@ import numpy as np
 from ..errors import InvalidArgument, RuntimeException
 from ..graph import Tensor
 from ..program import Program
+from ..providers.segmented import NeedsBounds
 from .device.base import Buffer, Device, Dispatch
 from .kernels.base import LARGEST
 from .recording import Constant, Input, record
 from .recording import Dispatch as Record
 from .resident import GpuTensor, Pool
-from .wgsl.shader import FAULTS, INDEX, SINGULAR
+from .wgsl.shader import ENDS, FAULTS, INDEX, SINGULAR
 from .wgsl.storage import PLAIN, download, extent, upload
+from .wgsl.turns import LOOPS
 
 CLEAR = np.full(1, 0xFFFFFFFF, np.uint32)
 
@@ -67,7 +69,7 @@ class WebGpuProgram:
         self._decided: tuple[Any, Any] | None = None  # shapes and elements that are bound now
         self._closed = False
         self.recording, self.sizes = record(program, constants, device.limits, device.adapter.is_cpu, tiles=device.tiles, features=device.features, precision=precision,
-                                              several=True, counted="llvmpipe" in device.adapter.name)
+                                              several=True, counted=device.adapter.counts)
         made = self.recording
         self._label = f"a program that begins with {made.dispatches[0].label}" if made.dispatches else "a program"
         self._same = {(s.input, s.output): s.dispatch for s in made.same}
@@ -225,6 +227,9 @@ class WebGpuProgram:
         values = table[self._rows]
         if values.size and (values.max() > LARGEST or values.min() < -LARGEST - 1):
             raise RuntimeException(f"a size or stride of {int(np.abs(values).max())} does not fit the 32 bits WebGPU counts in: use smaller sizes, or CPUExecutionProvider")
+        for d in self.recording.dispatches:
+            if d.turns >= 0 and table[d.turns] > LOOPS and table[d.groups] > 0:
+                raise NeedsBounds(f"{d.label}: {ENDS}, and this one takes {int(table[d.turns]):,}: use smaller sizes, or CPUExecutionProvider")
         np.copyto(block, values, casting="unsafe")
         self._decided = None
         if block.size:

@@ -38,8 +38,8 @@ STRICT = "session.disable_cpu_ep_fallback"
 class Acceptance:
     """Says of a node's kernel calls and outputs, in the graph's order, why they can not run here ("" where they can). The kernels themselves are asked: they are built and thrown away."""
 
-    def __init__(self, limits: Limits, cpu: bool) -> None:
-        self.context = Context(limits, cpu, planning=True)
+    def __init__(self, limits: Limits, cpu: bool, ranges: Mapping[str, tuple[int, int | None]] | None = None, counted: bool = False) -> None:
+        self.context = Context(limits, cpu, planning=True, uppers=dict(ranges or {}), counted=counted)
         self.steps = CallSteps(self.context.ranges)
 
     def __call__(self, calls: Sequence[KernelCall], outputs: Sequence[View]) -> str:
@@ -92,7 +92,11 @@ class WebGpuExecutor(SegmentedExecutor):
         self._use(device)
         self.threads, self.packed = threads, Packed()
         beside = Beside(Place.WEBGPU, CPU, accepts, self._make_beside) if engine else None
-        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: Acceptance(self.device.limits, self.device.adapter.is_cpu), prepare=optimize, beside=beside)
+        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=self._acceptance, prepare=optimize, beside=beside)
+
+    def _acceptance(self, ranges: Mapping[str, tuple[int, int | None]]) -> Acceptance:
+        adapter = self.device.adapter
+        return Acceptance(self.device.limits, adapter.is_cpu, ranges, adapter.counts)
 
     def _make_beside(self, plan: Plan) -> EngineProgram:
         return EngineProgram(plan.program, plan.constants, threads=self.threads, memory_limit=self.limit or 0, shared=self.packed)

@@ -125,7 +125,7 @@ class Shader:
 @dataclass(frozen=True)
 class Dispatch:
     """One dispatch: the size rows of its uniforms, the row of how many workgroups it takes, the buffers it binds in order, the number of the program's step it
-    belongs to, and what its tile was chosen by."""
+    belongs to, what its tile was chosen by, and the row of its loops' turns where a run may have too many for the driver (-1: no)."""
 
     shader: int
     uniforms: tuple[int, ...]
@@ -134,6 +134,7 @@ class Dispatch:
     label: str
     step: int = 0
     tile: str = ""
+    turns: int = -1
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,8 @@ class _Recorder:
         for (number, b), (source, params) in zip(((n, b) for n, step in enumerate(steps) for b in step), share(self.built), strict=True):
             shader = Shader(source, tuple(w for _, w in b.bindings))
             buffers = tuple(numbers[key.pool if isinstance(key, Pooled) else key] for key, _ in b.bindings)
-            made.dispatches.append(Dispatch(shaders.setdefault(shader, len(shaders)), tuple(sizes.row(d) for d in params), sizes.row(b.groups), buffers, b.label, number, b.tile))
+            made.dispatches.append(Dispatch(shaders.setdefault(shader, len(shaders)), tuple(sizes.row(d) for d in params), sizes.row(b.groups), buffers, b.label, number, b.tile,
+                                            -1 if b.turns is None else sizes.row(b.turns)))
         made.shaders = list(shaders)
         ports = {at: row for row, (home, at, _) in enumerate(program.buffers) if home == Home.INPUT}
         for i, port in enumerate(program.inputs):

@@ -63,7 +63,7 @@ class EngineExecutor(SegmentedExecutor):
         self.threads, self.rounds = threads, bool(rounding and rounding.used)
         self.notes, self.unmet = (rounding.notes, rounding.unmet) if rounding else ((), "")
         self.packed = Packed()
-        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda: accepts, prepare=optimize if optimized else None)
+        super().__init__(model, NAME, self._make, strict=strict, limit=limit, accepts=lambda ranges: accepts, prepare=optimize if optimized else None)
 
     def _make(self, plan: Plan) -> EngineProgram:
         return EngineProgram(plan.program, plan.constants, threads=self.threads, memory_limit=self.limit or 0, shared=self.packed, bfloat16=self.rounds)

@@ -79,7 +79,7 @@ class SegmentedExecutor:
     is planned for the first time. `beside`: who runs what `accepts` refuses, before NumPy does. Where a runner says NeedsBounds, the model is planned for ranges of sizes from then on."""
 
     def __init__(self, model: Model, name: str, make: Callable[[Plan], Runner], *, strict: bool = False, limit: int | None = None,
-                 accepts: Callable[[], Accepts] | None = None, prepare: Callable[[Model], object] | None = None,
+                 accepts: Callable[[Mapping[str, tuple[int, int | None]]], Accepts] | None = None, prepare: Callable[[Model], object] | None = None,
                  beside: Beside | None = None) -> None:
         self.beside = beside
         self.model, self.name, self.make, self.strict, self.limit, self.accepts, self.prepare = model, name, make, strict, limit, accepts, prepare
@@ -95,8 +95,9 @@ class SegmentedExecutor:
             self._check(self.general)
 
     def _plan(self, values: Mapping[Value, np.ndarray] | None = None, shapes: Mapping[Value, tuple[int, ...]] | None = None, ranges: Mapping[str, tuple[int, int]] | None = None) -> Variant:
-        accepts = self.accepts() if self.accepts is not None else None
-        return Variant(self.model, self.name, self.make, self.limit, accepts, {**self.model.symbols, **(ranges or {})}, values, shapes, self.beside)
+        known = {**self.model.symbols, **(ranges or {})}
+        accepts = self.accepts(known) if self.accepts is not None else None
+        return Variant(self.model, self.name, self.make, self.limit, accepts, known, values, shapes, self.beside)
 
     @property
     def general(self) -> Variant:

@@ -63,6 +63,11 @@ class Adapter:
     backend: str
     is_cpu: bool
 
+    @property
+    def counts(self) -> bool:
+        """Whether the driver ends loops after so many turns (wgsl/turns.py), and says nothing."""
+        return "llvmpipe" in self.name
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -231,7 +231,7 @@ class ByteWriter(Writer):
             for name in (name for line in sums for name in line):
                 s.add(f"var f{name} = vec4<f32>();")
             s.add(f"let end = min(k0 + {block}, {steps});")
-            with s.block("for (var k = k0; k < end; k += 1)"):
+            with s.block("for (var k = k0; k < end; k += 1)", turns=block):
                 b = [_floats(s, read(), self.right.unsigned, zero, True) for read, zero in zip(across, zeros[1], strict=True)]
                 a = (line for row, zero in zip(rows, zeros[0], strict=True) for line in spread(_floats(s, self.left.read(s, row, "k"), self.left.unsigned, zero)))
                 for x, line in zip(a, sums, strict=True):

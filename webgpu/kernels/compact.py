@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...dim import dim_max, floordiv, product
+from ...dim import ceildiv, dim_max, floordiv, product
 from ...kernels import Kernel
 from ...lowering import CannotLower
 from ...types import DType
@@ -51,7 +51,7 @@ def _nonzero(step: Step, context: Context) -> list[Built]:
         # Of the bits: comparisons say nothing of NaN, and denormals are no zeros.
         return f"((bitcast<u32>({v.text}) & 0x7fffffffu) != 0u)" if v.rep == "f32" else f"({v.text} != {'0u' if v.rep == 'u32' else '0'})"
     s.add("var found = 0;")
-    with s.block("for (var e = first; e < end; e += 1)"):
+    with s.block("for (var e = first; e < end; e += 1)", turns=ceildiv(space.count, LANES)):
         s.add(f"if {test(s.coordinates(space, 'e'))} {{ found += 1; }}")
     s.add("sums[lane] = found;")
     s.add("workgroupBarrier();")
@@ -65,7 +65,7 @@ def _nonzero(step: Step, context: Context) -> list[Built]:
         with s.block(f"if (lane == {LANES - 1})"):
             s.write(count, _scalar(s, count), whole(f"sums[{LANES - 1}]", 0, _size(context, x)))
     if out is not None and x.rank:
-        with s.block("for (var e = first; e < end; e += 1)"):
+        with s.block("for (var e = first; e < end; e += 1)", turns=ceildiv(space.count, LANES)):
             at = s.coordinates(space, "e")
             with s.block(f"if {test(at)}"):
                 for a in range(x.rank):
@@ -105,7 +105,7 @@ def _unique(step: Step, context: Context) -> list[Built]:
     s = Shader(context)
     _compare(s, x, inner)
     i = each(s, n)
-    s.add(f"var j = 0; while (j < {i} && compare({i}, j) != 0) {{ j += 1; }}")
+    s.add(f"var j = 0; while (j < {i} && compare({i}, j) != 0) {{ j += 1; }}", turns=n)
     s.write(first, i, whole("j", 0, most_rows))
     built.append(s.dispatch(groups(s, n)))
     s = Shader(context)
@@ -219,7 +219,7 @@ def _suppress(step: Step, context: Context) -> list[Built]:
     with s.block(f"if ({item} == {s.param(total)})"):
         s.write(count, _scalar(s, count), whole("before", 0, LARGEST))
         s.add("return;")
-    with s.block(f"for (var i = 0; i < {s.load(kept, line).text}; i += 1)"):
+    with s.block(f"for (var i = 0; i < {s.load(kept, line).text}; i += 1)", turns=room):
         place = s.let(f"{s.size(out.start)} + (before + i) * {s.size(out.strides[0])}")
         for k, text in enumerate((f"{item} / {s.param(classes)}", f"{item} % {s.param(classes)}", s.load(kept, s.let(f"{line} + 1 + i")).text)):
             s.write(out, s.let(f"{place} + {s.size(k * out.strides[1])}"), whole(text, 0, LARGEST))

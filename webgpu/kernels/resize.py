@@ -139,14 +139,15 @@ class _Axis:
             return s.let(f"select({text}, 0.0, {k} < 0 || {k} >= {self.size})" if exclude else text, "f32")
 
         head = f"for (var {{0}} = {first} + 1 - {reach}; {{0}} <= {first} + {reach}; {{0}} += 1)"
+        turns = None if antialias else 4 if cubic else 2
         divide, k = "", s.name("k")
         if exclude or antialias:
             total = s.name("t")
             s.add(f"var {total} = 0.0;")
-            with s.block(head.format(k)):
+            with s.block(head.format(k), turns=turns):
                 s.add(f"{total} += {weight(k)};")
             divide = f" / select({total}, 1.0, {total} == 0.0)"
-        with s.block(head.format(k)):
+        with s.block(head.format(k), turns=turns):
             w = s.let(weight(k) + divide, "f32")
             with s.block(f"if ({w} != 0.0)"):
                 yield k, w

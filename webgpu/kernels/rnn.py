@@ -24,8 +24,9 @@ from ...lowering import CannotLower
 from ...model.packing import PANEL, Packing
 from ...types import DType
 from ..wgsl.expression import real, whole
-from ..wgsl.shader import INDEX, LOOPS, Built, Context, Shader, TooManyBindings, each, groups
+from ..wgsl.shader import INDEX, Built, Context, Shader, TooManyBindings, each, groups
 from ..wgsl.space import Operand, Temporary, dense, even
+from ..wgsl.turns import LOOPS
 from .base import Step, kernel, most
 from .map import temporary_map
 from .matmul import matmul
@@ -232,7 +233,7 @@ class _Rnn:
                 s.add(f"h[{j}] = {self.start(s, 5, d, b, j)};")
                 s.add(f"{c} = {self.start(s, 6, d, b, j)};")
         s.add("workgroupBarrier();")
-        with s.block(f"for (var n = 0; n < {length}; n += 1)"):
+        with s.block(f"for (var n = 0; n < {length}; n += 1)", turns=self.steps):
             t = self.time(s, "n", length, d)
             at = self.place(s, self.share, t, d, b, "0")
             if self.cell == GRU:
@@ -261,13 +262,14 @@ class _Rnn:
                 self.put(s, 1, f"h[{j}]", d, b, j)
                 self.put(s, 2, c, d, b, j)
                 if self.lens is not None:
-                    with s.block(f"for (var n = {length}; n < {s.param(self.steps)}; n += 1)"):
+                    with s.block(f"for (var n = {length}; n < {s.param(self.steps)}; n += 1)", turns=self.steps):
                         self.put(s, 0, "0.0", "n", d, b, j)
         return [*packing, s.dispatch(count)]
 
     def _turns(self) -> float:
         """Turns of an invocation's loops in `quad`."""
-        return (most(self.context, self.steps) + 2) * (self.hidden // 4 * (self.hidden // 4 + 6) + 1)
+        quads = self.hidden // 4
+        return (most(self.context, self.steps) + 2) * (quads * (quads + 8) + 2) + (0 if self.lens is None else (most(self.context, self.steps) + 1) * (quads + 2))
 
     def quad(self) -> Built:
         """An LSTM whose workgroup is one quad: an invocation a gate, which adds up four units at once, and then each of the four finishes one of them. States are in the invocations' own memory
@@ -295,7 +297,7 @@ class _Rnn:
             j = s.let(f"u * 4 + {part}")
             s.add(f"h[u] = {self.start(s, 5, d, b, j)};")
             s.add(f"c[u] = {self.start(s, 6, d, b, j)};")
-        with s.block(f"for (var n = 0; n < {length}; n += 1)"):
+        with s.block(f"for (var n = 0; n < {length}; n += 1)", turns=self.steps):
             t = self.time(s, "n", length, d)
             at = self.place(s, self.share, t, d, b, "0")
             now = s.let(f"(n & 1) * {quads}")
@@ -319,7 +321,7 @@ class _Rnn:
             self.put(s, 1, f"h[({length} & 1) * {quads} + u]", d, b, j)
             self.put(s, 2, "c[u]", d, b, j)
         if self.lens is not None:
-            with s.block(f"for (var n = {length}; n < {s.param(self.steps)}; n += 1)"), units():
+            with s.block(f"for (var n = {length}; n < {s.param(self.steps)}; n += 1)", turns=self.steps), units():
                 self.put(s, 0, "0.0", "n", d, b, s.let(f"u * 4 + {part}"))
         return s.dispatch(count)
 

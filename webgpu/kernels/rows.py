@@ -66,16 +66,16 @@ class Rows:
     def loop(self, numbers: Sequence[int]) -> Iterator[tuple[dict[int, str], list[str]]]:
         """A loop over the run (or its part); gives the offsets of the numbered operands, and the coordinates."""
         s, end = self.shader, self.shader.param(self.run.count)
-        with self.walk(f"{self.part} * {PART}", f"min({end}, {self.part} * {PART} + {PART})") if self.parts is not None else self.walk("0", end) as r:
+        with self.walk(f"{self.part} * {PART}", f"min({end}, {self.part} * {PART} + {PART})", PART) if self.parts is not None else self.walk("0", end) as r:
             at = s.coordinates(self.run, r)
             yield {i: s.let(s.offset(self.run, i, at, self.bases[i])) for i in numbers}, at
 
     @contextmanager
-    def walk(self, first: str, end: str) -> Iterator[str]:
-        """A loop over numbers, shared by the invocations of a row; gives the number."""
+    def walk(self, first: str, end: str, length: int | None = None) -> Iterator[str]:
+        """A loop over numbers (at most `length`), shared by the invocations of a row; gives the number."""
         s, r = self.shader, self.shader.name("r")
         begin, step = (f"{first} + lane" if first != "0" else "lane", LANES) if self.wide else (first, 1)
-        with s.block(f"for (var {r} = {begin}; {r} < {end}; {r} += {step})"):
+        with s.block(f"for (var {r} = {begin}; {r} < {end}; {r} += {step})", turns=None if length is None else ceildiv(length, step)):
             yield r
 
     def count(self) -> str:

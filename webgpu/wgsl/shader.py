@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ...dim import Dim, Expr
+from ...dim import Dim, Expr, bounds
 from ...lowering import CannotLower
 from ...types import DType
 from ..device.base import Limits
@@ -25,11 +25,16 @@ from .expression import Value, real, stored
 from .functions import used
 from .space import Operand, Pooled, Space
 from .storage import PACKED, interval, read_packed, word
+from .turns import LOOPS, Turns
 
 #: What the status word says besides the step: status = step * FAULTS + fault.
 FAULTS = 4
 INDEX, DIVISION, SINGULAR = 1, 2, 3
 STATUS = "status"
+
+
+#: Why a kernel is refused on drivers that count turns, and a bound of them that says nothing.
+ENDS, FAR = f"llvmpipe ends a shader's loops after {LOOPS:,} turns", 1 << 31
 
 
 class TooManyBindings(CannotLower):
@@ -39,7 +44,8 @@ class TooManyBindings(CannotLower):
 @dataclass
 class Built:
     """A dispatch before there is a device: the source (see `share`), what it binds in order (key, written), the sizes its uniforms hold, how many workgroups it needs. `tile`: what the choice
-    of its tile went by (kernels/tiles.py), "" where there is none. `shader`: what it was made of; `moved`: (source, target) where it does nothing but copy one to the other, place by place."""
+    of its tile went by (kernels/tiles.py), "" where there is none. `shader`: what it was made of; `moved`: (source, target) where it does nothing but copy one to the other, place by place.
+    `turns`: of an invocation's loops, where only the run knows whether they are too many for the driver (`Context.counted`)."""
 
     source: str
     bindings: list[tuple[Any, bool]]
@@ -49,10 +55,8 @@ class Built:
     tile: str = ""
     shader: Shader | None = None
     moved: tuple[Operand, Operand] | None = None
+    turns: Dim | None = None
 
-
-#: Turns of loops after which llvmpipe goes on behind them.
-LOOPS = 65535
 
 
 @dataclass
@@ -90,12 +94,15 @@ class Shader:
         self.loaded: set[Any] = set()    # memory it reads elements of
         self.subgroups = False   # whether it works with subgroups
         self.numbered = False    # and with `sub`, an invocation's number in its own
+        self.turns = Turns(self.params, invocations) if context.counted else None
         self._depth = 1
         self._count = 0
 
     # -- statements --------------------------------------------------------------------------------------------------------------------------
-    def add(self, line: str) -> None:
-        """A statement."""
+    def add(self, line: str, turns: Dim | None = None) -> None:
+        """A statement. `turns`: of its loop, see `block`."""
+        if self.turns is not None:
+            self.turns.line(line, turns)
         self.lines.append("    " * self._depth + line)
 
     def name(self, prefix: str = "v") -> str:
@@ -110,19 +117,26 @@ class Shader:
         return name
 
     @contextmanager
-    def block(self, head: str, tail: str = "}") -> Iterator[None]:
-        """`head {` … `}`."""
-        self.add(f"{head} {{")
+    def block(self, head: str, tail: str = "}", turns: Dim | None = None) -> Iterator[None]:
+        """`head {` … `}`. `turns`: at most how many a loop takes, where its head does not say it (wgsl/turns.py)."""
+        around = self.turns.line(f"{head} {{", turns) if self.turns is not None else 0
+        self.lines.append("    " * self._depth + f"{head} {{")
         self._depth += 1
         yield
         self._depth -= 1
-        self.add(tail)
+        self.lines.append("    " * self._depth + tail)
+        if self.turns is not None:
+            self.turns.end(around)
 
     @contextmanager
     def function(self, head: str) -> Iterator[None]:
         """A function of its own; statements inside the block belong to it."""
         outer, self.lines, depth, self._depth = self.lines, [], self._depth, 1
+        if self.turns is not None:
+            self.turns.enter()
         yield
+        if self.turns is not None:
+            self.turns.leave(head[:head.index("(")])
         self.functions.append("\n".join([f"fn {head} {{", *self.lines, "}"]))
         self.lines, self._depth = outer, depth
 
@@ -246,6 +260,7 @@ class Shader:
             raise CannotLower("one dispatch would read and write the same memory as two types")
         if len(self.bindings) > self.context.limits.storage_buffers:
             raise TooManyBindings(f"a kernel would bind {len(self.bindings)} buffers; the device allows {self.context.limits.storage_buffers} in a dispatch")
+        turns = self._judged()
         if len(set(self.params)) * 4 > self.context.limits.uniform_bytes:
             raise CannotLower("a kernel takes more sizes than a uniform buffer holds")
         head = ["@group(0) @binding(0) var<uniform> p: array<vec4<i32>, size_count>;"]
@@ -260,7 +275,17 @@ class Shader:
                           "    let group = i32(w.x + w.y * g.x);", "    let lane = i32(l);", *self.lines, "}", ""])
         library = used(body)
         enabled = [f"enable {name};" for name, wanted in (("f16", any("f16" in element for _, element in self.bindings)), ("subgroups", self.subgroups)) if wanted]
-        return Built("\n".join([*enabled, *([library] if library else []), body]), bindings, list(self.params), groups, label or self.context.label, shader=self)
+        return Built("\n".join([*enabled, *([library] if library else []), body]), bindings, list(self.params), groups, label or self.context.label, shader=self, turns=turns)
+
+    def _judged(self) -> Dim | None:
+        """The turns of an invocation's loops, if only the run knows whether the driver makes all of them; CannotLower where it does not, or not for all sizes of a range."""
+        turns = self.turns.total if self.turns is not None else 0
+        low, high = bounds(turns, self.context.uppers)
+        if low is not None and low > LOOPS:
+            raise CannotLower(f"{ENDS}, and this one takes {'' if low == high else 'at least '}{int(low):,}")
+        if high is not None and LOOPS < high < FAR:
+            raise CannotLower(f"{ENDS}, and this one takes up to {int(high):,}")
+        return turns if high is None or high > LOOPS else None
 
     def _pool(self) -> None:
         """Small constants of one pool as one binding, where the device does not allow one each."""
@@ -293,6 +318,8 @@ def each(shader: Shader, count: Dim) -> str:
     """Statements of a kernel with one invocation an item: the item's number. Give `groups(shader, count)` to dispatch."""
     name = shader.let(f"group * {shader.invocations} + lane")
     shader.add(f"if ({name} >= {shader.param(count)}) {{ return; }}")
+    if shader.turns is not None:
+        shader.turns.bound(name, 0, count - 1)
     return name
 
 
