@@ -3,11 +3,13 @@ product of the axes' weights is summed, where a weight of 0 takes no part. Betwe
 right to the last bits far from the origin too. Antialiasing stretches the taps by 1 / scale; weights that do not sum to 1 are divided by their sum, counted first."""
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
+from ...dim import Dim, ceildiv, dim_max
 from ...kernels import Kernel
 from ...lowering import CannotLower
 from ..wgsl.expression import Value, real
@@ -74,7 +76,7 @@ class _Axis:
 
     def __init__(self, s: Shader, step: Step, x: Operand, out: Operand, axis: int, at: str) -> None:
         self.s, self.step, self.axis = s, step, axis
-        self.size = s.param(x.dims[axis])
+        self.size, self.sizes = s.param(x.dims[axis]), (x.dims[axis], out.dims[axis])
         self.length, count = s.let(f"f32({self.size})", "f32"), s.let(f"f32({s.param(out.dims[axis])})", "f32")
         given = step.params["scales"][axis]
         self.scale = s.real(given) if given else s.let(f"{count} / {self.length}", "f32")
@@ -119,6 +121,11 @@ class _Axis:
         rounded = (f"ceil({self.x} - 0.5)", f"floor({self.x} + 0.5)", f"floor({self.x})", f"ceil({self.x})")[mode]
         return self.s.let(f"clamp(i32({rounded}), 0, {self.size} - 1)")
 
+    def _reach(self, taps: int) -> Dim:
+        """How far stretched taps reach at most."""
+        given, (size, count) = self.step.params["scales"][self.axis], self.sizes
+        return math.ceil(taps / min(given, 1.0)) if given else ceildiv(taps * size, dim_max(count, 1)) + taps
+
     @contextmanager
     def taps(self) -> Iterator[tuple[str, str]]:
         """A loop over the taps whose weight is not 0: (index, weight). The index may lie outside."""
@@ -139,7 +146,7 @@ class _Axis:
             return s.let(f"select({text}, 0.0, {k} < 0 || {k} >= {self.size})" if exclude else text, "f32")
 
         head = f"for (var {{0}} = {first} + 1 - {reach}; {{0}} <= {first} + {reach}; {{0}} += 1)"
-        turns = None if antialias else 4 if cubic else 2
+        turns = 2 * (self._reach(2 if cubic else 1) if antialias else 2 if cubic else 1)
         divide, k = "", s.name("k")
         if exclude or antialias:
             total = s.name("t")
