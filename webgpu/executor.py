@@ -23,7 +23,7 @@ from .kernels.base import LARGEST
 from .recording import Constant, Input, record
 from .recording import Dispatch as Record
 from .resident import GpuTensor, Pool
-from .wgsl.shader import ENDS, FAULTS, INDEX, SINGULAR
+from .wgsl.shader import ENDS, FAULTS, INDEX, SINGULAR, TURNS
 from .wgsl.storage import PLAIN, download, extent, upload
 from .wgsl.turns import LOOPS
 
@@ -216,6 +216,8 @@ class WebGpuProgram:
         if status == int(CLEAR[0]):
             return
         step, fault = divmod(status, FAULTS)
+        if fault == TURNS:
+            raise RuntimeException(f"{self.program.steps[step].kind.name.lower()} of {self.recording.steps[step]}: {ENDS}, and these inputs ask for more: run the model on CPUExecutionProvider")
         what = {INDEX: "an index is outside the tensor", SINGULAR: "a matrix has no inverse"}.get(fault, "an integer is divided by zero")
         raise RuntimeException(f"{self.program.steps[step].kind.name.lower()} of {self.recording.steps[step]}: {what}; the same run on CPUExecutionProvider says which")
 

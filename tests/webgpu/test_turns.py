@@ -11,7 +11,7 @@ import pytest
 import sardonyx
 from onnx import TensorProto as T
 from sardonyx.dim import dim_min, symbol
-from sardonyx.errors import EPFail
+from sardonyx.errors import EPFail, RuntimeException
 from sardonyx.lowering import CannotLower
 from sardonyx.webgpu.device import open_device, unavailable
 from sardonyx.webgpu.device.base import Limits
@@ -103,6 +103,8 @@ def test_keys_of_attention() -> None:
         feed = {name: x.astype(np.float32) for name, x in zip("qkv", (q, k, v), strict=True)}
         assert np.allclose(made.run(None, feed)[0], scores / scores.sum(-1, keepdims=True) @ v, rtol=1e-4, atol=1e-5)
         assert ("Attention" in refused(made)) is (keys == 800)
+    made = session(model([h.make_node("Attention", ["q", "k", "v"], ["y"])], {"q": [1, 2, 8, 64], "k": [1, 2, 800, 64], "v": [1, 2, 800, 64]}), strict=True)
+    assert np.allclose(made.run(None, feed)[0], scores / scores.sum(-1, keepdims=True) @ v, rtol=1e-4, atol=1e-5), "known sizes: four elements a turn"
 
 
 @pytest.mark.parametrize("size", [LOOPS - 1, LOOPS])
@@ -115,6 +117,21 @@ def test_the_last_turn(size: int) -> None:
         return
     x = X[:, :size]
     assert np.allclose(session(data, strict=True).run(None, {"x": np.ascontiguousarray(x)})[0], x.astype(np.float64).cumsum(1), rtol=1e-4, atol=1e-2)
+
+
+def test_turns_that_data_decide() -> None:
+    """A region's samples are as many as its pixels: 300 × 300 are said to be too many, 200 × 200 are right."""
+    node = h.make_node("RoiAlign", ["x", "r", "b"], ["y"], output_height=1, output_width=1, sampling_ratio=0, coordinate_transformation_mode="output_half_pixel")
+    made = session(model([node], {"x": [1, 1, 320, 320], "r": [1, 4]}, b=np.zeros(1, np.int64)), strict=True)
+    x = RNG.standard_normal((1, 1, 320, 320)).astype(np.float32)
+    for size in (300, 200, 300):
+        feed = {"x": x, "r": np.array([[0, 0, size, size]], np.float32)}
+        if size == 300:
+            with pytest.raises(RuntimeException, match="llvmpipe ends a shader's loops after 65,535 turns, and these inputs ask for more"):
+                made.run(None, feed)
+        else:   # samples between pixels: the mean of four neighbours each
+            around = (x[0, 0, :size, :size] + x[0, 0, 1:size + 1, :size] + x[0, 0, :size, 1:size + 1] + x[0, 0, 1:size + 1, 1:size + 1]) / 4
+            assert np.allclose(made.run(None, feed)[0].item(), around.mean(dtype=np.float64), atol=1e-5)
 
 
 # -- how turns are counted -----------------------------------------------------------------------------------------------------------------------

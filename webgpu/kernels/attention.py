@@ -14,6 +14,7 @@ Variants
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ...dim import Dim, ceildiv
@@ -22,7 +23,8 @@ from ...lowering import CannotLower
 from ...types import DType
 from ..wgsl.expression import real
 from ..wgsl.shader import Built, Context, Shader, groups
-from ..wgsl.space import Operand, Temporary
+from ..wgsl.space import Operand, Temporary, even
+from ..wgsl.turns import LOOPS
 from .base import Step, kernel, most, number
 from .map import copy
 from .tiles import ranges_of
@@ -177,10 +179,10 @@ class _Attention:
             for i in range(count):
                 s.add(f"var d{i} = 0.0;")
             key = s.let(f"{at['k']} + t * {s.size(self.k.strides[2])}")
-            with s.block(f"for (var d = 0; d < {s.param(self.q.dims[3])}; d += 1)"):
-                x = s.load(self.k, s.let(f"{key} + d * {s.size(self.k.strides[3])}")).text
+            for d in self.unrolled(s, "d", s.param(self.q.dims[3]), self.q.dims[3]):
+                x = s.load(self.k, s.let(f"{key} + {d} * {s.size(self.k.strides[3])}")).text
                 for i in range(count):
-                    s.add(f"d{i} = fma({s.read(self.q, s.let(f'{starts[i]} + d * {s.size(self.q.strides[3])}')).text}, {x}, d{i});")
+                    s.add(f"d{i} = fma({s.read(self.q, s.let(f'{starts[i]} + {d} * {s.size(self.q.strides[3])}')).text}, {x}, d{i});")
             s.add(f"var dots = array<f32, {count}>({', '.join(f'd{i}' for i in range(count))});")
             with s.block(each_query):
                 row = s.let(f"min({first} + i, {s.param(self.q.dims[2])} - 1)")
@@ -192,14 +194,24 @@ class _Attention:
                 s.add(f"let p{i} = powers[{i}];")
                 s.add(f"let f{i} = factors[{i}];")
             value = s.let(f"{at['v']} + t * {s.size(self.v.strides[2])}")
-            with s.block(f"for (var c = 0; c < {columns}; c += 1)"):
-                x = s.load(self.v, s.let(f"{value} + ({column} + c) * {s.size(self.v.strides[3])}")).text
+            for c in self.unrolled(s, "c", columns, self.v.dims[3]):
+                x = s.load(self.v, s.let(f"{value} + ({column} + {c}) * {s.size(self.v.strides[3])}")).text
                 for i in range(count):
-                    place = f"o[c * {count} + {i}]"
+                    place = f"o[{c} * {count} + {i}]"
                     s.add(f"{place} = fma(p{i}, {x}, {place} * f{i});")
         with s.block(f"for (var i = 0; i < min({count}, {s.param(self.q.dims[2])} - {first}); i += 1)"), s.block(f"for (var c = 0; c < {columns}; c += 1)"):
             self.store(s, at, s.let(f"{first} + i"), s.let(f"{column} + c"), f"o[c * {count} + i]", "totals[i]")
         return s.dispatch(groups(s, all_))
+
+    def unrolled(self, s: Shader, name: str, end: str, size: Dim) -> Iterator[str]:
+        """The numbers of a loop over (a slice of) a head's elements. Where turns are counted (wgsl/turns.py) and keys too many for one a turn, four: 64 elements a head leave room for 1,700 keys, not
+        488. (Not always: it takes llvmpipe twice as long to compile, and as long to run.)"""
+        keys, depth, width = self.k.dims[2], self.q.dims[3], self.v.dims[3]
+        many = isinstance(keys, int) and isinstance(depth, int) and isinstance(width, int) and keys * (depth + min(COLUMNS, width) + 6) > LOOPS
+        unit = 4 if self.context.counted and many and even(size) else 1
+        with s.block(f"for (var {name} = 0; {name} < {end}; {name} += {unit})"):
+            for j in range(unit):
+                yield f"({name} + {j})" if j else name
 
     def online(self, s: Shader, score: str, m: str, total: str, p: str, factor: str) -> None:
         """One score enters: `p` its power, `factor` what was summed so far is multiplied with."""

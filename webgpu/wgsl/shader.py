@@ -29,7 +29,7 @@ from .turns import LOOPS, Turns
 
 #: What the status word says besides the step: status = step * FAULTS + fault.
 FAULTS = 4
-INDEX, DIVISION, SINGULAR = 1, 2, 3
+TURNS, INDEX, DIVISION, SINGULAR = range(FAULTS)
 STATUS = "status"
 
 
@@ -252,6 +252,7 @@ class Shader:
     # -- the end -----------------------------------------------------------------------------------------------------------------------------
     def dispatch(self, groups: Dim, label: str = "") -> Built:
         """The finished shader. TooManyBindings where the device does not allow as many."""
+        self._probe()
         if len(self.bindings) > self.context.limits.storage_buffers:
             self._pool()
         written = {key for (key, _), (_, write) in self.bindings.items() if write}
@@ -276,6 +277,15 @@ class Shader:
         library = used(body)
         enabled = [f"enable {name};" for name, wanted in (("f16", any("f16" in element for _, element in self.bindings)), ("subgroups", self.subgroups)) if wanted]
         return Built("\n".join([*enabled, *([library] if library else []), body]), bindings, list(self.params), groups, label or self.context.label, shader=self, turns=turns)
+
+    def _probe(self) -> None:
+        """Where only data know how often loops turn, a last loop, which has no turns left where the driver has ended one before (a fault). Not where there is no room for the status word."""
+        text = "".join((*self.lines, *self.functions)) if self.turns is not None else ""
+        guessed = self.turns is not None and (self.turns.guessed or any(f"{name}(" in text for name in ("sx_mod", "sx_fmod")) or (self.turns.total != 0 and "sx_pow" in text))
+        if guessed and ((STATUS, "atomic<u32>") in self.bindings or len(self.bindings) < self.context.limits.storage_buffers):
+            self.add("var probe = 0;")
+            self.add(f"for (var turn_left = 0; turn_left < {self.param(2)}; turn_left += 1) {{ probe += 1; }}")
+            self.fault("probe < 2", TURNS)
 
     def _judged(self) -> Dim | None:
         """The turns of an invocation's loops, if only the run knows whether the driver makes all of them; CannotLower where it does not, or not for all sizes of a range."""

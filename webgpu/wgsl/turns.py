@@ -2,7 +2,7 @@
 
 A loop that is entered takes its rounds and one more turn, in which its condition fails; loops inside count for every round. Bounds are intervals of Dims: of numbers, uniforms, `lane`, numbered
 loops around, and the `let`s that name sums, products, quotients, remainders, minima and maxima of those. What else decides a bound (elements of memory) is not known here: writers of such loops
-say `turns`, or the loop counts as one round.
+say `turns`, or the loop counts as one round, and the shader sees for itself whether its last loop turns as it should (`guessed`).
 """
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Turns:
     def __init__(self, params: Sequence[Dim], invocations: int) -> None:
         self.params = params
         self.total: Dim = 0
+        self.guessed = False   # whether there is a loop of whose rounds nothing is known
         self._names: dict[str, str | Interval] = {"lane": (0, invocations - 1)}
         self._functions: dict[str, Dim] = {}
         self._around: list[tuple[Dim, Dim]] = []   # of the functions around the one that is written: (total, rounds)
@@ -74,17 +75,20 @@ class Turns:
         if found := _HALVED.search(head):
             return int(found[2]).bit_length()
         found = _UP.search(head)
-        if found is None:
-            return 1
+        made = self._counted(found) if found is not None else None
+        self.guessed |= made is None
+        return 1 if made is None else made
+
+    def _counted(self, found: re.Match[str]) -> Dim | None:
         name, first, order, end, step = found.groups()
         try:
             (low, _), (_, high), (by, _) = self._of(first), self._of(end), self._of(step)
             self._names[name] = low, high
             if low is None or high is None:
-                return 1
+                return None
             return _positive(ceildiv(high - low + (order == "<="), by if by is not None and bounds(by)[0] not in (None, 0) else 1))
         except (Undecidable, SyntaxError):
-            return 1
+            return None
 
     def _of(self, text: str) -> Interval:
         return self._node(ast.parse(text, mode="eval").body)
