@@ -8,6 +8,7 @@
 import { Aborted, checkAborted, InvalidArgument, NetworkError, NoSuchFile } from "./errors.js";
 import { log } from "./env.js";
 import { Kept } from "./cache.js";
+import { held } from "./pipe.js";
 import { Sha256 } from "./sha256.js";
 import { isNode } from "./spawn.js";
 
@@ -307,11 +308,12 @@ function reading(stream) {
   try {
     reader = stream.getReader({ mode: "byob" });
   } catch {
-    return stream.getReader();
+    reader = stream.getReader();
+    return { read: () => held(reader, reader.read()), cancel: (why) => reader.cancel(why) };
   }
   return {
     read: async () => {
-      const { value, done } = await reader.read(new Uint8Array(buffer));
+      const { value, done } = await held(reader, reader.read(new Uint8Array(buffer)));
       if (value) buffer = value.buffer;
       return { value, done };
     },

@@ -70,14 +70,26 @@ export class Feeder {
   }
 }
 
+const reads = new Set();
+
+/** What a stream's reader promises. Chromium collects a Blob's stream of which somebody only waits for the next piece, and the piece never comes: so it is held while it is read. */
+export async function held(reader, promise) {
+  reads.add(reader);
+  try {
+    return await promise;
+  } finally {
+    reads.delete(reader);
+  }
+}
+
 async function* pieces(stream, spare) {
   let reader, next;
   try {
     reader = stream.getReader({ mode: "byob" });
-    next = () => reader.read(new Uint8Array(spare.pop() ?? READ)); // pieces of the stream's own would be garbage until somebody collects them
+    next = () => held(reader, reader.read(new Uint8Array(spare.pop() ?? READ))); // pieces of the stream's own would be garbage until somebody collects them
   } catch {
     reader = stream.getReader();
-    next = () => reader.read();
+    next = () => held(reader, reader.read());
   }
   try {
     for (;;) {
