@@ -65,7 +65,7 @@ class Recorder:
 def recorded(workload: Workload) -> tuple[Case, dict[str, np.ndarray]]:
     """The workload's one program on its feed. Raises ValueError where it takes several programs or NumPy."""
     model, feed, seen = prepare(workload.path(), ConvertOptions()), workload.feed(), []  # type: ignore[var-annotated]
-    executor = SegmentedExecutor(model, "recorder", lambda plan: Recorder(plan, seen), accepts=lambda: accepts)
+    executor = SegmentedExecutor(model, "recorder", lambda plan: Recorder(plan, seen), accepts=lambda ranges: accepts)
     given = [feed.get(v.name) if v.const is None or v.name in feed else v.const.numpy() for v in model.graph.inputs]
     executor.run(given, range(len(model.graph.outputs)), RunContext())
     ran = [r for r in seen if len(r.outputs)]

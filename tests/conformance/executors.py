@@ -81,7 +81,7 @@ def wasmtime(case: Case, inputs: list[Any]) -> list[Any]:
     from sardonyx.providers.segmented import SegmentedExecutor
 
     from tests.wasm.machine import WasmProgram
-    return _in_segments(case, inputs, lambda model: SegmentedExecutor(model, "wasmtime", lambda plan: WasmProgram(plan.program, plan.constants), accepts=lambda: accepts))
+    return _in_segments(case, inputs, lambda model: SegmentedExecutor(model, "wasmtime", lambda plan: WasmProgram(plan.program, plan.constants), accepts=lambda ranges: accepts))
 
 
 def chromium_wasm(case: Case, inputs: list[Any]) -> list[Any]:

@@ -57,7 +57,7 @@ def check(path: Path, script: Callable[[], Any]) -> None:
     """Every program that the script's runs come through."""
     model = prepare(str(path), ConvertOptions(), ConvertReport())
     found: list[tuple[int, int]] = []
-    executor = SegmentedExecutor(model, "measured", lambda plan: _Measured(plan, found), accepts=lambda: accepts)
+    executor = SegmentedExecutor(model, "measured", lambda plan: _Measured(plan, found), accepts=lambda ranges: accepts)
     play(script(), lambda feed: executor.run([np.asarray(feed[v.name]) for v in executor.inputs], range(len(model.graph.outputs)), RunContext()))
     assert found
     assert all(arena <= 1.15 * alive for arena, alive in found), max(found, key=lambda pair: pair[0] / max(pair[1], 1))

@@ -48,7 +48,7 @@ def same(source: bytes, inputs: Arrays, rtol: float, what: str) -> None:
 
     want = run(lambda read: EngineExecutor(read, threads=1))
     for build in BUILDS:
-        made = run(lambda read, build=build: SegmentedExecutor(read, "wasmtime", lambda plan: WasmProgram(plan.program, plan.constants, build=build), accepts=lambda: accepts))
+        made = run(lambda read, build=build: SegmentedExecutor(read, "wasmtime", lambda plan: WasmProgram(plan.program, plan.constants, build=build), accepts=lambda ranges: accepts))
         for a, w in zip(made, want, strict=True):
             if w.dtype.kind == "f":
                 finite = np.abs(w[np.isfinite(w)])
