@@ -27,7 +27,7 @@ from ..wgsl.space import Operand, Temporary, even
 from ..wgsl.turns import LOOPS
 from .base import Step, kernel, most, number
 from .map import copy
-from .tiles import ranges_of
+from .tiles import in_ranges
 
 #: Queries of a block, invocations of a query, the widest head a block takes, columns of V a serial invocation holds.
 QUERIES, TEAM, WIDEST, COLUMNS = 16, 4, 128, 64
@@ -47,12 +47,11 @@ def attention(step: Step, context: Context) -> list[Built]:
     k, v = (_joined(step, context, new, step.input(3 + i), step.outputs[i] if len(step.outputs) > i else None, built) for i, new in ((1, k), (2, v)))
     wide = [d for d in (q.dims[3], v.dims[3]) if not isinstance(d, int) or d > WIDEST]
     serial = context.cpu or bool(wide)
-    for known, condition in ranges_of(context, q.dims[2], [1 if serial else FEW_QUERIES] if context.decoding else []):
+
+    def write(known: Context) -> Built:
         task = _Attention(step, known, q, k, v, step.input(3), out)
-        made = task.serial() if serial else task.row() if most(known, q.dims[2]) <= FEW_QUERIES else task.block()
-        made.groups = made.groups * condition
-        built.append(made)
-    return built
+        return task.serial() if serial else task.row() if most(known, q.dims[2]) <= FEW_QUERIES else task.block()
+    return built + in_ranges(context, q.dims[2], [1 if serial else FEW_QUERIES] if context.decoding else [], write)
 
 
 def _joined(step: Step, context: Context, new: Operand, past: Operand | None, present: Operand | None, built: list[Built]) -> Operand:

@@ -20,7 +20,7 @@ from .bytes import ByteWriter, TapWriter, in_words, is_in_parts
 from .depthwise import DepthwiseWriter, is_depthwise
 from .gemm import Product, Writer
 from .map import temporary_map
-from .tiles import FEW, REGISTER, Tile, ends_of, ranges_of
+from .tiles import FEW, REGISTER, Tile, ends_of, in_ranges
 
 
 def multiply(make: Callable[[Step], Product], step: Step, context: Context) -> list[Built]:
@@ -68,12 +68,7 @@ def _of_ranges(make: Callable[[Step], Product], step: Step, context: Context, ma
         rows, tile, whole = most(known, many.m), many.tile(known), many.tile(replace(known, caps={}))
         plain = rows <= FEW and (whole.variant == "quad" if context.cpu else tile == REGISTER)
         return (whole, 0) if plain else (tile, rows if rows <= FEW else 0)
-    made = []
-    for known, condition in ranges_of(context, many.m, ends_of(context, many.product.spaces[0].count, many.m, many.n, form)):
-        built = writer(make(step), known).build()
-        built.groups = built.groups * condition
-        made.append(built)
-    return made
+    return in_ranges(context, many.m, ends_of(context, many.product.spaces[0].count, many.m, many.n, form), lambda known: writer(make(step), known).build())
 
 
 def writer(product: Product, context: Context) -> Writer:

@@ -20,7 +20,7 @@ from pathlib import Path
 from ...dim import Dim, Expr, Undecidable, dim_max, dim_min, symbols
 from ...model.packing import PANEL
 from ..device.base import Adapter, Limits
-from ..wgsl.shader import Context
+from ..wgsl.shader import Built, Context
 from .base import least, most
 
 
@@ -84,6 +84,16 @@ def key(context: Context, m: Dim, n: Dim, k: Dim, taps: bool) -> str:
 
 def _bucket(size: float) -> str:
     return "many" if size > 8192 else str(1 << max(int(size) - 1, 0).bit_length())
+
+
+def in_ranges(context: Context, size: Dim, ends: Sequence[int], write: Callable[[Context], Built]) -> list[Built]:
+    """What `write` gives for each of the ranges of a size that end at `ends` (rising) and beyond: of them the one has workgroups that the size is in."""
+    made = []
+    for known, condition in ranges_of(context, size, ends):
+        built = write(known)
+        built.groups = built.groups * condition
+        made.append(built)
+    return made
 
 
 def ranges_of(context: Context, size: Dim, ends: Sequence[int]) -> list[tuple[Context, Dim]]:

@@ -58,7 +58,6 @@ class Built:
     turns: Dim | None = None
 
 
-
 @dataclass
 class Context:
     """What kernels are built for, and what is known so far. `ranges`: where the integers of each buffer lie; `step`: the number a fault reports."""
