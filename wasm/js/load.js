@@ -8,7 +8,7 @@
 import { Aborted, checkAborted, InvalidArgument, NetworkError, NoSuchFile } from "./errors.js";
 import { log } from "./env.js";
 import { Kept } from "./cache.js";
-import { held } from "./pipe.js";
+import { reading } from "./pipe.js";
 import { Sha256 } from "./sha256.js";
 import { isNode } from "./spawn.js";
 
@@ -78,7 +78,7 @@ class Source {
 
   fromStream(stream, total) {
     this.total = total;
-    this.reader = reading(stream);
+    this.reader = passing(stream);
   }
 
   fromArray(bytes) {
@@ -204,7 +204,7 @@ class Source {
       error.final = response.ok || response.status < 500;
       throw error;
     }
-    this.reader = reading(response.body);
+    this.reader = passing(response.body);
     if (response.status === 206) return;
     for (let skip = from; skip > 0; ) {
       const { value, done } = await this.reader.read();
@@ -299,25 +299,17 @@ class Source {
   }
 }
 
-/**
- * A reader of a stream whose pieces are good until the next is read. Where the stream can, all are read into one buffer: a new one for each piece is garbage until somebody collects it, which for
- * a large model was half as much memory again.
- */
-function reading(stream) {
-  let reader, buffer = new ArrayBuffer(PIECE);
-  try {
-    reader = stream.getReader({ mode: "byob" });
-  } catch {
-    reader = stream.getReader();
-    return { read: () => held(reader, reader.read()), cancel: (why) => reader.cancel(why) };
-  }
+/** A reader of a stream whose pieces are good until the next is read: all into one buffer. A new one for each piece was, for a large model, half as much memory again. */
+function passing(stream) {
+  let buffer;
+  const reader = reading(stream, () => (buffer ??= new ArrayBuffer(PIECE)));
   return {
     read: async () => {
-      const { value, done } = await held(reader, reader.read(new Uint8Array(buffer)));
-      if (value) buffer = value.buffer;
+      const { value, done } = await reader.read();
+      buffer &&= value?.buffer;
       return { value, done };
     },
-    cancel: (why) => reader.cancel(why),
+    cancel: reader.cancel,
   };
 }
 

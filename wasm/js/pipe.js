@@ -72,8 +72,21 @@ export class Feeder {
 
 const reads = new Set();
 
+/** What reads a stream, piece by piece: into what `buffer()` gives where the stream can, else as it gives them (they are garbage until somebody collects them). */
+export function reading(stream, buffer) {
+  let reader, next;
+  try {
+    reader = stream.getReader({ mode: "byob" });
+    next = () => reader.read(new Uint8Array(buffer()));
+  } catch {
+    reader = stream.getReader();
+    next = () => reader.read();
+  }
+  return { read: () => held(reader, next()), cancel: (why) => reader.cancel(why) };
+}
+
 /** What a stream's reader promises. Chromium collects a Blob's stream of which somebody only waits for the next piece, and the piece never comes: so it is held while it is read. */
-export async function held(reader, promise) {
+async function held(reader, promise) {
   reads.add(reader);
   try {
     return await promise;
@@ -83,17 +96,10 @@ export async function held(reader, promise) {
 }
 
 async function* pieces(stream, spare) {
-  let reader, next;
-  try {
-    reader = stream.getReader({ mode: "byob" });
-    next = () => held(reader, reader.read(new Uint8Array(spare.pop() ?? READ))); // pieces of the stream's own would be garbage until somebody collects them
-  } catch {
-    reader = stream.getReader();
-    next = () => held(reader, reader.read());
-  }
+  const reader = reading(stream, () => spare.pop() ?? new ArrayBuffer(READ));
   try {
     for (;;) {
-      const { value, done } = await next();
+      const { value, done } = await reader.read();
       if (done) return;
       yield value.byteLength === value.buffer.byteLength || value.buffer.byteLength === READ ? value : value.slice();
     }
