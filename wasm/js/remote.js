@@ -20,14 +20,13 @@ export class RemoteSession {
     const session = new RemoteSession();
     session.planner = planner;
     const beside = await Promise.all((externalData ?? []).map(movable));
-    const sent = portable(source, rest.cache), early = sent.early ? ask(source, signal) : undefined;
-    const module = compile(file, progress); // while the worker starts and the model's first bytes come
-    module.catch((error) => session.#fail(error));
-    session.#worker = await spawn("index.js", SESSION);
+    const sent = portable(source, rest.cache);
+    session.#worker = await spawn("index.js", SESSION); // first: to start takes it longer than all the others
     session.#worker.onmessage = (message) => session.#take(message);
     session.#worker.onfail = (error) => session.#fail(error);
-    module.then((ready) => session.#worker.post({ op: "module", module: ready }), () => {});
     try {
+      const early = sent.early ? ask(source, signal) : undefined, module = compile(file, progress); // meanwhile
+      module.then((ready) => session.#worker.post({ op: "module", module: ready }), (error) => session.#fail(error));
       const settings = { env: { logLevel: env.logLevel, debug: env.debug }, wasm: { wasmPaths: env.wasm.wasmPaths } };
       const { memory, ...description } = await session.#ask({ op: "create", options: { ...rest, externalData: beside, progress: !!progress, planner: !!planner }, file, threads, settings, source: sent },
         { signal, progress, early, feed: sent.pipe && pipeable(source) });
