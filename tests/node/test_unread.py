@@ -126,7 +126,16 @@ const session = await ort.InferenceSession.create(model), HEADS = 4, SIZE = 32;
 const integers = (values) => new ort.Tensor("int64", BigInt64Array.from(values, BigInt), [1, values.length]);
 const pasts = session.inputNames.filter((name) => name.startsWith("past"));
 let before;
-const held = async () => { gc(); await new Promise((resolve) => setTimeout(resolve, 20)); gc(); const { external, heapUsed } = process.memoryUsage(); return external + heapUsed; };
+// What is held when nothing more is given back: of collected tensors the session is told later, and what it lets go is swept beside (a first reading had 105 MB that the next had not).
+const held = async () => {
+  for (let last = Infinity, i = 0; ; i++) {
+    gc();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    const { external, heapUsed } = process.memoryUsage(), now = external + heapUsed;
+    if (i > 2 && now > last - 1e6) return now;
+    last = now;
+  }
+};
 for (let round = 0; round < 40; round++) {
   let cache = Object.fromEntries(pasts.map((name) => [name, new ort.Tensor("float32", new Float32Array(HEADS * 2048 * SIZE), [1, HEADS, 2048, SIZE])]));
   for (let step = 0; step < 20; step++) {
@@ -166,4 +175,4 @@ def test_numbers(package: Path, threads: int, proxy: bool) -> None:
 def test_memory(package: Path, threads: int, proxy: bool) -> None:
     """40 loops of 20 steps, nothing disposed and nothing awaited but runs: their tensors are 3.4 GB."""
     found = json.loads(node("--expose-gc", "memory.js", json.dumps([str(package / "model.sdx"), threads, proxy]), cwd=package))
-    assert found["grown"] < 30e6
+    assert found["grown"] < 10e6
