@@ -94,13 +94,15 @@ function onCpu(picture, { width, height, channels, last, swapped, mean, bias }, 
   return made;
 }
 
-/** A frame of a video that the browser can not hand over as it is, is decoded first. */
-async function copied(device, picture, texture, size) {
+/** A frame of a video that the browser can not hand over as it is, is decoded first; and so is any where a processor plays the GPU: Chromium 150 loses that device over it. */
+async function copied({ device, isCpu }, picture, texture, size) {
+  const copy = (source) => device.queue.copyExternalImageToTexture({ source }, { texture }, size);
+  const moving = [globalThis.VideoFrame, globalThis.HTMLVideoElement].some((kind) => kind && picture instanceof kind);
   try {
-    device.queue.copyExternalImageToTexture({ source: picture }, { texture }, size);
+    copy(isCpu && moving ? await createImageBitmap(picture) : picture);
   } catch (error) {
     if (error.name !== "OperationError") throw new InvalidArgument(`the picture can not be copied to the GPU: ${error.message}`, { cause: error });
-    device.queue.copyExternalImageToTexture({ source: await createImageBitmap(picture) }, { texture }, size);
+    copy(await createImageBitmap(picture));
   }
 }
 
@@ -111,7 +113,7 @@ async function onGpu(gpu, picture, { width, height, channels, last, swapped, mea
   const size = [extent(picture, "Width"), extent(picture, "Height")];
   const made = gpu.storage(4 * width * height * channels, "a picture"), params = gpu.uniform(64);
   const texture = own ? device.createTexture({ size, format: "rgba8unorm", usage: TEXTURE }) : picture;
-  if (own) await copied(device, picture, texture, size);
+  if (own) await copied(gpu, picture, texture, size);
   await gpu.guarded(() => {
     const data = new ArrayBuffer(64);
     new Uint32Array(data, 0, 5).set([width, height, channels, +last, +swapped]);
