@@ -272,8 +272,11 @@ def test_pictures(page: Page, isolated: str, layout: str) -> None:
       made['texture gpu-buffer'] = [there.location, there.dims, Array.from(await there.getData())];
       const textures = [await failure(() => ort.Tensor.fromImage(stranger, options)), await failure(() => ort.Tensor.fromImage(on(counted.device, GPUTextureUsage.COPY_SRC), options)),
                         await failure(() => ort.Tensor.fromImage(texture, { location: 'cpu' })), counted.buffers - before];
+      const away = document.createElement('canvas'), held = counted.buffers;
+      away.transferControlToOffscreen();
+      const gone = [await failure(() => ort.Tensor.fromImage(away, { location: 'gpu-buffer' })), counted.buffers - held];
       const small = await ort.Tensor.fromImage(data, { resizedWidth: 10, resizedHeight: 6, location: 'gpu-buffer' });
-      return { made, textures, raw: Array.from(data.data), small: [small.dims, Math.max(...await small.getData())],
+      return { made, textures, gone, raw: Array.from(data.data), small: [small.dims, Math.max(...await small.getData())],
                wrong: [await failure(() => ort.Tensor.fromImage({}, {})),
                        await failure(() => ort.Tensor.fromImage(data, { tensorFormat: 'CMYK' })), await failure(() => ort.Tensor.fromImage('/models/none.png'))] };
     """, layout)
@@ -286,6 +289,8 @@ def test_pictures(page: Page, isolated: str, layout: str) -> None:
     *errors, left = found["textures"]
     assert all((name, ours) == ("InvalidArgument", True) and word in message for (name, message, ours), word in zip(errors, ("env.webgpu.device", "TEXTURE_BINDING", "gpu-buffer"), strict=True))
     assert left <= 1, "a staging buffer at most"
+    (name, message, ours), left = found["gone"]
+    assert (name, ours, left) == ("InvalidArgument", True, 0) and "can not be copied to the GPU" in message
     assert found["small"][0] == [1, 3, 6, 10] and 0.5 < found["small"][1] <= 1.001
     assert [w[0] for w in found["wrong"]] == ["InvalidArgument"] * 3
 

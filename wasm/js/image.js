@@ -113,26 +113,29 @@ async function onGpu(gpu, picture, { width, height, channels, last, swapped, mea
   const size = [extent(picture, "Width"), extent(picture, "Height")];
   const made = gpu.storage(4 * width * height * channels, "a picture"), params = gpu.uniform(64);
   const texture = own ? device.createTexture({ size, format: "rgba8unorm", usage: TEXTURE }) : picture;
-  if (own) await copied(gpu, picture, texture, size);
-  await gpu.guarded(() => {
-    const data = new ArrayBuffer(64);
-    new Uint32Array(data, 0, 5).set([width, height, channels, +last, +swapped]);
-    new Float32Array(data, 32, 8).set([...mean, ...bias]);
-    device.queue.writeBuffer(params, 0, data);
-    const way = device.createSampler(size[0] === width && size[1] === height ? {} : { magFilter: "linear", minFilter: "linear" });
-    const resources = [{ buffer: params }, texture.createView(), way, { buffer: made }];
-    const group = device.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries: resources.map((resource, binding) => ({ binding, resource })) });
-    const encoder = device.createCommandEncoder(), pass = encoder.beginComputePass();
-    pass.setPipeline(pipeline);
-    pass.setBindGroup(0, group);
-    pass.dispatchWorkgroups(Math.ceil(width / 8), Math.ceil(height / 8));
-    pass.end();
-    device.queue.submit([encoder.finish()]);
+  try {
+    if (own) await copied(gpu, picture, texture, size);
+    await gpu.guarded(() => {
+      const data = new ArrayBuffer(64);
+      new Uint32Array(data, 0, 5).set([width, height, channels, +last, +swapped]);
+      new Float32Array(data, 32, 8).set([...mean, ...bias]);
+      device.queue.writeBuffer(params, 0, data);
+      const way = device.createSampler(size[0] === width && size[1] === height ? {} : { magFilter: "linear", minFilter: "linear" });
+      const resources = [{ buffer: params }, texture.createView(), way, { buffer: made }];
+      const group = device.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries: resources.map((resource, binding) => ({ binding, resource })) });
+      const encoder = device.createCommandEncoder(), pass = encoder.beginComputePass();
+      pass.setPipeline(pipeline);
+      pass.setBindGroup(0, group);
+      pass.dispatchWorkgroups(Math.ceil(width / 8), Math.ceil(height / 8));
+      pass.end();
+      device.queue.submit([encoder.finish()]);
+    }, own ? undefined : (why) => new InvalidArgument(`the texture can not be read: ${why}. It must belong to env.webgpu.device, be alive, hold floats or normalised numbers, and have the usage TEXTURE_BINDING`));
+  } catch (error) {
+    gpu.free(made);
+    throw error;
+  } finally {
+    gpu.free(params);
     if (own) texture.destroy();
-  }, own ? undefined : (why) => new InvalidArgument(`the texture can not be read: ${why}. It must belong to env.webgpu.device, be alive, hold floats or normalised numbers, and have the usage TEXTURE_BINDING`))
-    .catch((error) => {
-      gpu.free(made);
-      throw error;
-    }).finally(() => gpu.free(params));
+  }
   return made;
 }
