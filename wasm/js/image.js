@@ -1,5 +1,6 @@
 // image.js: pictures as tensors (Tensor.fromImage): on the CPU through a canvas, or without leaving the GPU: copied into a texture, resized and normalised by one shader into a buffer.
 import { InvalidArgument, NotImplemented } from "./errors.js";
+import { isA } from "./load.js";
 import { sizeOf } from "./tensor.js";
 
 const SHADER = `struct Params { width: u32, height: u32, channels: u32, last: u32, swapped: u32, mean: vec4<f32>, bias: vec4<f32> };
@@ -45,7 +46,7 @@ export async function pictured(source, options = {}) {
   return { type: dataType, dims, device, gpu: await onGpu(device, picture, asked) };
 }
 
-const isTexture = (source) => typeof GPUTexture === "function" && source instanceof GPUTexture;
+const isTexture = (source) => isA(source, "GPUTexture");
 
 const four = (given, standard) => (Array.isArray(given) ? [...given, ...Array(4).fill(standard)].slice(0, 4) : Array(4).fill(given ?? standard));
 
@@ -58,7 +59,7 @@ async function drawable(source) {
     if (!response.ok) throw new InvalidArgument(`the picture '${source}' is not there (HTTP ${response.status})`);
     source = await response.blob();
   }
-  if (typeof Blob === "function" && source instanceof Blob) {
+  if (isA(source, "Blob")) {
     if (typeof createImageBitmap !== "function") throw new NotImplemented("pictures are decoded in browsers only; decode it and give its data");
     try {
       return await createImageBitmap(source);
@@ -97,7 +98,7 @@ function onCpu(picture, { width, height, channels, last, swapped, mean, bias }, 
 /** A frame of a video that the browser can not hand over as it is, is decoded first; and so is any where a processor plays the GPU: Chromium 150 loses that device over it. */
 async function copied({ device, isCpu }, picture, texture, size) {
   const copy = (source) => device.queue.copyExternalImageToTexture({ source }, { texture }, size);
-  const moving = [globalThis.VideoFrame, globalThis.HTMLVideoElement].some((kind) => kind && picture instanceof kind);
+  const moving = isA(picture, "VideoFrame") || isA(picture, "HTMLVideoElement");
   try {
     copy(isCpu && moving ? await createImageBitmap(picture) : picture);
   } catch (error) {

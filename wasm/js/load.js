@@ -40,7 +40,8 @@ export const orAborted = (promise, signal) => !signal ? promise : new Promise((r
   promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
 });
 
-const isA = (what, name) => typeof globalThis[name] === "function" && what instanceof globalThis[name];
+/** Whether something is of a class that not every place knows. */
+export const isA = (what, name) => typeof globalThis[name] === "function" && what instanceof globalThis[name];
 
 class Source {
   constructor({ signal, progress, cache, early }) {
